@@ -1,0 +1,1 @@
+"""What is trained, on which data, and how it is measured."""

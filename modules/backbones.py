@@ -1,0 +1,233 @@
+"""The pretrained model a run adapts: from the Hub, from a local folder, or the small one that ships with the project.
+
+All three end in a local folder in the Hub's format, so there is one way to load, check and hash. Weights are read from
+safetensors only: a pickle can run code.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.errors import UserError
+from modules.sources import WEIGHT_FILES, first_line, hub_cached, hub_reachable, require_hub
+from modules.tasks import Task
+from modules.tokens import cache_dir, digest, write_atomic
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "spiece.model", "sentencepiece.bpe.model")
+_HUB_FILES = [
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    *_TOKENIZER_FILES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a result file says about the model: where it is from, its name, and the hash of its weights."""
+
+    name: str
+    kind: str  # "embedded", "hub" or "folder"
+    hash: str  # SHA-256 of the weight files' content
+    max_length: int | None = None  # the most tokens it has positions for
+
+
+def load_backbone(
+    spec: str | os.PathLike, task: Task, seed: int = 0, dtype: str = "float32", **config
+) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", Backbone]:  # noqa: F821
+    """Loads a model for sequence classification, with a fresh head, and its tokenizer.
+
+    Args:
+        spec: "embedded", a folder, or a Hub id such as "FacebookAI/roberta-base".
+        task: gives the head its size and its kind (classes or a score).
+        seed: decides the head's initial values, alone: the state of the global generators is neither used nor changed.
+        dtype: of all weights ("float32", "bfloat16", "float16").
+        config: overrides of the model's config, for example `hidden_dropout_prob=0.0`.
+
+    Raises:
+        UserError: no such model, files missing, or weights that lack a part of the backbone.
+    """
+    name, kind, folder = resolve(spec)
+    _check_files(folder, name)
+    import torch
+    import transformers
+
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=task.num_labels,
+                problem_type=task.problem_type,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # a head for another number of classes: checked below
+                output_loading_info=True,
+                **config,
+            )
+        except Exception as error:  # transformers raises a dozen kinds: the person needs one line
+            raise UserError(f"model {name!r} cannot be loaded: {first_line(error)}") from error
+        _check_weights(model, report, name)
+        _check_tokenizer(model, tokenizer, name)
+        init_head(model, seed)
+    backbone = Backbone(name, kind, weights_hash(folder), _positions(model.config))
+    return model, tokenizer, backbone
+
+
+def resolve(spec: str | os.PathLike) -> tuple[str, str, Path]:
+    """-> (name, kind, local folder); downloads a Hub model into the Hub's own cache first."""
+    if spec == "embedded":
+        from modules.embedded import ROBERTA
+
+        return "embedded-roberta", "embedded", Path(ROBERTA)
+    folder = Path(spec).expanduser()
+    if folder.is_dir() and str(spec):
+        path = folder.resolve()
+        return f"{path.parent.name}/model" if path.name == "model" else path.name, "folder", folder
+    spec = str(spec)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", spec) or folder.exists():
+        raise UserError(f"model {spec!r} is neither a folder nor a Hub id; name an existing folder, or owner/model")
+    return spec, "hub", _download(spec)
+
+
+def _download(repo: str) -> Path:
+    """The local snapshot of a Hub repository's model and tokenizer files."""
+    require_hub(f"model {repo!r}", hub_cached(model=repo))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=_HUB_FILES, local_files_only=not hub_reachable()))
+    except GatedRepoError:
+        raise UserError(f"model {repo!r} asks for a licence: accept it on its page, then `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"model {repo!r} is not a local folder, and the Hub has no such model") from None
+    except Exception as error:  # the network, the disk, the cache: the person needs one line
+        raise UserError(f"model {repo!r} cannot be downloaded: {first_line(error)}") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, shards in order; empty where there are none."""
+    single, index = (folder / name for name in WEIGHT_FILES)
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        return []
+    try:
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{index} is not a valid weight index; download the model again") from None
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Names what a model folder lacks, before transformers guesses at it."""
+    where = f"model {name!r} (folder {folder})"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{where} has no config.json; name a model that `save_pretrained` wrote")
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        raise UserError(f"{where} has no tokenizer; `tokenizer.save_pretrained` it there")
+    files = _weight_files(folder)
+    if not files and any(folder.glob("*.bin")):
+        raise UserError(
+            f"{where} has only pickled weights (*.bin), which can run code; convert them to model.safetensors once "
+            "with transformers' `save_pretrained`"
+        )
+    if not files:
+        raise UserError(f"{where} has no weights; put its model.safetensors there")
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{where} lacks the weight file {file.name}; download it again")
+
+
+def head_modules(model) -> dict[str, "torch.nn.Module"]:  # noqa: F821
+    """The children of a model beside its backbone (`model.base_model`): classifier, pooler of a head, ..."""
+    return {name: child for name, child in model.named_children() if child is not model.base_model}
+
+
+def _check_weights(model, report: dict, name: str) -> None:
+    """No backbone tensor may be left at random: a run on it would look like a real result."""
+    if model.base_model is model:
+        raise UserError(f"model {name!r}: {type(model).__name__} does not tell its backbone from its head")
+    prefix = f"{model.base_model_prefix}."
+    lost = [key for key in report["missing_keys"] if key.startswith(prefix)]
+    lost += [entry[0] for entry in report["mismatched_keys"] if entry[0].startswith(prefix)]
+    if lost:
+        raise UserError(
+            f"model {name!r}: the weights lack {len(lost)} tensors of the backbone or have them in another shape, "
+            f"for example {min(lost)}; the files do not belong together, or it is no {model.config.model_type} model"
+        )
+
+
+def _check_tokenizer(model, tokenizer, name: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(f"model {name!r}: its tokenizer has {len(tokenizer)} entries, its embedding only {rows}")
+    if tokenizer.pad_token is None:  # GPT-2
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _positions(config) -> int | None:
+    positions = getattr(config, "max_position_embeddings", None)
+    # RoBERTa numbers positions from the padding index + 1.
+    offset = (config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return positions - offset if positions else None
+
+
+def init_head(model, seed: int) -> None:
+    """Draws the head anew, as transformers would, from `seed` alone (a checkpoint's own head is not kept)."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(digest(json.dumps([seed, "head"]).encode())[:15], 16))
+        for child in head_modules(model).values():
+            for tensor in (*child.modules(), *child.parameters(), *child.buffers()):
+                tensor._is_hf_initialized = False  # else transformers leaves it as it is
+            with torch.no_grad():
+                child.apply(model._init_weights)
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 (hex) over the weight files; remembered per file by path, size and time of change."""
+    return digest("".join(_file_hash(file) for file in _weight_files(folder)).encode())
+
+
+def _file_hash(path: Path) -> str:
+    path = path.resolve()
+    stat = path.stat()
+    note = cache_dir() / "hashes" / digest(json.dumps([str(path), stat.st_size, stat.st_mtime_ns]).encode())[:24]
+    with contextlib.suppress(OSError, ValueError):
+        if re.fullmatch("[0-9a-f]{64}", text := note.read_text()):
+            return text
+    with open(path, "rb") as file:
+        value = hashlib.sha256()
+        while block := file.read(1 << 20):
+            value.update(block)
+    with contextlib.suppress(OSError):  # the cache saves time only
+        write_atomic(note, lambda name: Path(name).write_text(value.hexdigest()))
+    return value.hexdigest()
+
+
+@contextlib.contextmanager
+def _quiet():
+    """No progress bars and no report of the missing head, which is meant to be missing."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

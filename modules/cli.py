@@ -1,0 +1,335 @@
+"""The command line: flags of the project, of the chosen variant and of Lightning's Trainer, in one parser."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from modules.errors import UserError
+from modules.plan import PRESETS, Plan, Wishes, make_plan
+from modules.recipes import TRAINING
+from variants.registry import BUILT_IN, names, outline, resolve
+from variants.variant import VariantError
+
+_TRAINING_HELP = {
+    "lr": "learning rate of the adapter",
+    "head_lr": "learning rate of the task head (default: lr)",
+    "batch_size": "rows per optimizer step, over all devices",
+    "epochs": "passes over the training rows",
+    "max_length": "tokens; longer rows are cut",
+    "warmup_ratio": "share of all steps with a rising learning rate",
+    "warmup_steps": "the same in steps",
+    "weight_decay": "of AdamW",
+    "cls_dropout": "dropout before the classifier",
+    "gradient_clip_val": "largest norm of the gradient; 0 for none",
+}
+
+PUBLISHED = Path(__file__).resolve().parents[1] / "paper_repro" / "published"
+
+_EPILOG = """examples:
+  python paper_repro/glue.py --variant lora --r 8                   what fits this machine
+  python paper_repro/glue.py --variant full --tasks rte,mrpc        another method, two tasks
+  python paper_repro/glue.py --preset paper --tasks cola            RoBERTa-base on GLUE, as the paper
+  python paper_repro/glue.py --model FOLDER --data_dir GLUE_TSVS --tasks rte --seeds 0,1,2
+  python paper_repro/glue.py --variant my_file:MyVariant            a method of your own
+  python paper_repro/glue.py --variant dora --help                  the options of another variant
+"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the GLUE command; the exit code: 0, 2 after a mistake of the user's, 1 after a failure."""
+    argv = sys.argv[1:] if argv is None else argv
+    return guarded(lambda: _main(argv))
+
+
+def guarded(command: Callable[[], int]) -> int:
+    """Run a command; a mistake of the user's is one line on standard error and exit code 2."""
+
+    def stop(*_: Any) -> typing.NoReturn:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, stop)  # what a scheduler sends: end as Ctrl-C does, workers included
+    try:
+        return command()
+    except (UserError, VariantError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nstopped; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _main(argv: list[str]) -> int:
+    if "-h" in argv or "--help" in argv:
+        make_parser(outline(_variant_in(argv))).print_help()
+        return 0
+    spec = _variant_in(argv)
+    cls = resolve(spec)
+    flags = make_parser(cls).parse_args(argv)
+    if flags.table_only:
+        return show_table(flags.results_dir, write=True)
+    options = {f.name: flags[f.name] for f in dataclasses.fields(cls) if flags[f.name] is not None}
+    training = {name: flags[name] for name in (*TRAINING, "pad") if flags[name] is not None}
+    wishes = Wishes(
+        variant=spec,
+        options=options,
+        preset=flags.preset,
+        model=flags.model,
+        data_dir=flags.data_dir,
+        tasks=_names(flags.tasks),
+        seeds=_seeds(flags.seeds),
+        training=training,
+        mnli_init=flags.mnli_init,
+        trainer=flags.trainer or {},
+        results_dir=flags.results_dir,
+        wandb=flags.wandb,
+    )
+    plan = make_plan(wishes, cls)
+    return execute(plan, flags.results_dir, force=flags.force, jobs=flags.jobs)
+
+
+def make_parser(cls: type):
+    """The parser of the GLUE command with the options of one variant (its class, or its outline)."""
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
+            raise UserError(_explain(message, self)) from ex
+
+    parser = Parser(
+        prog="glue.py",
+        description="Fine-tune a backbone on GLUE with a LoRA variant, score it, and show the paper's table beside it.",
+        epilog=_EPILOG,
+        formatter_class=_formatter(),
+        allow_abbrev=False,
+        default_env=False,
+    )
+    add = parser.add_argument
+    add("--variant", type=str, default="lora", help=f"{', '.join(BUILT_IN)}, or package.module:Class (default: lora)")
+    add("--config", action=ActionConfigFile, help="YAML file with any of these flags")
+    add("--preset", type=str, default="auto", help=f"{', '.join(PRESETS)}, or a recipe file (default: auto)")
+    add("--model", type=str | None, help="Hub id, folder, or embedded")
+    add("--data_dir", type=str | None, help="folder of the official GLUE TSV files (default: $GLUE_DIR, else the Hub)")
+    add("--tasks", type=str | list[str] | None, help="comma list of tasks (default: all that the recipe knows)")
+    add("--seeds", type=str | int | list[int] | None, help="comma list (default: the recipe's)")
+    add("--mnli_init", type=bool | None, help="start MRPC, RTE and STS-B from the MNLI run (default: the recipe's)")
+    add("--force", type=bool, nargs="?", const=True, default=False, help="run again what is done")
+    add(
+        "--jobs",
+        type=int | None,
+        help="runs at once, each in a process of its own (default: 1 on a GPU, else the cores)",
+    )
+    add("--table_only", type=bool, nargs="?", const=True, default=False, help="rebuild the table from the result files")
+    add("--results_dir", type=str, default="results", help="where runs and tables are written (default: results)")
+    add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")
+    add("--trainer", type=dict[str, Any] | None, help="any option of lightning.Trainer, as --trainer.devices 2")
+    group = parser.add_argument_group("training (default: the recipe's)")
+    for name, (kind, _) in TRAINING.items():
+        group.add_argument(f"--{name}", type=kind | None, help=_TRAINING_HELP[name])
+    group.add_argument("--pad", type=str | None, help="bucket (to the next length bucket) or max (to max_length)")
+    _add_variant(parser, cls)
+    return parser
+
+
+def _add_variant(parser, cls: type) -> None:
+    described = dict(re.findall(r"^\s+(\w+): (.*?)(?=\n\s+\w+: |\Z)", _args_section(cls), re.M | re.S))
+    if not dataclasses.fields(cls):
+        return
+    group = parser.add_argument_group(f"options of {cls.name or cls.__name__}")
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        default = f.default if f.default is not dataclasses.MISSING else "{}"
+        text = " ".join(described.get(f.name, "").split()).rstrip(".")
+        group.add_argument(f"--{f.name}", type=hints[f.name] | None, help=f"{text} (default: {default})".strip())
+
+
+def _args_section(cls: type) -> str:
+    """The ``Args:`` parts of the docstrings of a class and its bases."""
+    parts = [(base.__doc__ or "").partition("Args:")[2] for base in reversed(cls.__mro__)]
+    return "\n".join(part.split("\n\n")[0] for part in parts)
+
+
+def _formatter() -> type:
+    import argparse
+
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Keeps the examples' lines, and leaves jsonargparse's notes about types and defaults out."""
+
+        def _get_help_string(self, action: argparse.Action) -> str | None:
+            return action.help
+
+        def _format_usage(self, usage, actions, groups, prefix) -> str:
+            return "usage: glue.py [--variant NAME] [options of the variant] [--preset ...] [--tasks ...]\n\n"
+
+    return Formatter
+
+
+def _variant_in(argv: list[str]) -> str:
+    """The variant's name, looked up before there is a parser: in the flags, then in --config files."""
+    found, configs = None, []
+    for position, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        value = value if equals else (argv[position + 1] if position + 1 < len(argv) else "")
+        if name == "--variant":
+            found = value
+        elif name == "--config":
+            configs.append(value)
+    if found is None:
+        for path in configs:
+            found = _yaml(path).get("variant", found)
+    if found == "":
+        raise UserError(f"--variant needs a name: {', '.join(names())}, or package.module:Class")
+    return found or "lora"
+
+
+def _yaml(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold flags and values, such as 'variant: lora'")
+    return content
+
+
+def _explain(message: str, parser) -> str:
+    """jsonargparse's message, in the user's words."""
+    message = " ".join(message.split())
+    unknown = re.search(
+        r"[Uu]nrecognized arguments?: -+([\w.]+)|(?:Key|option) [\"'`]?(\w+)[\"'`]? is not expected", message
+    )
+    value = re.search(r'Parser key "([\w.]+)":.*Given value: (.*)$', message)
+    if value:
+        kinds = re.findall(r"Expected an? <class '(\w+)'>", message)
+        expected = " or ".join(dict.fromkeys(k for k in kinds if k != "NoneType")) or "another kind of value"
+        choices = re.search(r"Literal\[([^\]]*)\]", message)
+        return f"--{value[1]} must be {'one of ' + choices[1] if choices else expected}, not {value[2]!r}"
+    if not unknown:
+        return message
+    name = unknown[1] or unknown[2]
+    known = [a.dest for a in parser._actions]
+    owners = [other for other in BUILT_IN if name in {f.name for f in dataclasses.fields(outline(other))}]
+    variant = next((g.title for g in parser._action_groups if (g.title or "").startswith("options of ")), "")
+    if owners:
+        mine = variant.removeprefix("options of ") or "this variant"
+        return f"--{name} is an option of {', '.join(owners)}, not of {mine}"
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"unknown option --{name}" + (f"; did you mean --{', --'.join(near)}?" if near else "; --help lists them")
+
+
+def _names(value: str | list[str] | None) -> list[str]:
+    if value is None or value == "all":
+        return []
+    parts = value.split(",") if isinstance(value, str) else value
+    return [part.strip().lower().replace("-", "") for part in parts if part.strip()]
+
+
+def _seeds(value: str | int | list[int] | None) -> list[int]:
+    parts = str(value).split(",") if isinstance(value, (str, int)) else value or []
+    try:
+        return [int(part) for part in parts]
+    except ValueError:
+        raise UserError(f"--seeds must be whole numbers such as 0,1,2, not {value!r}") from None
+
+
+def default_jobs() -> int:
+    """One run at a time on a GPU; on CPUs a run for each core: small models gain little from several threads."""
+    import torch
+
+    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+
+
+def execute(plan: Plan, results_dir: str, force: bool = False, jobs: int | None = None) -> int:
+    """Do what is missing of a plan, each run in a worker process, and show the table."""
+    from modules.results import ResultStore
+
+    jobs = default_jobs() if jobs is None else jobs
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, not {jobs}")
+    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    store = ResultStore(results_dir)
+    if force and first:
+        for run in plan.runs:
+            store.path(run.id).unlink(missing_ok=True)
+            (run.folder / "last.ckpt").unlink(missing_ok=True)
+    missing = [run for run in plan.runs if not store.done(run.id)]
+    done = len(plan.runs) - len(missing)
+    if first:
+        print("\n".join(plan.about))
+        finished = f", {done} done before" if done else ""
+        print(f"{len(plan.runs)} runs{finished}; results: {os.path.join(results_dir, 'runs')}", flush=True)
+        for run in missing:
+            run.write()
+    code = run_workers([run.id for run in missing], results_dir, jobs, one_by_one=_several_processes(plan))
+    if not first:
+        return code
+    return max(code, show_table(results_dir, write=bool(missing), ids={run.id for run in plan.runs}))
+
+
+def _several_processes(plan: Plan) -> bool:
+    """Whether a run itself takes several processes: then each run has a command of its own."""
+    trainer = plan.runs[0].trainer if plan.runs else {}
+    return trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) != 1 or "strategy" in trainer
+
+
+def run_workers(ids: list[str], results_dir: str, jobs: int, one_by_one: bool = False) -> int:
+    """Start workers for the runs ``ids`` and wait; the worst of their exit codes."""
+    if not ids:
+        return 0
+    lists = [[id] for id in ids] if one_by_one else [ids[k:] + ids[:k] for k in range(min(jobs, len(ids)))]
+    at_once = 1 if one_by_one else len(lists)
+    environment = dict(os.environ) | {"LORA_VARIANTS_RUNS_AT_ONCE": str(at_once)}
+    if at_once > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+    worst = 0
+    for start in range(0, len(lists), at_once):
+        workers = [
+            subprocess.Popen([sys.executable, "-m", "modules.worker", results_dir, *part], env=environment)
+            for part in lists[start : start + at_once]
+        ]
+        try:
+            worst = max([worst, *(abs(worker.wait()) for worker in workers)])
+        finally:  # stopped by hand or by a scheduler: no worker is left behind
+            for worker in workers:
+                if worker.poll() is None:
+                    worker.terminate()
+            for worker in workers:
+                worker.wait()
+        if worst == 2:
+            break
+    return worst
+
+
+def show_table(results_dir: str, write: bool = True, ids: set[str] | None = None) -> int:
+    """Print the table of the results under ``results_dir`` and say where it is."""
+    from modules.published import load_published
+    from modules.render import to_text
+    from modules.results import ResultStore
+    from modules.tables import build, write_tables
+
+    results = ResultStore(results_dir).all()
+    if not results:
+        print(f"no results under {results_dir}", file=sys.stderr)
+        return 1
+    shown = [result for result in results if ids is None or result.id in ids]
+    published = load_published(PUBLISHED)
+    print(to_text(build(shown, published)))
+    if write:
+        print("written:", *write_tables(os.path.join(results_dir, "tables"), results, published))
+    return 0

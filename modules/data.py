@@ -1,0 +1,206 @@
+"""Batches: which rows, in which order, on which rank, and how they are padded.
+
+Training batches are *global*: batch k of an epoch holds the same rows whatever the number of processes, each of which
+takes every world-th row of it. Evaluation reads every row exactly once over all processes. Weights make both exact
+where rows do not divide evenly (see `GlueDataModule`).
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from modules.errors import UserError
+from modules.tasks import Task
+from modules.tokens import Tokens
+
+EDGES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+
+Rows = tuple[np.ndarray, np.ndarray]  # row numbers (B,) and their weights (B,)
+
+
+def share(rows: np.ndarray, rank: int, world: int, weight: float, size: int) -> Rows:
+    """This rank's part of a global batch -> (rows, weights), filled up to `size` rows with weight-0 copies of a row."""
+    mine = rows[rank::world]
+    filler = max(size - len(mine), 0)
+    weights = np.concatenate([np.full(len(mine), weight, np.float32), np.zeros(filler, np.float32)])
+    return np.concatenate([mine, np.repeat(rows[:1], filler)]), weights
+
+
+class TrainBatches(Sampler[Rows]):
+    """Global batches in an order drawn from (seed, epoch), cut for one rank.
+
+    Lightning calls `set_epoch` before each epoch but asks for the iterator earlier: the order is drawn at the first
+    `next`. A real row weighs world / (rows of the global batch): the mean over ranks of the weighted sums of row losses
+    is then the mean over the global batch, also in the last, smaller one.
+    """
+
+    def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, fill: bool = False):
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.rank, self.world, self.epoch = rank, world, 0
+        self.size = math.ceil(batch_size / world) if fill else 1
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return math.ceil(self.rows / self.batch_size)
+
+    def __iter__(self) -> Iterator[Rows]:
+        # RandomState and not default_rng: numpy guarantees its stream for ever.
+        order = np.random.RandomState([self.seed % 2**32, self.epoch]).permutation(self.rows)
+        for start in range(0, self.rows, self.batch_size):
+            batch = order[start : start + self.batch_size]
+            yield share(batch, self.rank, self.world, self.world / len(batch), self.size)
+
+
+class EvalBatches(Sampler[Rows]):
+    """Every row once over all ranks, longest first: little padding, and memory peaks early.
+
+    All ranks run the same number of batches, at least one; a rank without a row in the last one gets a filler row.
+    """
+
+    def __init__(self, lengths: np.ndarray, batch_size: int, rank: int = 0, world: int = 1, fill: bool = False):
+        self.order = np.argsort(-lengths, kind="stable")
+        self.batch_size, self.rank, self.world = batch_size, rank, world
+        self.size = batch_size if fill else 1
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / (self.batch_size * self.world))
+
+    def __iter__(self) -> Iterator[Rows]:
+        step = self.batch_size * self.world
+        for start in range(0, len(self.order), step):
+            yield share(self.order[start : start + step], self.rank, self.world, 1.0, self.size)
+
+
+class PaddedRows(Dataset):
+    """Indexed by `Rows`, gives a padded batch: a gather from flat arrays, fast enough for the training process."""
+
+    def __init__(self, tokens: Tokens, pad_id: int, edges: Sequence[int]):
+        self.tokens, self.pad_id, self.edges = tokens, pad_id, np.asarray(edges)
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, batch: Rows) -> dict[str, torch.Tensor]:
+        """-> input_ids, attention_mask[, token_type_ids] (B, T) int64; labels (B,); weight (B,) float32.
+
+        T is the first edge that the longest row fits in.
+        """
+        rows, weights = batch
+        tokens = self.tokens
+        starts = tokens.offsets[rows]
+        lengths = tokens.offsets[rows + 1] - starts
+        width = self.edges[np.searchsorted(self.edges, lengths.max())]
+        position = np.arange(width)
+        mask = position < lengths[:, None]
+        source = (starts[:, None] + position)[mask]
+
+        def padded(flat: np.ndarray, fill: int) -> torch.Tensor:
+            values = np.full(mask.shape, fill, dtype=np.int64)
+            values[mask] = flat[source]
+            return torch.from_numpy(values)
+
+        result = {
+            "input_ids": padded(tokens.ids, self.pad_id),
+            "attention_mask": torch.from_numpy(mask.astype(np.int64)),
+        }
+        if tokens.types is not None:
+            result["token_type_ids"] = padded(tokens.types, 0)
+        result["labels"] = torch.from_numpy(tokens.labels[rows])
+        result["weight"] = torch.from_numpy(weights)
+        return result
+
+
+class GlueDataModule(LightningDataModule):
+    """The loaders of one task. Use with `Trainer(use_distributed_sampler=False)`: rank and world come from the trainer.
+
+    Args:
+        task: what is read.
+        splits: "train" and the dev splits that exist, tokenised with `max_length`.
+        pad_id: the tokenizer's padding token.
+        batch_size: rows of one training batch over ALL processes (before gradient accumulation).
+        eval_batch_size: rows of one evaluation batch on one process.
+        seed: decides the order of training rows together with the epoch.
+        pad: "bucket" pads a batch to the first of `edges` that it fits in, "max" to `max_length`.
+        fill: gives every batch the same number of rows (weight-0 copies at the end), for `torch.compile`.
+
+    A training batch's loss is `(weight * row_losses).sum()`: DDP's average over ranks is then the mean over the global
+    batch. In evaluation weight is 1 for real rows and 0 for fillers.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        splits: dict[str, Tokens],
+        pad_id: int,
+        batch_size: int = 32,
+        eval_batch_size: int = 64,
+        seed: int = 0,
+        pad: str = "bucket",
+        max_length: int = 128,
+        edges: Sequence[int] = EDGES,
+        fill: bool = False,
+    ):
+        super().__init__()
+        if batch_size < 1 or eval_batch_size < 1:
+            raise UserError(f"batch sizes must be at least 1, not {min(batch_size, eval_batch_size)}")
+        if pad not in ("bucket", "max"):
+            raise UserError(f"pad must be bucket or max, not {pad!r}")
+        longest = max(int(tokens.lengths.max()) for tokens in splits.values())
+        if longest > max_length:
+            raise UserError(f"rows of {longest} tokens do not fit max_length {max_length}: tokenise with that limit")
+        self.task, self.splits, self.pad_id, self.seed = task, splits, pad_id, seed
+        self.batch_size, self.eval_batch_size, self.fill = batch_size, eval_batch_size, fill
+        self.edges = [edge for edge in sorted(edges) if edge < max_length] if pad == "bucket" else []
+        self.edges.append(max_length)
+
+    @property
+    def eval_splits(self) -> tuple[str, ...]:
+        """The dev splits that exist, in the order of `val_dataloader()`'s list."""
+        return tuple(name for name in self.task.eval_splits if name in self.splits)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Training batches per epoch, on every rank."""
+        return math.ceil(len(self.splits["train"]) / self.batch_size)
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of the training rows, without padding."""
+        return int(self.splits["train"].lengths.sum())
+
+    def train_dataloader(self) -> DataLoader:
+        tokens = self.splits["train"]
+        rank, world = self._place()
+        return self._loader(tokens, TrainBatches(len(tokens), self.batch_size, self.seed, rank, world, self.fill))
+
+    def val_dataloader(self) -> list[DataLoader]:
+        """One loader per dev split that exists; `dataloader_idx` indexes `eval_splits`."""
+        loaders = []
+        for name in self.eval_splits:
+            tokens = self.splits[name]
+            sampler = EvalBatches(tokens.lengths, self.eval_batch_size, *self._place(), self.fill)
+            loaders.append(self._loader(tokens, sampler))
+        return loaders
+
+    def _place(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _loader(self, tokens: Tokens, sampler: Sampler[Rows]) -> DataLoader:
+        return DataLoader(
+            PaddedRows(tokens, self.pad_id, self.edges),
+            sampler=sampler,
+            batch_size=None,  # the sampler makes the batches
+            collate_fn=_as_is,
+            pin_memory=torch.cuda.is_available(),
+            generator=torch.Generator(),  # the loader draws a seed at each start: not from the run's generator
+        )
+
+
+def _as_is(batch):
+    return batch

@@ -1,0 +1,125 @@
+"""The LightningModule: what one training step is, for any variant on any classification task."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from modules.errors import UserError
+from modules.metrics import glue_metrics
+from modules.tasks import Task
+from variants.adapted import Adapted
+
+
+class FineTuner(LightningModule):
+    """Trains what the variant trains: AdamW, linear schedule with warm-up, the task's metrics at every epoch.
+
+    Args:
+        adapted: the handle of the model with its adapter.
+        task: its labels decide the loss, its metrics are scored.
+        lr, head_lr: of the adapter and of the task head (``lr`` where None).
+        warmup_ratio, warmup_steps: linear warm-up, as a share of all steps or in steps; then linear decay to 0.
+        weight_decay: of all but biases and norms that train in place.
+    """
+
+    strict_loading = True
+
+    def __init__(
+        self,
+        adapted: Adapted,
+        task: Task,
+        *,
+        lr: float,
+        head_lr: float | None = None,
+        weight_decay: float = 0.0,
+        warmup_ratio: float = 0.0,
+        warmup_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = adapted.model
+        self.adapted, self.task = adapted, task
+        self.lr, self.head_lr, self.weight_decay = lr, head_lr, weight_decay
+        self.warmup_ratio, self.warmup_steps = warmup_ratio, warmup_steps
+        self.metrics = glue_metrics(task)
+        self._train = self._eval = torch.zeros(2)  # sums of losses and of what they are divided by; not buffers,
+        # which DDP would copy from the first process to the others
+
+    def row_losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(loss of each row (B,), logits (B, C)) in fp32."""
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "weight")}
+        logits = self.model(**inputs).logits.float()
+        if self.task.is_regression:
+            return F.mse_loss(logits[:, 0], batch["labels"].float(), reduction="none"), logits
+        return F.cross_entropy(logits, batch["labels"], reduction="none"), logits
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        losses, _ = self.row_losses(batch)
+        loss = (batch["weight"] * losses).sum()  # the weights make DDP's mean over ranks the mean over the batch
+        self._train += torch.stack((loss.detach(), torch.ones_like(loss)))
+        penalty = self.adapted.penalty()
+        return loss if penalty is None else loss + penalty
+
+    def on_train_epoch_start(self) -> None:
+        self._train = torch.zeros(2, device=self.device)
+
+    def on_validation_epoch_start(self) -> None:
+        self._eval = torch.zeros(2, device=self.device)
+        self.metrics.reset()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        losses, logits = self.row_losses(batch)
+        self._eval += torch.stack(((batch["weight"] * losses).sum(), batch["weight"].sum()))
+        split = self.task.eval_splits.index(self.trainer.datamodule.eval_splits[dataloader_idx])
+        self.metrics.update(logits, batch["labels"], batch["weight"], split)
+
+    def epoch_figures(self) -> dict[str, float]:
+        """Losses and metrics of the epoch that has just ended, over all processes."""
+        sums = self.all_gather(torch.stack((self._train, self._eval))).reshape(-1, 2, 2).sum(0).tolist()
+        (train, steps), (loss, rows) = sums
+        figures = {"train_loss": train / max(steps, 1), "loss": loss / max(rows, 1)}
+        return figures | {name: value.item() for name, value in self.metrics.compute().items()}
+
+    # ---- optimisation --------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        groups = self.adapted.param_groups(self.lr, self.head_lr, self.weight_decay)
+        if not groups:
+            raise UserError("nothing trains: the variant has no parameter here and the model has no task head")
+        optimizer = torch.optim.AdamW(groups, fused=True)
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = self.warmup_steps if self.warmup_steps is not None else int(self.warmup_ratio * steps)
+
+        def factor(step: int) -> float:
+            return step / warmup if step < warmup else max(0.0, (steps - step) / max(1, steps - warmup))
+
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One optimizer step, then the variant's own: gradients are still there, averaged over ranks and clipped."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = scaler.get_scale() if scaler else None
+        super().optimizer_step(*args, **kwargs)
+        if scaler is None or scaler.get_scale() >= scale:  # a smaller scale: fp16 overflowed, the step was skipped
+            self.adapted.after_step(self.trainer.global_step + 1, int(self.trainer.estimated_stepping_batches))
+
+    def on_after_backward(self) -> None:
+        if self.trainer.global_step == 0:
+            unused = [name for name, p in self.adapted.trained().items() if p.grad is None]
+            if unused:
+                raise UserError(
+                    f"{unused[0]} trains but gets no gradient ({len(unused)} such tensors): the model does not use it, "
+                    "so leave it out of the target"
+                )
+
+    # ---- checkpoints: what trains, never the frozen backbone -------------------------------------------------
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        return self.adapted.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False) -> None:
+        self.adapted.load_state_dict(state_dict)

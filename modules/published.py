@@ -1,0 +1,69 @@
+"""The papers' own figures, read from `paper_repro/published/*.yaml` (its README explains the keys)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Score = float | list[float]
+"""One printed figure, or the two of a cell such as matched / mismatched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedRow:
+    """One row of a printed table, with everything that makes its figures what they are."""
+
+    benchmark: str
+    paper: str
+    arxiv: str | None
+    source: str
+    split: str
+    statistic: str
+    metrics: Mapping[str, str]
+    model: str
+    method: str
+    variant: str | None
+    params: str
+    scores: Mapping[str, Score]
+    average: float | None = None
+    mark: str  # "run" or "copied"
+    spread: Mapping[str, float] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+    mnli_init: tuple[str, ...] = ()
+    setup: str | None = None
+    repeats: str | None = None
+    caution: str | None = None
+    remarks: tuple[str, ...] = ()
+
+
+def load_published(folder: str | Path, benchmark: str = "glue") -> list[PublishedRow]:
+    """All rows of `benchmark`, in the order of file names and rows. Raises ValueError naming file and row."""
+    rows = []
+    for path in sorted(Path(folder).glob("*.yaml")):
+        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if table.get("benchmark") != benchmark:
+            continue
+        head = {key: value for key, value in table.items() if key != "rows"}
+        for number, row in enumerate(table["rows"], start=1):
+            rows.append(_row(head, row, f"{path.name}, row {number}"))
+    return rows
+
+
+def _row(head: dict, row: dict, where: str) -> PublishedRow:
+    merged = {**head, **row, "metrics": {**head["metrics"], **row.get("metrics", {})}}
+    names = {item.name for item in fields(PublishedRow)}
+    if unknown := sorted(set(merged) - names):
+        raise ValueError(f"{where}: unknown key {unknown[0]!r}")
+    for key in ("mnli_init", "remarks"):
+        merged[key] = tuple(merged.get(key, ()))
+    try:
+        result = PublishedRow(**merged)
+    except TypeError as error:
+        raise ValueError(f"{where}: {error}") from None
+    if result.mark not in ("run", "copied"):
+        raise ValueError(f"{where}: mark is 'run' or 'copied', got {result.mark!r}")
+    if nameless := sorted((set(result.scores) | set(result.spread)) - set(result.metrics)):
+        raise ValueError(f"{where}: {nameless[0]!r} has a score but no metric")
+    return result

@@ -1,0 +1,259 @@
+"""``run(config) -> RunResult``: trains and scores one (benchmark, task, backbone, variant, seed)."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+import os
+import statistics
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+
+from modules.backbones import load_backbone
+from modules.callbacks import EpochSeeds, History, Progress
+from modules.config import NEUTRAL, RunConfig
+from modules.data import GlueDataModule
+from modules.errors import UserError
+from modules.lit import FineTuner
+from modules.results import ResultStore, RunResult, environment
+from modules.sources import EmbeddedSource, FolderSource, HubSource, Source
+from modules.tasks import TASKS, Task
+from modules.tokens import tokenise
+from modules.tracking import make_logger
+from variants.adapted import Adapted, attach
+from variants.files import read_adapter
+from variants.registry import resolve
+
+CHECKPOINT = "last.ckpt"
+
+
+def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
+    """Train, score and store one run; goes on from its last checkpoint if there is one.
+
+    Args:
+        live: show a moving progress bar; by default where standard error is a terminal.
+
+    Returns:
+        The result as it was written, or None in a process that is not the first of several.
+    """
+    quieten()
+    task = TASKS[config.task]
+    seed_everything(config.seed, verbose=False)
+    reset_peak_memory()
+    data, tokenizer, model, sizes = _load(config, task)
+    variant = resolve(config.variant)(**config.options)
+    adapted = attach(model, variant, config.seed)
+    if config.init_from:
+        start_from(adapted, Path(config.results_dir) / "runs" / config.init_from["id"] / "best")
+    counts = adapted.count()
+    t = config.training
+    module = FineTuner(
+        adapted,
+        task,
+        lr=t["lr"],
+        head_lr=t.get("head_lr"),
+        weight_decay=t.get("weight_decay", 0.0),
+        warmup_ratio=t.get("warmup_ratio", 0.0),
+        warmup_steps=t.get("warmup_steps"),
+    )
+    adapted.init_from_data(_few_batches(data))
+    model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
+    history = History(task.column, config.folder, {"task": task.name, "run": config.id, "spec": config.variant})
+    trainer = _trainer(config, history, live)
+    checkpoint = config.folder / CHECKPOINT
+    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+    if not trainer.is_global_zero:
+        return None
+    result = RunResult(
+        id=config.id,
+        benchmark=config.benchmark,
+        task=task.name,
+        variant=variant.name,
+        variant_config=variant.options(),
+        protocol=config.protocol,
+        overrides=config.overrides,
+        seed=config.seed,
+        backbone={k: config.backbone[k] for k in ("source", "name", "hash")},
+        data={k: config.data[k] for k in ("source", "name", "hash")} | {"sizes": sizes},
+        training=config.training,
+        trainer={k: v for k, v in config.trainer.items() if k not in NEUTRAL},
+        code=config.code,
+        init_from=config.init_from,
+        metric=task.column,
+        epochs=history.epochs,
+        best=history.best,
+        last=history.last,
+        parameters=counts,
+        cost=_cost(history, data, config),
+        variant_metrics=adapted.metrics(),
+        environment=environment(str(trainer.strategy.root_device), trainer.world_size)
+        | {"runs_at_once": int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))},
+        wandb_id=_finish_logging(trainer, history, counts),
+    )
+    ResultStore(config.results_dir).write(result)
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def open_source(kind: str, spec: str | None) -> Source:
+    """The rows' source: embedded, a folder (``spec``) or the Hub."""
+    return {"embedded": EmbeddedSource, "hub": HubSource}[kind]() if kind != "folder" else FolderSource(spec)
+
+
+def _load(config: RunConfig, task: Task) -> tuple[GlueDataModule, Any, torch.nn.Module, dict[str, int]]:
+    """(data module, tokenizer, model, rows by split) of a run, checked against what its id was made of."""
+    source = open_source(config.data["source"], config.data["spec"])
+    splits = source.load(task)
+    if source.hash(task) != config.data["hash"]:
+        raise UserError(f"the data in {source.name} have changed since this run was planned; start the command again")
+    t = config.training
+    dropout = {} if t.get("cls_dropout") is None else {"classifier_dropout": t["cls_dropout"]}
+    model, tokenizer, backbone = load_backbone(config.backbone["spec"], task, config.seed, **dropout)
+    max_length = min(t["max_length"], backbone.max_length or t["max_length"])
+    accumulate = config.trainer.get("accumulate_grad_batches", 1)
+    if t["batch_size"] % accumulate:
+        raise UserError(f"--batch_size {t['batch_size']} cannot be split over accumulate_grad_batches={accumulate}")
+    data = GlueDataModule(
+        task,
+        tokenise(splits, tokenizer, max_length, source.hash(task)),
+        tokenizer.pad_token_id,
+        batch_size=t["batch_size"] // accumulate,
+        eval_batch_size=4 * t["batch_size"],
+        seed=config.seed,
+        pad=t.get("pad", "bucket"),
+        max_length=max_length,
+    )
+    return data, tokenizer, model, source.sizes[task.name]
+
+
+def _few_batches(data: GlueDataModule, count: int = 8):
+    """The first training batches, read only by a variant that asks for them (``init_from_data``)."""
+    for index, batch in enumerate(data.train_dataloader()):
+        if index == count:
+            return
+        yield batch
+
+
+def _trainer(config: RunConfig, history: History, live: bool | None) -> Trainer:
+    logger = make_logger(config)
+    checkpoints = ModelCheckpoint(
+        dirpath=config.folder,
+        filename=Path(CHECKPOINT).stem,
+        save_top_k=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    callbacks = [EpochSeeds(config.seed), history, Progress(config.title, history, live), checkpoints]
+    if logger:
+        callbacks.append(LearningRateMonitor("step"))
+    options = {
+        "devices": 1,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "log_every_n_steps": 10,
+        "precision": config.training.get("precision", "32-true"),
+    } | config.trainer
+    if options.get("strategy", "auto") in ("auto", "ddp") and (options["devices"], options.get("num_nodes", 1)) != (
+        1,
+        1,
+    ):
+        # every rank computes the same buffers (a shared bank from its seed): no need to send them at each step
+        options["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    try:
+        return Trainer(
+            max_epochs=config.training["epochs"],
+            gradient_clip_val=config.training.get("gradient_clip_val") or None,
+            callbacks=callbacks,
+            logger=logger or False,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            default_root_dir=config.folder,
+            **options,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"lightning.Trainer refuses the options: {str(error).splitlines()[0]}") from error
+
+
+def start_from(adapted: Adapted, folder: Path) -> None:
+    """Take over what another run of the same configuration learnt, where shapes agree.
+
+    The output layer of a task with another number of classes stays fresh, as in the LoRA authors' scripts. State that
+    is not trained (AdaLoRA's averages) starts anew.
+    """
+    _, tensors = read_adapter(folder)
+    own, head = adapted.trained(), set(adapted.head)
+    for name, parameter in own.items():
+        if name in tensors and tensors[name].shape == parameter.shape:
+            parameter.data.copy_(tensors[name])
+        elif name not in head:
+            raise UserError(f"cannot start from {folder}: {name} is not there in the shape that this run needs")
+
+
+def reset_peak_memory() -> None:
+    """Start measuring peak memory here, on the GPU and, where the system lets us, of this process."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb() -> float:
+    """Peak MiB: allocated on the GPU if there is one, else resident memory of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _cost(history: History, data: GlueDataModule, config: RunConfig) -> dict[str, Any]:
+    tokens = data.tokens_per_epoch * len(history.epochs)
+    seconds = sum(history.step_seconds) * data.steps_per_epoch
+    return {
+        "step_ms": round(1000 * statistics.median(history.step_seconds), 3),
+        "steps": history.steps,
+        "tokens": tokens,
+        "tokens_per_s": round(tokens / seconds, 1),
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "wall_s": round(history.seconds, 2),
+        "file_bytes": sum(f.stat().st_size for f in (config.folder / "best").iterdir()),
+        "diverged": history.diverged,
+    }
+
+
+def _finish_logging(trainer: Trainer, history: History, counts: dict[str, int]) -> str | None:
+    """Write the dashboard's summary and end it; its run id."""
+    if not trainer.logger:
+        return None
+    try:
+        experiment = trainer.logger.experiment
+        best = {f"best/{k}": v for k, v in history.best.items()}
+        experiment.summary.update(best | {f"parameters/{k}": v for k, v in counts.items()})
+        identity = experiment.id
+        experiment.finish()
+        return identity
+    except Exception as error:
+        warnings.warn(f"Weights & Biases could not be finished: {error}", stacklevel=2)
+        return None
+
+
+def quieten() -> None:
+    """Silence what tells a person nothing: the libraries' advice about workers, devices and loggers."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (".*does not have many workers.*", ".*GPU available but not used.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", pattern)
+    warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*treespec.*|.*LeafSpec.*|.*isinstance.treespec.*")
+    assert "weights_only" in inspect.signature(Trainer.fit).parameters, "needs lightning >= 2.6"

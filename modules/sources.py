@@ -1,0 +1,338 @@
+"""Where the rows of a task come from: the Hub, a folder of the official TSV files, or the project's generator.
+
+All three have one interface (`Source`): `load(task)` gives "train" and the task's dev splits, `hash(task)` names
+their content, `sizes` and `notes` say what was read and what was missing. Heavy libraries are imported where used.
+"""
+
+import functools
+import hashlib
+import json
+import math
+import os
+import re
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modules.errors import UserError
+from modules.tasks import Task
+
+GLUE_REPO = "nyu-mll/glue"
+_RESTORE = "restore the official file (https://gluebenchmark.com/tasks)"
+
+
+@dataclass
+class Split:
+    """Rows of one split: `texts[i]` has one string per field of the task, `labels[i]` is a class index or a score."""
+
+    texts: list[tuple[str, ...]] = field(default_factory=list)
+    labels: list[int] | list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def content_hash(splits: dict[str, Split]) -> str:
+    """SHA-256 (hex) of all rows: equal for equal content, wherever it was read from."""
+    digest = hashlib.sha256()
+    for name, split in sorted(splits.items()):
+        digest.update(json.dumps([name, split.texts, split.labels]).encode())
+    return digest.hexdigest()
+
+
+class Source:
+    """The interface. Subclasses set `kind` and `name` (both stored and shown) and implement `_read`."""
+
+    kind: str
+    name: str
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, dict[str, int]] = {}
+        self.notes: dict[str, list[str]] = {}
+        self._hashes: dict[str, str] = {}
+
+    def load(self, task: Task) -> dict[str, Split]:
+        """Reads "train" and the dev splits that exist. Raises UserError with one line where they cannot be read."""
+        self.notes[task.name] = []
+        splits = self._read(task)
+        self.sizes[task.name] = {name: len(split) for name, split in splits.items()}
+        for name, size in self.sizes[task.name].items():
+            if not size:
+                raise UserError(f"{self.kind} data {self.name!r}: {task.title} {name} has no rows; {_RESTORE}")
+        self._hashes[task.name] = content_hash(splits)
+        return splits
+
+    def hash(self, task: Task) -> str:
+        """The content hash of the task's rows (reads them if that has not happened yet)."""
+        if task.name not in self._hashes:
+            self.load(task)
+        return self._hashes[task.name]
+
+    def _read(self, task: Task) -> dict[str, Split]:
+        raise NotImplementedError
+
+
+class EmbeddedSource(Source):
+    """Rows made by the project's own generator: needs no file and no network, deterministic by seed."""
+
+    kind = "embedded"
+
+    def __init__(self, seed: int = 0):
+        super().__init__()
+        self.seed, self.name = seed, f"embedded-glue(seed {seed})"
+
+    def _read(self, task: Task) -> dict[str, Split]:
+        from modules.embedded import generate
+
+        rows = generate(task.name, self.seed)
+        return {name: Split([tuple(row) for row in texts], list(labels)) for name, (texts, labels) in rows.items()}
+
+
+# --- a folder of the official TSV files ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Columns of an official TSV: the texts, the label, and how each class is written (none for a score)."""
+
+    texts: tuple[str, ...]
+    label: str = "label"
+    classes: tuple[str, ...] = ("0", "1")
+    header: tuple[str, ...] = ()  # the columns of a file that has no header line
+
+
+_ENTAILMENT = ("entailment", "not_entailment")
+_LAYOUTS = {
+    "cola": _Layout(("sentence",), header=("source", "label", "mark", "sentence")),
+    "sst2": _Layout(("sentence",)),
+    "mrpc": _Layout(("#1 String", "#2 String"), "Quality"),
+    "stsb": _Layout(("sentence1", "sentence2"), "score", classes=()),
+    "qqp": _Layout(("question1", "question2"), "is_duplicate"),
+    "mnli": _Layout(("sentence1", "sentence2"), "gold_label", ("entailment", "neutral", "contradiction")),
+    "qnli": _Layout(("question", "sentence"), classes=_ENTAILMENT),
+    "rte": _Layout(("sentence1", "sentence2"), classes=_ENTAILMENT),
+}
+_FILES = {
+    "train": "train.tsv",
+    "validation": "dev.tsv",
+    "validation_matched": "dev_matched.tsv",
+    "validation_mismatched": "dev_mismatched.tsv",
+}
+
+
+class FolderSource(Source):
+    """The official GLUE download: one folder per task (`CoLA`, `SST-2`, ...) with its train and dev TSV files."""
+
+    kind = "folder"
+
+    def __init__(self, folder: str | os.PathLike):
+        super().__init__()
+        self.folder = Path(folder).expanduser()
+        self.name = self.folder.resolve().name  # its path is this machine's business
+        if not self.folder.is_dir():
+            raise UserError(
+                f"data folder {str(folder)!r} does not exist; name the folder that holds CoLA/, SST-2/, ..."
+            )
+
+    def _read(self, task: Task) -> dict[str, Split]:
+        splits = {}
+        for name in ("train", *task.eval_splits):
+            path = self.folder / task.folder / _FILES[name]
+            if name == "validation_mismatched" and not path.exists():
+                self.notes[task.name].append(f"{path.name} is absent: only the matched dev split is scored")
+                continue
+            # A few rows of the official QQP train file break off; every published loader leaves them out.
+            splits[name], skipped = read_tsv(path, task, skip_short=(task.name, name) == ("qqp", "train"))
+            if skipped:
+                self.notes[task.name].append(f"{path.name}: {skipped} rows with missing columns left out")
+        return splits
+
+
+def read_tsv(path: Path, task: Task, skip_short: bool = False) -> tuple[Split, int]:
+    """Reads one official TSV (UTF-8, no quoting; BOM and CRLF allowed) -> (rows, number of short rows left out).
+
+    Raises:
+        UserError: naming file and line (from 1), for a missing file, column or field, bad UTF-8, or a bad label.
+    """
+    layout = _LAYOUTS[task.name]
+    lines = _lines(path)
+    header = layout.header or next(lines, (1, ""))[1].split("\t")
+    missing = [name for name in (*layout.texts, layout.label) if name not in header]
+    if missing:
+        raise UserError(
+            f"{path}:1: expected a header with the column {missing[0]!r}, found {', '.join(header)!r}; {_RESTORE}"
+        )
+    text_columns = [header.index(name) for name in layout.texts]
+    label_column = header.index(layout.label)
+    split, skipped = Split(), 0
+    for number, line in lines:
+        cells = line.split("\t")
+        if len(cells) != len(header):
+            if skip_short and len(cells) < len(header):
+                skipped += 1
+                continue
+            raise UserError(
+                f"{path}:{number}: expected {len(header)} tab-separated columns, found {len(cells)}; {_RESTORE}"
+            )
+        try:
+            split.labels.append(_label(cells[label_column], layout.classes))
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: {error}; {_RESTORE}") from None
+        split.texts.append(tuple(cells[column] for column in text_columns))
+    return split, skipped
+
+
+def _lines(path: Path) -> Iterable[tuple[int, str]]:
+    """Yields (line number, line). Only \\n ends a line: the texts hold other separators of Unicode."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {_RESTORE}") from None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); {_RESTORE}") from None
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
+        yield number, line.removesuffix("\r")
+
+
+def _label(written: str, classes: tuple[str, ...]) -> int | float:
+    if classes:
+        if written not in classes:
+            raise ValueError(f"expected a label among {', '.join(classes)}, found {written!r}")
+        return classes.index(written)
+    try:
+        score = float(written)
+    except ValueError:
+        score = math.nan
+    if not 0 <= score <= 5:
+        raise ValueError(f"expected a score from 0 to 5, found {written!r}")
+    return score
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------
+
+
+class HubSource(Source):
+    """`datasets.load_dataset(repo, task)`; `name` gains the revision once it is known."""
+
+    kind = "hub"
+
+    def __init__(self, repo: str = GLUE_REPO):
+        super().__init__()
+        self.repo = self.name = repo
+
+    def _read(self, task: Task) -> dict[str, Split]:
+        require_hub(f"data set {self.repo!r}", hub_cached(tasks=[task], repo=self.repo))
+        import datasets
+
+        try:
+            builder = datasets.load_dataset_builder(self.repo, task.name)
+            builder.download_and_prepare()
+            loaded = builder.as_dataset()
+        except Exception as error:  # any of four libraries' errors: the person needs one line
+            raise UserError(f"data set {self.repo!r} ({task.name}) cannot be loaded: {first_line(error)}") from error
+        self.name = f"{self.repo}@{builder.hash[:8]}"
+        splits = {}
+        for name in ("train", *task.eval_splits):
+            if name not in loaded:
+                raise UserError(f"data set {self.name} ({task.name}) has no split {name!r}; found {', '.join(loaded)}")
+            splits[name] = self._split(loaded[name], task)
+        return splits
+
+    def _split(self, rows, task: Task) -> Split:
+        lacking = [column for column in (*task.fields, "label") if column not in rows.column_names]
+        if lacking:
+            raise UserError(f"data set {self.name} ({task.name}) has no column {lacking[0]!r}")
+        names = tuple(getattr(rows.features["label"], "names", task.labels))
+        if names != task.labels:
+            raise UserError(f"data set {self.name} ({task.name}): labels are {names}, expected {task.labels}")
+        return Split(list(zip(*(rows[column][:] for column in task.fields), strict=True)), list(rows["label"][:]))
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}"[:300] if lines else type(error).__name__
+
+
+def hub_endpoint() -> str:
+    """The Hub's address: HF_ENDPOINT, by default https://huggingface.co."""
+    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+
+
+def hub_reachable(timeout: float = 4.0) -> bool:
+    """Whether the Hub answers; known after at most `timeout` seconds, whatever DNS, routers or servers do.
+
+    False at once under HF_HUB_OFFLINE=1. The answer is remembered for the life of the process.
+    """
+    return not _offline() and _probe(hub_endpoint(), timeout)
+
+
+def _offline() -> bool:
+    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
+    return value.upper() in {"1", "ON", "YES", "TRUE"}
+
+
+@functools.lru_cache
+def _probe(endpoint: str, timeout: float) -> bool:
+    answers: list[bool] = []
+
+    def ask() -> None:
+        try:
+            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=timeout).close()
+            answers.append(True)
+        except urllib.error.HTTPError as error:  # it answers, if only to say no
+            answers.append(error.code < 500)
+        except (OSError, ValueError):
+            answers.append(False)
+
+    # A name look-up has no time limit of its own: ask in a thread and stop waiting for it.
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(timeout)
+    return bool(answers and answers[0])
+
+
+def hub_cached(model: str | None = None, tasks: Iterable[Task] = (), repo: str = GLUE_REPO) -> bool:
+    """Whether the model's files and the tasks' prepared data are all in the local Hub caches."""
+    if model is not None:
+        from huggingface_hub import try_to_load_from_cache
+
+        files = [try_to_load_from_cache(model, name) for name in ("config.json", *WEIGHT_FILES)]
+        if not isinstance(files[0], str) or not any(isinstance(path, str) for path in files[1:]):
+            return False
+    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
+    cache = Path(os.environ.get("HF_DATASETS_CACHE") or os.path.join(home, "datasets")).expanduser()
+    folder = cache / re.sub("/", "___", repo)
+    return all(any(folder.glob(f"{task.name}/*/*/dataset_info.json")) for task in tasks)
+
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+
+
+def require_hub(what: str, cached: bool) -> None:
+    """Settles whether to ask the Hub for `what`: if it does not answer, use the cache alone, or raise UserError."""
+    if hub_reachable():
+        return
+    if not cached:
+        why = "is switched off by HF_HUB_OFFLINE" if _offline() else f"({hub_endpoint()}) cannot be reached"
+        raise UserError(
+            f"the Hub {why} and {what} is not in the local cache; connect, or use --preset embedded or local folders"
+        )
+    go_offline()
+
+
+def go_offline() -> None:
+    """Makes the Hub's libraries use their caches alone, here and in child processes: no call waits for retries."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    import datasets.config
+    import huggingface_hub.constants
+
+    # Both read the variable when first imported, which may have been earlier.
+    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True

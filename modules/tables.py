@@ -1,0 +1,240 @@
+"""The GLUE table: run files in, rows and cells out. `modules/render.py` and `modules/render_csv.py`
+turn them into text.
+
+Numbers of different backbones or data never share a section, settings that differ never share a row, and no cell
+holds what no run file backs. The same run files give the same bytes.
+"""
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.published import PublishedRow
+from modules.results import RunResult, canonical, run_id, write_atomic
+from modules.tasks import TASKS
+
+Settings = dict[tuple[str, str], str]
+"""(part of the result, name) -> the value as canonical JSON, so that equal means equal."""
+
+_FIRST = ("full", "head", "bitfit", "lora", "adalora", "dora", "vera")  # order of rows; others follow by name
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One task of one row: a run per seed, in the order of seeds."""
+
+    task: str
+    runs: tuple[RunResult, ...]
+
+    @property
+    def metric(self) -> str:
+        """The metric that the column prints."""
+        return self.runs[0].metric
+
+    def values(self, which: str = "best") -> list[float]:
+        """The metric of each seed, as a fraction; NaN where a run diverged. `which`: best or last (epoch)."""
+        scores = [getattr(run, which)[self.metric] for run in self.runs]
+        return [math.nan if score is None else float(score) for score in scores]
+
+    def diverged(self, which: str = "best") -> int:
+        """Number of runs whose metric is not a number."""
+        return sum(math.isnan(value) for value in self.values(which))
+
+    def median(self, which: str = "best") -> float:
+        """Median over the seeds; NaN if any of them diverged."""
+        return math.nan if self.diverged(which) else statistics.median(self.values(which))
+
+    def spread(self, which: str = "best") -> float | None:
+        """Standard deviation over the seeds (n-1); None for a single seed."""
+        if len(self.runs) < 2:
+            return None
+        return math.nan if self.diverged(which) else statistics.stdev(self.values(which))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration of one variant: what it is called, and a cell per task that was run."""
+
+    protocol: str
+    variant: str
+    label: str
+    cells: Mapping[str, Cell]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def runs(self) -> list[RunResult]:
+        """All runs, in the order of the paper's columns."""
+        return [run for cell in self.cells.values() for run in cell.runs]
+
+    def average(self, which: str = "best") -> float | None:
+        """Mean of the eight medians; None unless all eight tasks are there."""
+        if set(self.cells) != set(TASKS):
+            return None
+        return statistics.fmean(cell.median(which) for cell in self.cells.values())
+
+
+@dataclass(frozen=True)
+class Section:
+    """What may stand in one table: one backbone on one source of data, and the published rows beside it."""
+
+    backbone: Mapping[str, Any]
+    data: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    published: tuple[PublishedRow, ...] = ()
+
+    def beside(self, variant: str) -> list[PublishedRow]:
+        """The published rows of one variant."""
+        return [row for row in self.published if row.variant == variant]
+
+
+def build(results: Iterable[RunResult], published: Sequence[PublishedRow] = ()) -> list[Section]:
+    """Sections, rows and cells of all GLUE results, sorted by names: the order of `results` does not matter."""
+    groups: dict[tuple[str, ...], list[RunResult]] = {}
+    for run in sorted(results, key=lambda run: run.id):
+        if run.benchmark == "glue" and run.task in TASKS:
+            place = (run.backbone["source"], run.backbone["name"], str(run.backbone["hash"]))
+            groups.setdefault((*place, run.data["source"], run.data["name"]), []).append(run)
+    sections = []
+    for _, runs in sorted(groups.items()):
+        rows = sorted(_rows(runs, {run.id: run for run in runs}), key=_row_order)
+        backbone, data = runs[0].backbone, runs[0].data
+        sections.append(Section(backbone, data, tuple(rows), tuple(_beside(rows, backbone, published))))
+    return sections
+
+
+def short_name(backbone: str) -> str:
+    """A model's name without its owner: FacebookAI/roberta-base is roberta-base."""
+    return backbone.rpartition("/")[2]
+
+
+def _beside(rows: list[Row], backbone: Mapping, published: Sequence[PublishedRow]) -> list[PublishedRow]:
+    """Per variant: published rows of this very backbone, else of RoBERTa-base, else of any; each figure once."""
+    found = []
+    for variant in dict.fromkeys(row.variant for row in rows):
+        own = [row for row in published if row.variant == variant and not row.repeats]
+        for model in (short_name(backbone["name"]), "roberta-base"):
+            if same := [row for row in own if row.model == model]:
+                own = same
+                break
+        found += own
+    return found
+
+
+def _rows(runs: list[RunResult], by_id: Mapping[str, RunResult]) -> list[Row]:
+    """Group by protocol, variant and hand-set options; then split on every setting that differs within a task."""
+    groups: dict[tuple[str, str, str], list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault((run.protocol, run.variant, _text(run.overrides)), []).append(run)
+    rows = []
+    for (protocol, variant, _), group in sorted(groups.items()):
+        settings = {run.id: _settings(run, by_id) for run in group}
+        differing = _differing(group, settings)
+        parts: dict[tuple[str, ...], list[RunResult]] = {}
+        for run in group:
+            parts.setdefault(tuple(settings[run.id].get(key, "null") for key in differing), []).append(run)
+        for values, part in sorted(parts.items()):
+            shown = dict(zip(differing, values, strict=True))
+            rows.append(_row(protocol, variant, part, shown))
+    return rows
+
+
+def _settings(run: RunResult, by_id: Mapping[str, RunResult]) -> Settings:
+    """All that must be equal within a cell, seed aside; the settings of the run that it started from included."""
+    start = by_id.get(run.init_from["id"]) if run.init_from else None
+    parts = {
+        "option": run.variant_config,
+        "training": {key: value for key, value in run.training.items() if key not in ("seed", "seeds")},
+        "data": {"hash": run.data["hash"]},
+        "trainer": run.trainer,
+        "start": {
+            "init_from": run.init_from and run.init_from["task"],
+            "init_from_settings": start and run_id({"/".join(k): v for k, v in _settings(start, by_id).items()}),
+        },
+        "score": {"metric": run.metric, "code": run.code},
+    }
+    return {(part, name): _text(value) for part, values in parts.items() for name, value in values.items()}
+
+
+def _differing(runs: list[RunResult], settings: Mapping[str, Settings]) -> list[tuple[str, str]]:
+    """The settings that take two values within one task: what differs between tasks only may be the recipe's."""
+    keys = sorted({key for run in runs for key in settings[run.id]})
+    seen: dict[tuple, set[str]] = {}
+    for run in runs:
+        for key in keys:
+            seen.setdefault((key, run.task), set()).add(settings[run.id].get(key, "null"))
+    return [key for key in keys if any(len(seen[key, task]) > 1 for task in TASKS if (key, task) in seen)]
+
+
+def _row(protocol: str, variant: str, runs: list[RunResult], differing: Mapping[tuple[str, str], str]) -> Row:
+    cells, remarks = {}, []
+    for task in TASKS:
+        by_seed: dict[int, RunResult] = {}
+        for run in sorted((r for r in runs if r.task == task), key=lambda r: (_time(r), r.id)):
+            if run.seed in by_seed:
+                old = by_seed[run.seed].id
+                remarks.append(f"{TASKS[task].title}, seed {run.seed}: the newer of two runs ({run.id}, not {old})")
+            by_seed[run.seed] = run
+        if by_seed:
+            cells[task] = Cell(task, tuple(by_seed[seed] for seed in sorted(by_seed)))
+    return Row(protocol, variant, _label(runs, differing), cells, tuple(remarks))
+
+
+def _label(runs: list[RunResult], differing: Mapping[tuple[str, str], str]) -> str:
+    """The variant's sizes (whole numbers, alpha, target), what was set by hand, and what tells the row from others."""
+    words: dict[str, str] = {}
+    for name in dict.fromkeys(name for run in runs for name in run.variant_config):
+        values = sorted({_text(run.variant_config.get(name)) for run in runs}, key=natural)
+        whole = all(re.fullmatch(r"-?\d+", value) for value in values)
+        if (whole or name in ("alpha", "target")) and len(values) <= 2 and values not in (["0"], ["null"]):
+            words[name] = "/".join(plain(value) for value in values)
+    for name, value in runs[0].overrides.items():
+        words[name] = plain(_text(value))
+    for (_, name), value in differing.items():
+        words[name] = plain(value)
+    return " ".join(f"{name}={value}" for name, value in words.items())
+
+
+def _row_order(row: Row) -> tuple:
+    known = _FIRST.index(row.variant) if row.variant in _FIRST else len(_FIRST)
+    return known, row.variant, row.protocol, natural(row.label), min(run.id for run in row.runs)
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """Sort key under which r=8 comes before r=16, and lr=0.0005 before lr=0.001."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts) if part]
+
+
+def plain(text: str) -> str:
+    """Canonical JSON as a person writes it: no quotes around a word."""
+    value = json.loads(text)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else text
+
+
+def _text(value: Any) -> str:
+    return json.dumps(canonical(value), sort_keys=True, ensure_ascii=False)
+
+
+def _time(run: RunResult) -> str:
+    return str(run.environment.get("time", ""))
+
+
+def write_tables(
+    folder: str | Path, results: Iterable[RunResult], published: Sequence[PublishedRow] = ()
+) -> list[Path]:
+    """Write glue.md and glue.csv into `folder`, atomically; return their paths. Raises UserError on a full disk."""
+    from modules.render import to_markdown
+    from modules.render_csv import to_csv
+
+    sections = build(results, published)
+    texts = {"glue.md": to_markdown(sections), "glue.csv": to_csv(sections)}
+    for name, text in texts.items():
+        write_atomic(Path(folder) / name, text)
+    return [Path(folder) / name for name in texts]

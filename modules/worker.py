@@ -1,0 +1,112 @@
+"""``python -m modules.worker RESULTS_DIR ID...``: carries out planned runs, one after the other.
+
+Runs live in processes of their own: under DDP Lightning starts this very command again for the other ranks. Several
+workers may be given the same list: each run is locked by whoever works on it, and what is done is not done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+from modules.config import RunConfig
+from modules.errors import UserError
+from modules.results import ResultStore
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code: 0, 2 after a mistake of the user's, 1 after any other failure; the other runs go on."""
+    results_dir, *ids = arguments
+    code = 0
+    for id in ids:
+        config = RunConfig.read(results_dir, id)
+        try:
+            _carry_out(config)
+        except KeyboardInterrupt:
+            return 130
+        except (UserError, ValueError, OSError) as error:
+            if not is_user_error(error):
+                traceback.print_exc()
+                code = code or 1
+                continue
+            print(f"error: {config.title}: {one_line(error)}", file=sys.stderr, flush=True)
+            code = 2
+        except Exception:
+            traceback.print_exc()
+            print(f"error: {config.title} failed; the other runs go on", file=sys.stderr, flush=True)
+            code = code or 1
+    return code
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether one line says all: a mistake of the user's, or a disk that is full."""
+    from variants.variant import VariantError
+
+    full = isinstance(error, OSError) and error.errno in (28, 122, 30)
+    return full or isinstance(error, (UserError, VariantError))
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line."""
+    if isinstance(error, OSError) and error.errno:
+        return f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose --results_dir"
+    return " ".join(str(error).split())
+
+
+def _carry_out(config: RunConfig) -> None:
+    store = ResultStore(config.results_dir)
+    with claim(config.folder) as mine:
+        if not mine or store.path(config.id).is_file():
+            return
+        if config.init_from:
+            _wait_for(config.init_from["id"], store)
+        from modules.run import run
+
+        run(config)
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[bool]:
+    """Whether this process may work on the run in ``folder``: the lock ends with the process, however it ends.
+
+    Only the first of several ranks takes it; the others belong to that one.
+    """
+    if _rank() != 0 or os.environ.get("LORA_VARIANTS_NO_LOCK"):
+        yield True
+        return
+    try:
+        import fcntl
+    except ImportError:  # no such locks on this system: one worker at a time
+        yield True
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+            return
+        yield True
+
+
+def _rank() -> int:
+    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
+
+
+def _wait_for(id: str, store: ResultStore) -> None:
+    """Until the run that this one starts from is done, by whoever works on it."""
+    while not store.path(id).is_file():
+        with claim(store.runs / id) as free:
+            if free:
+                raise UserError(f"the MNLI run {id} that it starts from has not finished; start the command again")
+        time.sleep(2)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,251 @@
+"""Pretrain the small RoBERTa that ships with the project, by masked language modelling on the embedded corpus.
+
+    python paper_repro/pretrain_roberta.py                      # the shipped weights: minutes on a GPU
+    python paper_repro/pretrain_roberta.py --steps 300 --batch_size 64 --documents 20000 --out /tmp/roberta   # CPU
+
+Half of the documents (--hide) drop the discourse word between their sentences; then <s> has to predict it, as if it
+stood there. This gives <s>, which the task heads read, something to say about sentences and pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that the script runs from any folder, installed or not
+
+from modules.embedded import ROBERTA  # noqa: E402
+from modules.embedded.corpus import CHUNK, documents, split_words, vocabulary  # noqa: E402
+
+if TYPE_CHECKING:
+    import torch
+
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+BOS, PAD, EOS, UNK, MASK = range(5)
+LENGTH = 48
+"""Tokens per row; the few longer documents are cut."""
+PICKED, SHARE = 8, 0.2
+"""At most this many masked words per row, and their share of its words."""
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+    def add(name: str, default: object, text: str) -> None:
+        parser.add_argument(name, type=type(default), default=default, help=f"{text} (default %(default)s)")
+
+    add("--steps", 20000, "optimizer steps")
+    add("--batch_size", 1024, "documents per step")
+    add("--documents", 2_000_000, "corpus size; masks are drawn anew each time")
+    add("--lr", 1e-3, "peak learning rate, with linear warm-up and decay")
+    add("--hide", 0.5, "share of documents whose discourse word <s> must predict")
+    add("--layers", 4, "transformer layers")
+    add("--hidden", 128, "hidden size, 32 per head")
+    add("--seed", 0, "seed of corpus, masks and initial weights")
+    add("--device", "auto", "auto, cpu or cuda")
+    add("--workers", os.cpu_count() or 1, "processes that write the corpus")
+    add("--out", ROBERTA, "folder to write: by default the one that ships with the project")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the encoder")
+    return parser.parse_args()
+
+
+# --- corpus ----------------------------------------------------------------------------------------------------------
+def encode(job: tuple[int, int, float, dict[str, int]]) -> bytes:
+    """One chunk of documents as int16 rows of LENGTH tokens plus the id that <s> must predict (-100: none)."""
+    import numpy as np
+
+    from modules.embedded.lexicon import Dice
+
+    seed, chunk, hide, ids = job
+    rows = np.full((CHUNK, LENGTH + 1), PAD, dtype=np.int16)
+    rows[:, LENGTH] = -100
+    dice = Dice("hide", seed, chunk)
+    for row, (first, second, marker) in zip(rows, documents(seed, chunk), strict=True):
+        hidden = dice.chance(hide)
+        parts = [[ids.get(word, UNK) for word in split_words(text)] for text in (first, second)]
+        if hidden:
+            row[LENGTH] = ids[marker]
+        else:
+            parts[1 if second else 0].insert(0, ids[marker])
+        tokens = [BOS, *parts[0], EOS] + ([EOS, *parts[1], EOS] if second else [])
+        row[: min(len(tokens), LENGTH)] = tokens[:LENGTH]
+    return rows.tobytes()
+
+
+def corpus(seed: int, count: int, hide: float, ids: dict[str, int], workers: int) -> torch.Tensor:
+    """(count, LENGTH + 1) int16, written by several processes."""
+    import torch
+
+    jobs = [(seed, chunk, hide, ids) for chunk in range(math.ceil(count / CHUNK))]
+    start, parts = time.time(), []
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(jobs))) as pool:
+        for part in pool.imap(encode, jobs, chunksize=4):
+            parts.append(torch.frombuffer(bytearray(part), dtype=torch.int16).view(CHUNK, LENGTH + 1))
+            if len(parts) % 50 == 0 or len(parts) == len(jobs):
+                print(f"\rcorpus {len(parts) * CHUNK:,} documents, {time.time() - start:.0f} s", end="", flush=True)
+    print()
+    return torch.cat(parts)
+
+
+# --- model and tokenizer ---------------------------------------------------------------------------------------------
+def build_tokenizer(words: list[str]):
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    ids = {word: i for i, word in enumerate((*SPECIAL, *words))}
+    core = Tokenizer(models.WordLevel(ids, unk_token="<unk>"))
+    core.normalizer = normalizers.Lowercase()
+    core.pre_tokenizer = pre_tokenizers.Whitespace()
+    core.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s>:0 $B:0 </s>:0", special_tokens=[("<s>", BOS), ("</s>", EOS)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token="<s>", cls_token="<s>", eos_token="</s>", sep_token="</s>", pad_token="<pad>",
+        unk_token="<unk>", mask_token="<mask>", model_max_length=128, model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+    return tokenizer, ids
+
+
+def build_config(vocab_size: int, layers: int, hidden: int):
+    from transformers import RobertaConfig
+
+    return RobertaConfig(
+        vocab_size=vocab_size, hidden_size=hidden, num_hidden_layers=layers, num_attention_heads=hidden // 32,
+        intermediate_size=4 * hidden, max_position_embeddings=130, type_vocab_size=1, layer_norm_eps=1e-5,
+        bos_token_id=BOS, pad_token_id=PAD, eos_token_id=EOS, dtype="float32", architectures=["RobertaModel"],
+    )  # fmt: skip
+
+
+# --- training --------------------------------------------------------------------------------------------------------
+def mask_words(rows: torch.Tensor, vocab: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """(B, LENGTH + 1) rows -> input ids (B, LENGTH), positions to predict (B, PICKED + 1) and their labels.
+
+    Label -100 is not counted. Static shapes and no host synchronisation: the words are the top of random
+    scores; <s> comes last."""
+    import torch
+
+    ids, marker = rows[:, :-1], rows[:, -1]
+    words = ids > MASK
+    scores = torch.rand(ids.shape, device=ids.device).masked_fill(~words, -1.0)
+    positions = scores.topk(PICKED, dim=1).indices
+    counts = (SHARE * words.sum(1, keepdim=True)).ceil()
+    chosen = torch.arange(PICKED, device=ids.device) < counts
+    labels = ids.gather(1, positions)
+    dice = torch.rand(positions.shape, device=ids.device)
+    shown = torch.where(dice < 0.8, MASK, torch.where(dice < 0.9, torch.randint_like(labels, MASK + 1, vocab), labels))
+    inputs = ids.scatter(1, positions, torch.where(chosen, shown, labels))
+    first = torch.zeros_like(positions[:, :1])
+    return inputs, torch.cat([positions, first], 1), torch.cat([labels.masked_fill(~chosen, -100), marker[:, None]], 1)
+
+
+def train(options: argparse.Namespace, config, rows: torch.Tensor, device: torch.device):
+    """Returns the model (fp32, on the CPU) and its mean loss over the last hundredth of the steps."""
+    import torch
+    from torch.nn.functional import cross_entropy
+    from transformers import RobertaForMaskedLM
+
+    torch.manual_seed(options.seed)
+    config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0  # the text never ends: nothing to overfit
+    model = RobertaForMaskedLM(config).to(device)
+    encoder = torch.compile(model.roberta) if options.compile else model.roberta
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=device.type == "cuda")
+    warm = max(1, options.steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, max(0.0, (options.steps - step) / max(1, options.steps - warm)))
+    )
+    rows = rows.to(device)
+    tail = torch.zeros(2, device=device)
+    start, every = time.time(), max(1, options.steps // 100)
+    for step in range(1, options.steps + 1):
+        batch = rows[torch.randint(len(rows), (options.batch_size,), device=device)].long()
+        inputs, positions, labels = mask_words(batch, config.vocab_size)
+        visible = (inputs != PAD)[:, None, None, :].expand(-1, 1, LENGTH, -1)  # 4-D: transformers takes it as it is
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            hidden = encoder(input_ids=inputs, attention_mask=visible)[0]
+            hidden = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
+            logits = model.lm_head(hidden)
+        loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        if step > options.steps - every:
+            tail += torch.stack([loss.detach(), torch.ones_like(loss)])
+        if step % every == 0 or step == options.steps:
+            spent = time.time() - start
+            left = spent / step * (options.steps - step)
+            line = f"step {step:,}/{options.steps:,}  loss {loss.item():.3f}  {1000 * spent / step:.1f} ms/step"
+            print(f"\r{line}  {left:.0f} s left ", end="", flush=True)
+    print()
+    return model.float().cpu(), (tail[0] / tail[1]).item()
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+def write(folder: Path, name: str, content: bytes) -> None:
+    """Whole or not at all."""
+    temporary = folder / f".{name}.{os.getpid()}.tmp"
+    temporary.write_bytes(content)
+    os.replace(temporary, folder / name)
+
+
+def save(folder: Path, model, config, tokenizer, record: dict) -> None:
+    import tempfile
+
+    import torch
+    from safetensors.torch import save
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        config.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        for file in sorted(Path(scratch).iterdir()):
+            write(folder, file.name, file.read_bytes())
+    tensors = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()
+               if name.startswith("roberta.") and not name.endswith("_ids")}  # fmt: skip
+    write(folder, "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write(folder, "pretraining.json", (json.dumps(record, indent=1) + "\n").encode())
+
+
+def main() -> None:
+    options = arguments()
+    import torch
+    import transformers
+
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(auto if options.device == "auto" else options.device)
+    words = vocabulary(options.seed)
+    tokenizer, ids = build_tokenizer(words)
+    config = build_config(len(ids), options.layers, options.hidden)
+    rows = corpus(options.seed, options.documents, options.hide, ids, options.workers)
+    start = time.time()
+    model, loss = train(options, config, rows, device)
+    parameters = sum(p.numel() for p in model.roberta.parameters())
+    kept = ("steps", "batch_size", "documents", "hide", "lr", "seed", "layers", "hidden")
+    record = {
+        **{name: getattr(options, name) for name in kept},
+        "loss": round(loss, 4), "parameters": parameters, "vocabulary": len(ids),
+        "seconds": round(time.time() - start, 1),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+    }  # fmt: skip
+    save(options.out, model, config, tokenizer, record)
+    print(f"{parameters:,} parameters, loss {loss:.3f}, written to {options.out}")
+
+
+if __name__ == "__main__":
+    main()

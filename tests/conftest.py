@@ -1,0 +1,75 @@
+"""Fixtures that several test files share: a tiny model folder, tiny official-looking TSV folders, quiet processes."""
+
+import json
+import os
+import random
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("WANDB_MODE", "disabled")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: several threads only wait for each other
+
+TRAIN, DEV = 45, 11  # neither is a multiple of the batch size, nor of two processes
+
+
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """Tests neither read nor fill the person's cache of tokens and hashes."""
+    os.environ["LORA_VARIANTS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Path:
+    """A folder with a random RoBERTa of width 16, dropout off, and its tokenizer."""
+    from tests.hub_server import tiny_roberta
+
+    folder = tmp_path_factory.mktemp("models") / "tiny-roberta"
+    folder.mkdir()
+    for name, content in tiny_roberta().items():
+        (folder / name).write_bytes(content)
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_tsv(tmp_path_factory) -> Path:
+    """A folder of TSV files in GLUE's layout: RTE, MRPC, STS-B and MNLI with rows of uneven lengths."""
+    root = tmp_path_factory.mktemp("tsv")
+    draw = random.Random(0)
+    words = ("RTE", "MRPC", "sentence1", "sentence2", "number", "premise", *"1234567")
+
+    def text() -> str:
+        return " ".join(draw.choice(words) for _ in range(draw.randint(1, 9)))
+
+    def write(name: str, header: str, row) -> None:
+        (root / name).parent.mkdir(exist_ok=True)
+        rows = [row(i) for i in range(DEV if "dev" in name else TRAIN)]
+        (root / name).write_text("\n".join([header, *rows]) + "\n")
+
+    entailment = ("entailment", "not_entailment")
+    for split in ("train", "dev"):
+        write(f"RTE/{split}.tsv", "index\tsentence1\tsentence2\tlabel",
+              lambda i: f"{i}\t{text()}\t{text()}\t{entailment[i % 2]}")  # fmt: skip
+        write(f"MRPC/{split}.tsv", "Quality\t#1 ID\t#2 ID\t#1 String\t#2 String",
+              lambda i: f"{i % 2}\t1\t2\t{text()}\t{text()}")  # fmt: skip
+        write(f"STS-B/{split}.tsv", "index\tsentence1\tsentence2\tscore",
+              lambda i: f"{i}\t{text()}\t{text()}\t{i % 6}")  # fmt: skip
+    labels = ("entailment", "neutral", "contradiction")
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        write(f"MNLI/{name}.tsv", "index\tsentence1\tsentence2\tgold_label",
+              lambda i: f"{i}\t{text()}\t{text()}\t{labels[i % 3]}")  # fmt: skip
+    return root
+
+
+@pytest.fixture
+def command(tiny_model, tiny_tsv, tmp_path):
+    """The flags of a small run: ``[*command, "--variant", "head"]``."""
+    return [
+        *("--model", str(tiny_model), "--data_dir", str(tiny_tsv), "--results_dir", str(tmp_path / "results")),
+        *("--wandb", "off", "--batch_size", "8", "--epochs", "2", "--seeds", "0", "--tasks", "rte"),
+        *("--trainer.accelerator", "cpu"),
+    ]

@@ -1,0 +1,118 @@
+"""Tiny random models of the architectures that the package knows, two blocks each.
+
+Biases and LayerNorm weights are random too: with the zeros and ones that models start with, errors hide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+LABELS = 3
+_VOCABULARY = 50
+_BERT: dict[str, Any] = {
+    "vocab_size": _VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "max_position_embeddings": 40,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+# transformers module -> (prefix of its classes, task of the model class, configuration)
+_SPECS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "roberta": ("Roberta", "SequenceClassification", _BERT),
+    "bert": ("Bert", "SequenceClassification", _BERT),
+    "distilbert": (
+        "DistilBert",
+        "SequenceClassification",
+        {"vocab_size": _VOCABULARY, "dim": 16, "hidden_dim": 24, "n_layers": 2, "n_heads": 2}
+        | {"max_position_embeddings": 40, "dropout": 0.0, "attention_dropout": 0.0, "seq_classif_dropout": 0.0},
+    ),
+    "deberta_v2": (
+        "DebertaV2",
+        "SequenceClassification",
+        _BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 16},
+    ),
+    "gpt2": (
+        "GPT2",
+        "SequenceClassification",
+        {"vocab_size": _VOCABULARY, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 40}
+        | {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0},
+    ),
+    "opt": (
+        "OPT",
+        "SequenceClassification",
+        {"vocab_size": _VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        | {"ffn_dim": 24, "word_embed_proj_dim": 16, "max_position_embeddings": 40, "dropout": 0.0},
+    ),
+    "llama": (
+        "Llama",
+        "SequenceClassification",
+        {"vocab_size": _VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        | {"num_key_value_heads": 1, "intermediate_size": 24, "attention_bias": True, "mlp_bias": True},
+    ),
+    "t5": (
+        "T5",
+        "SequenceClassification",
+        {"vocab_size": _VOCABULARY, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+        | {"dropout_rate": 0.0, "decoder_start_token_id": 0},
+    ),
+    "vit": (
+        "ViT",
+        "ImageClassification",
+        {k: v for k, v in _BERT.items() if k not in ("vocab_size", "max_position_embeddings")}
+        | {"image_size": 8, "patch_size": 4},
+    ),
+}
+_SPECIAL = {"num_labels": LABELS, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+
+
+def _make(name: str) -> Callable[[], nn.Module]:
+    def make(seed: int = 0, **changes: Any) -> nn.Module:
+        """A model in eval mode, the same at every call.
+
+        Args:
+            changes: of the configuration.
+        """
+        module = name.replace("-", "_")
+        prefix, task, options = _SPECS[module]
+        config = getattr(import_module(f"transformers.models.{module}.configuration_{module}"), f"{prefix}Config")
+        model = getattr(import_module(f"transformers.models.{module}.modeling_{module}"), f"{prefix}For{task}")
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            made = model(config(**(_SPECIAL | options | changes)))
+        return _randomise(made, seed).eval()
+
+    return make
+
+
+@torch.no_grad()
+def _randomise(model: nn.Module, seed: int) -> nn.Module:
+    rng = torch.Generator().manual_seed(seed)
+    for name, parameter in model.named_parameters():
+        is_norm = parameter.ndim == 1 and name.endswith("weight")
+        noise = torch.randn(parameter.shape, generator=rng)
+        parameter.copy_(1 + 0.2 * noise if is_norm else (0.3 if parameter.ndim == 1 else 0.2) * noise)
+    return model
+
+
+MODELS: dict[str, Callable[..., nn.Module]] = {name.replace("_", "-"): _make(name) for name in _SPECS}
+"""transformers' ``model_type`` -> a function that makes such a classifier."""
+
+
+def inputs(name: str, batch: int = 3, length: int = 7) -> dict[str, Tensor]:
+    """What ``MODELS[name]()`` is called with: padded token ids, or pixels; the same at every call."""
+    rng = torch.Generator().manual_seed(1)
+    if name == "vit":
+        return {"pixel_values": torch.randn(batch, 3, 8, 8, generator=rng)}
+    ids = torch.randint(4, _VOCABULARY, (batch, length), generator=rng)
+    lengths = torch.tensor([max(3, length - i) for i in range(batch)])
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    ids[torch.arange(batch), lengths - 1] = 2  # T5's head reads the last end-of-sequence token
+    return {"input_ids": ids.where(mask.bool(), torch.ones(())).long(), "attention_mask": mask}

@@ -1,0 +1,130 @@
+"""Does a variant keep the contract? ``python -m variants.check lora`` or ``my_file.py:MyVariant [--r 4 ...]``.
+
+Prints a table of what holds; exits with 0 if everything does, 1 if something fails, 2 if there was nothing to check.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import dataclasses
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from variants.registry import resolve
+from variants.variant import BaseVariant, VariantError
+
+if TYPE_CHECKING:
+    from variants.contract_models import Subject
+
+HELD, FAILED, NOT_APPLICABLE = "held", "FAILED", "not applicable"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether one property holds, and the reason if it does not or says nothing about the variant."""
+
+    property: str
+    status: str
+    reason: str = ""
+
+
+def properties() -> list[str]:
+    """Names of all properties, in the order in which they are checked."""
+    from variants import contract, contract_ddp
+
+    return [*contract.PROPERTIES, contract_ddp.NAME]
+
+
+def check(variant: BaseVariant | type[BaseVariant], only: list[str] | None = None) -> list[Finding]:
+    """Try a variant on tiny models, each property by itself.
+
+    Args:
+        variant: a variant, or a class, which is taken with its default options.
+        only: names of properties, of :func:`properties`; all by default.
+    """
+    from variants.contract_models import Subject
+
+    subject = Subject.of(variant)
+    return [_find(name, subject) for name in only or properties()]
+
+
+def _find(name: str, subject: Subject) -> Finding:
+    import torch
+
+    from variants import contract, contract_ddp
+    from variants.contract_models import one_thread
+
+    with one_thread(), torch.random.fork_rng(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            if name == contract_ddp.NAME:
+                (outcome,) = contract_ddp.distributed([subject])
+                return Finding(name, FAILED if outcome else HELD, outcome)
+            contract.PROPERTIES[name](subject)
+        except contract.NotApplicable as reason:
+            return Finding(name, NOT_APPLICABLE, str(reason))
+        except contract.Broken as reason:
+            return Finding(name, FAILED, str(reason))
+        except Exception as error:
+            return Finding(name, FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
+    return Finding(name, HELD)
+
+
+def table(findings: list[Finding]) -> str:
+    """The findings as text, a line each."""
+    wide = max(len(f.property) for f in findings), max(len(f.status) for f in findings)
+    return "\n".join(f"{f.property:<{wide[0]}}  {f.status:<{wide[1]}}  {f.reason}".rstrip() for f in findings)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """Bad usage is one line."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def _value(text: str, field: dataclasses.Field) -> Any:
+    if field.type in (str, "str"):
+        return text
+    try:
+        return ast.literal_eval({"true": "True", "false": "False", "null": "None"}.get(text, text))
+    except (ValueError, SyntaxError):
+        return text
+
+
+def parse(argv: list[str]) -> BaseVariant:
+    """The variant that a command line names, with its options."""
+    parser = _Parser(prog="python -m variants.check", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("variant", help="a known name, package.module:Class or path/to/file.py:Class")
+    if not argv or argv[0].startswith("-"):
+        parser.parse_args(argv)
+    try:
+        cls = resolve(argv[0])
+    except VariantError as error:
+        parser.error(str(error))
+    except Exception as error:  # the inventor's file does not run
+        parser.error(f"{argv[0]} fails when it is loaded: {type(error).__name__}: {error}")
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    for name, field in fields.items():
+        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=str(field.type).upper())
+    given = vars(parser.parse_args(argv))
+    try:
+        return cls(**{name: _value(text, fields[name]) for name, text in given.items() if name != "variant"})
+    except (VariantError, TypeError, ValueError) as error:
+        parser.error(str(error))
+
+
+def main(argv: list[str] | None = None) -> int:
+    variant = parse(sys.argv[1:] if argv is None else argv)
+    findings = check(variant)
+    print(table(findings))
+    failed = sum(f.status == FAILED for f in findings)
+    held = sum(f.status == HELD for f in findings)
+    print(f"\n{variant}\n{held} held, {failed} failed, {len(findings) - held - failed} not applicable")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,91 @@
+"""``python -m variants.convert``: an adapter from one file format to another."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from variants.variant import VariantError
+
+HELP = """\
+Rewrite an adapter in another format. The format of SRC is told by its files:
+
+  ours     a folder with adapter.json and adapter.safetensors
+  peft     a folder with adapter_config.json and adapter_model.safetensors
+  loralib  a file: a torch state dict with <module>.lora_A and <module>.lora_B (LoRA only)
+
+LoRA, DoRA, VeRA and AdaLoRA can be taken to PEFT and back; what a format cannot hold is named, and nothing is written.
+
+examples:
+  python -m variants.convert results/runs/a1b2c3/adapter my-peft-adapter --to peft
+  python -m variants.convert roberta_base_lora_mnli.bin mnli --to ours --alpha 16 --model roberta-base
+  python -m variants.convert gpt2-vera peft-vera --to peft --model gpt2-medium
+"""
+MODEL_HELP = "transformers model folder or Hub id"
+
+
+def convert(
+    source: str | os.PathLike,
+    target: str | os.PathLike,
+    to: str,
+    model: str | None = None,
+    alpha: float | None = None,
+) -> str:
+    """Write the adapter in ``source`` as ``target`` in format ``to``: ours, peft or loralib.
+
+    Args:
+        model: base model; without it the shapes in the file must do, and its fingerprint is not recorded.
+        alpha: LoRA's alpha, which loralib's files do not hold.
+
+    Returns:
+        One line about what was written.
+
+    Raises:
+        VariantError: the format cannot hold the adapter, or the file does not tell enough without a model.
+    """
+    from variants import files, formats
+    from variants.formats import base, loralib, peft
+
+    if Path(target).exists() and Path(target).resolve() == Path(source).resolve():
+        raise VariantError(f"{target} is the source itself: choose another place")
+    loaded = base.load_model(model, source) if model else base.stand_in(source)
+    adapted = formats.load(loaded, source, alpha=alpha)
+    note = ""
+    if to == "peft":
+        peft.save(adapted, target)
+    elif to == "loralib":
+        note = f"; loralib files do not hold alpha, give its reader lora_alpha={loralib.save(adapted, target):g}"
+    else:
+        counts = adapted.count() | ({} if model else {"total": None})
+        files.save_adapter(adapted, target, parameters=counts)
+    return f"{target}: {adapted.variant.name} in {'our' if to == 'ours' else to} format{note}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m variants.convert", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("source", metavar="SRC", help="adapter folder, or loralib file")
+    parser.add_argument("target", metavar="DST", help="folder (ours, peft) or file (loralib) to write")
+    parser.add_argument("--to", required=True, choices=("ours", "peft", "loralib"), help="format to write")
+    parser.add_argument("--model", help=f"base model ({MODEL_HELP}); needed for VeRA and slices of unknown width")
+    parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
+    given = parser.parse_args(arguments)
+    return report(lambda: convert(given.source, given.target, given.to, given.model, given.alpha))
+
+
+def report(work) -> int:
+    """Print the line that ``work()`` returns, or the one of its error; the exit status."""
+    try:
+        print(work())
+        return 0
+    except VariantError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""How layers meet the model: a child named ``adapter`` on the original module, and two forward hooks.
+
+The module itself is not replaced: names of base parameters, ``isinstance(m, nn.Linear)``, ``m.weight`` and tied
+weights go on as before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from variants.layer import AdapterLayer
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+
+
+class SiteAdapters(nn.Module):
+    """The layers of one module, in the order of the output features they adapt."""
+
+    def __init__(self, layers: Sequence[AdapterLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.enabled = True
+        # what every forward would look up anew: the hooks' own cost is these look-ups
+        object.__setattr__(self, "_in_order", tuple(layers))
+        self._whole = layers[0].site.is_whole
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Adapted output of the module, same shape and dtype as ``y``.
+
+        fp32 adapters over a low-precision base compute as they do under autocast, whether or not it is on.
+        """
+        if y.dtype in LOW_PRECISION and not torch.is_autocast_enabled(y.device.type):
+            with torch.autocast(y.device.type, y.dtype):
+                return self._compute(x, y)
+        return self._compute(x, y)
+
+    def _compute(self, x: Tensor, y: Tensor) -> Tensor:
+        if self._whole:
+            return self._in_order[0](x, y).to(y.dtype)
+        parts, at = [], 0
+        for layer in self._in_order:
+            start, stop = layer.site.start, layer.site.stop
+            if at < start:
+                parts.append(y[..., at:start])
+            parts.append(layer(x, y[..., start:stop]).to(y.dtype))
+            at = stop
+        return torch.cat([*parts, y[..., at:]], dim=-1)
+
+
+def _adapt(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+    # a function of the module, not a closure: deepcopy and pickle of the model take the copy's adapter
+    adapter = module.adapter
+    return adapter(args[0], output) if adapter.enabled else output
+
+
+def _adapt_input(module: nn.Module, args: tuple) -> tuple:
+    if not module.adapter.enabled:
+        return args
+    return (module.adapter.layers[0].pre(args[0]).to(args[0].dtype), *args[1:])
+
+
+def hook(module: nn.Module, layers: Sequence[AdapterLayer]) -> list:
+    """Put ``layers`` on ``module``; returns the handles that :func:`unhook` takes."""
+    module.adapter = SiteAdapters(layers)
+    module.adapter.train(module.training)
+    handles = [module.register_forward_hook(_adapt)]
+    if hasattr(layers[0], "pre"):
+        handles.append(module.register_forward_pre_hook(_adapt_input))
+    return handles
+
+
+def unhook(module: nn.Module, handles: list) -> None:
+    """Leave ``module`` as it was before :func:`hook`."""
+    for handle in handles:
+        handle.remove()
+    del module.adapter
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether any module of ``model`` carries adapter layers."""
+    return any(isinstance(m, SiteAdapters) for m in model.modules())
+
+
+def save_pretrained(self: nn.Module, *args, state_dict: dict | None = None, **kwargs):
+    """transformers' ``save_pretrained``, writing a plain model: the adapters' own keys are left out."""
+    if state_dict is None:
+        state_dict = self.state_dict()
+    own = {f"{name}." for name, m in self.named_modules() if isinstance(m, SiteAdapters)}
+    plain = {k: v for k, v in state_dict.items() if not any(k.startswith(prefix) for prefix in own)}
+    return type(self).save_pretrained(self, *args, state_dict=plain, **kwargs)

@@ -1,0 +1,113 @@
+"""What a method is to the rest of the project: a dataclass of hyperparameters with a few optional hooks.
+
+This file and ``registry.py`` import no torch, so that ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any, ClassVar
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from variants.layer import AdapterLayer
+    from variants.sites import Site
+
+
+class VariantError(ValueError):
+    """A hyperparameter, target or file that cannot work; the message is one line and names the mend."""
+
+
+@dataclass
+class BaseVariant:
+    """A way to fine-tune: pure configuration, no tensors. State lives in the buffers of its layers.
+
+    Subclass :class:`Variant` for a method that puts a layer on the model's linear maps, and this class
+    for one that does not. Every hook has an empty default.
+    """
+
+    name: ClassVar[str] = ""
+    """Name on the command line, set by :func:`variants.register`."""
+    layer: ClassVar[type | None] = None  # an AdapterLayer
+    """What one site learns."""
+    identity_at_start: ClassVar[bool] = True
+    """The adapted model computes what the base model does until the first step."""
+    mergeable: ClassVar[bool] = True
+    """The trained layers can be folded into the base weights."""
+    stackable: ClassVar[bool] = True
+    """Several seeds of it can be trained as stacked tensors on one base."""
+    subtract_initial: ClassVar[bool] = False
+    """The initial delta is taken off the base weight at attach (PiSSA, OLoRA: their delta is not zero)."""
+
+    def sites(self, model: nn.Module) -> list[Site]:
+        """The places of ``model`` that get a layer of their own."""
+        return []
+
+    def shared(self, sites: Sequence[Site], seed: int) -> dict[str, Any]:
+        """Keyword arguments that every layer is built with (VeRA's bank). ``seed`` is the run's seed."""
+        return {}
+
+    def trainable(self, model: nn.Module) -> Iterable[str]:
+        """Names of the base parameters that train in place (BitFit, full fine-tuning)."""
+        return ()
+
+    def attach(self, model: nn.Module) -> None:
+        """Change the model beyond layers on sites (prefix tuning). Called once, after freezing."""
+
+    def init_from_data(self, model: nn.Module, batches: Iterable[dict[str, torch.Tensor]]) -> None:
+        """Set initial values from a few training batches, before the first step."""
+
+    def penalty(self, layers: Sequence[AdapterLayer]) -> torch.Tensor | None:
+        """A scalar added to the loss of every training step, or None."""
+
+    def after_step(self, layers: Sequence[AdapterLayer], step: int, total_steps: int) -> None:
+        """Called after optimizer step ``step`` (1, 2, ... ``total_steps``), gradients still in place."""
+
+    def param_groups(self, layers: Sequence[AdapterLayer], lr: float) -> list[dict[str, Any]]:
+        """Optimizer groups of the layers' parameters; each may carry its own ``lr`` (LoRA+)."""
+        return [{"params": [p for layer in layers for p in layer.parameters() if p.requires_grad], "lr": lr}]
+
+    def metrics(self, layers: Sequence[AdapterLayer]) -> dict[str, float]:
+        """Figures about the method's state for dashboards and results (AdaLoRA's ranks)."""
+        return {}
+
+    def options(self) -> dict[str, Any]:
+        """The hyperparameters as plain data; ``type(self)(**options)`` rebuilds the variant."""
+        return dataclasses.asdict(self)
+
+
+@dataclass
+class Variant(BaseVariant):
+    """A method with a layer on each of the model's targeted linear maps.
+
+    Args:
+        target: where the layers sit: a preset (attn-qv, attn, all-linear), roles (q, k, v, o, up, down), module
+            names or globs; a comma separates several.
+        layers: numbers of the model's blocks that are adapted, such as 0-5,11; empty means all.
+        per_layer: options that differ by site, as a map from a glob over site paths to options.
+    """
+
+    target: str = "attn-qv"
+    layers: str = ""
+    per_layer: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def sites(self, model: nn.Module) -> list[Site]:
+        from variants.targets import find_sites
+
+        return find_sites(model, self.target, self.layers)
+
+    def at(self, path: str) -> Variant:
+        """This configuration as it holds at the site ``path``: the last matching ``per_layer`` entry wins."""
+        changes: dict[str, Any] = {}
+        for pattern, options in self.per_layer.items():
+            if fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}"):
+                changes |= options
+        known = {f.name for f in dataclasses.fields(self)}
+        if unknown := set(changes) - known:
+            raise VariantError(f"per_layer names {sorted(unknown)[0]!r}, which {self.name} does not have")
+        return dataclasses.replace(self, **changes) if changes else self
