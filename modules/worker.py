@@ -64,7 +64,7 @@ def _carry_out(config: RunConfig) -> None:
         if not mine or store.path(config.id).is_file():
             return
         if config.init_from:
-            _wait_for(config.init_from["id"], store)
+            _complete(config.init_from["id"], store)
         from modules.run import run
 
         run(config)
@@ -99,13 +99,12 @@ def _rank() -> int:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
 
 
-def _wait_for(id: str, store: ResultStore) -> None:
-    """Until the run that this one starts from is done, by whoever works on it."""
+def _complete(id: str, store: ResultStore) -> None:
+    """The run that another starts from: done by this worker if nobody else is at it, else waited for."""
     while not store.path(id).is_file():
-        with claim(store.runs / id) as free:
-            if free:
-                raise UserError(f"the MNLI run {id} that it starts from has not finished; start the command again")
-        time.sleep(2)
+        _carry_out(RunConfig.read(store.root, id))
+        if not store.path(id).is_file():
+            time.sleep(2)
 
 
 if __name__ == "__main__":
