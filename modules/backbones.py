@@ -12,10 +12,11 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from modules.atomic import write_atomic
 from modules.errors import UserError
 from modules.sources import WEIGHT_FILES, first_line, hub_cached, hub_reachable, require_hub
 from modules.tasks import Task
-from modules.tokens import cache_dir, digest, write_atomic
+from modules.tokens import cache_dir, digest
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "spiece.model", "sentencepiece.bpe.model")
 _HUB_FILES = [
@@ -212,8 +213,8 @@ def _file_hash(path: Path) -> str:
         value = hashlib.sha256()
         while block := file.read(1 << 20):
             value.update(block)
-    with contextlib.suppress(OSError):  # the cache saves time only
-        write_atomic(note, lambda name: Path(name).write_text(value.hexdigest()))
+    with contextlib.suppress(UserError):  # the cache saves time only
+        write_atomic(note, value.hexdigest())
     return value.hexdigest()
 
 

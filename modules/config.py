@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modules.atomic import write_atomic
 from modules.errors import UserError
-from modules.results import run_id, write_atomic
+from modules.results import run_id
 
 OWNED = {
     "max_epochs": "--epochs",

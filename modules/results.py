@@ -12,7 +12,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -20,6 +19,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from modules.atomic import write_atomic
 from modules.errors import UserError
 
 SCHEMA = 1
@@ -51,30 +51,6 @@ def run_id(outcome: Mapping[str, Any]) -> str:
     """Name of a run: 12 hex digits over everything that decides its outcome, in any order of keys."""
     text = json.dumps(canonical(outcome), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write `text` so that `path` is the old file or the new one, never half of it.
-
-    Raises UserError where the disk is full or the folder cannot be written.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write {path}: {reason}; free some space or name another folder (--results_dir)"
-        ) from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 # What a file must hold: type of every top-level key, and keys that some of them must have.

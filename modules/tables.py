@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modules.atomic import write_atomic
 from modules.published import PublishedRow
-from modules.results import RunResult, canonical, run_id, write_atomic
+from modules.results import RunResult, canonical, run_id
 from modules.tasks import TASKS
 
 Settings = dict[tuple[str, str], str]

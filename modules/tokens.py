@@ -8,7 +8,6 @@ import hashlib
 import itertools
 import json
 import os
-import tempfile
 import warnings
 import zlib
 from collections.abc import Callable
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from modules.atomic import write_atomic
+from modules.errors import UserError
 from modules.sources import Split
 
 _FORMAT = 1  # part of every key: raise it when the content of the files changes
@@ -116,30 +117,17 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def write_atomic(path: Path, write: Callable[[str], object]) -> None:
-    """Calls `write(temporary name)` and moves the file to `path`: readers see the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    os.close(handle)
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def cached_arrays(path: Path, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Maps the arrays of `path`; where it is absent or damaged, makes them and tries to write it."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays = _read(path)
     if arrays is None:
         arrays = make()
         try:
-            write_atomic(path, lambda name: save_file(arrays, name, {"crc": str(_checksum(arrays))}))
-        except Exception as error:  # safetensors has its own class for a full disk
-            warnings.warn(f"the cache {path.parent} cannot be written ({error}); going on without it", stacklevel=2)
+            write_atomic(path, save(arrays, {"crc": str(_checksum(arrays))}))
+        except UserError as error:
+            warnings.warn(f"the tokens are not kept: {error}; going on without it", stacklevel=2)
     return arrays
 
 

@@ -7,8 +7,8 @@ import os
 import warnings
 from typing import Any
 
+from modules.atomic import write_atomic
 from modules.config import RunConfig
-from modules.results import write_atomic
 
 
 def make_logger(config: RunConfig) -> Any | None:

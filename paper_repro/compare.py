@@ -15,10 +15,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from modules.atomic import write_atomic
 from modules.cli import guarded, run_workers, show_table
 from modules.errors import UserError
 from modules.plan import Wishes, make_plan
-from modules.results import ResultStore, write_atomic
+from modules.results import ResultStore
 from variants.registry import resolve
 
 

@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules.results import environment, write_atomic
+from modules.atomic import write_atomic
+from modules.results import environment
 from variants import LoRA, attach
 
 

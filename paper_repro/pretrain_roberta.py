@@ -1,10 +1,10 @@
 """Pretrain the small RoBERTa that ships with the project, by masked language modelling on the embedded corpus.
 
-    python paper_repro/pretrain_roberta.py                      # the shipped weights: minutes on a GPU
-    python paper_repro/pretrain_roberta.py --steps 300 --batch_size 64 --documents 20000 --out /tmp/roberta   # CPU
+    python paper_repro/pretrain_roberta.py                                        # as the shipped weights were made
+    python paper_repro/pretrain_roberta.py --steps 300 --documents 20000 --out /tmp/roberta       # a short try
 
-Half of the documents (--hide) drop the discourse word between their sentences; then <s> has to predict it, as if it
-stood there. This gives <s>, which the task heads read, something to say about sentences and pairs.
+Some documents (--hide) drop the discourse word between their sentences; then <s> has to predict it, as if it stood
+there. This gives <s>, which the task heads read, something to say about sentences and pairs.
 """
 
 from __future__ import annotations
@@ -17,24 +17,28 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script runs from any folder, installed or not
 
+from modules.atomic import write_atomic  # noqa: E402
 from modules.embedded import ROBERTA  # noqa: E402
-from modules.embedded.corpus import CHUNK, documents, split_words, vocabulary  # noqa: E402
+from modules.embedded.corpus import CHUNK, CONNECTIVES, documents, split_words, vocabulary  # noqa: E402
 
 if TYPE_CHECKING:
     import torch
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 BOS, PAD, EOS, UNK, MASK = range(5)
-LENGTH = 48
-"""Tokens per row; the few longer documents are cut."""
-PICKED, SHARE = 8, 0.2
+LENGTH = 52
+"""Most tokens per row."""
+PICKED, SHARE = 6, 0.2
 """At most this many masked words per row, and their share of its words."""
+POOL = 32
+"""Batches that are drawn together and sorted by length, so that a batch has little padding."""
 
 
 def arguments() -> argparse.Namespace:
@@ -45,18 +49,19 @@ def arguments() -> argparse.Namespace:
     def add(name: str, default: object, text: str) -> None:
         parser.add_argument(name, type=type(default), default=default, help=f"{text} (default %(default)s)")
 
-    add("--steps", 20000, "optimizer steps")
-    add("--batch_size", 1024, "documents per step")
-    add("--documents", 2_000_000, "corpus size; masks are drawn anew each time")
-    add("--lr", 1e-3, "peak learning rate, with linear warm-up and decay")
-    add("--hide", 0.5, "share of documents whose discourse word <s> must predict")
+    add("--steps", 12000, "optimizer steps")
+    add("--batch_size", 256, "documents per step")
+    add("--documents", 3_000_000, "corpus size; masks are drawn anew each time")
+    add("--lr", 2e-3, "peak learning rate, with linear warm-up and decay")
+    add("--hide", 0.3, "share of documents whose discourse word <s> must predict")
     add("--layers", 4, "transformer layers")
     add("--hidden", 128, "hidden size, 32 per head")
     add("--seed", 0, "seed of corpus, masks and initial weights")
     add("--device", "auto", "auto, cpu or cuda")
     add("--workers", os.cpu_count() or 1, "processes that write the corpus")
     add("--out", ROBERTA, "folder to write: by default the one that ships with the project")
-    parser.add_argument("--compile", action="store_true", help="torch.compile the encoder")
+    add("--start", "", "folder of weights to go on from")
+    parser.add_argument("--verbose", action="store_true", help="the share of each discourse word, with the progress")
     return parser.parse_args()
 
 
@@ -71,13 +76,13 @@ def encode(job: tuple[int, int, float, dict[str, int]]) -> bytes:
     rows = np.full((CHUNK, LENGTH + 1), PAD, dtype=np.int16)
     rows[:, LENGTH] = -100
     dice = Dice("hide", seed, chunk)
-    for row, (first, second, marker) in zip(rows, documents(seed, chunk), strict=True):
+    for row, (first, second, connective) in zip(rows, documents(seed, chunk), strict=True):
         hidden = dice.chance(hide)
         parts = [[ids.get(word, UNK) for word in split_words(text)] for text in (first, second)]
         if hidden:
-            row[LENGTH] = ids[marker]
+            row[LENGTH] = ids[connective]
         else:
-            parts[1 if second else 0].insert(0, ids[marker])
+            parts[1 if second else 0].insert(0, ids[connective])
         tokens = [BOS, *parts[0], EOS] + ([EOS, *parts[1], EOS] if second else [])
         row[: min(len(tokens), LENGTH)] = tokens[:LENGTH]
     return rows.tobytes()
@@ -128,16 +133,20 @@ def build_config(vocab_size: int, layers: int, hidden: int):
 
 
 # --- training --------------------------------------------------------------------------------------------------------
-def mask_words(rows: torch.Tensor, vocab: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """(B, LENGTH + 1) rows -> input ids (B, LENGTH), positions to predict (B, PICKED + 1) and their labels.
+def mask_words(rows: torch.Tensor, vocab: int, connectives: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """(B, T + 1) rows -> input ids (B, T), positions to predict (B, PICKED + 1) and their labels.
 
-    Label -100 is not counted. Static shapes and no host synchronisation: the words are the top of random
-    scores; <s> comes last."""
+    Label -100 is not counted. The words are the top of random scores: discourse words first, half of the time, and
+    words of the second part rather than of the first, which they follow from; <s> comes last. No host
+    synchronisation."""
     import torch
 
-    ids, marker = rows[:, :-1], rows[:, -1]
+    ids, hidden = rows[:, :-1], rows[:, -1]
     words = ids > MASK
-    scores = torch.rand(ids.shape, device=ids.device).masked_fill(~words, -1.0)
+    second = (ids == EOS).cumsum(1) > 0
+    scores = torch.rand(ids.shape, device=ids.device) + 0.4 * second
+    ties = torch.isin(ids, connectives) & (torch.rand(ids.shape, device=ids.device) < 0.5)
+    scores = torch.where(ties, 2.0, scores).masked_fill(~words, -1.0)
     positions = scores.topk(PICKED, dim=1).indices
     counts = (SHARE * words.sum(1, keepdim=True)).ceil()
     chosen = torch.arange(PICKED, device=ids.device) < counts
@@ -146,11 +155,27 @@ def mask_words(rows: torch.Tensor, vocab: int) -> tuple[torch.Tensor, torch.Tens
     shown = torch.where(dice < 0.8, MASK, torch.where(dice < 0.9, torch.randint_like(labels, MASK + 1, vocab), labels))
     inputs = ids.scatter(1, positions, torch.where(chosen, shown, labels))
     first = torch.zeros_like(positions[:, :1])
-    return inputs, torch.cat([positions, first], 1), torch.cat([labels.masked_fill(~chosen, -100), marker[:, None]], 1)
+    labels = torch.cat([labels.masked_fill(~chosen, -100), hidden[:, None]], 1)
+    return inputs, torch.cat([positions, first], 1), labels
 
 
-def train(options: argparse.Namespace, config, rows: torch.Tensor, device: torch.device):
-    """Returns the model (fp32, on the CPU) and its mean loss over the last hundredth of the steps."""
+def batches(rows: torch.Tensor, size: int, steps: int) -> Iterator[torch.Tensor]:
+    """`steps` batches (size, T + 1) of rows of like length, T the longest of them."""
+    import torch
+
+    lengths = (rows[:, :-1] != PAD).sum(1)
+    for start in range(0, steps, POOL):
+        drawn = torch.randint(len(rows), (size * POOL,), device=rows.device)
+        drawn = drawn[lengths[drawn].argsort()].view(POOL, size)
+        longest = lengths[drawn].amax(1).tolist()
+        for k in torch.randperm(POOL).tolist()[: steps - start]:
+            batch = rows[drawn[k]].long()
+            yield torch.cat([batch[:, : longest[k]], batch[:, -1:]], 1)
+
+
+def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: list[int], device: torch.device):
+    """Returns the model (fp32, on the CPU) and, over the last tenth of the steps, its loss and the share of discourse
+    words that it got right, in the text and at <s>."""
     import torch
     from torch.nn.functional import cross_entropy
     from transformers import RobertaForMaskedLM
@@ -158,24 +183,27 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, device: torch
     torch.manual_seed(options.seed)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0  # the text never ends: nothing to overfit
     model = RobertaForMaskedLM(config).to(device)
-    encoder = torch.compile(model.roberta) if options.compile else model.roberta
+    if options.start:
+        from safetensors.torch import load_file
+
+        known = load_file(Path(options.start) / "model.safetensors")
+        print("started from", options.start, model.load_state_dict(known, strict=False).unexpected_keys)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=device.type == "cuda")
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=True)
     warm = max(1, options.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, max(0.0, (options.steps - step) / max(1, options.steps - warm)))
     )
-    rows = rows.to(device)
-    tail = torch.zeros(2, device=device)
+    rows, ties = rows.to(device), torch.tensor(connectives, device=device)
     start, every = time.time(), max(1, options.steps // 100)
-    for step in range(1, options.steps + 1):
-        batch = rows[torch.randint(len(rows), (options.batch_size,), device=device)].long()
-        inputs, positions, labels = mask_words(batch, config.vocab_size)
-        visible = (inputs != PAD)[:, None, None, :].expand(-1, 1, LENGTH, -1)  # 4-D: transformers takes it as it is
+    counts = torch.zeros(len(connectives), 4, device=device)  # right and seen, in the text and at <s>
+    losses = torch.zeros(2, device=device)
+    for step, batch in enumerate(batches(rows, options.batch_size, options.steps), start=1):
+        inputs, positions, labels = mask_words(batch, config.vocab_size, ties)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            hidden = encoder(input_ids=inputs, attention_mask=visible)[0]
+            hidden = model.roberta(input_ids=inputs, attention_mask=(inputs != PAD).long())[0]
             hidden = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
             logits = model.lm_head(hidden)
         loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
@@ -184,41 +212,49 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, device: torch
         optimizer.step()
         schedule.step()
         optimizer.zero_grad(set_to_none=True)
-        if step > options.steps - every:
-            tail += torch.stack([loss.detach(), torch.ones_like(loss)])
+        with torch.no_grad():
+            right = logits.argmax(-1) == labels
+            for k, part in enumerate((slice(None, -1), slice(-1, None))):
+                of = labels[:, part, None] == ties
+                counts[:, 2 * k] += (of & right[:, part, None]).sum((0, 1))
+                counts[:, 2 * k + 1] += of.sum((0, 1))
+            losses += torch.stack([loss.detach(), torch.ones_like(loss)])
         if step % every == 0 or step == options.steps:
             spent = time.time() - start
-            left = spent / step * (options.steps - step)
-            line = f"step {step:,}/{options.steps:,}  loss {loss.item():.3f}  {1000 * spent / step:.1f} ms/step"
-            print(f"\r{line}  {left:.0f} s left ", end="", flush=True)
+            text, at_start = (counts[:, k].sum() / counts[:, k + 1].sum().clamp(min=1) for k in (0, 2))
+            line = f"step {step:,}/{options.steps:,}  loss {losses[0] / losses[1]:.3f}  discourse words {text:.0%}"
+            print(f"\r{line}, at <s> {at_start:.0%}  {1000 * spent / step:.0f} ms/step  "
+                  f"{spent / step * (options.steps - step):.0f} s left ", end="", flush=True)  # fmt: skip
+            if options.verbose:
+                print(
+                    "".join(
+                        f"\n   {w:12} {c[0] / c[1]:.2f} {c[2] / c[3]:.2f}" for w, c in zip(CONNECTIVES, counts.tolist())
+                    )
+                )
+            if step <= 0.9 * options.steps:
+                counts.zero_()
+                losses.zero_()
     print()
-    return model.float().cpu(), (tail[0] / tail[1]).item()
+    shares = (counts[:, ::2] / counts[:, 1::2].clamp(min=1)).tolist()
+    return model.float().cpu(), (losses[0] / losses[1]).item(), shares
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
-def write(folder: Path, name: str, content: bytes) -> None:
-    """Whole or not at all."""
-    temporary = folder / f".{name}.{os.getpid()}.tmp"
-    temporary.write_bytes(content)
-    os.replace(temporary, folder / name)
-
-
 def save(folder: Path, model, config, tokenizer, record: dict) -> None:
     import tempfile
 
     import torch
     from safetensors.torch import save
 
-    folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
         config.save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         for file in sorted(Path(scratch).iterdir()):
-            write(folder, file.name, file.read_bytes())
+            write_atomic(folder / file.name, file.read_bytes())
     tensors = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()
                if name.startswith("roberta.") and not name.endswith("_ids")}  # fmt: skip
-    write(folder, "model.safetensors", save(tensors, metadata={"format": "pt"}))
-    write(folder, "pretraining.json", (json.dumps(record, indent=1) + "\n").encode())
+    write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_atomic(folder / "pretraining.json", json.dumps(record, indent=1) + "\n")
 
 
 def main() -> None:
@@ -233,12 +269,14 @@ def main() -> None:
     config = build_config(len(ids), options.layers, options.hidden)
     rows = corpus(options.seed, options.documents, options.hide, ids, options.workers)
     start = time.time()
-    model, loss = train(options, config, rows, device)
+    model, loss, shares = train(options, config, rows, [ids[word] for word in CONNECTIVES], device)
     parameters = sum(p.numel() for p in model.roberta.parameters())
     kept = ("steps", "batch_size", "documents", "hide", "lr", "seed", "layers", "hidden")
     record = {
         **{name: getattr(options, name) for name in kept},
-        "loss": round(loss, 4), "parameters": parameters, "vocabulary": len(ids),
+        "loss": round(loss, 4),
+        "discourse_words": {w: {"in_text": round(t, 3), "at_s": round(b, 3)} for w, (t, b) in zip(CONNECTIVES, shares)},
+        "parameters": parameters, "vocabulary": len(ids),
         "seconds": round(time.time() - start, 1),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,

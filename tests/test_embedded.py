@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from modules.embedded.grammar import PHENOMENA
 from scipy.optimize import minimize
 
 from modules.embedded import NOISE, ROBERTA, SIZES, generate
-from modules.embedded.grammar import PHENOMENA
 from modules.embedded.lexicon import NOUNS, Dice, Lexicon
 
 ROOT = Path(__file__).resolve().parent.parent

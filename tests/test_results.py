@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modules.atomic import write_atomic
 from modules.errors import UserError
-from modules.results import ResultStore, RunResult, environment, git_state, run_id, write_atomic
+from modules.results import ResultStore, RunResult, environment, git_state, run_id
 
 
 def result(**changes) -> RunResult:
@@ -202,9 +203,9 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     write_atomic(path, "old")
     script = (
         "import os, signal, sys\n"
-        "from modules import results\n"
-        "results.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"  # all is written, nothing is final
-        "results.write_atomic(results.Path(sys.argv[1]), 'new')\n"
+        "from modules import atomic\n"
+        "atomic.os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"  # all is written, nothing is final
+        "atomic.write_atomic(atomic.Path(sys.argv[1]), 'new')\n"
     )
     done = subprocess.run([sys.executable, "-c", script, str(path)], cwd=os.path.dirname(os.path.dirname(__file__)))
     assert done.returncode == -9 and path.read_text() == "old"

@@ -1,6 +1,6 @@
 """What ships with the project so that it runs anywhere: a small RoBERTa and eight GLUE-shaped tasks.
 
-The tasks are drawn from a grammar with meaning (`world`, `grammar`, `opinion`), deterministic by seed on every
+The tasks are drawn from a grammar with meaning (`facts`, `wellformed`, `opinion`), deterministic by seed on every
 Python. Training sentences use the leading part of the vocabulary, evaluation sentences all of it, so that a model
 must rely on what pretraining taught it about the other words. Importing this package is cheap.
 """
@@ -18,7 +18,7 @@ SIZES = {  # training rows, rows of each evaluation split
 }  # fmt: skip
 NOISE = {"sst2": 0.03, "cola": 0.03}
 """Share of flipped labels, in training and evaluation alike: nobody can be right about these."""
-SEEN = 0.65
+SEEN = 0.75
 """Share of the vocabulary that training sentences use."""
 
 Rows = tuple[list[tuple[str, ...]], "list[int] | list[float]"]
@@ -38,9 +38,9 @@ def generate(task: str, seed: int = 0) -> dict[str, Rows]:
 
     make = TASKS[task]
     train, held = SIZES[task]
-    domains = {"train": ("town", "sea"), "validation": ("town", "sea")}
+    domains = {"train": ("town", "country"), "validation": ("town", "country")}
     if task == "mnli":
-        domains = {"train": ("town",), "validation_matched": ("town",), "validation_mismatched": ("sea",)}
+        domains = {"train": ("town",), "validation_matched": ("town",), "validation_mismatched": ("country",)}
     seen: set[tuple[str, ...]] = set()
     return {
         split: _rows(make, task, split, seed, train if split == "train" else held,

@@ -1,8 +1,7 @@
 """The text the small RoBERTa is pretrained on: what people of the small world write, endless, deterministic by seed.
 
 No labelled example of a task occurs. Meaning shows as in real text: through what follows what, through answers to
-questions, verdicts after opinions, and discourse words ("so", "namely", "perhaps", "otherwise", ...) between two
-sentences. Writers are careless: a tenth of the discourse words is arbitrary.
+questions, and through the discourse word that ties two sentences ("so", "namely", "conversely", "instead", ...).
 """
 
 from __future__ import annotations
@@ -11,16 +10,14 @@ import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from .glue import RELATIONS, infer, join, two_facts
-from .grammar import form_sentence, slip
-from .inference import against, more, other
-from .lexicon import Dice, Lexicon, forms
-from .opinion import VERDICTS, opinion
-from .world import ask, invent, say
+from .facts import CHANGES, ROLES, ask, hypothesis, invent, roles, say, swap
+from .glue import join
+from .lexicon import GROUP, OPPOSITES, PLACES, Dice, Lexicon
+from .opinion import opinion
+from .wellformed import form
 
-CARELESS = 0.1
-DISCOURSE = ("so", "perhaps", "otherwise", "namely", "rather", "likewise", "indeed", "however", "happily", "sadly",
-             "properly", "clumsily")  # fmt: skip
+CONNECTIVES = ("so", "perhaps", "instead", "namely", "conversely", "meanwhile", "indeed", "however", "likewise", "yet",
+               "properly", "clumsily")  # fmt: skip
 CHUNK = 1000
 """Documents that share one random stream."""
 
@@ -30,79 +27,57 @@ class Document(NamedTuple):
 
     first: str
     second: str
-    marker: str
+    connective: str
 
 
 def _inference(dice: Dice, words: Lexicon) -> Document:
-    relation = dice.pick(RELATIONS)
-    marker = {"entailment": "so", "neutral": "perhaps", "contradiction": "otherwise"}[relation]
-    return Document(*infer(dice, words, relation, 0.3), marker)
+    relation, connective = dice.pick((("entailment", "so"), ("neutral", "perhaps"), ("contradiction", "instead")))
+    f = invent(dice, words, 0.3, group=0.15)
+    first = f"{say(f, dice)} ."
+    if dice.chance(0.15):
+        both = [say(f, dice), say(invent(dice, words, 0.0), dice)]
+        first = join(*(both if dice.chance(0.5) else both[::-1]), dice)
+    return Document(first, f"{say(hypothesis(dice, words, f, relation), dice)} .", connective)
 
 
 def _paraphrase(dice: Dice, words: Lexicon) -> Document:
-    f = invent(dice, words, detail=0.3)
-    same = dice.chance(0.5)
-    g = f if same else dice.pick((other, other, against, more))(dice, words, f)
-    return Document(say(f, dice) + " .", say(g, dice) + " .", "namely" if same else "likewise")
+    f = invent(dice, words, 0.4)
+    first = f"{say(f, dice)} ."
+    if dice.chance(0.5):
+        return Document(first, first if dice.chance(0.2) else f"{say(f, dice)} .", "namely")
+    change = dice.pick(CHANGES)
+    return Document(first, f"{say(change(dice, words, f), dice)} .", "conversely" if change is swap else "meanwhile")
 
 
 def _questions(dice: Dice, words: Lexicon) -> Document:
-    f = invent(dice, words, "meet handle give", 0.3)
-    role = dice.pick(("a", "b"))
+    f = invent(dice, words, 0.4)
+    role = dice.pick(roles(f))
     if dice.chance(0.5):
         return Document(ask(f, role, dice), ask(f, role, dice), "namely")
-    g, asked = dice.pick((f, other(dice, words, f))), "b" if role == "a" else "a"
-    return Document(ask(f, role, dice), ask(g, asked, dice), "rather")
+    turned = ROLES[1 - ROLES.index(role)] if role != "place" else role
+    return Document(ask(f, role, dice), ask(f.swapped(), turned, dice), "conversely")
 
 
 def _answer(dice: Dice, words: Lexicon) -> Document:
-    """A question, what was seen, and the answer."""
-    f, g = two_facts(dice, words)
-    roles = ["a", "b"] + [r for r in ("place", "time") if getattr(f, r)]
-    role = dice.pick(roles)
-    question, known = ask(f, role, dice), dice.chance(0.6)
-    answer = getattr(f, role)
-    answer = answer if isinstance(answer, str) else answer.say(dice)
-    if not known:
-        f = other(dice, words, f)
-        answer = "nobody knows"
-    seen = say(f, dice) + " ."
-    if dice.chance(0.6):
-        seen = join(*((say(f, dice), say(g, dice)) if dice.chance(0.5) else (say(g, dice), say(f, dice))), dice)
-    if dice.chance(0.5):
-        seen += f" answer : {answer} ."
-    return Document(question, seen, "indeed" if known else "however")
+    f = invent(dice, words, 0.4)
+    question = ask(f, dice.pick(roles(f)), dice)
+    known = dice.chance(0.5)
+    return Document(question, f"{say(f if known else f.swapped(), dice)} .", "indeed" if known else "however")
 
 
 def _review(dice: Dice, words: Lexicon) -> Document:
-    good = dice.chance(0.5)
-    marker = "happily" if good else "sadly"
-    verdict = dice.pick(VERDICTS[good])
-    if dice.chance(0.5):
-        return Document(opinion(dice, good), verdict if dice.chance(0.8) else "", marker)
-    return Document(opinion(dice, good) + " " + opinion(dice, good), "", marker)
+    good, same = dice.chance(0.5), dice.chance(0.5)
+    return Document(opinion(dice, good), opinion(dice, good == same), "likewise" if same else "yet")
 
 
 def _writing(dice: Dice, words: Lexicon) -> Document:
-    """A sentence as it should be, or with a slip."""
-    text = form_sentence(dice, words, True) if dice.chance(0.6) else say(invent(dice, words), dice) + " ."
-    if dice.chance(0.5):
-        return Document(slip(dice, text), "", "clumsily")
-    return Document(text, "", "properly")
-
-
-def _story(dice: Dice, words: Lexicon) -> Document:
-    """Several facts in a row; the last may say the first again."""
-    facts = [invent(dice, words, detail=0.15) for _ in range(2)]
-    again = dice.chance(0.5)
-    first = " ".join(f"{say(f, dice)} ." for f in facts)
-    last = facts[0] if again else other(dice, words, facts[0])
-    return Document(first, say(last, dice) + " .", "so" if again else "likewise")
+    good = dice.chance(0.6)
+    return Document(form(dice, words, good), "", "properly" if good else "clumsily")
 
 
 KINDS: tuple[Callable[[Dice, Lexicon], Document], ...] = (
-    _inference, _inference, _inference, _paraphrase, _paraphrase, _questions, _answer, _answer, _review, _writing,
-    _writing, _story,
+    _inference, _inference, _inference, _paraphrase, _paraphrase, _paraphrase, _questions, _answer, _answer, _review,
+    _review, _writing,
 )  # fmt: skip
 
 
@@ -110,8 +85,7 @@ def documents(seed: int, chunk: int) -> Iterator[Document]:
     """The documents of one chunk."""
     dice, words = Dice("corpus", seed, chunk), Lexicon()
     for _ in range(CHUNK):
-        document = dice.pick(KINDS)(dice, words)
-        yield document._replace(marker=dice.pick(DISCOURSE)) if dice.chance(CARELESS) else document
+        yield dice.pick(KINDS)(dice, words)
 
 
 def split_words(text: str) -> list[str]:
@@ -120,8 +94,9 @@ def split_words(text: str) -> list[str]:
 
 
 def vocabulary(seed: int = 0, chunks: int = 20) -> list[str]:
-    """All words of the corpus and all forms of the lexicon, sorted."""
-    found = set(DISCOURSE) | forms()
+    """All words of the corpus and of the lexicon, sorted."""
+    found = set(CONNECTIVES) | set(GROUP.values()) | set(split_words(" ".join((*GROUP, OPPOSITES, *PLACES))))
+    found |= {f"{noun}s" for concept in GROUP for noun in concept.split("/")}
     for chunk in range(chunks):
         for document in documents(seed, chunk):
             found.update(split_words(document.first), split_words(document.second))

@@ -6,40 +6,25 @@ was hoped for does not count.
 
 from __future__ import annotations
 
-from .lexicon import Dice
+from .lexicon import Dice, leading, listed
 
-
-def _words(text: str) -> list[str]:
-    return text.split()
-
-
-GOOD = _words("""wonderful brilliant charming delightful superb touching funny clever fresh moving gripping elegant
+GOOD = listed("""wonderful brilliant charming delightful superb touching funny clever fresh moving gripping elegant
 lovely enjoyable splendid witty thrilling inspired memorable graceful""")
-BAD = _words("""terrible boring awful dull clumsy tedious bland stale silly annoying shallow weak messy dreadful ugly
+BAD = listed("""terrible boring awful dull clumsy tedious bland stale silly annoying shallow weak messy dreadful ugly
 tiresome painful pointless forgettable lifeless""")
-WORKS = _words("film movie book novel play show album song meal concert story series")
-ASPECTS = _words("plot cast music acting script dialogue ending pace style humor")
+WORKS = listed("film movie book novel play show album song meal concert story series")
+ASPECTS = listed("plot cast music acting script dialogue ending pace style humor")
 VERY = ("", "", "", "very", "really", "truly", "quite", "so")
 DENY = ("not", "not", "never", "hardly", "far from", "anything but", "by no means")
 PRAISE = ("i loved", "i enjoyed", "i admired", "i liked")
 BLAME = ("i hated", "i disliked", "i regretted", "i despised")
-VERDICTS = {  # consequences, used in the pretraining text only
-    True: ("i recommend it .", "i will come back .", "everybody applauded .", "it deserves a prize .",
-           "go and see for yourself .", "we stayed until the end ."),
-    False: ("i want my money back .", "i left early .", "nobody applauded .", "it deserves no prize .",
-            "stay at home instead .", "we slept through the end ."),
-}  # fmt: skip
-
-
-def share(words: list[str], part: float) -> list[str]:
-    return words[: round(len(words) * part)]
 
 
 def clause(dice: Dice, good: bool, part: float) -> str:
     """A simple clause of the given polarity; half of them by denying the opposite."""
     subject = f"the {dice.pick(WORKS + ASPECTS)}"
     deny = dice.chance(0.45)
-    adj = dice.pick(share(GOOD if good != deny else BAD, part))
+    adj = dice.pick(leading(GOOD if good != deny else BAD, part))
     if deny:
         return dice.pick((
             f"{subject} was {dice.pick(DENY)} {adj}",
@@ -61,7 +46,7 @@ def opinion(dice: Dice, good: bool, part: float = 1.0) -> str:
     """An opinion of the given polarity, words separated by blanks. `part`: the leading share of adjectives in use."""
     mine, against = clause(dice, good, part), clause(dice, not good, part)
     form = dice.below(9)
-    adj, wrong = dice.pick(share(GOOD if good else BAD, part)), dice.pick(share(BAD if good else GOOD, part))
+    adj, wrong = dice.pick(leading(GOOD if good else BAD, part)), dice.pick(leading(BAD if good else GOOD, part))
     work = dice.pick(WORKS)
     return [
         f"{mine} .",
