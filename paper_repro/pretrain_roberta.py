@@ -35,8 +35,9 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 BOS, PAD, EOS, UNK, MASK = range(5)
 LENGTH = 52
 """Most tokens per row."""
-PICKED, SHARE = 6, 0.2
-"""At most this many masked words per row, and their share of its words."""
+PICKED, SHARES = 8, (0.15, 0.4)
+"""At most this many masked words per row, and their share of its words: few, or so many of the second part that who did
+what to whom must be read from the first."""
 POOL = 32
 """Batches that are drawn together and sorted by length, so that a batch has little padding."""
 
@@ -144,11 +145,13 @@ def mask_words(rows: torch.Tensor, vocab: int, connectives: torch.Tensor) -> tup
     ids, hidden = rows[:, :-1], rows[:, -1]
     words = ids > MASK
     second = (ids == EOS).cumsum(1) > 0
-    scores = torch.rand(ids.shape, device=ids.device) + 0.4 * second
-    ties = torch.isin(ids, connectives) & (torch.rand(ids.shape, device=ids.device) < 0.5)
-    scores = torch.where(ties, 2.0, scores).masked_fill(~words, -1.0)
+    many = torch.rand(len(ids), 1, device=ids.device) < 0.5
+    scores = torch.rand(ids.shape, device=ids.device) + second * torch.where(many, 1.0, 0.4)
+    ties = torch.isin(ids, connectives)
+    tested = torch.rand(len(ids), 1, device=ids.device) < 0.5
+    scores = torch.where(ties, torch.where(tested & ~many, 3.0, 0.0), scores).masked_fill(~words, -1.0)
     positions = scores.topk(PICKED, dim=1).indices
-    counts = (SHARE * words.sum(1, keepdim=True)).ceil()
+    counts = (torch.where(many, SHARES[1], SHARES[0]) * words.sum(1, keepdim=True)).ceil()
     chosen = torch.arange(PICKED, device=ids.device) < counts
     labels = ids.gather(1, positions)
     dice = torch.rand(positions.shape, device=ids.device)
