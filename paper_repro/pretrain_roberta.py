@@ -134,7 +134,7 @@ def build_config(vocab_size: int, layers: int, hidden: int):
 
 
 # --- training --------------------------------------------------------------------------------------------------------
-def mask_words(rows: torch.Tensor, vocab: int, connectives: torch.Tensor) -> tuple[torch.Tensor, ...]:
+def mask_words(rows: torch.Tensor, connectives: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """(B, T + 1) rows -> input ids (B, T), positions to predict (B, PICKED + 1) and their labels.
 
     Label -100 is not counted. The words are the top of random scores: discourse words first, half of the time, and
@@ -145,17 +145,18 @@ def mask_words(rows: torch.Tensor, vocab: int, connectives: torch.Tensor) -> tup
     ids, hidden = rows[:, :-1], rows[:, -1]
     words = ids > MASK
     second = (ids == EOS).cumsum(1) > 0
-    many = torch.rand(len(ids), 1, device=ids.device) < 0.5
+    many = torch.rand(len(ids), 1, device=ids.device) < 0.4
     scores = torch.rand(ids.shape, device=ids.device) + second * torch.where(many, 1.0, 0.4)
     ties = torch.isin(ids, connectives)
-    tested = torch.rand(len(ids), 1, device=ids.device) < 0.5
+    tested = torch.rand(len(ids), 1, device=ids.device) < 0.6
     scores = torch.where(ties, torch.where(tested & ~many, 3.0, 0.0), scores).masked_fill(~words, -1.0)
     positions = scores.topk(PICKED, dim=1).indices
     counts = (torch.where(many, SHARES[1], SHARES[0]) * words.sum(1, keepdim=True)).ceil()
     chosen = torch.arange(PICKED, device=ids.device) < counts
     labels = ids.gather(1, positions)
     dice = torch.rand(positions.shape, device=ids.device)
-    shown = torch.where(dice < 0.8, MASK, torch.where(dice < 0.9, torch.randint_like(labels, MASK + 1, vocab), labels))
+    wrong = labels.roll(1, 1)  # another word of the row: to put it right, compare what is said with what was said
+    shown = torch.where(dice < 0.55, MASK, torch.where(dice < 0.85, wrong, labels))
     inputs = ids.scatter(1, positions, torch.where(chosen, shown, labels))
     first = torch.zeros_like(positions[:, :1])
     labels = torch.cat([labels.masked_fill(~chosen, -100), hidden[:, None]], 1)
@@ -204,7 +205,7 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
     counts = torch.zeros(len(connectives), 4, device=device)  # right and seen, in the text and at <s>
     losses = torch.zeros(2, device=device)
     for step, batch in enumerate(batches(rows, options.batch_size, options.steps), start=1):
-        inputs, positions, labels = mask_words(batch, config.vocab_size, ties)
+        inputs, positions, labels = mask_words(batch, ties)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             hidden = model.roberta(input_ids=inputs, attention_mask=(inputs != PAD).long())[0]
             hidden = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
