@@ -265,33 +265,57 @@ def test_masking_asks_for_words_that_the_row_had_and_keeps_the_rest():
 
     torch.manual_seed(0)
     width, tie = 40, 300
-    rows = torch.full((400, width + 1), PAD)
-    rows[:, 0], rows[:, -1] = 0, torch.where(torch.arange(400) % 2 == 0, 77, -100)
-    length = torch.randint(6, 18, (400,))
+    rows = torch.full((600, width + 1), PAD)
+    hidden = torch.arange(600) % 3 == 0
+    rows[:, 0], rows[:, -1] = 0, torch.where(hidden, 77, -100)
+    length = torch.randint(6, 18, (600,))
     for row, n in zip(rows, length.tolist(), strict=True):
         row[1 : n + 1] = torch.randint(MASK + 1, 290, (n,))
         row[n + 1 : n + 3] = EOS
-        row[n + 3] = tie
-        row[n + 4 : 2 * n + 4] = torch.randint(MASK + 1, 290, (n,))
+        row[n + 3 : 2 * n + 4] = torch.randint(MASK + 1, 290, (n + 1,))
+        if row[-1] == -100:
+            row[n + 3] = tie
     original = rows[:, :-1]
     inputs, positions, labels = mask_words(rows, torch.tensor([tie]))
-    assert inputs.shape == original.shape and positions.shape == labels.shape == (400, PICKED + 1)
-    assert torch.equal(labels[:, -1], rows[:, -1]) and (positions[:, -1] == 0).all()
-    chosen = labels[:, :-1] != -100
-    few, many = ((share * (2 * length + 1)).ceil().long().clamp(max=PICKED) for share in SHARES)
+    assert inputs.shape == original.shape and positions.shape == labels.shape == (600, PICKED + 2)
+    # the last two: the end of the first part and <s>, which predict a discourse word that is left out
+    assert torch.equal(labels[:, -2:], rows[:, -1:].expand(-1, 2)) and (positions[:, -1] == 0).all()
+    assert torch.equal(positions[:, -2], length + 1)
+    positions, labels = positions[:, :-2], labels[:, :-2]
+    chosen = labels != -100
+    rare, few, many = ((share * (2 * length + 1)).ceil().long().clamp(max=PICKED) for share in SHARES)
     picked = chosen.sum(1)
-    assert ((picked == few) | (picked == many)).all() and 0.3 < (picked == many).float().mean() < 0.7
-    assert torch.equal(original.gather(1, positions[:, :-1])[chosen], labels[:, :-1][chosen])
+    assert torch.equal(picked[hidden], rare[hidden])
+    assert ((picked == few) | (picked == many))[~hidden].all() and 0.3 < (picked == many)[~hidden].float().mean() < 0.7
+    assert torch.equal(original.gather(1, positions)[chosen], labels[chosen])
     changed = inputs != original
     assert (original[changed] > MASK).all() and (changed.sum(1) <= picked).all()
-    assert 0.5 < (inputs == MASK).sum() / chosen.sum() < 0.6
-    wrong = changed & (inputs != MASK)  # the other changed words are words of the same row
-    assert 0.2 < wrong.sum() / chosen.sum() < 0.35
+    assert 0.5 < (inputs == MASK).sum() / chosen.sum() < 0.7
+    wrong = changed & (inputs != MASK)  # the other changed words are words of the same row, never its discourse word
+    assert 0.2 < wrong.sum() / chosen.sum() < 0.35 and not (inputs[wrong] == tie).any()
     assert all(set(row[at].tolist()) <= set(old.tolist()) for row, old, at in zip(inputs, original, wrong, strict=True))
-    asked = (labels[:, :-1] == tie).any(1).float().mean()
-    assert 0.2 < asked < 0.6
-    second = positions[:, :-1] > length[:, None] + 2
-    assert second[chosen].float().mean() > 0.7
+    asked = labels == tie
+    assert 0.2 < asked.any(1)[~hidden].float().mean() < 0.6
+    assert (inputs.gather(1, positions)[asked] == MASK).all()
+    assert (positions > length[:, None] + 2)[chosen].float().mean() > 0.7
+
+
+def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
+    """Killed in the middle and started again, against an unbroken one."""
+    import time
+
+    flags = "--device cpu --layers 1 --hidden 32 --documents 2000 --steps 480 --batch_size 8 --workers 1 --out"
+    script = [sys.executable, str(ROOT / "paper_repro/pretrain_roberta.py"), *flags.split()]
+    subprocess.run([*script, str(tmp_path / "whole")], check=True, capture_output=True, timeout=300)
+    broken = subprocess.Popen([*script, str(tmp_path / "broken")], stdout=subprocess.DEVNULL)
+    until = time.time() + 120
+    while not (tmp_path / "broken/checkpoint.pt").is_file() and time.time() < until:
+        time.sleep(0.01)
+    broken.kill()
+    assert broken.wait() == -9, "it ended before it could be killed"
+    subprocess.run([*script, str(tmp_path / "broken")], check=True, capture_output=True, timeout=300)
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
+    assert files[0] == files[1] and not (tmp_path / "broken/checkpoint.pt").exists()
 
 
 def test_noise_is_a_small_stated_share():
