@@ -293,7 +293,7 @@ def main() -> None:
     record = {
         **{name: getattr(options, name) for name in kept},
         "loss": round(loss, 4),
-        "discourse_words": {w: {"in_text": round(t, 3), "at_s": round(b, 3)} for w, (t, b) in zip(CONNECTIVES, shares, strict=True)},
+        "discourse_words": {word: [round(x, 3) for x in pair] for word, pair in zip(CONNECTIVES, shares, strict=True)},
         "parameters": parameters, "vocabulary": len(ids),
         "seconds": round(time.time() - start, 1),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),

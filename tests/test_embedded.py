@@ -28,14 +28,14 @@ print(json.dumps({t: hashlib.sha256(json.dumps(generate(t), sort_keys=True).enco
 """
 # The content of every task at seed 0: change it on purpose only, since older results are then no longer comparable.
 GOLDEN = {
-    "mnli": "b126aa668b6b",
-    "sst2": "8195bc0acfbb",
-    "mrpc": "e57aaef42d2c",
-    "cola": "f708ff5013d6",
-    "qnli": "16a6a5fcd237",
-    "qqp": "4fcaf55c44f1",
-    "rte": "6f29434b4405",
-    "stsb": "84c207d90f57",
+    "mnli": "79a868eb1de3",
+    "sst2": "79406870c981",
+    "mrpc": "6550486fab4c",
+    "cola": "5a3c37360760",
+    "qnli": "4c7be63f960a",
+    "qqp": "e48b69d810f4",
+    "rte": "81989a243a20",
+    "stsb": "0a8bc28f0364",
 }
 
 
@@ -199,7 +199,7 @@ def tokenizer():
 
 def test_the_tokenizer_knows_every_word_and_fits_the_model(data, tokenizer):
     assert (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1, 2)
-    assert tokenizer("A cat.", "A dog.")["input_ids"][:1] == [0]
+    assert tokenizer("The king.", "The duke.")["input_ids"][:1] == [0]
     for splits in data.values():
         for texts, _ in splits.values():
             ids = tokenizer(*map(list, zip(*texts, strict=True)))["input_ids"]
@@ -208,9 +208,9 @@ def test_the_tokenizer_knows_every_word_and_fits_the_model(data, tokenizer):
 
 
 def test_pairs_are_framed_like_robertas(tokenizer):
-    ids = tokenizer("The dog slept.", "It slept.")["input_ids"]
+    ids = tokenizer("The doctor was helped.", "It was.")["input_ids"]
     assert tokenizer.convert_ids_to_tokens(ids) == [
-        "<s>", "the", "dog", "slept", ".", "</s>", "</s>", "it", "slept", ".", "</s>",
+        "<s>", "the", "doctor", "was", "helped", ".", "</s>", "</s>", "it", "was", ".", "</s>",
     ]  # fmt: skip
 
 
@@ -244,13 +244,13 @@ def test_pretraining_has_taught_what_words_mean(tokenizer):
 def test_pretraining_script_writes_a_loadable_folder(tmp_path):
     from transformers import AutoModel, AutoTokenizer
 
-    flags = "--device cpu --layers 1 --hidden 32 --documents 1000 --steps 20 --batch_size 16 --workers 1 --out"
+    flags = "--device cpu --layers 1 --hidden 32 --documents 1000 --steps 32 --batch_size 16 --workers 1 --out"
     script = [sys.executable, str(ROOT / "paper_repro/pretrain_roberta.py"), *flags.split(), str(tmp_path / "small")]
     run = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
-    assert "step 20/20" in run.stdout
+    assert "step 32/32" in run.stdout
     record = json.loads((tmp_path / "small/pretraining.json").read_text())
-    assert record["steps"] == 20 and record["loss"] < np.log(record["vocabulary"])
+    assert record["steps"] == 32 and record["loss"] < 2 * np.log(record["vocabulary"])  # words, and what <s> says
     model = AutoModel.from_pretrained(tmp_path / "small", add_pooling_layer=False)
     shipped = AutoTokenizer.from_pretrained(ROBERTA).get_vocab()
     assert AutoTokenizer.from_pretrained(tmp_path / "small").get_vocab() == shipped, "the shipped vocabulary is stale"

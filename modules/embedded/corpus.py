@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from .facts import CHANGES, ROLES, ask, hypothesis, invent, roles, say, swap
-from .glue import join
 from .lexicon import GROUP, OPPOSITES, PLACES, Dice, Lexicon
 from .opinion import opinion
 from .wellformed import form
 
 CONNECTIVES = ("so", "perhaps", "instead", "namely", "conversely", "meanwhile", "indeed", "however", "likewise", "yet",
                "properly", "clumsily")  # fmt: skip
+JOINS = ("and", "and", ", and", "while")
 CHUNK = 1000
 """Documents that share one random stream."""
 
@@ -36,7 +36,8 @@ def _inference(dice: Dice, words: Lexicon) -> Document:
     first = f"{say(f, dice)} ."
     if dice.chance(0.15):
         both = [say(f, dice), say(invent(dice, words, 0.0), dice)]
-        first = join(*(both if dice.chance(0.5) else both[::-1]), dice)
+        both = both if dice.chance(0.5) else both[::-1]
+        first = f" {dice.pick(JOINS)} ".join(both) + " ."
     return Document(first, f"{say(hypothesis(dice, words, f, relation), dice)} .", connective)
 
 

@@ -115,7 +115,7 @@ CHANGES: tuple[Callable[[Dice, Lexicon, Fact], Fact], ...] = (swap, swap, other,
 RELATIONS = ("entailment", "neutral", "contradiction")
 
 
-def hypothesis(dice: Dice, words: Lexicon, fact: Fact, relation: str) -> Fact:
+def hypothesis(dice: Dice, words: Lexicon, fact: Fact, relation: str, denials: float = 0.5) -> Fact:
     """A fact in the given relation to a true one: "entailment", "neutral" or "contradiction".
 
     Every relation comes with opposites, denials, both and neither, equally often, so that neither "never" nor a verb
@@ -124,7 +124,7 @@ def hypothesis(dice: Dice, words: Lexicon, fact: Fact, relation: str) -> Fact:
     told = less(dice, fact) if dice.chance(0.5) else fact
     if relation == "neutral":
         told = dice.pick((swap, swap, other, more))(dice, words, told)
-    denied = dice.chance(0.5)
+    denied = dice.chance(denials)
     turned = dice.chance(0.5) if relation == "neutral" else denied == (relation == "entailment")
     told = told.reversed() if turned else told
     return told.denied() if denied else told

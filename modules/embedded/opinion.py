@@ -20,10 +20,10 @@ PRAISE = ("i loved", "i enjoyed", "i admired", "i liked")
 BLAME = ("i hated", "i disliked", "i regretted", "i despised")
 
 
-def clause(dice: Dice, good: bool, part: float) -> str:
-    """A simple clause of the given polarity; half of them by denying the opposite."""
+def clause(dice: Dice, good: bool, part: float, denials: float) -> str:
+    """A simple clause of the given polarity, some of them by denying the opposite."""
     subject = f"the {dice.pick(WORKS + ASPECTS)}"
-    deny = dice.chance(0.45)
+    deny = dice.chance(denials)
     adj = dice.pick(leading(GOOD if good != deny else BAD, part))
     if deny:
         return dice.pick((
@@ -42,9 +42,9 @@ def clause(dice: Dice, good: bool, part: float) -> str:
     ))  # fmt: skip
 
 
-def opinion(dice: Dice, good: bool, part: float = 1.0) -> str:
+def opinion(dice: Dice, good: bool, part: float = 1.0, denials: float = 0.45) -> str:
     """An opinion of the given polarity, words separated by blanks. `part`: the leading share of adjectives in use."""
-    mine, against = clause(dice, good, part), clause(dice, not good, part)
+    mine, against = clause(dice, good, part, denials), clause(dice, not good, part, denials)
     form = dice.below(9)
     adj, wrong = dice.pick(leading(GOOD if good else BAD, part)), dice.pick(leading(BAD if good else GOOD, part))
     work = dice.pick(WORKS)
