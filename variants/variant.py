@@ -34,7 +34,7 @@ class BaseVariant:
     name: ClassVar[str] = ""
     """Name on the command line, set by :func:`variants.register`."""
     layer: ClassVar[type | None] = None  # an AdapterLayer
-    """What one site learns."""
+    """What one site learns; a method that builds it, where a variant's sites are of several kinds."""
     identity_at_start: ClassVar[bool] = True
     """The adapted model computes what the base model does until the first step."""
     mergeable: ClassVar[bool] = True
@@ -70,7 +70,8 @@ class BaseVariant:
 
     def param_groups(self, layers: Sequence[AdapterLayer], lr: float) -> list[dict[str, Any]]:
         """Optimizer groups of the layers' parameters; each may carry its own ``lr`` (LoRA+)."""
-        return [{"params": [p for layer in layers for p in layer.parameters() if p.requires_grad], "lr": lr}]
+        trained = {id(p): p for layer in layers for p in layer.parameters() if p.requires_grad}  # a shared one once
+        return [{"params": list(trained.values()), "lr": lr}]
 
     def metrics(self, layers: Sequence[AdapterLayer]) -> dict[str, float]:
         """Figures about the method's state for dashboards and results (AdaLoRA's ranks)."""
