@@ -13,6 +13,7 @@ from variants.adapter_p import AdapterP, PfeifferLayer
 from variants.layer import AdapterLayer, seeded
 from variants.registry import register
 from variants.sites import Site
+from variants.targets import block_number
 from variants.variant import VariantError
 
 
@@ -25,13 +26,14 @@ class DroppedLayer(PfeifferLayer):
         super().__init__(site, config, rng)
         self.seed = seed
         self.register_buffer("dropped", torch.zeros(()))
-        if config.share and first:
-            self._parameters.clear()
-            self.first = first[0]
         first.append(self)
+        one = first[0] if config.share else self
+        object.__setattr__(self, "one", one)  # no child: its tensors belong to the first block's layer
+        if one is not self:
+            self._parameters.clear()
 
     def bottleneck(self, h: Tensor) -> Tensor:
-        delta = self.first.bottleneck(h) if hasattr(self, "first") else super().bottleneck(h)
+        delta = PfeifferLayer.bottleneck(self.one, h)
         return (1 - self.dropped) * delta if self.training else delta
 
 
@@ -56,11 +58,16 @@ class AdapterD(AdapterP):
 
     layer = DroppedLayer
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.drop < 0:
+            raise VariantError(f"drop must be at least 0, not {self.drop}")
+
     def sites(self, model: nn.Module) -> list[Site]:
-        sites = super().sites(model)
-        if not 0 <= self.drop < len(sites):
-            raise VariantError(f"drop={self.drop} leaves none of {len(sites)} blocks: it must lie in [0, {len(sites)})")
-        return sites[self.drop :]
+        sites = [site for site in super().sites(model) if block_number(site.path) >= self.drop]
+        if not sites:
+            raise VariantError(f"drop={self.drop} leaves no block of {type(model).__name__} that would get an adapter")
+        return sites
 
     def shared(self, sites: Sequence[Site], seed: int) -> dict[str, Any]:
         return {"first": [], "seed": seed}

@@ -75,7 +75,9 @@ def layer_norms(model: nn.Module, layers: str = "") -> list[str]:
 
 
 def sequence(model: nn.Module) -> ModuleSite:
-    """The backbone, which takes a batch of sequences and puts out their hidden states."""
+    """The part that every head calls with a batch of sequences, and that puts out their hidden states."""
     backbone = backbone_of(model)
+    if model_type(model) == "opt":  # its language model calls the decoder alone, its classifier the model around it
+        backbone = getattr(backbone, "decoder", backbone)
     name = next(name for name, module in model.named_modules() if module is backbone)
     return ModuleSite(backbone, name or "backbone", name, like=next(reversed(blocks(model).values()))[-1])
