@@ -17,6 +17,7 @@ import json
 import math
 import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ class Row:
     """A printed number of parameters and what we count for it.
 
     Attributes:
-        counted: trained parameters, the head apart (for full fine-tuning: with it); None where there is no such method.
+        counted: trained parameters, the head apart (for full fine-tuning: with it); None where ``variant`` is.
         head, total: parameters of the task head, and of model and adapter together.
         follows: the count rounds to the print.
         bytes: weights of the whole model, gradients, Adam's states, and the adapter file, head included.
@@ -84,12 +85,13 @@ def count(row: Row, model, weight_bytes: int = 4) -> Row:
     if row.variant is None:
         return row
     with torch.device("meta"):  # no memory for the adapters of a large model either
-        adapted = attach(model, resolve(row.variant)(**row.options))
+        head = [] if hasattr(model, "lm_head") else None  # a language model's head is not a task's: it stays frozen
+        adapted = attach(model, resolve(row.variant)(**row.options), head=head)
     counts = adapted.count()
     trained = counts["adapter"] + counts["head"]
     counted = trained if row.variant == "full" else counts["adapter"]
     sizes = {
-        "weights": weight_bytes * (counts["total"] - trained) + TRAINED_BYTES * trained,
+        "weights": weight_bytes * (counts["total"] - trained + _frozen(adapted.layers)) + TRAINED_BYTES * trained,
         "gradients": TRAINED_BYTES * trained,
         "adam": 2 * TRAINED_BYTES * trained,
         "file": file_bytes(_in_file(adapted)),
@@ -98,6 +100,11 @@ def count(row: Row, model, weight_bytes: int = 4) -> Row:
     follows = rounds_to(counted, row.printed, counts["total"])
     numbers = {"counted": counted, "head": counts["head"], "total": counts["total"], "follows": follows}
     return dataclasses.replace(row, **numbers, bytes=sizes)
+
+
+def _frozen(layers: Sequence) -> int:
+    """Values that the layers hold beside what trains, such as VeRA's shared matrices."""
+    return sum(b.numel() for b in {id(b): b for layer in layers for b in layer.buffers()}.values())
 
 
 def _in_file(adapted) -> dict[str, Any]:
@@ -154,7 +161,7 @@ def text(rows: list[Row], remarks: bool) -> str:
         mark = "" if not known else "=" if row.follows else "≠"
         share = f" = {row.counted / row.total:.3%}" if known and row.printed.endswith("%") else ""
         sizes = [human(row.bytes[k], suffix="B") if known else "" for k in ("weights", "gradients", "adam", "file")]
-        counted = f"{row.counted:,}{share}" if known else "no such method here"
+        counted = f"{row.counted:,}{share}" if known else "not counted"
         lines.append((row.model, row.method, row.printed, counted, mark, *sizes, row.arithmetic, row.table))
     wide = [max(len(line[i]) for line in lines) for i in range(len(head))]
     right = {2, 3, 5, 6, 7, 8}

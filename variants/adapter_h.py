@@ -61,6 +61,7 @@ class AdapterH(BaseVariant):
     norms: bool = False
 
     layer = BottleneckLayer
+    size = "r"
     mergeable = False
 
     def __post_init__(self) -> None:

@@ -22,6 +22,8 @@ class FTTop2(BaseVariant):
 
     top: int = 2
 
+    size = "top"
+
     def __post_init__(self) -> None:
         if self.top < 1:
             raise VariantError(f"top must be at least 1, not {self.top}")

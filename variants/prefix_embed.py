@@ -47,6 +47,7 @@ class PrefixEmbed(BaseVariant):
     mergeable = False
     identity_at_start = False
     layer = PrefixEmbedLayer
+    size = "p"
 
     def __post_init__(self) -> None:
         if self.p < 1:

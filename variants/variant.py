@@ -44,9 +44,16 @@ class BaseVariant:
     subtract_initial: ClassVar[bool] = False
     """The initial delta is taken off the base weight at attach (PiSSA, OLoRA: their delta is not zero)."""
 
+    size: ClassVar[str] = ""
+    """The option that decides how many parameters train, such as r; a budget sets it (``variants.budget``)."""
+
     def sites(self, model: nn.Module) -> list[Site]:
         """The places of ``model`` that get a layer of their own."""
         return []
+
+    def sized(self, size: int) -> BaseVariant:
+        """The same with another size; more of it is more parameters."""
+        return dataclasses.replace(self, **{self.size: size})
 
     def shared(self, sites: Sequence[Site], seed: int) -> dict[str, Any]:
         """Keyword arguments that every layer is built with (VeRA's bank). ``seed`` is the run's seed."""
