@@ -16,7 +16,7 @@ from modules.tasks import TASKS
 from variants.variant import BaseVariant, VariantError
 
 ROBERTA_BASE = "FacebookAI/roberta-base"
-PRESETS = ("auto", "embedded", "paper", "official", "paper-dagger", "default")
+PRESETS = ("auto", "embedded", "paper", "official", "paper-dagger", "paper-dagger-wide", "default")
 
 
 @dataclass

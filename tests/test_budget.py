@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from types import SimpleNamespace
 
 import pytest
@@ -13,16 +14,26 @@ from tests.models import MODELS
 from variants import LoRA, Variant, VariantError, attach, resolve
 from variants.budget import fit, parse
 
-SIZES = {name: 40 for name in ("adapter_h", "adapter_l", "adapter_p", "adapter_d", "vera")} | {
-    "lora": 16,
-    "dora": 16,
-    "adalora": 16,
-    "prefix_embed": 60,
-    "prefix_layer": 40,
+SIZES = {name: 60 for name in ("adapter_h", "adapter_l", "adapter_p", "adapter_d")} | {
+    **dict.fromkeys(("lora", "dora", "adalora"), 16),
+    "vera": 480,
+    "prefix_embed": 130,
+    "prefix_layer": 65,
     "prefix_tuning": 40,
     "ft_top2": 2,
 }
 """The largest size that brute force tries: what fits maps of 16 features, or enough for the budgets."""
+
+
+@lru_cache
+def brute_force(name: str) -> dict[int, int]:
+    """Every size -> the parameters that it trains, on a model with values."""
+    variant, model, counts = resolve(name)(), MODELS["roberta"](), {}
+    for size in range(1, SIZES[name] + 1):
+        adapted = attach(model, variant.sized(size))
+        counts[size] = adapted.count()["adapter"]
+        adapted.deactivate()
+    return counts
 
 
 def meta(name: str = "roberta"):
@@ -46,13 +57,7 @@ def test_what_is_no_budget_says_so(text) -> None:
 @pytest.mark.parametrize("budget", [1, 333, 800, 1900])
 @pytest.mark.parametrize("name", SIZES)
 def test_the_nearest_size_is_found(name, budget) -> None:
-    """Brute force attaches every size to a model with values."""
-    cls, model = resolve(name), MODELS["roberta"]()
-    counts = {}
-    for size in range(1, SIZES[name] + 1):
-        adapted = attach(model, cls().sized(size))
-        counts[size] = adapted.count()["adapter"]
-        adapted.deactivate()
+    cls, counts = resolve(name), brute_force(name)
     best = min(counts, key=lambda size: (abs(counts[size] - budget), size))
     found, counted = fit(meta(), cls(), budget)
     assert (getattr(found, cls.size), counted) == (best, counts[best])
