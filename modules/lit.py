@@ -7,6 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 
 from modules.errors import UserError
@@ -89,7 +91,7 @@ class FineTuner(LightningModule):
         groups = self.adapted.param_groups(self.lr, self.head_lr, self.weight_decay)
         if not groups:
             raise UserError("nothing trains: the variant has no parameter here and the model has no task head")
-        optimizer = torch.optim.AdamW(groups, fused=True)
+        optimizer = torch.optim.AdamW(groups, fused=self._scaler is None)
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = self.warmup_steps if self.warmup_steps is not None else int(self.warmup_ratio * steps)
 
@@ -99,9 +101,25 @@ class FineTuner(LightningModule):
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    @property
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        """fp16's, else None."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        # Lightning refuses a fused optimizer under every mixed precision; only fp16's scaled gradients forbid it
+        plugin = Precision() if self._scaler is None else self.trainer.precision_plugin
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, algorithm)
+
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         """One optimizer step, then the variant's own: gradients are still there, averaged over ranks and clipped."""
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scaler = self._scaler
         scale = scaler.get_scale() if scaler else None
         super().optimizer_step(*args, **kwargs)
         if scaler is None or scaler.get_scale() >= scale:  # a smaller scale: fp16 overflowed, the step was skipped

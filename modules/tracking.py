@@ -40,6 +40,7 @@ def make_logger(config: RunConfig) -> Any | None:
             save_dir=os.environ.get("WANDB_DIR", "."),
             config={"run": config.id, **_flat(config)},
         )
+        logger._wandb_init.pop("anonymous", None)  # Lightning passes it always, W&B then warns that it has no effect
         experiment = logger.experiment  # starts it here, where a failure is still harmless
         if isinstance(getattr(experiment, "id", None), str):  # in the first process only
             write_atomic(known, experiment.id)

@@ -10,6 +10,7 @@ there. This gives <s>, which the task heads read, something to say about sentenc
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import math
 import multiprocessing
@@ -35,8 +36,9 @@ SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 BOS, PAD, EOS, UNK, MASK = range(5)
 LENGTH = 52
 """Most tokens per row."""
-PICKED, SHARE = 6, 0.2
-"""At most this many masked words per row, and their share of its words."""
+PICKED, SHARES = 8, (0.06, 0.15, 0.4)
+"""At most this many masked words per row, and their share of its words: hardly any where <s> must predict the discourse
+word, else few, or so many of the second part that who did what to whom must be read from the first."""
 POOL = 32
 """Batches that are drawn together and sorted by length, so that a batch has little padding."""
 
@@ -49,19 +51,17 @@ def arguments() -> argparse.Namespace:
     def add(name: str, default: object, text: str) -> None:
         parser.add_argument(name, type=type(default), default=default, help=f"{text} (default %(default)s)")
 
-    add("--steps", 12000, "optimizer steps")
-    add("--batch_size", 256, "documents per step")
-    add("--documents", 3_000_000, "corpus size; masks are drawn anew each time")
-    add("--lr", 2e-3, "peak learning rate, with linear warm-up and decay")
-    add("--hide", 0.3, "share of documents whose discourse word <s> must predict")
+    add("--steps", 14000, "optimizer steps")
+    add("--batch_size", 128, "documents per step")
+    add("--documents", 1_000_000, "corpus size; masks are drawn anew each time")
+    add("--lr", 1.5e-3, "peak learning rate, with linear warm-up and decay")
+    add("--hide", 0.5, "share of documents whose discourse word <s> must predict")
     add("--layers", 4, "transformer layers")
     add("--hidden", 128, "hidden size, 32 per head")
     add("--seed", 0, "seed of corpus, masks and initial weights")
     add("--device", "auto", "auto, cpu or cuda")
     add("--workers", os.cpu_count() or 1, "processes that write the corpus")
-    add("--out", ROBERTA, "folder to write: by default the one that ships with the project")
-    add("--start", "", "folder of weights to go on from")
-    parser.add_argument("--verbose", action="store_true", help="the share of each discourse word, with the progress")
+    add("--out", Path(ROBERTA), "folder to write: by default the one that ships with the project")
     return parser.parse_args()
 
 
@@ -133,49 +133,57 @@ def build_config(vocab_size: int, layers: int, hidden: int):
 
 
 # --- training --------------------------------------------------------------------------------------------------------
-def mask_words(rows: torch.Tensor, vocab: int, connectives: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """(B, T + 1) rows -> input ids (B, T), positions to predict (B, PICKED + 1) and their labels.
+def mask_words(rows: torch.Tensor, connectives: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """(B, T + 1) rows -> input ids (B, T), positions to predict (B, PICKED + 2) and their labels.
 
     Label -100 is not counted. The words are the top of random scores: discourse words first, half of the time, and
-    words of the second part rather than of the first, which they follow from; <s> comes last. No host
-    synchronisation."""
+    words of the second part rather than of the first, which they follow from. The end
+    of the first part and <s> come last. No host synchronisation."""
     import torch
 
     ids, hidden = rows[:, :-1], rows[:, -1]
     words = ids > MASK
     second = (ids == EOS).cumsum(1) > 0
-    scores = torch.rand(ids.shape, device=ids.device) + 0.4 * second
-    ties = torch.isin(ids, connectives) & (torch.rand(ids.shape, device=ids.device) < 0.5)
-    scores = torch.where(ties, 2.0, scores).masked_fill(~words, -1.0)
+    told = (hidden == -100)[:, None]
+    many = told & (torch.rand(len(ids), 1, device=ids.device) < 0.4)
+    scores = torch.rand(ids.shape, device=ids.device) + second * torch.where(many, 1.0, 0.4)
+    ties = torch.isin(ids, connectives)
+    tested = torch.rand(len(ids), 1, device=ids.device) < 0.6
+    scores = torch.where(ties, torch.where(tested & ~many, 3.0, 0.0), scores).masked_fill(~words, -1.0)
     positions = scores.topk(PICKED, dim=1).indices
-    counts = (SHARE * words.sum(1, keepdim=True)).ceil()
+    share = torch.where(many, SHARES[2], torch.where(told, SHARES[1], SHARES[0]))
+    counts = (share * words.sum(1, keepdim=True)).ceil()
     chosen = torch.arange(PICKED, device=ids.device) < counts
     labels = ids.gather(1, positions)
     dice = torch.rand(positions.shape, device=ids.device)
-    shown = torch.where(dice < 0.8, MASK, torch.where(dice < 0.9, torch.randint_like(labels, MASK + 1, vocab), labels))
+    tie = torch.isin(labels, connectives)
+    wrong = labels.masked_fill(tie, MASK).roll(1, 1)  # another word of the row: to put it right, compare the parts
+    shown = torch.where(tie | (dice < 0.55), MASK, torch.where(dice < 0.85, wrong, labels))
     inputs = ids.scatter(1, positions, torch.where(chosen, shown, labels))
-    first = torch.zeros_like(positions[:, :1])
-    labels = torch.cat([labels.masked_fill(~chosen, -100), hidden[:, None]], 1)
-    return inputs, torch.cat([positions, first], 1), labels
+    between = (ids == EOS).int().argmax(1, keepdim=True)  # from here the second part is near: <s> reads it off
+    positions = torch.cat([positions, between, torch.zeros_like(between)], 1)
+    return inputs, positions, torch.cat([labels.masked_fill(~chosen, -100), hidden[:, None], hidden[:, None]], 1)
 
 
-def batches(rows: torch.Tensor, size: int, steps: int) -> Iterator[torch.Tensor]:
-    """`steps` batches (size, T + 1) of rows of like length, T the longest of them."""
+def batches(rows: torch.Tensor, size: int, seed: int, pools: range) -> Iterator[torch.Tensor]:
+    """POOL batches (size, T + 1) per pool, of rows of like length, T the longest of them. A pool has a seed of its own,
+    so that training can go on at any of them."""
     import torch
 
     lengths = (rows[:, :-1] != PAD).sum(1)
-    for start in range(0, steps, POOL):
-        drawn = torch.randint(len(rows), (size * POOL,), device=rows.device)
+    for pool in pools:
+        torch.manual_seed(1_000_003 * seed + pool)
+        drawn = torch.randint(len(rows), (size * POOL,)).to(rows.device)
         drawn = drawn[lengths[drawn].argsort()].view(POOL, size)
         longest = lengths[drawn].amax(1).tolist()
-        for k in torch.randperm(POOL).tolist()[: steps - start]:
+        for k in torch.randperm(POOL).tolist():
             batch = rows[drawn[k]].long()
             yield torch.cat([batch[:, : longest[k]], batch[:, -1:]], 1)
 
 
 def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: list[int], device: torch.device):
     """Returns the model (fp32, on the CPU) and, over the last tenth of the steps, its loss and the share of discourse
-    words that it got right, in the text and at <s>."""
+    words that it got right, in the text and at <s>. A killed training goes on from its last checkpoint."""
     import torch
     from torch.nn.functional import cross_entropy
     from transformers import RobertaForMaskedLM
@@ -183,30 +191,41 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
     torch.manual_seed(options.seed)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0  # the text never ends: nothing to overfit
     model = RobertaForMaskedLM(config).to(device)
-    if options.start:
-        from safetensors.torch import load_file
-
-        known = load_file(Path(options.start) / "model.safetensors")
-        print("started from", options.start, model.load_state_dict(known, strict=False).unexpected_keys)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=True)
-    warm = max(1, options.steps // 20)
+    steps = math.ceil(options.steps / POOL) * POOL
+    warm = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, max(0.0, (options.steps - step) / max(1, options.steps - warm)))
+        optimizer, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
     )
-    rows, ties = rows.to(device), torch.tensor(connectives, device=device)
-    start, every = time.time(), max(1, options.steps // 100)
     counts = torch.zeros(len(connectives), 4, device=device)  # right and seen, in the text and at <s>
     losses = torch.zeros(2, device=device)
-    for step, batch in enumerate(batches(rows, options.batch_size, options.steps), start=1):
-        inputs, positions, labels = mask_words(batch, config.vocab_size, ties)
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    checkpoint, settings = options.out / "checkpoint.pt", {k: v for k, v in vars(options).items() if k != "out"}
+    done = 0
+    if checkpoint.is_file():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        if saved["settings"] != settings:
+            raise SystemExit(f"{checkpoint} is of a training with other flags; go on with those, or delete it")
+        done, counts, losses = saved["done"], saved["counts"], saved["losses"]
+        for name, part in state.items():
+            part.load_state_dict(saved[name])
+    rows, ties = rows.to(device), torch.tensor(connectives, device=device)
+    start, every = time.time(), max(POOL, steps // 100 // POOL * POOL)
+    pools = range(done // POOL, steps // POOL)
+    for step, batch in enumerate(batches(rows, options.batch_size, options.seed, pools), start=done + 1):
+        inputs, positions, labels = mask_words(batch, ties)
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             hidden = model.roberta(input_ids=inputs, attention_mask=(inputs != PAD).long())[0]
             hidden = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
             logits = model.lm_head(hidden)
-        loss = cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+        told, hidden_words = (
+            cross_entropy(logits[:, part].float().flatten(0, 1), labels[:, part].flatten(), ignore_index=-100)
+            for part in (slice(None, -2), slice(-2, None))
+        )
+        loss = told + hidden_words  # of equal weight: a row has many words and says one thing
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -214,26 +233,25 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
         optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             right = logits.argmax(-1) == labels
-            for k, part in enumerate((slice(None, -1), slice(-1, None))):
+            for k, part in enumerate((slice(None, -2), slice(-1, None))):
                 of = labels[:, part, None] == ties
                 counts[:, 2 * k] += (of & right[:, part, None]).sum((0, 1))
                 counts[:, 2 * k + 1] += of.sum((0, 1))
             losses += torch.stack([loss.detach(), torch.ones_like(loss)])
-        if step % every == 0 or step == options.steps:
-            spent = time.time() - start
+        if step % every == 0 or step == steps:
+            spent = (time.time() - start) / (step - done)
             text, at_start = (counts[:, k].sum() / counts[:, k + 1].sum().clamp(min=1) for k in (0, 2))
-            line = f"step {step:,}/{options.steps:,}  loss {losses[0] / losses[1]:.3f}  discourse words {text:.0%}"
-            print(f"\r{line}, at <s> {at_start:.0%}  {1000 * spent / step:.0f} ms/step  "
-                  f"{spent / step * (options.steps - step):.0f} s left ", end="", flush=True)  # fmt: skip
-            if options.verbose:
-                print(
-                    "".join(
-                        f"\n   {w:12} {c[0] / c[1]:.2f} {c[2] / c[3]:.2f}" for w, c in zip(CONNECTIVES, counts.tolist())
-                    )
-                )
-            if step <= 0.9 * options.steps:
+            line = f"step {step:,}/{steps:,}  loss {losses[0] / losses[1]:.3f}  discourse words {text:.0%}"
+            left = f"{spent * (steps - step):.0f} s left "
+            print(f"\r{line}, at <s> {at_start:.0%}  {1000 * spent:.0f} ms/step  {left}", end="", flush=True)
+            if step <= 0.9 * steps:
                 counts.zero_()
                 losses.zero_()
+            options.out.mkdir(parents=True, exist_ok=True)
+            parts = {name: part.state_dict() for name, part in state.items()}
+            buffer = io.BytesIO()
+            torch.save({**parts, "done": step, "counts": counts, "losses": losses, "settings": settings}, buffer)
+            write_atomic(checkpoint, buffer.getvalue())
     print()
     shares = (counts[:, ::2] / counts[:, 1::2].clamp(min=1)).tolist()
     return model.float().cpu(), (losses[0] / losses[1]).item(), shares
@@ -275,13 +293,14 @@ def main() -> None:
     record = {
         **{name: getattr(options, name) for name in kept},
         "loss": round(loss, 4),
-        "discourse_words": {w: {"in_text": round(t, 3), "at_s": round(b, 3)} for w, (t, b) in zip(CONNECTIVES, shares)},
+        "discourse_words": {w: {"in_text": round(t, 3), "at_s": round(b, 3)} for w, (t, b) in zip(CONNECTIVES, shares, strict=True)},
         "parameters": parameters, "vocabulary": len(ids),
         "seconds": round(time.time() - start, 1),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
     }  # fmt: skip
     save(options.out, model, config, tokenizer, record)
+    (options.out / "checkpoint.pt").unlink()
     print(f"{parameters:,} parameters, loss {loss:.3f}, written to {options.out}")
 
 

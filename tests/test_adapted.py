@@ -148,6 +148,9 @@ def test_the_head_may_be_named() -> None:
     adapted = attach(tiny(), LoRA(r=4), head=["score.bias"])
     assert adapted.count()["head"] == 3 and not adapted.model.score.weight.requires_grad
     assert attach(tiny(), LoRA(r=4), head=[]).count()["head"] == 0
+    plain = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    sites = attach(plain, LoRA(r=2, target="all-linear"), head=["1.weight", "1.bias"]).adapter.layers
+    assert list(sites) == ["0"]  # what trains in place is not adapted besides
 
 
 # ---- several adapters -----------------------------------------------------------------------------------------

@@ -237,9 +237,10 @@ def test_two_processes_compute_what_one_does(command, tmp_path, variant):
     assert results[0].variant_metrics == results[1].variant_metrics  # AdaLoRA's ranks
 
 
-def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path):
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path, precision):
     """Eight rows at once, or four and four: the allocator sees the same gradients."""
-    flags = [*command, "--lr", "0.01", "--target_r", "2", "--init_r", "4"]
+    flags = [*command, "--lr", "0.01", "--target_r", "2", "--init_r", "4", "--trainer.precision", precision]
     (once,) = planned([*flags, "--trainer.limit_train_batches", "5"], "adalora", options={"init_r": 4, "target_r": 2})
     halves = ["--trainer.limit_train_batches", "10", "--trainer.accumulate_grad_batches", "2"]
     (twice,) = planned([*flags, *halves], "adalora", options={"init_r": 4, "target_r": 2})

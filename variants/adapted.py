@@ -144,7 +144,8 @@ class Adapted:
         known = dict(self.model.named_parameters())
         for parameter in known.values():
             parameter.requires_grad_(False)
-        sites = variant.sites(self.model)
+        head = set(self.head)  # trained in place, so not adapted
+        sites = [site for site in variant.sites(self.model) if f"{site.module_path}.weight" not in head]
         shared = variant.shared(sites, seed) if sites else {}
         adapter = Adapter(variant, seed)
         for site in sites:

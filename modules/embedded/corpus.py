@@ -76,8 +76,7 @@ def _writing(dice: Dice, words: Lexicon) -> Document:
 
 
 KINDS: tuple[Callable[[Dice, Lexicon], Document], ...] = (
-    _inference, _inference, _inference, _paraphrase, _paraphrase, _paraphrase, _questions, _answer, _answer, _review,
-    _review, _writing,
+    *3 * (_inference,), *4 * (_paraphrase,), *2 * (_questions,), *2 * (_answer,), *2 * (_review,), _writing,
 )  # fmt: skip
 
 
