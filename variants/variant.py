@@ -64,7 +64,7 @@ class BaseVariant:
         return ()
 
     def attach(self, model: nn.Module) -> None:
-        """Change the model beyond layers on sites (prefix tuning). Called once, after freezing."""
+        """Change the model beyond layers on sites. Called once, after freezing; nothing undoes it."""
 
     def init_from_data(self, model: nn.Module, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """Set initial values from a few training batches, before the first step."""
