@@ -83,6 +83,19 @@ def load_backbone(
     return model, tokenizer, backbone
 
 
+def shapes_only(folder: Path):
+    """The model of a folder for sequence classification, without weights: on the meta device."""
+    import torch
+    import transformers
+
+    try:
+        with _quiet(), torch.device("meta"):
+            config = transformers.AutoConfig.from_pretrained(folder)
+            return transformers.AutoModelForSequenceClassification.from_config(config)
+    except Exception as error:
+        raise UserError(f"the model in {folder} cannot be built: {first_line(error)}") from error
+
+
 def resolve(spec: str | os.PathLike) -> tuple[str, str, Path]:
     """-> (name, kind, local folder); downloads a Hub model into the Hub's own cache first."""
     if spec == "embedded":

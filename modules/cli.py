@@ -41,6 +41,7 @@ _EPILOG = """examples:
   python paper_repro/glue.py --variant full --tasks rte,mrpc        another method, two tasks
   python paper_repro/glue.py --preset paper --tasks cola            RoBERTa-base on GLUE, as the paper
   python paper_repro/glue.py --model FOLDER --data_dir GLUE_TSVS --tasks rte --seeds 0,1,2
+  python paper_repro/glue.py --variant adapter_p --budget 0.3M      the size nearest to 300,000 trained parameters
   python paper_repro/glue.py --variant my_file:MyVariant            a method of your own
   python paper_repro/glue.py --variant dora --help                  the options of another variant
 """
@@ -94,6 +95,7 @@ def _main(argv: list[str]) -> int:
         trainer=flags.trainer or {},
         results_dir=flags.results_dir,
         wandb=flags.wandb,
+        budget=None if flags.budget is None else str(flags.budget),
     )
     plan = make_plan(wishes, cls)
     return execute(plan, flags.results_dir, force=flags.force, jobs=flags.jobs)
@@ -124,6 +126,7 @@ def make_parser(cls: type):
     add("--tasks", type=str | list[str] | None, help="comma list of tasks (default: all that the recipe knows)")
     add("--seeds", type=str | int | list[int] | None, help="comma list (default: the recipe's)")
     add("--mnli_init", type=bool | None, help="start MRPC, RTE and STS-B from the MNLI run (default: the recipe's)")
+    add("--budget", type=str | int | float | None, help="trained adapter parameters, such as 0.3M: picks r, p, ...")
     add("--force", type=bool, nargs="?", const=True, default=False, help="run again what is done")
     add(
         "--jobs",

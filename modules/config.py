@@ -54,6 +54,7 @@ class RunConfig:
         training: lr, batch_size (rows per optimizer step over all devices), epochs, ...
         init_from: ``task`` and ``id`` of the run whose weights this one starts from.
         code: hash of the variant's source file, for variants from outside the project.
+        budget: trained adapter parameters ``wanted`` by --budget, which picked the variant's size, and ``counted``.
         trainer: options passed to ``lightning.Trainer`` as they are.
     """
 
@@ -69,6 +70,7 @@ class RunConfig:
     init_from: dict[str, str] | None = None
     code: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, int] | None = None
     trainer: dict[str, Any] = field(default_factory=dict)
     results_dir: str = "results"
     wandb: str = "off"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modules.budget import line, pick
 from modules.config import RunConfig, check_trainer, source_hash
 from modules.errors import UserError
 from modules.recipes import NoRecipe, Recipe, check_training, load_recipe
@@ -15,7 +16,7 @@ from modules.tasks import TASKS
 from variants.variant import BaseVariant, VariantError
 
 ROBERTA_BASE = "FacebookAI/roberta-base"
-PRESETS = ("auto", "embedded", "paper", "official", "paper-dagger", "default")
+PRESETS = ("auto", "embedded", "paper", "official", "paper-dagger", "paper-dagger-wide", "default")
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Wishes:
     trainer: dict[str, Any] = field(default_factory=dict)
     results_dir: str = "results"
     wandb: str = "auto"
+    budget: str | None = None
 
 
 @dataclass
@@ -64,10 +66,19 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant]) -> Plan:
     runs: dict[str, RunConfig] = {}
     wishes = dataclasses.replace(wishes, preset=preset)
     known = "embedded" if kind == "embedded" else name
-    for task in wishes.tasks or _tasks_with_recipe(known, preset, cls.name):
+    tasks = wishes.tasks or _tasks_with_recipe(known, preset, cls.name)
+    budget = None
+    if wishes.budget is not None:
+        recipe = load_recipe(known, preset, cls.name, tasks[0])
+        sizes, budget = pick(folder, build_variant(cls, recipe.options | wishes.options), wishes.budget)
+        if both := [name for name in sizes if name in wishes.options]:
+            raise UserError(f"--budget picks {both[0]} of {cls.name}: give either --budget or --{both[0]}")
+        wishes = dataclasses.replace(wishes, options=wishes.options | sizes)
+        about.append(line(cls.name, sizes, budget))
+    for task in tasks:
         recipe = load_recipe(known, preset, cls.name, task)
         for seed in wishes.seeds or recipe.seeds:
-            _add(runs, wishes, cls, recipe, seed, backbone, source)
+            _add(runs, wishes, cls, recipe, seed, backbone, source, budget)
     if any(run.init_from for run in runs.values()):
         about.append("MRPC, RTE and STS-B start from the MNLI run of the same seed, which is run first")
     order = sorted(runs.values(), key=lambda run: run.init_from is not None)  # stable: MNLI before what starts from it
@@ -134,12 +145,12 @@ def _tasks_with_recipe(backbone: str, preset: str, variant: str) -> list[str]:
     return [task for task in found if found[task] == protocol]
 
 
-def _add(runs: dict[str, RunConfig], wishes: Wishes, cls, recipe: Recipe, seed: int, backbone, source):
+def _add(runs: dict[str, RunConfig], wishes: Wishes, cls, recipe: Recipe, seed: int, backbone, source, budget=None):
     """Add one run to ``runs`` (and first the MNLI run that it starts from, if it does); the run."""
     task, before = recipe.task, None
     if recipe.mnli_init if wishes.mnli_init is None else wishes.mnli_init and task in ("mrpc", "rte", "stsb"):
         first = load_recipe(recipe.backbone, wishes.preset, cls.name, "mnli")
-        before = _add(runs, wishes, cls, first, seed, backbone, source)
+        before = _add(runs, wishes, cls, first, seed, backbone, source, budget)
     training = dict(recipe.training)
     if "warmup_steps" in wishes.training:
         training.pop("warmup_ratio", None)
@@ -167,6 +178,7 @@ def _add(runs: dict[str, RunConfig], wishes: Wishes, cls, recipe: Recipe, seed: 
         init_from={"task": "mnli", "id": before.id} if before else None,
         code=source_hash(cls),
         overrides=overrides,
+        budget=budget,
         trainer=wishes.trainer,
         results_dir=str(Path(wishes.results_dir)),
         wandb=wishes.wandb,

@@ -69,6 +69,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "data": (dict,),
     "training": (dict,),
     "trainer": (dict,),
+    "budget": (dict, *_OPTIONAL),
     "code": (str, *_OPTIONAL),
     "init_from": (dict, *_OPTIONAL),
     "metric": (str,),
@@ -102,6 +103,7 @@ class RunResult:
     variant_config: dict[str, Any]
     protocol: str  # the recipe's name
     overrides: dict[str, Any] = field(default_factory=dict)  # settings given by hand that differ from the recipe
+    budget: dict[str, int] | None = None  # wanted and counted, where --budget picked the variant's size
     seed: int
     backbone: dict[str, Any]  # source, name, hash
     data: dict[str, Any]  # source, name, hash, sizes by split

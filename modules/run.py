@@ -79,6 +79,7 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
         variant_config=variant.options(),
         protocol=config.protocol,
         overrides=config.overrides,
+        budget=config.budget,
         seed=config.seed,
         backbone={k: config.backbone[k] for k in ("source", "name", "hash")},
         data={k: config.data[k] for k in ("source", "name", "hash")} | {"sizes": sizes},

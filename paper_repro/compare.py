@@ -16,9 +16,10 @@ from statistics import fmean
 from typing import Any
 
 from modules.atomic import write_atomic
+from modules.budget import line, pick
 from modules.cli import guarded, run_workers, show_table
 from modules.errors import UserError
-from modules.plan import Wishes, make_plan
+from modules.plan import Wishes, build_variant, make_plan
 from modules.results import ResultStore
 from variants.registry import resolve
 
@@ -31,6 +32,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="Hub id, folder, or embedded")
     parser.add_argument("--data_dir", help="folder of the official GLUE TSV files")
     parser.add_argument("--variants", help="comma list (default: all of the plan)")
+    parser.add_argument("--budget", help="trained adapter parameters, such as 0.3M: picks r, p, ... of each variant")
     parser.add_argument("--jobs", type=int, default=1, help="runs at once, each in a process of its own")
     parser.add_argument("--results_dir", type=Path, default=Path("results/compare"))
     parser.add_argument("--wandb", default="off", help="online, offline, off or auto (default: off)")
@@ -43,6 +45,8 @@ def main() -> int:
     variants = options.variants.split(",") if options.variants else list(plan["variants"])
     if unknown := [name for name in variants if name not in plan["variants"]]:
         raise UserError(f"{options.plan} has no variant {unknown[0]!r}; it has {', '.join(plan['variants'])}")
+    if options.budget:
+        plan["variants"] = {name: within_budget(plan, name, options) for name in variants}
     chosen, code = tune(plan, variants, options)
     if code:
         return code
@@ -52,7 +56,7 @@ def main() -> int:
     runs = [
         run
         for name in variants
-        for run in planned(options, name, str(recipe), plan["seeds"], options.results_dir, list(plan["tasks"]))
+        for run in planned(plan, options, name, str(recipe), plan["seeds"], options.results_dir, list(plan["tasks"]))
     ]
     code = carry_out(sorted(runs, key=lambda run: run.seed), options.results_dir, options.jobs)
     return max(code, show_table(str(options.results_dir)))
@@ -72,6 +76,20 @@ def read(path: Path) -> dict[str, Any]:
     return plan
 
 
+def within_budget(plan: dict[str, Any], variant: str, options: argparse.Namespace) -> dict[str, Any]:
+    """The plan's entry of a variant with the size that --budget picks; head and full have none and stay as they are."""
+    entry = plan["variants"][variant]
+    if not resolve(variant).size:
+        print(f"budget: {variant} has no size that a budget could set, and stays as it is", flush=True)
+        return entry
+    from modules.backbones import resolve as folder_of
+
+    configured = build_variant(resolve(variant), entry.get("options", {}))
+    sizes, budget = pick(folder_of(options.model)[2], configured, options.budget)
+    print(line(variant, sizes, budget), flush=True)
+    return entry | {"options": entry.get("options", {}) | sizes, "budget": budget}
+
+
 def tune(plan: dict[str, Any], variants: list[str], options: argparse.Namespace) -> tuple[dict[str, float], int]:
     """(learning rate of each variant, exit code): the grid's best by mean dev metric over the tuning tasks."""
     folder, rule = options.results_dir / "tuning", plan["tune"]
@@ -80,7 +98,7 @@ def tune(plan: dict[str, Any], variants: list[str], options: argparse.Namespace)
         for lr in plan["variants"][name]["lr"]:
             recipe = folder / f"{name}-{lr:g}.yaml"
             write_atomic(recipe, as_recipe(plan, {name: lr}, options, rule.get("epochs")))
-            runs[name, lr] = planned(options, name, str(recipe), [rule["seed"]], folder, rule["tasks"])
+            runs[name, lr] = planned(plan, options, name, str(recipe), [rule["seed"]], folder, rule["tasks"])
     code = carry_out([run for group in runs.values() for run in group], folder, options.jobs)
     store = ResultStore(folder)
     means: dict[tuple[str, float], float] = {}
@@ -99,7 +117,15 @@ def tune(plan: dict[str, Any], variants: list[str], options: argparse.Namespace)
     return chosen, code
 
 
-def planned(options: argparse.Namespace, variant: str, recipe: str, seeds: list[int], folder: Path, tasks: list[str]):
+def planned(
+    plan: dict[str, Any],
+    options: argparse.Namespace,
+    variant: str,
+    recipe: str,
+    seeds: list[int],
+    folder: Path,
+    tasks: list[str],
+):
     """The runs of one variant by one recipe file."""
     wishes = Wishes(
         variant=variant,
@@ -111,7 +137,10 @@ def planned(options: argparse.Namespace, variant: str, recipe: str, seeds: list[
         results_dir=str(folder),
         wandb=options.wandb,
     )
-    return make_plan(wishes, resolve(variant)).runs
+    runs = make_plan(wishes, resolve(variant)).runs
+    for run in runs:
+        run.budget = plan["variants"][variant].get("budget")  # what picked the size that the recipe now holds
+    return runs
 
 
 def carry_out(runs: list, folder: Path, jobs: int) -> int:

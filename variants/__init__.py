@@ -25,6 +25,15 @@ _lazy = {
     "VeRA": "vera",
     "Full": "full",
     "Head": "head",
+    "BitFit": "bitfit",
+    "FTTop2": "ft_top2",
+    "AdapterH": "adapter_h",
+    "AdapterL": "adapter_l",
+    "AdapterP": "adapter_p",
+    "AdapterD": "adapter_d",
+    "PrefixEmbed": "prefix_embed",
+    "PrefixLayer": "prefix_layer",
+    "PrefixTuning": "prefix_tuning",
 }
 __all__ = ["BaseVariant", "Variant", "VariantError", "names", "register", "resolve", *_lazy]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -105,6 +106,7 @@ class AdaLoRA(Variant):
     orth_weight: float = 0.1
 
     layer = AdaLoRALayer
+    size = "init_r"
     stackable = False  # the budget is shared by the layers of one model, not by those of all seeds
 
     def __post_init__(self) -> None:
@@ -116,6 +118,10 @@ class AdaLoRA(Variant):
             raise VariantError(f"tinit={self.tinit} and tfinal={self.tfinal} leave no step for the budget to shrink")
         if self.deltaT < 1:
             raise VariantError(f"deltaT must be at least 1, not {self.deltaT}")
+
+    def sized(self, size: int) -> AdaLoRA:
+        """The ranks at the start decide what trains; those at the end keep their proportion to them."""
+        return dataclasses.replace(self, init_r=size, target_r=max(1, round(size * self.target_r / self.init_r)))
 
     def budget(self, step: int, total_steps: int, start: int, target: int) -> int:
         """Triplets kept after ``step``: the cubic schedule of eq. 14 as in the code, without the misprinted -t_f."""

@@ -182,7 +182,7 @@ class Adapted:
         by_module = itertools.groupby(adapter.layers.values(), key=lambda layer: id(layer.site.module))
         for layers in [list(group) for _, group in by_module]:
             module = layers[0].site.module
-            self._handles.append((module, hooks.hook(module, [layer.to(module.weight.device) for layer in layers])))
+            self._handles.append((module, hooks.hook(module, [layer.to(layer.site.device) for layer in layers])))
         self.active = name
 
     def deactivate(self) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -95,6 +95,19 @@ class Block(nn.Module):
         return x + down(torch.tanh(up(x)))
 
 
+class Backbone(nn.ModuleDict):
+    """The blocks, one after the other, on features (batch, tokens, width)."""
+
+    def __init__(self, blocks: Sequence[Block], config: SimpleNamespace) -> None:
+        super().__init__({"layers": nn.ModuleList(blocks)})
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self["layers"]:
+            x = block(x)
+        return x
+
+
 class Tiny(nn.Module):
     """Two blocks and a head. Every kind computes the same function; roles are LLaMA's (plain) or GPT-2's.
 
@@ -107,14 +120,12 @@ class Tiny(nn.Module):
         super().__init__()
         rng = torch.Generator().manual_seed(0)
         self.config = SimpleNamespace(model_type="llama" if kind == PLAIN else "gpt2")
-        self.base_model = nn.ModuleDict({"layers": nn.ModuleList([Block(kind, width, rng) for _ in range(depth)])})
+        self.base_model = Backbone([Block(kind, width, rng) for _ in range(depth)], self.config)
         self.score = _linear(torch.randn(3, width, generator=rng) / width**0.5, torch.randn(3, generator=rng))
 
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, tokens, width) -> scores (batch, 3)."""
-        for block in self.base_model["layers"]:
-            x = block(x)
-        return self.score(x.mean(dim=-2))
+        return self.score(self.base_model(x).mean(dim=-2))
 
 
 @dataclass

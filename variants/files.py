@@ -50,7 +50,7 @@ def fingerprint(model: nn.Module, skip: set[str] = frozenset()) -> str:
     """
     digest = hashlib.sha256()
     for name, parameter in sorted(model.named_parameters()):
-        if name not in skip and ".adapter." not in name:
+        if name not in skip and ".adapter." not in f".{name}":
             digest.update(f"{name}{tuple(parameter.shape)}".encode())
             digest.update(parameter.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy())
     return digest.hexdigest()[:16]

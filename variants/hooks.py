@@ -7,6 +7,7 @@ weights go on as before.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,10 +51,14 @@ class SiteAdapters(nn.Module):
         return torch.cat([*parts, y[..., at:]], dim=-1)
 
 
-def _adapt(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+def _adapt(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
     # a function of the module, not a closure: deepcopy and pickle of the model take the copy's adapter
     adapter = module.adapter
-    return adapter(args[0], output) if adapter.enabled else output
+    if not adapter.enabled:
+        return output
+    if isinstance(output, tuple):  # a block that returns its attention too
+        return adapter(args[0], output[0]), *output[1:]
+    return adapter(args[0], output)
 
 
 def _adapt_input(module: nn.Module, args: tuple) -> tuple:
@@ -62,10 +67,23 @@ def _adapt_input(module: nn.Module, args: tuple) -> tuple:
     return (module.adapter.layers[0].pre(args[0]).to(args[0].dtype), *args[1:])
 
 
+def _lengthen(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    return module.adapter.layers[0].lengthen(args, kwargs) if module.adapter.enabled else (args, kwargs)
+
+
+def _shorten(module: nn.Module, args: tuple, output: Any) -> Any:
+    return module.adapter.layers[0].shorten(output) if module.adapter.enabled else output
+
+
 def hook(module: nn.Module, layers: Sequence[AdapterLayer]) -> list:
     """Put ``layers`` on ``module``; returns the handles that :func:`unhook` takes."""
     module.adapter = SiteAdapters(layers)
     module.adapter.train(module.training)
+    if hasattr(layers[0], "lengthen"):  # it acts on the sequence and not on an output
+        return [
+            module.register_forward_pre_hook(_lengthen, with_kwargs=True),
+            module.register_forward_hook(_shorten),
+        ]
     handles = [module.register_forward_hook(_adapt)]
     if hasattr(layers[0], "pre"):
         handles.append(module.register_forward_pre_hook(_adapt_input))

@@ -58,6 +58,7 @@ class LoRA(Variant):
     rslora: bool = False
 
     layer = LoRALayer
+    size = "r"
 
     def __post_init__(self) -> None:
         if self.r < 1:

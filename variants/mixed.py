@@ -34,7 +34,8 @@ def mixed(adapted: Adapted, rows: Sequence[str | None]) -> Iterator[nn.Module]:
         raise VariantError(f"no adapter {unknown[0]!r}; there are {', '.join(adapted.adapters) or 'none'}")
     for name in names:
         variant = adapted.adapters[name].variant
-        if type(variant).attach is not BaseVariant.attach:
+        sequence = any(hasattr(layer, "lengthen") for layer in adapted.adapters[name].layers.values())
+        if sequence or type(variant).attach is not BaseVariant.attach:
             raise VariantError(f"{name!r} cannot share a batch: {variant.name} changes the model beyond its layers")
     active = adapted.active
     adapted.deactivate()
@@ -89,13 +90,15 @@ class _Batch:
             after: Functions = {}
             before: Functions = {}
             for name, own in layers.items():
-                after[name] = SiteAdapters([layer.to(module.weight.device) for layer in own]).train(module.training)
+                after[name] = SiteAdapters([layer.to(layer.site.device) for layer in own]).train(module.training)
                 if hasattr(own[0], "pre"):
                     before[name] = lambda x, _, pre=own[0].pre: pre(x)
             self._hook(module, next(iter(layers.values()))[0].site.module_path, before, after)
 
     def _hook(self, module: nn.Module, path: str, before: Functions, after: Functions) -> None:
-        def adapt(_, args: tuple, output: Tensor) -> Tensor:
+        def adapt(_, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+            if isinstance(output, tuple):
+                return self.adapt(after, args[0], output[0], path), *output[1:]
             return self.adapt(after, args[0], output, path)
 
         def adapt_input(_, args: tuple) -> tuple:

@@ -16,7 +16,10 @@ from pathlib import Path
 
 from variants.variant import BaseVariant, Variant, VariantError
 
-BUILT_IN = ("lora", "adalora", "dora", "vera", "full", "head")
+BUILT_IN = (
+    *("lora", "adalora", "dora", "vera", "full", "head", "bitfit", "ft_top2"),
+    *("adapter_h", "adapter_l", "adapter_p", "adapter_d", "prefix_embed", "prefix_layer", "prefix_tuning"),
+)
 """Variants of this package: each is the module ``variants.<name>``."""
 ENTRY_POINTS = "lora_variants"
 

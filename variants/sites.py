@@ -1,4 +1,4 @@
-"""Where an adapter sits: a linear map of the model, or a slice of one, seen as an (out, in) matrix."""
+"""Where an adapter sits: a linear map or a slice of one, seen as an (out, in) matrix, or another module as a whole."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+from variants.variant import VariantError
 
 
 def is_conv1d(module: nn.Module) -> bool:
@@ -86,3 +88,47 @@ class Site:
         self.weight().copy_(weight)
         if bias is not None and self.bias() is not None:
             self.bias().copy_(bias)
+
+
+@dataclass
+class ModuleSite(Site):
+    """A module that is no linear map (a block, a LayerNorm, the backbone), seen by the hidden states that it puts out.
+
+    Attributes:
+        like: a linear map inside that writes to the same hidden states: it gives their width, device and dtype.
+    """
+
+    like: Site | None = None
+
+    @property
+    def total_out(self) -> int:
+        return self.like.total_out
+
+    @property
+    def in_features(self) -> int:
+        return self.like.total_out
+
+    @property
+    def device(self) -> torch.device:
+        return self.like.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.like.dtype
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of the embeddings that it takes, which may differ from that of its hidden states (OPT-350m)."""
+        embed = getattr(self.module, "get_input_embeddings", None)
+        return embed().embedding_dim if embed else self.total_out
+
+    @property
+    def ends_with_norm(self) -> bool:
+        """The module is a LayerNorm, and the hidden states are its output."""
+        return isinstance(self.module, nn.LayerNorm)
+
+    def weight(self) -> Tensor:
+        raise VariantError(f"{self.path} is no linear map: it has no weight that an adapter could be added to")
+
+    def bias(self) -> None:
+        return None

@@ -101,8 +101,8 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
             raise VariantError(_no_match(part, model, maps))
         sites |= {site.path: site for site in found}
     if layers:
-        wanted = _numbers(layers)
-        sites = {path: site for path, site in sites.items() if _block(path) in wanted}
+        wanted = numbers(layers)
+        sites = {path: site for path, site in sites.items() if block_number(path) in wanted}
         if not sites:
             raise VariantError(f"layers={layers!r} leaves none of the blocks that target={target!r} matches")
     order = {path: i for i, path in enumerate(maps)}
@@ -172,19 +172,21 @@ def _explicit(module: nn.Module, path: str, span: str) -> Site:
     return Site(module, f"{path}.{start}:{stop}", path, start, stop)
 
 
-def _block(path: str) -> int | None:
+def block_number(path: str) -> int | None:
+    """The first number in a module's name, which counts the blocks."""
     number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", path)
     return int(number[1]) if number else None
 
 
-def _numbers(ranges: str) -> set[int]:
-    numbers: set[int] = set()
+def numbers(ranges: str) -> set[int]:
+    """The blocks that an option such as ``0-5,11`` names."""
+    found: set[int] = set()
     for part in ranges.split(","):
         ends = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
         if not ends:
             raise VariantError(f"layers={ranges!r} is not a list of numbers and ranges such as 0-5,11")
-        numbers |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    return numbers
+        found |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
+    return found
 
 
 def _no_match(part: str, model: nn.Module, maps: dict[str, nn.Module]) -> str:

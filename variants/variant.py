@@ -34,7 +34,7 @@ class BaseVariant:
     name: ClassVar[str] = ""
     """Name on the command line, set by :func:`variants.register`."""
     layer: ClassVar[type | None] = None  # an AdapterLayer
-    """What one site learns."""
+    """What one site learns; a method that builds it, where a variant's sites are of several kinds."""
     identity_at_start: ClassVar[bool] = True
     """The adapted model computes what the base model does until the first step."""
     mergeable: ClassVar[bool] = True
@@ -44,9 +44,16 @@ class BaseVariant:
     subtract_initial: ClassVar[bool] = False
     """The initial delta is taken off the base weight at attach (PiSSA, OLoRA: their delta is not zero)."""
 
+    size: ClassVar[str] = ""
+    """The option that decides how many parameters train, such as r; a budget sets it (``variants.budget``)."""
+
     def sites(self, model: nn.Module) -> list[Site]:
         """The places of ``model`` that get a layer of their own."""
         return []
+
+    def sized(self, size: int) -> BaseVariant:
+        """The same with another size; more of it is more parameters."""
+        return dataclasses.replace(self, **{self.size: size})
 
     def shared(self, sites: Sequence[Site], seed: int) -> dict[str, Any]:
         """Keyword arguments that every layer is built with (VeRA's bank). ``seed`` is the run's seed."""
@@ -57,7 +64,7 @@ class BaseVariant:
         return ()
 
     def attach(self, model: nn.Module) -> None:
-        """Change the model beyond layers on sites (prefix tuning). Called once, after freezing."""
+        """Change the model beyond layers on sites. Called once, after freezing; nothing undoes it."""
 
     def init_from_data(self, model: nn.Module, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """Set initial values from a few training batches, before the first step."""
@@ -70,7 +77,8 @@ class BaseVariant:
 
     def param_groups(self, layers: Sequence[AdapterLayer], lr: float) -> list[dict[str, Any]]:
         """Optimizer groups of the layers' parameters; each may carry its own ``lr`` (LoRA+)."""
-        return [{"params": [p for layer in layers for p in layer.parameters() if p.requires_grad], "lr": lr}]
+        trained = {id(p): p for layer in layers for p in layer.parameters() if p.requires_grad}  # a shared one once
+        return [{"params": list(trained.values()), "lr": lr}]
 
     def metrics(self, layers: Sequence[AdapterLayer]) -> dict[str, float]:
         """Figures about the method's state for dashboards and results (AdaLoRA's ranks)."""

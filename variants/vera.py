@@ -63,6 +63,7 @@ class VeRA(Variant):
     save_projection: bool = False
 
     layer = VeRALayer
+    size = "r"
 
     def __post_init__(self) -> None:
         if self.r < 1:
