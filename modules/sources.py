@@ -48,6 +48,7 @@ class Source:
 
     kind: str
     name: str
+    restore = _RESTORE
 
     def __init__(self) -> None:
         self.sizes: dict[str, dict[str, int]] = {}
@@ -61,8 +62,15 @@ class Source:
         self.sizes[task.name] = {name: len(split) for name, split in splits.items()}
         for name, size in self.sizes[task.name].items():
             if not size:
-                raise UserError(f"{self.kind} data {self.name!r}: {task.title} {name} has no rows; {_RESTORE}")
+                raise UserError(f"{self.kind} data {self.name!r}: {task.title} {name} has no rows; {self.restore}")
         self._hashes[task.name] = content_hash(splits)
+        return splits
+
+    def planned(self, task: Task, expected: str) -> dict[str, Split]:
+        """`load`, with the content that a run was planned on: raises UserError where `hash` is not `expected`."""
+        splits = self.load(task)
+        if self.hash(task) != expected:
+            raise UserError(f"the data in {self.name} have changed since this run was planned; start the command again")
         return splits
 
     def hash(self, task: Task) -> str:
