@@ -1,0 +1,252 @@
+"""Penn Treebank tokens as Stanford's PTBTokenizer (CoreNLP 3.4.1) gives them, without Java.
+
+The COCO caption tools run that program with `-preserveLines -lowerCase` over all captions as one text, and then drop
+the tokens of `PUNCTUATION`. `captions` does the same, with Stanford's program where it is to be had and with `tokenize`
+where it is not; the tests hold the two together on the E2E sets and on odd inputs.
+
+A tokeniser of this kind is a list of patterns: at each place the one that reaches farthest wins, the earlier of two that
+reach equally far. A pattern may look ahead; what it looks at counts for how far it reaches, but is read again. Because
+it may look over a line's end, lines are read as one text ("the U.S." ends a sentence if the next line begins "The").
+
+Known differences from the Java program: scripts whose letters came to Unicode after version 6.1, and vowel signs of
+Indic scripts, which it partly takes for untokenisable.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
+
+from modules.scores import java
+
+PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+"""What the COCO tools drop. Brackets stay: by then they are "-lrb-" in lower case."""
+
+
+def captions(lines: Sequence[str]) -> list[str]:
+    """Each line as tokens with one space between, in lower case and without punctuation."""
+    lines = [" ".join(line.splitlines()) for line in lines]
+    tokenized = java.stanford(lines)
+    if tokenized is None:
+        tokenized = tokenize(lines)
+    return [" ".join(token for token in line.rstrip().split(" ") if token not in PUNCTUATION) for line in tokenized]
+
+
+def in_use() -> str:
+    """Which tokeniser `captions` has here: "stanford" or "own"."""
+    return "own" if java.stanford([""]) is None else "stanford"
+
+
+def tokenize(lines: Sequence[str]) -> list[str]:
+    """Each of the lines (which hold no line break) as tokens in lower case with one space between."""
+    text = "\n".join(lines)
+    tokenized: list[list[str]] = [[]]
+    place = 0
+    while place < len(text):
+        if plain := _PLAIN.match(text, place):
+            tokenized[-1].append(plain[0])
+            place = plain.end()
+            continue
+        match, rule = _farthest(text, place)
+        if match is None:
+            if text[place] == "\n":
+                tokenized.append([])
+            place += 1  # a space, or a character that no pattern knows: left out
+            continue
+        end = match.end("token")
+        tokenized[-1] += rule(text[place:end])
+        place = end
+    return [" ".join(tokens).lower() for tokens in tokenized]
+
+
+def _farthest(text: str, place: int) -> tuple[re.Match | None, Callable[[str], list[str]]]:
+    best, best_rule = None, _as_is
+    for pattern, rule in _RULES:
+        match = pattern.match(text, place)
+        if match and (best is None or match.end() > best.end()):
+            best, best_rule = match, rule
+    return best, best_rule
+
+
+# --- what a token becomes -------------------------------------------------------------------------------------------
+
+_BRACKETS = {"(": "-LRB-", ")": "-RRB-", "[": "-LSB-", "]": "-RSB-", "{": "-LCB-", "}": "-RCB-"}
+_QUOTES = str.maketrans(
+    {"\x91": "`", "‘": "`", "‛": "`", "‹": "`", "\x92": "'", "’": "'", "›": "'"}
+    | {"\x93": "``", "“": "``", "«": "``", "\x94": "''", "”": "''", "»": "''"}
+)
+_MONEY = {"£": "#", "€": "$", "¢": "cents", "\x80": "$", "¤": "$", "₠": "$"}
+_FRACTIONS = {"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"}
+
+
+def _as_is(token: str) -> list[str]:
+    return [token]
+
+
+def _always(*tokens: str) -> Callable[[str], list[str]]:
+    return lambda _: list(tokens)
+
+
+def _joined(token: str) -> list[str]:
+    """A token that may hold spaces and brackets, such as a telephone number: no-break spaces inside."""
+    for bracket in "()":
+        token = token.replace(bracket, _BRACKETS[bracket])
+    return [token.replace(" ", "\xa0")]
+
+
+def _ends_sentence(token: str) -> list[str]:
+    """An abbreviation that also ends its sentence gives its point twice."""
+    return [token, "."]
+
+
+def _quote(token: str) -> list[str]:
+    return [token.replace("&apos;", "'").translate(_QUOTES)]
+
+
+def _apostrophe(token: str) -> list[str]:
+    return [token.replace("&apos;", "'").replace("’", "'").replace("\x92", "'")]
+
+
+# --- characters and small parts -------------------------------------------------------------------------------------
+
+
+def _character_class(wanted: Callable[[str], bool]) -> str:
+    """Ranges of the characters up to U+FFFF that are wanted, to stand inside [...]."""
+    ranges: list[list[int]] = []
+    for code in filter(lambda code: wanted(chr(code)), range(0x10000)):
+        if ranges and ranges[-1][1] == code - 1:
+            ranges[-1][1] = code
+        else:
+            ranges.append([code, code])
+    return "".join(f"\\u{first:04x}-\\u{last:04x}" for first, last in ranges)
+
+
+LETTER = _character_class(lambda character: unicodedata.category(character)[0] == "L")
+UPPER = _character_class(lambda character: unicodedata.category(character) == "Lu")
+MARK = _character_class(lambda c: "\u02c2" <= c <= "\u0ecd" and unicodedata.category(c) in ("Mn", "Sk"))
+DIGIT = r"[\d]"
+SPACE = r"[ \t\xa0\u2000-\u200a\u3000]"
+GAP = r"[ \t\xa0\u2000-\u200a\u3000\n]"
+APOSTROPHE = r"(?:['\x92’]|&apos;)"
+HYPHEN = r"[-_\u058a\u2010\u2011]"
+ALNUM = rf"[{LETTER}\d]"
+WORD_CHARACTER = rf"(?:[{LETTER}{MARK}\xad]|&[aeiouAEIOU](?:acute|grave|uml);)"
+WORD_PART = rf"{WORD_CHARACTER}(?:{WORD_CHARACTER}|\d)*"
+WORD = rf"{WORD_PART}(?:[.!?]{WORD_PART})*"
+ELIDED = rf"(?:[dDoOlL]{APOSTROPHE}{ALNUM})?{ALNUM}+"
+ACRONYM = r"(?:(?:Canada|Sino|Korean|EU|Japan|non)-U\.S|U\.S\.-(?:U\.K|U\.S\.S\.R)|[A-Za-z](?:\.[A-Za-z])+)"
+TAG = (
+    r"<(?:[!?][A-Za-z-][^>\n]*"
+    r"|/?[A-Za-z][A-Za-z0-9:.-]*(?: +[A-Za-z][A-Za-z0-9:.-]*(?: *= *(?:'[^'\n]*'|\"[^\"\n]*\"|[A-Za-z0-9_]+))?)* */?) *>"
+)
+NEW_SENTENCE = rf"{GAP}(?:{GAP}|[{UPPER}]|{TAG})"
+STARTERS = (
+    r"(?i:about|accordingly|according|additionally|after|an|a|as|at|but|earlier|here|her|however|he|if|in|it|last|many"
+    r"|more|mr\.|ms\.|now|once|one|other|our|she|since|some|so|such|that|their|then|there|these|they|the|this|we|when"
+    r"|while|what|yet|you)"
+)
+NEW_SENTENCE_WORD = rf"{GAP}+(?=[A-Z]){STARTERS}{GAP}"
+
+# Abbreviations after which a sentence may end, and those after which it does not.
+_ENDING = (
+    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri "
+    "ala ariz calif colo conn ct dak fla ga ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt wis wisc "
+    "wyo inc co cos corp ltd plc rt bancorp bhd assn univ intl sys pte pty ppte ppty ptes ptys pptes pptys "
+    "jr sr bros blvd rd esq etc al seq est ext tel sq bldg ed\\.d ph\\.d"
+).split()
+_ENDING_CAPITAL = "Al Az La Pa Ark Del Ill Ore Tex Mass Miss Wash".split()  # words when in small letters
+_RUNNING = (
+    "cf dr drs ft lt mr mrs ms mt ph st ste vs wm adj adm adv ave cie col cpl det ens gen gov govs hon jos maj mfg mme "
+    "mtg pfc pvt rep reps rev sen sens sfc sgt spc alex asst assoc atty attys brig capt cmdr comdr dept elec insp invt "
+    "lieut messrs mlle msgr natl pres prof profs supt supts treas a\\.k\\.a"
+).split()
+ENDING = rf"(?:(?i:{'|'.join(_ENDING)})|{'|'.join(f'{w}|{w.upper()}' for w in _ENDING_CAPITAL)}|la)\."
+RUNNING = rf"(?i:{'|'.join(_RUNNING)})\."
+
+
+def _rule(token: str, ahead: str = "", becomes: Callable[[str], list[str]] = _as_is):
+    return re.compile(f"(?P<token>{token}){ahead}"), becomes
+
+
+_NOT_LETTER = r"(?:[^A-Za-z]|\Z)"
+_NO_URL = r' \t\n\f\r"<>|'
+
+# --- the patterns, in order of precedence ---------------------------------------------------------------------------
+
+_RULES = [
+    _rule("(?i:can)", "(?i:not)"),
+    _rule("(?i:gon|wan)", "(?i:na)"),
+    _rule("(?i:got)", "(?i:ta)"),
+    _rule("(?i:lem|gim)", "(?i:me)"),
+    _rule("'[tT]", "(?i:is|was)"),
+    _rule(TAG, becomes=_joined),
+    _rule(r"&(?i:mdash|ndash|md);|[\x96\x97–—―]", becomes=_always("--")),
+    _rule("&(?i:amp);", becomes=_always("&")),
+    _rule(r"&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);"),
+    _rule("[A-Za-z]+?", rf"[nN]{APOSTROPHE}[tT]"),
+    _rule(WORD),
+    _rule(
+        rf"{APOSTROPHE}[nN]{APOSTROPHE}?|[lLdDjJyY]{APOSTROPHE}|{APOSTROPHE}(?i:em|till?|cause)|{APOSTROPHE}[2-9]0s"
+        rf"|[A-HJ-XZa-hj-xz]{APOSTROPHE}[{LETTER}]{{2,}}"
+        rf"|[{LETTER}]+[aeiouyAEIOUY]{APOSTROPHE}[aeiouA-Z][{LETTER}]*",
+        becomes=_apostrophe,
+    ),
+    _rule(rf"https?://[^{_NO_URL}()]+[^{_NO_URL}.!?(){{}},-]"),
+    _rule(
+        rf"(?:www\.(?:[^{_NO_URL}.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}"
+        rf"|(?:[^{_NO_URL}`'.!?(){{}},-_$]+\.)+(?:com|net|org|edu))"
+        rf"(?:/[^{_NO_URL}()]+[^{_NO_URL}.!?(){{}},-])?"
+    ),
+    _rule(rf"[a-zA-Z0-9][^{_NO_URL}()\xa0]*@(?:[^{_NO_URL}().\xa0]+\.)*[^{_NO_URL}().\xa0]+"),
+    _rule(r"[@＠#][a-zA-Z_][a-zA-Z_0-9]*"),
+    _rule(rf"{APOSTROPHE}(?i:[msd]|re|ve|ll)", _NOT_LETTER, _apostrophe),
+    _rule(rf"[nN]{APOSTROPHE}[tT]", _NOT_LETTER, _apostrophe),
+    _rule(rf"{DIGIT}{{1,2}}[-/]{DIGIT}{{1,2}}[-/]{DIGIT}{{2,4}}"),
+    _rule(rf"[-+]?(?:{DIGIT}*(?:[.:,\xad٫٬]{DIGIT}+)+|{DIGIT}+)"),
+    _rule("[⁺⁻₊₋]?(?:[⁰¹²³⁴-⁹]+|[₀-₉]+)"),
+    _rule(rf"(?:{DIGIT}{{1,4}}[- \xa0])?{DIGIT}{{1,4}}(?:\\?/|⁄){DIGIT}{{1,4}}", becomes=_joined),
+    _rule("[¼½¾⅓-⅞]", becomes=lambda token: [_FRACTIONS.get(token, token)]),
+    _rule("-(?:RRB|LRB|RCB|LCB|RSB|LSB)-|C\\.D\\.s|(?i:pro|anti)-|S&P-500|(?i:s&ls)|(?i:cap'n|c'est)|[cC]\\+\\+|[cC]#"),
+    _rule("'[0-9][0-9]", GAP),
+    _rule(r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}"),
+    _rule(r"[A-Z]*\$|#"),
+    _rule("[¢£¤¥\x80₠€؋฿₤￠￡￥￦]", becomes=lambda token: [_MONEY.get(token, token)]),
+    _rule(ENDING, NEW_SENTENCE, _ends_sentence),
+    _rule(ENDING, r"[^\n]"),
+    _rule(ENDING),
+    _rule(RUNNING),
+    _rule(rf"{ACRONYM}\.", NEW_SENTENCE_WORD, _ends_sentence),
+    _rule(rf"{ACRONYM}\."),
+    _rule("[A-Za-z]", rf"\.{NEW_SENTENCE_WORD}"),
+    _rule(r"[A-Za-z]\."),
+    _rule(rf"{WORD}\.", "[,;:、]"),
+    _rule(r"(?i:nos?|art|arts|figs?|pp|op)\.", rf"{GAP}*{DIGIT}"),
+    _rule(
+        r"(?:\([0-9]{2,3}\)[ \xa0]?|(?:\+\+?)?(?:[0-9]{2,4}[- \xa0])?[0-9]{2,4}[- \xa0])[0-9]{3,4}[- \xa0]?[0-9]{3,5}"
+        r"|(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}",
+        becomes=_joined,
+    ),
+    _rule('"|&quot;', "[A-Za-z0-9$]", _always("``")),
+    _rule('"|&quot;', becomes=_always("''")),
+    _rule("&lt;", becomes=_always("<")),
+    _rule("&gt;", becomes=_always(">")),
+    _rule(r"[<>=/]|<<|>>"),
+    _rule(r"[()\[\]{}]", becomes=lambda token: [_BRACKETS[token]]),
+    _rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", becomes=_joined),
+    _rule(r"[-^x=~<>']_[-^x=~<>']|\([-^x=~<>'][_.]?[-^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)", becomes=_joined),
+    _rule("---?-?", becomes=_always("--")),
+    _rule("-+"),
+    _rule(r"\.{3,5}|(?:\.[ \xa0]){2,4}\.|[\x85…]", becomes=_always("...")),
+    _rule(r"@+|#+|_+|\*+|(?:\\\*){1,3}"),
+    _rule(r"[,;:、]|[?!]+|[.¡¿؟]"),
+    _rule(rf"[A-Za-z0-9][A-Za-z0-9.,\xad]*(?:-(?:{ACRONYM}\.|[A-Za-z0-9\xad]+))+"),
+    _rule(rf"{ELIDED}(?:{HYPHEN}{ELIDED})*"),
+    _rule("[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"),
+    _rule("'", r"[A-Za-z][^ \t\n\r\xa0]", _always("`")),
+    _rule(rf"{APOSTROPHE}|''|[`‘’‚‛“”\x91-\x94„‟‹›«»]{{1,2}}", becomes=_quote),
+    _rule(r"[+%&~^|\\¦§¨©¬®¯°±²³´¶·¸¹×÷]"),
+]
+
+# Most words are letters before a space; no pattern reaches farther, and only the contractions come earlier.
+_PLAIN = re.compile(r"(?!(?i:cannot|gonna|gotta|wanna|lemme|gimme) )[A-Za-z]{2,}(?= )")
