@@ -70,6 +70,7 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
         trainer.validate(module, datamodule=data, verbose=False)
     else:
         trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+    variant_metrics = adapted.metrics()
     test = objective.test(module, adapted, config.folder)
     if not trainer.is_global_zero:
         return None
@@ -95,7 +96,7 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
         test=test,
         parameters=counts,
         cost=_cost(history, data, config),
-        variant_metrics=adapted.metrics(),
+        variant_metrics=variant_metrics,
         environment=environment(str(trainer.strategy.root_device), trainer.world_size)
         | {"runs_at_once": int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))},
         wandb_id=_finish_logging(trainer, history, counts, test),
@@ -213,7 +214,7 @@ def _finish_logging(
     try:
         experiment = trainer.logger.experiment
         best = {f"best/{k}": v for k, v in history.best.items()}
-        figures = {f"test/{k}": v for k, v in (test or {}).items()}
+        figures = {f"test/{k}": v for k, v in (test or {}).items() if isinstance(v, (int, float))}
         experiment.summary.update(best | figures | {f"parameters/{k}": v for k, v in counts.items()})
         identity = experiment.id
         experiment.finish()
