@@ -4,6 +4,7 @@ All three have one interface (`Source`): `load(task)` gives "train" and the task
 their content, `sizes` and `notes` say what was read and what was missing. Heavy libraries are imported where used.
 """
 
+import codecs
 import functools
 import hashlib
 import json
@@ -196,11 +197,11 @@ def read_tsv(path: Path, task: Task, skip_short: bool = False) -> tuple[Split, i
 def read_lines(path: Path, restore: str = _RESTORE) -> Iterable[tuple[int, str]]:
     """Yields (line number, line). Only \\n ends a line: the texts hold other separators of Unicode."""
     try:
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); {restore}") from None
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); {restore}") from None

@@ -1,4 +1,4 @@
-"""E2E NLG as a benchmark: restaurants' meaning representations to text, GPT-2, the challenge's five scores on the test set.
+"""E2E NLG as a benchmark: restaurants' meaning representations to text, GPT-2, the challenge's five scores on the test.
 
 `text` reads and writes meaning representations, `sources` the data, `data` makes batches, `objective` is the loss and
 the dev curve, `decode` the beam search.
@@ -35,7 +35,10 @@ class E2ENLG(Benchmark):
     name = "e2e"
     title = "E2E NLG"
     script = "e2e.py"
-    description = "Fine-tune a GPT-2 on the E2E NLG challenge with a LoRA variant, decode the test set by beam search, score it, and show the papers' rows beside it."  # noqa: E501
+    description = (
+        "Fine-tune a GPT-2 on the E2E NLG challenge with a LoRA variant, decode the test set by beam search, score it, "
+        "and show the papers' rows beside it."
+    )
     examples = """examples:
   python paper_repro/e2e.py --variant lora --r 4                    what fits this machine
   python paper_repro/e2e.py --variant head                          the frozen model as it is
@@ -75,8 +78,8 @@ class E2ENLG(Benchmark):
     data_help = "folder of the challenge's CSV files or of the LoRA authors' text files"
 
     reading = """\
-A cell is the mean over the seeds ± their standard deviation (n-1; `±-`: one seed) of a score of the challenge on the test
-set: BLEU, METEOR and ROUGE-L times 100, NIST and CIDEr as they are. The outputs are decoded by beam search with the
+A cell is the mean over the seeds ± their standard deviation (n-1; `±-`: one seed) of a score of the challenge on the
+test set: BLEU, METEOR and ROUGE-L times 100, NIST and CIDEr as they are. The outputs are decoded by beam search with the
 weights of the epoch that the row's note names (`score_epoch`): the best one by greedy BLEU on the dev set, or the last.
 An empty cell under MET means that METEOR's Java parts were missing: no other metric stands in for it. Step time is the
 median over the row's runs, memory the largest; compare them on one device only. Rows marked *published* are the papers'
@@ -137,8 +140,8 @@ own figures on the model they name: beside ours, not comparable unless the model
         longest = max(len(ids) for group in groups.values() for ids in group.ids)
         if backbone.max_length and longest + decoding.max_new_tokens > backbone.max_length:
             raise UserError(
-                f"a meaning representation of {longest} tokens and an output of {decoding.max_new_tokens} do not fit the "
-                f"{backbone.max_length} positions of {backbone.name}; lower --max_new_tokens"
+                f"a meaning representation of {longest} tokens and an output of {decoding.max_new_tokens} do not fit "
+                f"the {backbone.max_length} positions of {backbone.name}; lower --max_new_tokens"
             )
         objective = Generation(groups, tokenizer, decoding, t.get("label_smoothing", 0.0), t.get("score_epoch", "best"))
         sizes = source.sizes[TASK.name] | {f"{name}_inputs": len(group.ids) for name, group in groups.items()}

@@ -1,7 +1,7 @@
 """E2E's batches: context, separator, sentence, end; the loss is on the sentence and its end alone.
 
-As the LoRA authors' code has it (gpt2_encode.py with add_bos and add_eos): tokens of the meaning representation, the end
-token as separator, tokens of the sentence after a blank, the end token.
+As the LoRA authors' code has it (gpt2_encode.py with add_bos and add_eos): tokens of the meaning representation, the
+end token as separator, tokens of the sentence after a blank, the end token.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def contexts(mrs: list[str], tokenizer, linearisation: str) -> list[list[int]]:
 def encode(
     splits: dict[str, Split], tokenizer, max_length: int, linearisation: str, data_hash: str
 ) -> dict[str, Tokens]:
-    """"train" and "validation" as flat token ids, from the cache where it has them; `labels` are lengths of contexts.
+    """ "train" and "validation" as flat token ids, from the cache where it has them; `labels` are lengths of contexts.
 
     Rows are cut at `max_length`. Raises UserError where that leaves nothing of a sentence.
     """

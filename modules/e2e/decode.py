@@ -1,9 +1,9 @@
 """From meaning representations to sentences: transformers' `generate`, as the LoRA authors' beam search decides.
 
-Two things differ from `generate`'s defaults, because they do in microsoft/LoRA, examples/NLG/src/gpt2_beam.py: the ban on
-repeated n-grams looks at the output alone (a name of four tokens stands in the input and must be said), and after the ban
-probabilities are normalised again. A hypothesis counts with log p / length ** length_penalty, its end token included,
-and the search goes on until no better one can come.
+Two things differ from `generate`'s defaults, because they do in microsoft/LoRA, examples/NLG/src/gpt2_beam.py: the ban
+on repeated n-grams looks at the output alone (a name of four tokens stands in the input and must be said), and after
+the ban probabilities are normalised again. A hypothesis counts with log p / length ** length_penalty, its end token
+included, and the search goes on until no better one can come.
 """
 
 from __future__ import annotations

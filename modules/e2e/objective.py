@@ -1,4 +1,4 @@
-"""What E2E asks of a language model: the sentence's tokens, a dev curve by greedy outputs, the test set by beam search."""
+"""What E2E asks of a language model: the sentence's tokens, greedy outputs on the dev set, beam search on the test."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from variants.files import TENSORS, read_adapter, restore
 class Generation(Objective):
     """Label-smoothed cross-entropy of the targets: (1 - eps) nll + eps (mean nll over the vocabulary).
 
-    The mean is over the target tokens of the global batch, as in microsoft/LoRA, examples/NLG/src/model.py; smoothing is
-    for training alone. No logits are computed where there is no target.
+    The mean is over the target tokens of the global batch, as in microsoft/LoRA, examples/NLG/src/model.py; smoothing
+    is for training alone. No logits are computed where there is no target.
 
     Args:
         inputs: "validation" and "test", grouped by meaning representation.
@@ -71,7 +71,8 @@ class Generation(Objective):
         state, epoch = "frozen", 0
         if adapted.trained():
             file = folder / self.score_epoch
-            state, epoch = hashlib.sha256((file / TENSORS).read_bytes()).hexdigest()[:16], read_adapter(file)[0]["epoch"]
+            state = hashlib.sha256((file / TENSORS).read_bytes()).hexdigest()[:16]
+            epoch = read_adapter(file)[0]["epoch"]
             restore(adapted, file)
         start, test, keep = time.perf_counter(), self.inputs["test"], folder / "decoding" / state
         outputs = decode(module.model, test.ids, self.tokenizer, self.decoding, keep)

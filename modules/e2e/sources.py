@@ -1,4 +1,4 @@
-"""Where E2E's rows come from: the Hub, a folder (the challenge's CSV files or the LoRA authors' text files), the generator.
+"""Where E2E's rows come from: the Hub, a folder (the challenge's CSV files or the LoRA authors' text), the generator.
 
 Rows are `modules.sources.Split`s: texts[i] is (meaning representation, sentence), both as the LoRA authors write them;
 labels[i] is the number of the meaning representation, from 0 in the order of first appearance in the split.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from modules.e2e.text import LINEARISATIONS, Slots, read_authors_mr, read_csv_mr, spaced
 from modules.errors import UserError
-from modules.sources import Source, Split, read_lines, first_line, hub_cached, require_hub
+from modules.sources import Source, Split, first_line, hub_cached, read_lines, require_hub
 
 REPO = "tuetschek/e2e_nlg"
 REVISION = "refs/convert/parquet"  # the main branch holds a loading script, which `datasets` no longer runs
