@@ -1,4 +1,4 @@
-"""Pretrain a GPT-2 by next-token prediction: the small one that ships with the project, or one on text files of your own.
+"""Pretrain a GPT-2 by next-token prediction: the small one that ships with the project, or one on your own text files.
 
     python paper_repro/pretrain_gpt2.py                                          # as the shipped weights were made
     python paper_repro/pretrain_gpt2.py --steps 100 --out /tmp/gpt2              # a short try
@@ -176,7 +176,7 @@ def main() -> None:
     record = {
         "steps": steps,
         **{name: getattr(options, name) for name in kept},
-        "corpus": [Path(name).name for name in options.text.split(",")] if options.text else "modules/embedded/prose.py",
+        "corpus": [Path(name).name for name in options.text.split(",")] if options.text else "embedded prose",
         "loss": round(loss, 4), "parameters": parameters, "vocabulary": len(tokenizer),
         "seconds": round(time.time() - start, 1),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),

@@ -55,7 +55,7 @@ def batches(splits, tokenizer, size=8):
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_the_loss_is_that_of_full_logits_and_a_mask(tiny, splits, smoothing):
-    """As microsoft/LoRA's model.py has it: every position's logits, log-softmax, nll and mean, times a mask, averaged."""
+    """As microsoft/LoRA's model.py has it: every position's logits, nll and smoothing, times a mask, averaged."""
     model, tokenizer = tiny
     module = objective(splits, tokenizer, smoothing)
     for batch in batches(splits, tokenizer):
@@ -86,7 +86,7 @@ def test_no_logits_are_computed_where_there_is_no_target(tiny, splits):
 
 @pytest.mark.parametrize("variant", BUILT_IN)
 def test_every_variant_trains_and_decodes_unchanged(fresh, splits, variant):
-    """Every trained parameter gets a gradient; the tied embedding is nobody's head; outputs come from the adapted model."""
+    """Every trained parameter gets a gradient, there is no head, and outputs come from the adapted model."""
     model, tokenizer = fresh
     adapted = attach(model, resolve(variant)(), seed=0)
     assert adapted.count()["head"] == 0

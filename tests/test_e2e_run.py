@@ -48,8 +48,9 @@ def e2e_folders(tmp_path_factory) -> tuple[Path, Path]:
 def command(e2e_folders, tmp_path) -> list[str]:
     """The flags of a small run: no METEOR, whose Java takes seconds to start."""
     return [
-        *("--model", str(e2e_folders[0]), "--data_dir", str(e2e_folders[1]), "--results_dir", str(tmp_path / "results")),
-        *("--wandb", "off", "--batch_size", "8", "--epochs", "2", "--seeds", "0", "--lr", "0.01", "--warmup_steps", "2"),
+        *("--model", str(e2e_folders[0]), "--data_dir", str(e2e_folders[1])),
+        *("--results_dir", str(tmp_path / "results"), "--wandb", "off", "--seeds", "0"),
+        *("--batch_size", "8", "--epochs", "2", "--lr", "0.01", "--warmup_steps", "2"),
         *("--max_length", "80", "--max_new_tokens", "16", "--beams", "3", "--decode_batch_size", "1"),
         *("--trainer.accelerator", "cpu"),
     ]
@@ -83,7 +84,7 @@ def planned(command: list[str], variant: str = "lora", **changes) -> RunConfig:
 
 def work(run: RunConfig) -> subprocess.CompletedProcess:
     arguments = [sys.executable, "-m", "modules.worker", run.results_dir, run.id]
-    done = subprocess.run(arguments, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(arguments, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -178,7 +179,7 @@ def killed_when(run: RunConfig, ready) -> None:
     process = subprocess.Popen(
         arguments, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    deadline = time.time() + 200
+    deadline = time.time() + 600
     while not ready() and process.poll() is None and time.time() < deadline:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
@@ -277,15 +278,17 @@ def test_paper_and_official_differ_where_they_say(tmp_path):
     paper, official = (load_recipe("gpt2-medium", name, "lora", "e2e", E2E) for name in ("paper", "official"))
     assert paper.options == official.options == {"r": 4, "alpha": 32, "dropout": 0.1, "target": "attn-qv"}
     differing = {key for key in paper.training if paper.training[key] != official.training.get(key)}
-    assert differing == {"length_penalty", "adam_eps", "score_epoch"} and paper.training.keys() == official.training.keys()
+    assert differing == {"length_penalty", "adam_eps", "score_epoch"}
+    assert paper.training.keys() == official.training.keys()
     assert (paper.training["length_penalty"], official.training["length_penalty"]) == (0.9, 0.8)
     assert official.training["adam_eps"] == 1e-6 and official.seeds == (110,)
-    common = {"lr": 2e-4, "batch_size": 8, "epochs": 5, "warmup_steps": 500, "weight_decay": 0.01, "label_smoothing": 0.1}
+    common = {"lr": 2e-4, "batch_size": 8, "epochs": 5, "warmup_steps": 500}
+    common |= {"weight_decay": 0.01, "label_smoothing": 0.1}
     assert common.items() <= paper.training.items() and paper.training["gradient_clip_val"] == 0
     assert all(word in " ".join(official.remarks) for word in differing)
 
 
-@pytest.mark.parametrize("path", sorted(E2E.configs.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+@pytest.mark.parametrize("path", sorted(E2E.configs.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_recipe_is_whole(path):
     for variant in load_recipe_file(path, E2E)["variants"]:
         recipe = load_recipe(path.parent.name, path.stem, variant, "e2e", E2E)

@@ -79,8 +79,8 @@ class E2ENLG(Benchmark):
 
     reading = """\
 A cell is the mean over the seeds ± their standard deviation (n-1; `±-`: one seed) of a score of the challenge on the
-test set: BLEU, METEOR and ROUGE-L times 100, NIST and CIDEr as they are. The outputs are decoded by beam search with the
-weights of the epoch that the row's note names (`score_epoch`): the best one by greedy BLEU on the dev set, or the last.
+test set: BLEU, METEOR and ROUGE-L times 100, NIST and CIDEr as they are. The outputs are decoded by beam search with
+the weights of the epoch that the row's note names (`score_epoch`): the best by greedy BLEU on the dev set, or the last.
 An empty cell under MET means that METEOR's Java parts were missing: no other metric stands in for it. Step time is the
 median over the row's runs, memory the largest; compare them on one device only. Rows marked *published* are the papers'
 own figures on the model they name: beside ours, not comparable unless the model and all of the notes agree."""

@@ -65,7 +65,7 @@ VALUES = {
 
 Slots = tuple[tuple[str, str], ...]
 
-# Each slot as words before the noun, after it, and as a sentence of its own; {it} is the subject. "" where there is none.
+# What can be said of a slot before the noun, and what prices and ratings are called.
 _BEFORE = {
     ("price", "cheap"): ("cheap", "low - priced"),
     ("price", "moderate"): ("moderately priced",),
@@ -207,7 +207,7 @@ def representation(dice: Dice, names: list[str]) -> Slots:
 
 
 def generate(seed: int = 0) -> dict[str, list[tuple[Slots, str]]]:
-    """Split -> (meaning representation, sentence) pairs, those of one representation together; none is in two splits."""
+    """Split -> (meaning representation, sentence) pairs, those of one together; no representation is in two splits."""
     shuffled = Dice("names", seed).sample(NAMES, len(NAMES))
     seen: set[Slots] = set()
     result: dict[str, list[tuple[Slots, str]]] = {}
