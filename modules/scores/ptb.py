@@ -4,9 +4,10 @@ The COCO caption tools run that program with `-preserveLines -lowerCase` over al
 the tokens of `PUNCTUATION`. `captions` does the same, with Stanford's program where it is to be had and with `tokenize`
 where it is not; the tests hold the two together on the E2E sets and on odd inputs.
 
-A tokeniser of this kind is a list of patterns: at each place the one that reaches farthest wins, the earlier of two that
-reach equally far. A pattern may look ahead; what it looks at counts for how far it reaches, but is read again. Because
-it may look over a line's end, lines are read as one text ("the U.S." ends a sentence if the next line begins "The").
+A tokeniser of this kind is a list of patterns: at each place the one that reaches farthest wins, the earlier of two
+that reach equally far. A pattern may look ahead; what it looks at counts for how far it reaches, but is read again.
+Because it may look over a line's end, lines are read as one text (a line's last "U.S." ends a sentence if the next line
+begins with "The").
 
 Known differences from the Java program: scripts whose letters came to Unicode after version 6.1, and vowel signs of
 Indic scripts, which it partly takes for untokenisable.
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 from modules.scores import java
 
-PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+PUNCTUATION = {"''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 """What the COCO tools drop. Brackets stay: by then they are "-lrb-" in lower case."""
 
 
@@ -150,9 +151,10 @@ THING = rf"{ELIDED}(?:{HYPHEN}{ELIDED})*"
 ACRONYM = r"(?:(?:Canada|Sino|Korean|EU|Japan|non)-U\.S|U\.S\.-(?:U\.K|U\.S\.S\.R)|[A-Za-z](?:\.[A-Za-z])+)"
 COMPOUND = rf"[A-Za-z0-9][A-Za-z0-9.,\xad]*(?:-(?:{ACRONYM}\.|[A-Za-z0-9\xad]+))+"
 INITIALS = "[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"
+TAG_NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
 TAG = (
-    r"<(?:[!?][A-Za-z-][^>\n]*"
-    r"|/?[A-Za-z][A-Za-z0-9:.-]*(?: +[A-Za-z][A-Za-z0-9:.-]*(?: *= *(?:'[^'\n]*'|\"[^\"\n]*\"|[A-Za-z0-9_]+))?)* */?) *>"
+    rf"<(?:[!?][A-Za-z-][^>\n]*|/{TAG_NAME} *"
+    rf"|{TAG_NAME}(?: +{TAG_NAME}(?: *= *(?:'[^'\n]*'|\"[^\"\n]*\"))?)* */? *)>"
 )
 NEW_SENTENCE = rf"{GAP}(?:{GAP}|[{UPPER}]|{TAG})"
 STARTERS = (
@@ -163,26 +165,24 @@ STARTERS = (
 NEW_SENTENCE_WORD = rf"{GAP}+(?:(?=[A-Z]){STARTERS}|{TAG}){GAP}"
 
 # Abbreviations after which a sentence may end, and those after which it does not.
-_ENDING = (
-    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri "
-    "ala ariz calif colo conn ct dak fla ga ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt wis wisc "
-    "wyo inc co cos corp ltd plc rt bancorp bhd assn univ intl sys pte pty ppte ppty ptes ptys pptes pptys "
-    "jr sr bros blvd rd esq etc al seq est ext tel sq bldg ed\\.d ph\\.d"
-).split()
-_ENDING_CAPITAL = "Al Az La Pa Ark Del Ill Ore Tex Mass Miss Wash".split()  # words when in small letters
-_RUNNING = (
-    "cf dr drs ft lt mr mrs ms mt ph st ste vs wm adj adm adv ave cie col cpl det ens gen gov govs hon jos maj mfg mme "
-    "mtg pfc pvt rep reps rev sen sens sfc sgt spc alex asst assoc atty attys brig capt cmdr comdr dept elec insp invt "
-    "lieut messrs mlle msgr natl pres prof profs supt supts treas a\\.k\\.a"
-).split()
-ENDING = rf"(?:(?ai:{'|'.join(_ENDING)})|{'|'.join(f'{w}|{w.upper()}' for w in _ENDING_CAPITAL)}|la)\."
-RUNNING = rf"(?ai:{'|'.join(_RUNNING)})\."
+ENDING = (
+    r"(?:(?ai:jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tues?|wed|thu|thurs|fri"
+    r"|ala|ariz|calif|colo|conn|ct|dak|fla|ga|ind|kans?|ky|md|mich|minn|mo|mont|neb|nev|okla|penn|tenn|va|vt|wisc?|wyo"
+    r"|inc|cos?|corp|ltd|plc|rt|bancorp|bhd|assn|univ|intl|sys|jr|sr|bros|blvd|rd|esq|etc|al|seq|est|ext|tel|sq|bldg"
+    r"|ed\.d|ph\.d)|[Pp][Pp]?t[ey]s?"
+    r"|Al|AL|Az|AZ|La|LA|Pa|PA|Ark|ARK|Del|DEL|Ill|ILL|Ore|ORE|Tex|TEX|Mass|MASS|Miss|MISS|Wash|WASH)\."
+)
+RUNNING = (
+    r"(?:(?ai:cf|drs?|ft|lt|mr|mrs|ms|mt|ph|ste?|vs|wm|adj|adm|adv|ave|cie|col|cpl|det|ens|gen|govs?|hon|jos|maj|mme|pfc"
+    r"|pvt|reps?|rev|sens?|sfc|sgt|spc|alex|asst|assoc|attys?|brig|capt|cmdr|comdr|dept|elec|insp|invt|lieut|messrs|mlle"
+    r"|msgr|natl|pres|profs?|supts?|treas|a\.k\.a)|[Mm]fg|[Mm]tg)\."
+)
 
-ELISIONS = [
-    word.replace("'", APOSTROPHE)
-    for word in "'n'? 'em 'till? 'cause ol' dunkin' somethin' e'er c'mon s'mores ev'ry li'l nat'l diff'rent nor'easter "
-    "cont'd\\.? o'o".split()
-]
+
+ELISION = (
+    r"(?ai:'n'?|'em|'till?|'cause|ol'|dunkin'|somethin'|e'er|c'mon|s'mores|ev'ry|li'l|nat'l|diff'rent|nor'easter"
+    r"|cont'd\.?|o`o)".replace("'", APOSTROPHE).replace("`", OPEN_APOSTROPHE)
+)
 FILE_ENDING = (
     "bat|bmp|class|cgi|cpp|c|dll|docx?|exe|gif|gz|html?|h|jar|java|jpe?g|mov|mp3|pdf|php|png|ppt|pl|ps|py|sql|tar|txt|wav"
     "|xml|x|zip"
@@ -213,7 +213,7 @@ _RULES = [
     _rule(WORD, becomes=_without_soft_hyphens),
     _rule(rf"[A-HJ-XZn]{OPEN_APOSTROPHE}[{LETTER}]{{2,}}"),
     _rule(rf"[{LETTER}]+[aeiouyAEIOUY]{OPEN_APOSTROPHE}[aeiouA-Z][{LETTER}]*"),
-    _rule(rf"(?ai:{'|'.join(ELISIONS)})"),
+    _rule(ELISION),
     _rule(rf"[lLdDjJ]{APOSTROPHE}|{APOSTROPHE}[2-9]0[sS]"),
     _rule(rf"[yY]{APOSTROPHE}", f"[{LETTER}]"),
     _rule(rf"https?://[^{_NO_URL}(){{}}]+[^{_NO_URL}.!?(){{}},-]"),
@@ -234,7 +234,7 @@ _RULES = [
     _rule("[⁺⁻₊₋]?(?:[⁰¹²³⁴-⁹]+|[₀-₉]+)"),
     _rule(rf"(?:{DIGIT}{{1,4}}[- \xa0])?{DIGIT}{{1,4}}(?:\\?/|⁄){DIGIT}{{1,4}}", becomes=_joined),
     _rule("[¼½¾⅓-⅞]", becomes=lambda token: [_FRACTIONS.get(token, token)]),
-    _rule("-(?ai:RRB|LRB|RCB|LCB|RSB|LSB)-|C\\.D\\.s|(?ai:pro|anti)-|S&P-500|(?ai:s&ls)|(?ai:cap'n|c'est)|[cC]\\+\\+|[cCfF]#"),
+    _rule(r"-(?ai:[lr][rsc]b)-|C\.D\.s|(?ai:pro|anti)-|S&P-500|(?ai:s&ls|cap'n|c'est)|[cC]\+\+|[cCfF]#"),
     _rule(rf"{APOSTROPHE}[0-9][0-9]", GAP),
     _rule(r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}"),
     _rule(r"[A-Z]*\$|#"),
@@ -249,8 +249,8 @@ _RULES = [
     _rule("[A-Za-z]", rf"\.{NEW_SENTENCE_WORD}"),
     _rule(r"[A-Za-z]\."),
     _rule(rf"{ALNUM}+(?:\.{ALNUM}+)*\.(?ai:{FILE_ENDING})", rf"(?:{GAP}|[.?!,])"),
-    _rule(rf"(?:{WORD}|{THING}|{COMPOUND}|{INITIALS})\.", "[,;:、]"),
-    _rule(r"(?ai:nos?|art|arts|figs?|pp|op)\.", rf"{GAP}?{DIGIT}"),
+    _rule(rf"(?:{WORD}|{THING}|{COMPOUND}|{INITIALS})\.", "[,;:、]", _without_soft_hyphens),
+    _rule(r"(?ai:nos?|art|ca|figs?|pp|op|prop)\.", rf"{GAP}?{DIGIT}"),
     _rule(
         r"(?:\([0-9]{2,3}\)[ \xa0]?|(?:\+\+?)?(?:[0-9]{2,4}[- \xa0])?[0-9]{2,4}[- \xa0])[0-9]{3,4}[- \xa0]?[0-9]{3,5}"
         r"|(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}",
