@@ -19,7 +19,7 @@ KNOWN = {
     "": "",
     "It's £20 to £30, isn't it?": "it 's # 20 to # 30 , is n't it ?",
     "\"Good\" food—really; 'nice' one...": "`` good '' food -- really ; ` nice ' one ...",
-    "Café Adriatic's price-range is 5-10 stars (cheap).": "café adriatic 's price-range is 5-10 stars -lrb- cheap -rrb- .",
+    "Café Adriatic's price is 5-10 stars (cheap).": "café adriatic 's price is 5-10 stars -lrb- cheap -rrb- .",
     "a < b & c &amp; d &lt; e": "a < b & c & d < e",
     "can't cannot gonna they've WON'T o'clock 'tis": "ca n't can not gon na they 've wo n't o'clock 't is",
     "rock 'n' roll '90s 90's the boys' food's": "rock 'n' roll '90s 90 's the boys ' food 's",
@@ -29,7 +29,7 @@ KNOWN = {
     "Mr. Smith of the U.S. The food": "mr. smith of the u.s. . the food",
     "by Inc. The pub by Inc. the pub by Inc., the Inc.": "by inc. . the pub by inc. the pub by inc. , the inc. .",
     "No. 5, no. 5, say no. Then no. p. 5": "no. 5 , no. 5 , say no . then no . p. 5",
-    "www.example.com http://example.com/a?b=c t@mail.com #hash": "www.example.com http://example.com/a?b=c t@mail.com #hash",
+    "www.x.com http://example.com/a?b=c t@mail.com #hash": "www.x.com http://example.com/a?b=c t@mail.com #hash",
     "wait... wait.. what?! yes!! no!!! .": "wait ... wait . . what ?! yes !! no !!! .",
     "[city] {riverside} <b>bold</b>": "-lsb- city -rsb- -lcb- riverside -rcb- <b> bold </b>",
     "“smart” ‘quotes’ don’t it’s – — …": "`` smart '' ` quotes ' do n't it 's -- -- ...",
@@ -41,11 +41,15 @@ KNOWN = {
     "AT&T R&B fish&chips C++ 4.5-star": "at&t r&b fish & chips c++ 4.5-star",
 }
 
-ATOMS = """a b A I the The An He We food's boys' it's don’t can't cannot gonna 'tis 'em 'n' y'all ma'am O'Brien d'x o'clock
-    ' " ` `` '' ’ ‘ “ ” . , ; : ! ? .. ... … - -- --- – — _ ( ) [ ] { } < > / \\ | & &amp; @ # $ £ € % * + = ~ ^ ° é É ñ
-    1 2 5 10 20 555 1234 7946 0958 1,000 3.5 .5 1/2 5/5 ½ '90s 2003 10:30 7pm -5 £20-25 £20-£25 5-star 4.5-star x-y-z
-    U.S. p.m. e.g. etc. Inc. inc. Co. Ltd. Mr. Dr. St. No. no. vs. Ph.D. J. p. Jan. Wash. mass. city Café family-friendly
-    and/or pro- R&B AT&T www.x.com http://a.b/c x@y.z #tag @user x.org a.txt :) ;-) <b> </b> <br/> ★ ™ 日本""".split()
+PIECES = r"""
+    a b A I the The An He We food's boys' it's don’t can't cannot gonna 'tis 'em 'n' y'all ma'am O'Brien
+    d'x o'clock ' " ` `` '' ’ ‘ “ ” . , ; : ! ? .. ... … - -- --- – — _ ( ) [ ] { } < > / \ | & &amp; @
+    # $ £ € % * + = ~ ^ ° é É ñ 1 2 5 10 20 555 1234 7946 0958 1,000 3.5 .5 1/2 5/5 ½ '90s 2003 10:30
+    7pm -5 £20-25 £20-£25 5-star 4.5-star x-y-z U.S. p.m. e.g. etc. Inc. inc. Co. Ltd. Mr. Dr. St. No.
+    no. vs. Ph.D. J. p. Jan. Wash. mass. city Café family-friendly and/or pro- R&B AT&T www.x.com
+    http://a.b/c x@y.z #tag @user x.org a.txt :) ;-) <b> </b> <br/> ★ ™ 日本
+"""
+ATOMS = PIECES.split()
 
 
 def odd_lines(count: int, seed: int) -> list[str]:
