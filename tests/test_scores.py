@@ -4,6 +4,7 @@ The fixed numbers were obtained by running `measure_scores.py` of tuetschek/e2e-
 options: mteval in Perl) on exactly these texts, with Java 17 and the jars of pycocoevalcap 1.2.
 """
 
+import csv
 import json
 import math
 import os
@@ -108,6 +109,25 @@ def test_a_java_that_fails_is_one_line(monkeypatch, tmp_path):
     values, missing = score(*OFFICIAL["several references"][:2])
     assert values["METEOR"] is None and "Unable to locate a Java Runtime." in missing["METEOR"]
     assert f"{values['ROUGE_L']:.4f}" == "0.7195"
+
+
+@pytest.mark.skipif("E2E_DIR" not in os.environ, reason="E2E_DIR does not name a folder of the E2E challenge's files")
+def test_official_numbers_on_the_real_test_set(no_java, tmp_path):
+    """The system under test says one reference of each input without every seventh word (METEOR: 0.4911)."""
+    path = Path(os.environ["E2E_DIR"], "testset_w_refs.csv")
+    groups: dict[str, list[str]] = {}
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in list(csv.reader(file))[1:]:
+            groups.setdefault(row[0], []).append(row[1])
+    with (tmp_path / "out.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["mr", "output"])
+        for i, (meaning, group) in enumerate(groups.items()):
+            words = group[i % len(group)].split()
+            writer.writerow([meaning, " ".join(word for j, word in enumerate(words) if j % 7 != 3)])
+    values, _ = score(*files.read(path, tmp_path / "out.csv"))
+    said = [f"{value:.4f}" for value in values.values() if value is not None]
+    assert len(groups) == 630 and said == ["0.7169", "10.8292", "0.9094", "1.9875"]
 
 
 # --- against independent formulas -----------------------------------------------------------------------------------
