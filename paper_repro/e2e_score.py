@@ -31,7 +31,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("refs", metavar="REFS", type=Path, help="the references")
     parser.add_argument("outputs", metavar="OUTPUTS", type=Path, help="what the system wrote")
-    parser.add_argument("--json", action="store_true", help="one JSON object, unrounded; null for a score that is missing")
+    parser.add_argument("--json", action="store_true", help="one JSON object, unrounded; null where a score is missing")
     return parser.parse_args()
 
 

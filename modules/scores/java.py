@@ -61,7 +61,7 @@ def meteor(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float
 
 
 def stanford(lines: Sequence[str]) -> list[str] | None:
-    """Lines tokenised by Stanford's PTBTokenizer as the COCO tools call it, punctuation still there; None without it."""
+    """Lines tokenised by Stanford's program as the COCO tools call it, punctuation still there; None without it."""
     jar = _jar(_STANFORD)
     if jar is None or not shutil.which("java"):
         return None

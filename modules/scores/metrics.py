@@ -1,4 +1,4 @@
-"""The E2E challenge's scores as torchmetrics: texts are kept and scored once, so any number of processes gives the same.
+"""The E2E challenge's scores as torchmetrics: texts are kept and scored once, the same on any number of processes.
 
     metrics = e2e_metrics()
     metrics.update(outputs, references, indices)

@@ -1,7 +1,7 @@
 """BLEU and NIST as `mteval-v13a-sig.pl` computes them inside the E2E challenge's scorer.
 
 The challenge's `measure_scores.py` runs that Perl script with its defaults unless told otherwise, so the Perl is the
-definition here, the numbers of the published tables included. Its choices, each of which other packages make differently:
+definition here. Its choices, on which other packages differ:
 
 * Tokens: the script's own rules for Western languages, in ASCII: only A-Z is lower-cased ("É" and "é" stay two
   words), every ASCII symbol stands alone but for the hyphen inside words, the apostrophe, and the point or comma

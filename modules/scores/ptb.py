@@ -4,9 +4,10 @@ The COCO caption tools run that program with `-preserveLines -lowerCase` over al
 the tokens of `PUNCTUATION`. `captions` does the same, with Stanford's program where it is to be had and with `tokenize`
 where it is not; the tests hold the two together on the E2E sets and on odd inputs.
 
-A tokeniser of this kind is a list of patterns: at each place the one that reaches farthest wins, the earlier of two that
-reach equally far. A pattern may look ahead; what it looks at counts for how far it reaches, but is read again. Because
-it may look over a line's end, lines are read as one text ("the U.S." ends a sentence if the next line begins "The").
+A tokeniser of this kind is a list of patterns: at each place the one that reaches farthest wins, the earlier of two
+that reach equally far. A pattern may look ahead; what it looks at counts for how far it reaches, but is read again.
+Because it may look over a line's end, lines are read as one text (a line's last "U.S." ends a sentence if the next line
+begins with "The").
 
 Known differences from the Java program: scripts whose letters came to Unicode after version 6.1, and vowel signs of
 Indic scripts, which it partly takes for untokenisable.
@@ -20,7 +21,7 @@ from collections.abc import Callable, Sequence
 
 from modules.scores import java
 
-PUNCTUATION = frozenset("'' ' `` ` -LRB- -RRB- -LCB- -RCB- . ? ! , : - -- ... ;".split())
+PUNCTUATION = {"''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
 """What the COCO tools drop. Brackets stay: by then they are "-lrb-" in lower case."""
 
 
@@ -88,6 +89,10 @@ def _always(*tokens: str) -> Callable[[str], list[str]]:
     return lambda _: list(tokens)
 
 
+def _without_soft_hyphens(token: str) -> list[str]:
+    return [token.replace("\xad", "") or "-"]
+
+
 def _joined(token: str) -> list[str]:
     """A token that may hold spaces and brackets, such as a telephone number: no-break spaces inside."""
     for bracket in "()":
@@ -125,44 +130,63 @@ def _character_class(wanted: Callable[[str], bool]) -> str:
 LETTER = _character_class(lambda character: unicodedata.category(character)[0] == "L")
 UPPER = _character_class(lambda character: unicodedata.category(character) == "Lu")
 MARK = _character_class(lambda c: "\u02c2" <= c <= "\u0ecd" and unicodedata.category(c) in ("Mn", "Sk"))
+SYMBOL = (  # as found by giving the Java program each character
+    r"%&*+^`|~¡¥-©¬®-´¶-¹¿×÷;·\\\u0589\u05be\u05c0\u05c3\u05c6\u05f3\u05f4\u0600-\u0603\u0606-\u060c\u0614\u061b\u061e\u061f"
+    r"\u066a\u066d\u06d4\u0700-\u070d\u07f6-\u07f8\u0964\u0965\u0e3f\u0e4f\u1fbd‖‗‚„-‣‰-‸※‾-⁂⁄⁰⁴-⁾₀-₎₤"
+    r"\u2100-\u214f\u2155-\u215e\u2190-\u2bff、。〒・！-／：-＠［-｀｛-･￠￡￥￦"
+)
 DIGIT = r"[\d]"
 SPACE = r"[ \t\xa0\u2000-\u200a\u3000]"
 GAP = r"[ \t\xa0\u2000-\u200a\u3000\n]"
 APOSTROPHE = r"(?:['\x92’]|&apos;)"
+OPEN_APOSTROPHE = r"(?:['\x92’`\x91‘‛]|&apos;)"
+REDUCED = rf"{APOSTROPHE}(?ai:[msd]|re|ve|ll)"
 HYPHEN = r"[-_\u058a\u2010\u2011]"
 ALNUM = rf"[{LETTER}\d]"
 WORD_CHARACTER = rf"(?:[{LETTER}{MARK}\xad]|&[aeiouAEIOU](?:acute|grave|uml);)"
 WORD_PART = rf"{WORD_CHARACTER}(?:{WORD_CHARACTER}|\d)*"
 WORD = rf"{WORD_PART}(?:[.!?]{WORD_PART})*"
-ELIDED = rf"(?:[dDoOlL]{APOSTROPHE}{ALNUM})?{ALNUM}+"
+ELIDED = rf"(?:[dDoOlL]{OPEN_APOSTROPHE}{ALNUM})?{ALNUM}+"
+THING = rf"{ELIDED}(?:{HYPHEN}{ELIDED})*"
 ACRONYM = r"(?:(?:Canada|Sino|Korean|EU|Japan|non)-U\.S|U\.S\.-(?:U\.K|U\.S\.S\.R)|[A-Za-z](?:\.[A-Za-z])+)"
+COMPOUND = rf"[A-Za-z0-9][A-Za-z0-9.,\xad]*(?:-(?:{ACRONYM}\.|[A-Za-z0-9\xad]+))+"
+INITIALS = "[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"
+TAG_NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
 TAG = (
-    r"<(?:[!?][A-Za-z-][^>\n]*"
-    r"|/?[A-Za-z][A-Za-z0-9:.-]*(?: +[A-Za-z][A-Za-z0-9:.-]*(?: *= *(?:'[^'\n]*'|\"[^\"\n]*\"|[A-Za-z0-9_]+))?)* */?) *>"
+    rf"<(?:[!?][A-Za-z-][^>\n]*|/{TAG_NAME} *"
+    rf"|{TAG_NAME}(?: +{TAG_NAME}(?: *= *(?:'[^'\n]*'|\"[^\"\n]*\"))?)* */? *)>"
 )
 NEW_SENTENCE = rf"{GAP}(?:{GAP}|[{UPPER}]|{TAG})"
 STARTERS = (
-    r"(?i:about|accordingly|according|additionally|after|an|a|as|at|but|earlier|here|her|however|he|if|in|it|last|many"
+    r"(?ai:about|accordingly|according|additionally|after|an|a|as|at|but|earlier|here|her|however|he|if|in|it|last|many"
     r"|more|mr\.|ms\.|now|once|one|other|our|she|since|some|so|such|that|their|then|there|these|they|the|this|we|when"
     r"|while|what|yet|you)"
 )
-NEW_SENTENCE_WORD = rf"{GAP}+(?=[A-Z]){STARTERS}{GAP}"
+NEW_SENTENCE_WORD = rf"{GAP}+(?:(?=[A-Z]){STARTERS}|{TAG}){GAP}"
 
 # Abbreviations after which a sentence may end, and those after which it does not.
-_ENDING = (
-    "jan feb mar apr jun jul aug sep sept oct nov dec mon tue tues wed thu thurs fri "
-    "ala ariz calif colo conn ct dak fla ga ind kan kans ky md mich minn mo mont neb nev okla penn tenn va vt wis wisc "
-    "wyo inc co cos corp ltd plc rt bancorp bhd assn univ intl sys pte pty ppte ppty ptes ptys pptes pptys "
-    "jr sr bros blvd rd esq etc al seq est ext tel sq bldg ed\\.d ph\\.d"
-).split()
-_ENDING_CAPITAL = "Al Az La Pa Ark Del Ill Ore Tex Mass Miss Wash".split()  # words when in small letters
-_RUNNING = (
-    "cf dr drs ft lt mr mrs ms mt ph st ste vs wm adj adm adv ave cie col cpl det ens gen gov govs hon jos maj mfg mme "
-    "mtg pfc pvt rep reps rev sen sens sfc sgt spc alex asst assoc atty attys brig capt cmdr comdr dept elec insp invt "
-    "lieut messrs mlle msgr natl pres prof profs supt supts treas a\\.k\\.a"
-).split()
-ENDING = rf"(?:(?i:{'|'.join(_ENDING)})|{'|'.join(f'{w}|{w.upper()}' for w in _ENDING_CAPITAL)}|la)\."
-RUNNING = rf"(?i:{'|'.join(_RUNNING)})\."
+ENDING = (
+    r"(?:(?ai:jan|feb|mar|apr|jun|jul|aug|sept?|oct|nov|dec|mon|tues?|wed|thu|thurs|fri"
+    r"|ala|ariz|calif|colo|conn|ct|dak|fla|ga|ind|kans?|ky|md|mich|minn|mo|mont|neb|nev|okla|penn|tenn|va|vt|wisc?|wyo"
+    r"|inc|cos?|corp|ltd|plc|rt|bancorp|bhd|assn|univ|intl|sys|jr|sr|bros|blvd|rd|esq|etc|al|seq|est|ext|tel|sq|bldg"
+    r"|ed\.d|ph\.d)|[Pp][Pp]?t[ey]s?"
+    r"|Al|AL|Az|AZ|La|LA|Pa|PA|Ark|ARK|Del|DEL|Ill|ILL|Ore|ORE|Tex|TEX|Mass|MASS|Miss|MISS|Wash|WASH)\."
+)
+RUNNING = (
+    r"(?:(?ai:cf|drs?|ft|lt|mr|mrs|ms|mt|ph|ste?|vs|wm|adj|adm|adv|ave|cie|col|cpl|det|ens|gen|govs?|hon|jos|maj|mme|pfc"
+    r"|pvt|reps?|rev|sens?|sfc|sgt|spc|alex|asst|assoc|attys?|brig|capt|cmdr|comdr|dept|elec|insp|invt|lieut|messrs|mlle"
+    r"|msgr|natl|pres|profs?|supts?|treas|a\.k\.a)|[Mm]fg|[Mm]tg)\."
+)
+
+
+ELISION = (
+    r"(?ai:'n'?|'em|'till?|'cause|ol'|dunkin'|somethin'|e'er|c'mon|s'mores|ev'ry|li'l|nat'l|diff'rent|nor'easter"
+    r"|cont'd\.?|o`o)".replace("'", APOSTROPHE).replace("`", OPEN_APOSTROPHE)
+)
+FILE_ENDING = (
+    "bat|bmp|class|cgi|cpp|c|dll|docx?|exe|gif|gz|html?|h|jar|java|jpe?g|mov|mp3|pdf|php|png|ppt|pl|ps|py|sql|tar|txt|wav"
+    "|xml|x|zip"
+)
 
 
 def _rule(token: str, ahead: str = "", becomes: Callable[[str], list[str]] = _as_is):
@@ -175,53 +199,58 @@ _NO_URL = r' \t\n\f\r"<>|'
 # --- the patterns, in order of precedence ---------------------------------------------------------------------------
 
 _RULES = [
-    _rule("(?i:can)", "(?i:not)"),
-    _rule("(?i:gon|wan)", "(?i:na)"),
-    _rule("(?i:got)", "(?i:ta)"),
-    _rule("(?i:lem|gim)", "(?i:me)"),
-    _rule("'[tT]", "(?i:is|was)"),
-    _rule(TAG, becomes=_joined),
-    _rule(r"&(?i:mdash|ndash|md);|[\x96\x97–—―]", becomes=_always("--")),
-    _rule("&(?i:amp);", becomes=_always("&")),
+    _rule("(?ai:can)", "(?ai:not)"),
+    _rule("(?ai:gon|wan)", "(?ai:na)"),
+    _rule("(?ai:got)", "(?ai:ta)"),
+    _rule("(?ai:lem|gim)", "(?ai:me)"),
+    _rule("'[tT]", "(?ai:is|was)"),
+    _rule(TAG, becomes=lambda token: [token.replace(" ", "\xa0")]),
+    _rule(r"&(?ai:mdash|ndash|md);|[\x96\x97–—―]", becomes=_always("--")),
+    _rule("&(?ai:amp);", becomes=_always("&")),
     _rule(r"&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);"),
-    _rule("[A-Za-z]+?", rf"[nN]{APOSTROPHE}[tT]"),
-    _rule(WORD),
-    _rule(
-        rf"{APOSTROPHE}[nN]{APOSTROPHE}?|[lLdDjJyY]{APOSTROPHE}|{APOSTROPHE}(?i:em|till?|cause)|{APOSTROPHE}[2-9]0s"
-        rf"|[A-HJ-XZa-hj-xz]{APOSTROPHE}[{LETTER}]{{2,}}"
-        rf"|[{LETTER}]+[aeiouyAEIOUY]{APOSTROPHE}[aeiouA-Z][{LETTER}]*",
-        becomes=_apostrophe,
-    ),
-    _rule(rf"https?://[^{_NO_URL}()]+[^{_NO_URL}.!?(){{}},-]"),
+    _rule("[A-Za-z]*[A-MO-Za-mo-z]", rf"[nN]{OPEN_APOSTROPHE}[tT]"),
+    _rule(WORD, REDUCED, _without_soft_hyphens),
+    _rule(WORD, becomes=_without_soft_hyphens),
+    _rule(rf"[A-HJ-XZn]{OPEN_APOSTROPHE}[{LETTER}]{{2,}}"),
+    _rule(rf"[{LETTER}]+[aeiouyAEIOUY]{OPEN_APOSTROPHE}[aeiouA-Z][{LETTER}]*"),
+    _rule(ELISION),
+    _rule(rf"[lLdDjJ]{APOSTROPHE}|{APOSTROPHE}[2-9]0[sS]"),
+    _rule(rf"[yY]{APOSTROPHE}", f"[{LETTER}]"),
+    _rule(rf"https?://[^{_NO_URL}(){{}}]+[^{_NO_URL}.!?(){{}},-]"),
     _rule(
         rf"(?:www\.(?:[^{_NO_URL}.!?(){{}},]+\.)+[a-zA-Z]{{2,4}}"
         rf"|(?:[^{_NO_URL}`'.!?(){{}},-_$]+\.)+(?:com|net|org|edu))"
-        rf"(?:/[^{_NO_URL}()]+[^{_NO_URL}.!?(){{}},-])?"
+        rf"(?:/[^{_NO_URL}(){{}}]+[^{_NO_URL}.!?(){{}},-])?"
     ),
-    _rule(rf"[a-zA-Z0-9][^{_NO_URL}()\xa0]*@(?:[^{_NO_URL}().\xa0]+\.)*[^{_NO_URL}().\xa0]+"),
-    _rule(r"[@＠#][a-zA-Z_][a-zA-Z_0-9]*"),
-    _rule(rf"{APOSTROPHE}(?i:[msd]|re|ve|ll)", _NOT_LETTER, _apostrophe),
-    _rule(rf"[nN]{APOSTROPHE}[tT]", _NOT_LETTER, _apostrophe),
+    _rule(
+        rf"(?:&lt;|<)?[a-zA-Z0-9][^{_NO_URL}(){{}}\xa0]*@(?:[^{_NO_URL}(){{}}.\xa0]+\.)*[^{_NO_URL}(){{}}.\xa0]+"
+        "(?:&gt;|>)?"
+    ),
+    _rule(rf"@[a-zA-Z_][a-zA-Z_0-9]*|#{WORD_CHARACTER}+"),
+    _rule(REDUCED, _NOT_LETTER, _apostrophe),
+    _rule(rf"[nN]{OPEN_APOSTROPHE}[tT]", _NOT_LETTER, _apostrophe),
     _rule(rf"{DIGIT}{{1,2}}[-/]{DIGIT}{{1,2}}[-/]{DIGIT}{{2,4}}"),
-    _rule(rf"[-+]?(?:{DIGIT}*(?:[.:,\xad٫٬]{DIGIT}+)+|{DIGIT}+)"),
+    _rule(rf"[-+]?(?:{DIGIT}*(?:[.:,\xad٫٬]{DIGIT}+)+|{DIGIT}+)", becomes=_without_soft_hyphens),
     _rule("[⁺⁻₊₋]?(?:[⁰¹²³⁴-⁹]+|[₀-₉]+)"),
     _rule(rf"(?:{DIGIT}{{1,4}}[- \xa0])?{DIGIT}{{1,4}}(?:\\?/|⁄){DIGIT}{{1,4}}", becomes=_joined),
     _rule("[¼½¾⅓-⅞]", becomes=lambda token: [_FRACTIONS.get(token, token)]),
-    _rule("-(?:RRB|LRB|RCB|LCB|RSB|LSB)-|C\\.D\\.s|(?i:pro|anti)-|S&P-500|(?i:s&ls)|(?i:cap'n|c'est)|[cC]\\+\\+|[cC]#"),
-    _rule("'[0-9][0-9]", GAP),
+    _rule(r"-(?ai:[lr][rsc]b)-|C\.D\.s|(?ai:pro|anti)-|S&P-500|(?ai:s&ls|cap'n|c'est)|[cC]\+\+|[cCfF]#"),
+    _rule(rf"{APOSTROPHE}[0-9][0-9]", GAP),
     _rule(r"[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}(?:\\?/[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}){1,2}"),
     _rule(r"[A-Z]*\$|#"),
     _rule("[¢£¤¥\x80₠€؋฿₤￠￡￥￦]", becomes=lambda token: [_MONEY.get(token, token)]),
+    _rule(r"(?ai:co|pp?t[ye])\.", f"{SPACE}(?ai:ltd|lim)"),
     _rule(ENDING, NEW_SENTENCE, _ends_sentence),
-    _rule(ENDING, r"[^\n]"),
-    _rule(ENDING),
+    _rule(ENDING, r"[\s\S]{2}"),
+    _rule(ENDING, becomes=_ends_sentence),  # at the end of the text
     _rule(RUNNING),
     _rule(rf"{ACRONYM}\.", NEW_SENTENCE_WORD, _ends_sentence),
     _rule(rf"{ACRONYM}\."),
     _rule("[A-Za-z]", rf"\.{NEW_SENTENCE_WORD}"),
     _rule(r"[A-Za-z]\."),
-    _rule(rf"{WORD}\.", "[,;:、]"),
-    _rule(r"(?i:nos?|art|arts|figs?|pp|op)\.", rf"{GAP}*{DIGIT}"),
+    _rule(rf"{ALNUM}+(?:\.{ALNUM}+)*\.(?ai:{FILE_ENDING})", rf"(?:{GAP}|[.?!,])"),
+    _rule(rf"(?:{WORD}|{THING}|{COMPOUND}|{INITIALS})\.", "[,;:、]", _without_soft_hyphens),
+    _rule(r"(?ai:nos?|art|ca|figs?|pp|op|prop)\.", rf"{GAP}?{DIGIT}"),
     _rule(
         r"(?:\([0-9]{2,3}\)[ \xa0]?|(?:\+\+?)?(?:[0-9]{2,4}[- \xa0])?[0-9]{2,4}[- \xa0])[0-9]{3,4}[- \xa0]?[0-9]{3,5}"
         r"|(?:(?:\+\+?)?[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5}",
@@ -229,24 +258,28 @@ _RULES = [
     ),
     _rule('"|&quot;', "[A-Za-z0-9$]", _always("``")),
     _rule('"|&quot;', becomes=_always("''")),
+    _rule("&nbsp;", becomes=_always()),
     _rule("&lt;", becomes=_always("<")),
     _rule("&gt;", becomes=_always(">")),
-    _rule(r"[<>=/]|<<|>>"),
+    _rule(r"<<|>>|[<>=/]"),
     _rule(r"[()\[\]{}]", becomes=lambda token: [_BRACKETS[token]]),
-    _rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", becomes=_joined),
+    _rule(r"[<>]?[:;=][-o*']?[()DPdpO\\{@|\[\]]", "[^A-Za-z0-9]", becomes=_joined),
     _rule(r"[-^x=~<>']_[-^x=~<>']|\([-^x=~<>'][_.]?[-^x=~<>']\)|\([\^x=~<>']-[\^x=~<>'`]\)", becomes=_joined),
     _rule("---?-?", becomes=_always("--")),
     _rule("-+"),
     _rule(r"\.{3,5}|(?:\.[ \xa0]){2,4}\.|[\x85…]", becomes=_always("...")),
     _rule(r"@+|#+|_+|\*+|(?:\\\*){1,3}"),
     _rule(r"[,;:、]|[?!]+|[.¡¿؟]"),
-    _rule(rf"[A-Za-z0-9][A-Za-z0-9.,\xad]*(?:-(?:{ACRONYM}\.|[A-Za-z0-9\xad]+))+"),
-    _rule(rf"{ELIDED}(?:{HYPHEN}{ELIDED})*"),
-    _rule("[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"),
+    _rule(COMPOUND, becomes=_without_soft_hyphens),
+    _rule(THING),
+    _rule(INITIALS, becomes=lambda token: [token.replace("&amp;", "&")]),
     _rule("'", r"[A-Za-z][^ \t\n\r\xa0]", _always("`")),
-    _rule(rf"{APOSTROPHE}|''|[`‘’‚‛“”\x91-\x94„‟‹›«»]{{1,2}}", becomes=_quote),
-    _rule(r"[+%&~^|\\¦§¨©¬®¯°±²³´¶·¸¹×÷]"),
+    _rule(REDUCED, becomes=_apostrophe),
+    _rule(rf"[nN]{OPEN_APOSTROPHE}[tT]", becomes=_apostrophe),
+    _rule(r"''|[`‘’‚‛“”\x91-\x94„‟‹›«»]{1,2}", becomes=_quote),
+    _rule(APOSTROPHE, becomes=_quote),
+    _rule(rf"[{SYMBOL}]"),
 ]
 
 # Most words are letters before a space; no pattern reaches farther, and only the contractions come earlier.
-_PLAIN = re.compile(r"(?!(?i:cannot|gonna|gotta|wanna|lemme|gimme) )[A-Za-z]{2,}(?= )")
+_PLAIN = re.compile(r"(?!(?ai:cannot|gonna|gotta|wanna|lemme|gimme) )[A-Za-z]{2,}(?= )")
