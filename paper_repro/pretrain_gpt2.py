@@ -1,13 +1,13 @@
 """Pretrain a GPT-2 by next-token prediction: the small one that ships with the project, or one on your own text files.
 
-    python paper_repro/pretrain_gpt2.py                                          # as the shipped weights were made
+    python paper_repro/pretrain_gpt2.py                                          # the small one; minutes on a CPU
     python paper_repro/pretrain_gpt2.py --steps 100 --out /tmp/gpt2              # a short try
     python paper_repro/pretrain_gpt2.py --text a.txt.gz,b.txt --bpe FOLDER --layers 8 --hidden 512 --heads 8 \\
         --length 512 --batch_size 64 --lr 6e-4 --minutes 10 --out FOLDER         # on a GPU
 
 Without --text the corpus is `modules/embedded/prose.py`, endless, with a word-level tokenizer. With it, --bpe names a
 folder with the tokenizer files of GPT-2 (vocab.json and merges.txt, or tokenizer.json). Documents are separated by the
-end token and packed into rows of --length tokens.
+end token and packed into rows of --length tokens. The folder's pretraining.json says how its weights were made.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def arguments() -> argparse.Namespace:
     def add(name: str, default: object, text: str) -> None:
         parser.add_argument(name, type=type(default), default=default, help=f"{text} (default %(default)s)")
 
-    add("--steps", 2000, "optimizer steps")
+    add("--steps", 2500, "optimizer steps")
     add("--minutes", 0.0, "stop by then, the learning rate having fallen to 0 over that time; 0 counts steps alone")
-    add("--batch_size", 32, "rows per step")
+    add("--batch_size", 16, "rows per step")
     add("--length", 128, "tokens per row")
-    add("--lr", 3e-3, "peak learning rate, with linear warm-up and decay")
+    add("--lr", 4e-3, "peak learning rate, with linear warm-up and decay")
     add("--layers", 4, "transformer layers")
     add("--hidden", 128, "hidden size")
     add("--heads", 4, "attention heads")
