@@ -1,6 +1,6 @@
 """Pretrain a GPT-2 by next-token prediction: the small one that ships with the project, or one on your own text files.
 
-    python paper_repro/pretrain_gpt2.py                                          # the small one; minutes on a CPU
+    python paper_repro/pretrain_gpt2.py                                          # as the shipped weights were made
     python paper_repro/pretrain_gpt2.py --steps 100 --out tried-gpt2             # a short try
     python paper_repro/pretrain_gpt2.py --text a.txt.gz,b.txt --bpe FOLDER --layers 8 --hidden 512 --heads 8 \\
         --length 512 --batch_size 64 --lr 6e-4 --minutes 10 --out FOLDER         # on a GPU
