@@ -41,9 +41,10 @@ class Backbone:
     max_length: int | None = None  # the most tokens it has positions for
 
 
-def load_backbone(
-    spec: str | os.PathLike, task: Task, seed: int = 0, dtype: str = "float32", **config
-) -> tuple["PreTrainedModel", "PreTrainedTokenizerBase", Backbone]:  # noqa: F821
+Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerBase", Backbone]  # noqa: F821
+
+
+def load_backbone(spec: str | os.PathLike, task: Task, seed: int = 0, dtype: str = "float32", **config) -> Loaded:
     """Loads a model for sequence classification, with a fresh head, and its tokenizer.
 
     Args:
@@ -56,7 +57,26 @@ def load_backbone(
     Raises:
         UserError: no such model, files missing, or weights that lack a part of the backbone.
     """
-    name, kind, folder = resolve(spec)
+    config |= {"num_labels": task.num_labels, "problem_type": task.problem_type}
+    model, tokenizer, backbone = _load("AutoModelForSequenceClassification", resolve(spec), dtype, config)
+    init_head(model, seed)
+    return model, tokenizer, backbone
+
+
+def load_language_model(
+    spec: str | os.PathLike, embedded: tuple[str, Path], dtype: str = "float32", **config
+) -> Loaded:
+    """Loads a causal language model, its output embedding included, and its tokenizer.
+
+    Args:
+        embedded: name and folder of what "embedded" stands for.
+        spec, dtype, config: as in `load_backbone`, which also says what is raised.
+    """
+    return _load("AutoModelForCausalLM", resolve(spec, embedded), dtype, config)
+
+
+def _load(auto_class: str, place: tuple[str, str, Path], dtype: str, config: dict) -> Loaded:
+    name, kind, folder = place
     _check_files(folder, name)
     import torch
     import transformers
@@ -64,10 +84,8 @@ def load_backbone(
     with _quiet(), torch.random.fork_rng(devices=[]):
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-            model, report = transformers.AutoModelForSequenceClassification.from_pretrained(
+            model, report = getattr(transformers, auto_class).from_pretrained(
                 folder,
-                num_labels=task.num_labels,
-                problem_type=task.problem_type,
                 dtype=getattr(torch, dtype),
                 use_safetensors=True,
                 ignore_mismatched_sizes=True,  # a head for another number of classes: checked below
@@ -76,32 +94,35 @@ def load_backbone(
             )
         except Exception as error:  # transformers raises a dozen kinds: the person needs one line
             raise UserError(f"model {name!r} cannot be loaded: {first_line(error)}") from error
-        _check_weights(model, report, name)
-        _check_tokenizer(model, tokenizer, name)
-        init_head(model, seed)
-    backbone = Backbone(name, kind, weights_hash(folder), _positions(model.config))
-    return model, tokenizer, backbone
+    _check_weights(model, report, name, whole=auto_class == "AutoModelForCausalLM")
+    _check_tokenizer(model, tokenizer, name)
+    return model, tokenizer, Backbone(name, kind, weights_hash(folder), _positions(model.config))
 
 
-def shapes_only(folder: Path):
-    """The model of a folder for sequence classification, without weights: on the meta device."""
+def shapes_only(folder: Path, auto_class: str):
+    """The model of a folder without weights, on the meta device; `auto_class` is transformers' name of its kind."""
     import torch
     import transformers
 
     try:
         with _quiet(), torch.device("meta"):
             config = transformers.AutoConfig.from_pretrained(folder)
-            return transformers.AutoModelForSequenceClassification.from_config(config)
+            return getattr(transformers, auto_class).from_config(config)
     except Exception as error:
         raise UserError(f"the model in {folder} cannot be built: {first_line(error)}") from error
 
 
-def resolve(spec: str | os.PathLike) -> tuple[str, str, Path]:
-    """-> (name, kind, local folder); downloads a Hub model into the Hub's own cache first."""
-    if spec == "embedded":
-        from modules.embedded import ROBERTA
+def resolve(spec: str | os.PathLike, embedded: tuple[str, Path] | None = None) -> tuple[str, str, Path]:
+    """-> (name, kind, local folder); downloads a Hub model into the Hub's own cache first.
 
-        return "embedded-roberta", "embedded", Path(ROBERTA)
+    Args:
+        embedded: name and folder of what "embedded" stands for; by default the small RoBERTa.
+    """
+    if spec == "embedded":
+        from modules.glue import GLUE
+
+        name, folder = embedded or GLUE.embedded()
+        return name, "embedded", folder
     folder = Path(spec).expanduser()
     if folder.is_dir() and str(spec):
         path = folder.resolve()
@@ -166,11 +187,11 @@ def head_modules(model) -> dict[str, "torch.nn.Module"]:  # noqa: F821
     return {name: child for name, child in model.named_children() if child is not model.base_model}
 
 
-def _check_weights(model, report: dict, name: str) -> None:
-    """No backbone tensor may be left at random: a run on it would look like a real result."""
+def _check_weights(model, report: dict, name: str, whole: bool = False) -> None:
+    """No tensor of the backbone (of the `whole` model) may be left at random: a run on it would look like a result."""
     if model.base_model is model:
         raise UserError(f"model {name!r}: {type(model).__name__} does not tell its backbone from its head")
-    prefix = f"{model.base_model_prefix}."
+    prefix = "" if whole else f"{model.base_model_prefix}."
     lost = [key for key in report["missing_keys"] if key.startswith(prefix)]
     lost += [entry[0] for entry in report["mismatched_keys"] if entry[0].startswith(prefix)]
     if lost:

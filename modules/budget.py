@@ -8,11 +8,12 @@ from typing import Any
 from variants.variant import BaseVariant
 
 
-def pick(folder: Path, variant: BaseVariant, wanted: str) -> tuple[dict[str, Any], dict[str, int]]:
+def pick(folder: Path, auto_class: str, variant: BaseVariant, wanted: str) -> tuple[dict[str, Any], dict[str, int]]:
     """The options that come nearest to a budget, and how near.
 
     Args:
         folder: of the backbone; only its configuration is read.
+        auto_class: transformers' name of the kind of model that the benchmark trains.
         variant: its size is replaced, its other options are kept.
         wanted: such as ``0.3M``; the task head is not counted.
 
@@ -26,7 +27,7 @@ def pick(folder: Path, variant: BaseVariant, wanted: str) -> tuple[dict[str, Any
     from variants.budget import fit, parse
 
     number = parse(wanted)
-    fitted, counted = fit(shapes_only(folder), variant, number)
+    fitted, counted = fit(shapes_only(folder, auto_class), variant, number)
     before = variant.options()
     sizes = {name: value for name, value in fitted.options().items() if name == variant.size or value != before[name]}
     return sizes, {"wanted": number, "counted": counted}

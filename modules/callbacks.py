@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.trainer.states import TrainerFn
 
 from modules.lit import FineTuner
 from variants.files import save_adapter
@@ -84,7 +85,10 @@ class History(Callback):
         self.steps += self._epoch_steps
 
     def on_validation_end(self, trainer: Trainer, module: FineTuner) -> None:
-        figures = {"epoch": trainer.current_epoch + 1, **module.epoch_figures()}
+        epoch = (
+            trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else 0
+        )  # 0: a frozen model, scored as it is
+        figures = {"epoch": epoch, **module.epoch_figures()}
         self.epochs.append(figures)
         self.diverged = not torch.isfinite(torch.tensor(figures["train_loss"])).item()
         if self.diverged:
@@ -143,7 +147,7 @@ class Progress(Callback):
             return
         figures, metric = self.history.last, self.history.metric
         scored = f"{metric} {100 * figures[metric]:.1f}"
-        ms = 1000 * self.history.step_seconds[-1]
+        ms = 1000 * self.history.step_seconds[-1] if self.history.steps else 0.0
         if self.bar is not None:
             following = min(figures["epoch"] + 1, trainer.max_epochs)
             self.bar.set_postfix_str(f"epoch {following}/{trainer.max_epochs}, {scored}")

@@ -15,42 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from modules.benchmark import Benchmark
 from modules.errors import UserError
-from modules.plan import PRESETS, Plan, Wishes, make_plan
-from modules.recipes import TRAINING
+from modules.glue import GLUE
+from modules.plan import Plan, Wishes, make_plan
 from variants.registry import BUILT_IN, names, outline, resolve
 from variants.variant import VariantError
 
-_TRAINING_HELP = {
-    "lr": "learning rate of the adapter",
-    "head_lr": "learning rate of the task head (default: lr)",
-    "batch_size": "rows per optimizer step, over all devices",
-    "epochs": "passes over the training rows",
-    "max_length": "tokens; longer rows are cut",
-    "warmup_ratio": "share of all steps with a rising learning rate",
-    "warmup_steps": "the same in steps",
-    "weight_decay": "of AdamW",
-    "cls_dropout": "dropout before the classifier",
-    "gradient_clip_val": "largest norm of the gradient; 0 for none",
-}
-
 PUBLISHED = Path(__file__).resolve().parents[1] / "paper_repro" / "published"
 
-_EPILOG = """examples:
-  python paper_repro/glue.py --variant lora --r 8                   what fits this machine
-  python paper_repro/glue.py --variant full --tasks rte,mrpc        another method, two tasks
-  python paper_repro/glue.py --preset paper --tasks cola            RoBERTa-base on GLUE, as the paper
-  python paper_repro/glue.py --model FOLDER --data_dir GLUE_TSVS --tasks rte --seeds 0,1,2
-  python paper_repro/glue.py --variant adapter_p --budget 0.3M      the size nearest to 300,000 trained parameters
-  python paper_repro/glue.py --variant my_file:MyVariant            a method of your own
-  python paper_repro/glue.py --variant dora --help                  the options of another variant
-"""
 
-
-def main(argv: list[str] | None = None) -> int:
-    """Run the GLUE command; the exit code: 0, 2 after a mistake of the user's, 1 after a failure."""
+def main(argv: list[str] | None = None, benchmark: Benchmark = GLUE) -> int:
+    """Run a benchmark's command; the exit code: 0, 2 after a mistake of the user's, 1 after a failure."""
     argv = sys.argv[1:] if argv is None else argv
-    return guarded(lambda: _main(argv))
+    return guarded(lambda: _main(argv, benchmark))
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -71,17 +49,17 @@ def guarded(command: Callable[[], int]) -> int:
         return 130
 
 
-def _main(argv: list[str]) -> int:
+def _main(argv: list[str], benchmark: Benchmark) -> int:
     if "-h" in argv or "--help" in argv:
-        make_parser(outline(_variant_in(argv))).print_help()
+        make_parser(outline(_variant_in(argv)), benchmark).print_help()
         return 0
     spec = _variant_in(argv)
     cls = resolve(spec)
-    flags = make_parser(cls).parse_args(argv)
+    flags = make_parser(cls, benchmark).parse_args(argv)
     if flags.table_only:
-        return show_table(flags.results_dir, write=True)
+        return show_table(flags.results_dir, write=True, benchmark=benchmark)
     options = {f.name: flags[f.name] for f in dataclasses.fields(cls) if flags[f.name] is not None}
-    training = {name: flags[name] for name in (*TRAINING, "pad") if flags[name] is not None}
+    training = {name: flags[name] for name in benchmark.settings if flags[name] is not None}
     wishes = Wishes(
         variant=spec,
         options=options,
@@ -91,18 +69,19 @@ def _main(argv: list[str]) -> int:
         tasks=_names(flags.tasks),
         seeds=_seeds(flags.seeds),
         training=training,
-        mnli_init=flags.mnli_init,
+        mnli_init=flags.get("mnli_init"),
         trainer=flags.trainer or {},
         results_dir=flags.results_dir,
         wandb=flags.wandb,
         budget=None if flags.budget is None else str(flags.budget),
+        benchmark=benchmark,
     )
     plan = make_plan(wishes, cls)
-    return execute(plan, flags.results_dir, force=flags.force, jobs=flags.jobs)
+    return execute(plan, flags.results_dir, force=flags.force, jobs=flags.jobs, benchmark=benchmark)
 
 
-def make_parser(cls: type):
-    """The parser of the GLUE command with the options of one variant (its class, or its outline)."""
+def make_parser(cls: type, benchmark: Benchmark = GLUE):
+    """The parser of a benchmark's command with the options of one variant (its class, or its outline)."""
     from jsonargparse import ActionConfigFile, ArgumentParser
 
     class Parser(ArgumentParser):
@@ -110,22 +89,23 @@ def make_parser(cls: type):
             raise UserError(_explain(message, self)) from ex
 
     parser = Parser(
-        prog="glue.py",
-        description="Fine-tune a backbone on GLUE with a LoRA variant, score it, and show the paper's table beside it.",
-        epilog=_EPILOG,
-        formatter_class=_formatter(),
+        prog=benchmark.script,
+        description=benchmark.description,
+        epilog=benchmark.examples,
+        formatter_class=_formatter(benchmark.script),
         allow_abbrev=False,
         default_env=False,
     )
     add = parser.add_argument
     add("--variant", type=str, default="lora", help=f"{', '.join(BUILT_IN)}, or package.module:Class (default: lora)")
     add("--config", action=ActionConfigFile, help="YAML file with any of these flags")
-    add("--preset", type=str, default="auto", help=f"{', '.join(PRESETS)}, or a recipe file (default: auto)")
+    add("--preset", type=str, default="auto", help=f"{', '.join(benchmark.presets)}, or a recipe file (default: auto)")
     add("--model", type=str | None, help="Hub id, folder, or embedded")
-    add("--data_dir", type=str | None, help="folder of the official GLUE TSV files (default: $GLUE_DIR, else the Hub)")
+    add("--data_dir", type=str | None, help=f"{benchmark.data_help} (default: ${benchmark.data_env}, else the Hub)")
     add("--tasks", type=str | list[str] | None, help="comma list of tasks (default: all that the recipe knows)")
     add("--seeds", type=str | int | list[int] | None, help="comma list (default: the recipe's)")
-    add("--mnli_init", type=bool | None, help="start MRPC, RTE and STS-B from the MNLI run (default: the recipe's)")
+    if "mnli" in benchmark.tasks:
+        add("--mnli_init", type=bool | None, help="start MRPC, RTE and STS-B from the MNLI run (default: the recipe's)")
     add("--budget", type=str | int | float | None, help="trained adapter parameters, such as 0.3M: picks r, p, ...")
     add("--force", type=bool, nargs="?", const=True, default=False, help="run again what is done")
     add(
@@ -138,9 +118,8 @@ def make_parser(cls: type):
     add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")
     add("--trainer", type=dict[str, Any] | None, help="any option of lightning.Trainer, as --trainer.devices 2")
     group = parser.add_argument_group("training (default: the recipe's)")
-    for name, (kind, _) in TRAINING.items():
-        group.add_argument(f"--{name}", type=kind | None, help=_TRAINING_HELP[name])
-    group.add_argument("--pad", type=str | None, help="bucket (to the next length bucket) or max (to max_length)")
+    for name, setting in benchmark.settings.items():
+        group.add_argument(f"--{name}", type=setting.kind | None, help=setting.help)
     _add_variant(parser, cls)
     return parser
 
@@ -163,7 +142,7 @@ def _args_section(cls: type) -> str:
     return "\n".join(part.split("\n\n")[0] for part in parts)
 
 
-def _formatter() -> type:
+def _formatter(script: str) -> type:
     import argparse
 
     from jsonargparse import DefaultHelpFormatter
@@ -175,7 +154,7 @@ def _formatter() -> type:
             return action.help
 
         def _format_usage(self, usage, actions, groups, prefix) -> str:
-            return "usage: glue.py [--variant NAME] [options of the variant] [--preset ...] [--tasks ...]\n\n"
+            return f"usage: {script} [--variant NAME] [options of the variant] [--preset ...] [--seeds ...]\n\n"
 
     return Formatter
 
@@ -258,7 +237,9 @@ def default_jobs() -> int:
     return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
 
 
-def execute(plan: Plan, results_dir: str, force: bool = False, jobs: int | None = None) -> int:
+def execute(
+    plan: Plan, results_dir: str, force: bool = False, jobs: int | None = None, benchmark: Benchmark = GLUE
+) -> int:
     """Do what is missing of a plan, each run in a worker process, and show the table."""
     from modules.results import ResultStore
 
@@ -270,7 +251,7 @@ def execute(plan: Plan, results_dir: str, force: bool = False, jobs: int | None 
     if force and first:
         for run in plan.runs:
             store.path(run.id).unlink(missing_ok=True)
-            (run.folder / "last.ckpt").unlink(missing_ok=True)
+            (run.folder / "last.ckpt").unlink(missing_ok=True)  # without it nothing of an earlier try is taken up
     missing = [run for run in plan.runs if not store.done(run.id)]
     done = len(plan.runs) - len(missing)
     if first:
@@ -282,7 +263,8 @@ def execute(plan: Plan, results_dir: str, force: bool = False, jobs: int | None 
     code = run_workers([run.id for run in missing], results_dir, jobs, one_by_one=_several_processes(plan))
     if not first:
         return code
-    return max(code, show_table(results_dir, write=bool(missing), ids={run.id for run in plan.runs}))
+    ids = {run.id for run in plan.runs}
+    return max(code, show_table(results_dir, write=bool(missing), ids=ids, benchmark=benchmark))
 
 
 def _several_processes(plan: Plan) -> bool:
@@ -319,20 +301,20 @@ def run_workers(ids: list[str], results_dir: str, jobs: int, one_by_one: bool = 
     return worst
 
 
-def show_table(results_dir: str, write: bool = True, ids: set[str] | None = None) -> int:
+def show_table(results_dir: str, write: bool = True, ids: set[str] | None = None, benchmark: Benchmark = GLUE) -> int:
     """Print the table of the results under ``results_dir`` and say where it is."""
     from modules.published import load_published
     from modules.render import to_text
     from modules.results import ResultStore
     from modules.tables import build, write_tables
 
-    results = ResultStore(results_dir).all()
+    results = [result for result in ResultStore(results_dir).all() if result.benchmark == benchmark.name]
     if not results:
         print(f"no results under {results_dir}", file=sys.stderr)
         return 1
     shown = [result for result in results if ids is None or result.id in ids]
-    published = load_published(PUBLISHED)
-    print(to_text(build(shown, published)))
+    published = load_published(PUBLISHED, benchmark.name)
+    print(to_text(build(shown, published, benchmark)))
     if write:
-        print("written:", *write_tables(os.path.join(results_dir, "tables"), results, published))
+        print("written:", *write_tables(os.path.join(results_dir, "tables"), results, published, benchmark))
     return 0

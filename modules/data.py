@@ -2,7 +2,7 @@
 
 Training batches are *global*: batch k of an epoch holds the same rows whatever the number of processes, each of which
 takes every world-th row of it. Evaluation reads every row exactly once over all processes. Weights make both exact
-where rows do not divide evenly (see `GlueDataModule`).
+where rows do not divide evenly (see `PaddedDataModule`).
 """
 
 import math
@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from modules.config import RunConfig
 from modules.errors import UserError
 from modules.tasks import Task
 from modules.tokens import Tokens
@@ -34,12 +35,23 @@ class TrainBatches(Sampler[Rows]):
     """Global batches in an order drawn from (seed, epoch), cut for one rank.
 
     Lightning calls `set_epoch` before each epoch but asks for the iterator earlier: the order is drawn at the first
-    `next`. A real row weighs world / (rows of the global batch): the mean over ranks of the weighted sums of row losses
-    is then the mean over the global batch, also in the last, smaller one.
+    `next`. A real row weighs world / (units of the global batch): the mean over ranks of the weighted sums of losses is
+    then the mean over the global batch, also in the last, smaller one. `units` says how many losses each row has
+    (rows,), by default one.
     """
 
-    def __init__(self, rows: int, batch_size: int, seed: int, rank: int = 0, world: int = 1, fill: bool = False):
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        fill: bool = False,
+        units: np.ndarray | None = None,
+    ):
         self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self.units = np.ones(rows, np.int64) if units is None else units
         self.rank, self.world, self.epoch = rank, world, 0
         self.size = math.ceil(batch_size / world) if fill else 1
 
@@ -54,7 +66,7 @@ class TrainBatches(Sampler[Rows]):
         order = np.random.RandomState([self.seed % 2**32, self.epoch]).permutation(self.rows)
         for start in range(0, self.rows, self.batch_size):
             batch = order[start : start + self.batch_size]
-            yield share(batch, self.rank, self.world, self.world / len(batch), self.size)
+            yield share(batch, self.rank, self.world, self.world / self.units[batch].sum(), self.size)
 
 
 class EvalBatches(Sampler[Rows]):
@@ -116,12 +128,12 @@ class PaddedRows(Dataset):
         return result
 
 
-class GlueDataModule(LightningDataModule):
-    """The loaders of one task. Use with `Trainer(use_distributed_sampler=False)`: rank and world come from the trainer.
+class PaddedDataModule(LightningDataModule):
+    """The loaders of one run. Use with `Trainer(use_distributed_sampler=False)`: rank and world come from the trainer.
 
     Args:
-        task: what is read.
-        splits: "train" and the dev splits that exist, tokenised with `max_length`.
+        splits: "train" and the evaluation splits that exist, tokenised with `max_length`.
+        eval_splits: names of all that may exist, in the order of `val_dataloader()`'s list.
         pad_id: the tokenizer's padding token.
         batch_size: rows of one training batch over ALL processes (before gradient accumulation).
         eval_batch_size: rows of one evaluation batch on one process.
@@ -129,14 +141,17 @@ class GlueDataModule(LightningDataModule):
         pad: "bucket" pads a batch to the first of `edges` that it fits in, "max" to `max_length`.
         fill: gives every batch the same number of rows (weight-0 copies at the end), for `torch.compile`.
 
-    A training batch's loss is `(weight * row_losses).sum()`: DDP's average over ranks is then the mean over the global
-    batch. In evaluation weight is 1 for real rows and 0 for fillers.
+    A training batch's loss is the sum of weights x losses: DDP's average over ranks is then the mean over the global
+    batch. In evaluation weight is 1 for real rows and 0 for fillers. Subclasses may say what a batch is (`rows_type`)
+    and how many losses a row has (`units`).
     """
+
+    rows_type: type[PaddedRows] = PaddedRows
 
     def __init__(
         self,
-        task: Task,
         splits: dict[str, Tokens],
+        eval_splits: Sequence[str],
         pad_id: int,
         batch_size: int = 32,
         eval_batch_size: int = 64,
@@ -154,15 +169,15 @@ class GlueDataModule(LightningDataModule):
         longest = max(int(tokens.lengths.max()) for tokens in splits.values())
         if longest > max_length:
             raise UserError(f"rows of {longest} tokens do not fit max_length {max_length}: tokenise with that limit")
-        self.task, self.splits, self.pad_id, self.seed = task, splits, pad_id, seed
+        self.splits, self.pad_id, self.seed = splits, pad_id, seed
+        self.eval_splits = tuple(name for name in eval_splits if name in splits)
         self.batch_size, self.eval_batch_size, self.fill = batch_size, eval_batch_size, fill
         self.edges = [edge for edge in sorted(edges) if edge < max_length] if pad == "bucket" else []
         self.edges.append(max_length)
 
-    @property
-    def eval_splits(self) -> tuple[str, ...]:
-        """The dev splits that exist, in the order of `val_dataloader()`'s list."""
-        return tuple(name for name in self.task.eval_splits if name in self.splits)
+    def units(self, tokens: Tokens) -> np.ndarray | None:
+        """Losses of each row (N,); None: one."""
+        return None
 
     @property
     def steps_per_epoch(self) -> int:
@@ -176,8 +191,8 @@ class GlueDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         tokens = self.splits["train"]
-        rank, world = self._place()
-        return self._loader(tokens, TrainBatches(len(tokens), self.batch_size, self.seed, rank, world, self.fill))
+        place = (*self._place(), self.fill, self.units(tokens))
+        return self._loader(tokens, TrainBatches(len(tokens), self.batch_size, self.seed, *place))
 
     def val_dataloader(self) -> list[DataLoader]:
         """One loader per dev split that exists; `dataloader_idx` indexes `eval_splits`."""
@@ -193,7 +208,7 @@ class GlueDataModule(LightningDataModule):
 
     def _loader(self, tokens: Tokens, sampler: Sampler[Rows]) -> DataLoader:
         return DataLoader(
-            PaddedRows(tokens, self.pad_id, self.edges),
+            self.rows_type(tokens, self.pad_id, self.edges),
             sampler=sampler,
             batch_size=None,  # the sampler makes the batches
             collate_fn=_as_is,
@@ -204,3 +219,19 @@ class GlueDataModule(LightningDataModule):
 
 def _as_is(batch):
     return batch
+
+
+class GlueDataModule(PaddedDataModule):
+    """The loaders of one task: "train" and the dev splits that exist, one loss per row."""
+
+    def __init__(self, task: Task, splits: dict[str, Tokens], pad_id: int, **options):
+        super().__init__(splits, task.eval_splits, pad_id, **options)
+        self.task = task
+
+
+def batch_sizes(config: RunConfig) -> dict[str, int]:
+    """Rows of a training and of an evaluation batch of a run. Raises UserError where accumulation does not divide."""
+    size, accumulate = config.training["batch_size"], config.trainer.get("accumulate_grad_batches", 1)
+    if size % accumulate:
+        raise UserError(f"--batch_size {size} cannot be split over accumulate_grad_batches={accumulate}")
+    return {"batch_size": size // accumulate, "eval_batch_size": 4 * size}

@@ -1,31 +1,31 @@
-"""The LightningModule: what one training step is, for any variant on any classification task."""
+"""The LightningModule: what one training step is, for any variant and any objective."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 
 from modules.errors import UserError
-from modules.metrics import glue_metrics
-from modules.tasks import Task
+from modules.objectives import Objective
 from variants.adapted import Adapted
 
 
 class FineTuner(LightningModule):
-    """Trains what the variant trains: AdamW, linear schedule with warm-up, the task's metrics at every epoch.
+    """Trains what the variant trains: AdamW, linear schedule with warm-up, the objective's figures at every
+    epoch.
 
     Args:
         adapted: the handle of the model with its adapter.
-        task: its labels decide the loss, its metrics are scored.
+        objective: the losses of a batch and the figures of an evaluation.
         lr, head_lr: of the adapter and of the task head (``lr`` where None).
         warmup_ratio, warmup_steps: linear warm-up, as a share of all steps or in steps; then linear decay to 0.
         weight_decay: of all but biases and norms that train in place.
+        adam_eps: of AdamW.
     """
 
     strict_loading = True
@@ -33,34 +33,27 @@ class FineTuner(LightningModule):
     def __init__(
         self,
         adapted: Adapted,
-        task: Task,
+        objective: Objective,
         *,
         lr: float,
         head_lr: float | None = None,
         weight_decay: float = 0.0,
         warmup_ratio: float = 0.0,
         warmup_steps: int | None = None,
+        adam_eps: float = 1e-8,
     ) -> None:
         super().__init__()
         self.model = adapted.model
-        self.adapted, self.task = adapted, task
+        self.adapted, self.objective = adapted, objective
         self.lr, self.head_lr, self.weight_decay = lr, head_lr, weight_decay
         self.warmup_ratio, self.warmup_steps = warmup_ratio, warmup_steps
-        self.metrics = glue_metrics(task)
+        self.adam_eps = adam_eps
         self._train = self._eval = torch.zeros(2)  # sums of losses and of what they are divided by; not buffers,
         # which DDP would copy from the first process to the others
 
-    def row_losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """(loss of each row (B,), logits (B, C)) in fp32."""
-        inputs = {k: v for k, v in batch.items() if k not in ("labels", "weight")}
-        logits = self.model(**inputs).logits.float()
-        if self.task.is_regression:
-            return F.mse_loss(logits[:, 0], batch["labels"].float(), reduction="none"), logits
-        return F.cross_entropy(logits, batch["labels"], reduction="none"), logits
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        losses, _ = self.row_losses(batch)
-        loss = (batch["weight"] * losses).sum()  # the weights make DDP's mean over ranks the mean over the batch
+        losses, weights, _ = self.objective.losses(self.model, batch, training=True)
+        loss = (weights * losses).sum()  # the weights make DDP's mean over ranks the mean over the batch
         self._train += torch.stack((loss.detach(), torch.ones_like(loss)))
         penalty = self.adapted.penalty()
         return loss if penalty is None else loss + penalty
@@ -70,20 +63,19 @@ class FineTuner(LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         self._eval = torch.zeros(2, device=self.device)
-        self.metrics.reset()
+        self.objective.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        losses, logits = self.row_losses(batch)
-        self._eval += torch.stack(((batch["weight"] * losses).sum(), batch["weight"].sum()))
-        split = self.task.eval_splits.index(self.trainer.datamodule.eval_splits[dataloader_idx])
-        self.metrics.update(logits, batch["labels"], batch["weight"], split)
+        losses, weights, outputs = self.objective.losses(self.model, batch, training=False)
+        self._eval += torch.stack(((weights * losses).sum(), weights.sum()))
+        self.objective.update(outputs, batch, self.trainer.datamodule.eval_splits[dataloader_idx])
 
     def epoch_figures(self) -> dict[str, float]:
         """Losses and metrics of the epoch that has just ended, over all processes."""
         sums = self.all_gather(torch.stack((self._train, self._eval))).reshape(-1, 2, 2).sum(0).tolist()
-        (train, steps), (loss, rows) = sums
-        figures = {"train_loss": train / max(steps, 1), "loss": loss / max(rows, 1)}
-        return figures | {name: value.item() for name, value in self.metrics.compute().items()}
+        (train, steps), (loss, weight) = sums
+        figures = {"train_loss": train / max(steps, 1), "loss": loss / max(weight, 1)}
+        return figures | self.objective.figures(self)
 
     # ---- optimisation --------------------------------------------------------------------------------------
 
@@ -91,7 +83,7 @@ class FineTuner(LightningModule):
         groups = self.adapted.param_groups(self.lr, self.head_lr, self.weight_decay)
         if not groups:
             raise UserError("nothing trains: the variant has no parameter here and the model has no task head")
-        optimizer = torch.optim.AdamW(groups, fused=self._scaler is None)
+        optimizer = torch.optim.AdamW(groups, eps=self.adam_eps, fused=self._scaler is None)
         steps = int(self.trainer.estimated_stepping_batches)
         warmup = self.warmup_steps if self.warmup_steps is not None else int(self.warmup_ratio * steps)
 

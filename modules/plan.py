@@ -8,15 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from modules.benchmark import Benchmark
 from modules.budget import line, pick
 from modules.config import RunConfig, check_trainer, source_hash
 from modules.errors import UserError
+from modules.glue import GLUE
 from modules.recipes import NoRecipe, Recipe, check_training, load_recipe
-from modules.tasks import TASKS
 from variants.variant import BaseVariant, VariantError
-
-ROBERTA_BASE = "FacebookAI/roberta-base"
-PRESETS = ("auto", "embedded", "paper", "official", "paper-dagger", "paper-dagger-wide", "default")
 
 
 @dataclass
@@ -36,6 +34,7 @@ class Wishes:
     results_dir: str = "results"
     wandb: str = "auto"
     budget: str | None = None
+    benchmark: Benchmark = GLUE
 
 
 @dataclass
@@ -53,115 +52,112 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant]) -> Plan:
         UserError, VariantError: one line for whatever cannot be.
     """
     check_trainer(wishes.trainer)
-    if unknown := [t for t in wishes.tasks if t not in TASKS]:
-        raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(TASKS)}")
+    benchmark = wishes.benchmark
+    if unknown := [t for t in wishes.tasks if t not in benchmark.tasks]:
+        raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
     about: list[str] = []
     model, preset = _choose(wishes, about)
     from modules.backbones import resolve, weights_hash
 
-    name, kind, folder = resolve(model)
+    name, kind, folder = resolve(model, benchmark.embedded() if model == "embedded" else None)
     backbone = {"source": kind, "name": name, "spec": model, "hash": weights_hash(folder)}
     source = _source(wishes, kind)
     about.append(f"backbone: {name} ({kind})   data: {source.name} ({source.kind})")
     runs: dict[str, RunConfig] = {}
     wishes = dataclasses.replace(wishes, preset=preset)
     known = "embedded" if kind == "embedded" else name
-    tasks = wishes.tasks or _tasks_with_recipe(known, preset, cls.name)
+    tasks = wishes.tasks or _tasks_with_recipe(known, preset, cls.name, benchmark)
     budget = None
     if wishes.budget is not None:
-        recipe = load_recipe(known, preset, cls.name, tasks[0])
-        sizes, budget = pick(folder, build_variant(cls, recipe.options | wishes.options), wishes.budget)
+        recipe = load_recipe(known, preset, cls.name, tasks[0], benchmark)
+        variant = build_variant(cls, recipe.options | wishes.options)
+        sizes, budget = pick(folder, benchmark.auto_class, variant, wishes.budget)
         if both := [name for name in sizes if name in wishes.options]:
             raise UserError(f"--budget picks {both[0]} of {cls.name}: give either --budget or --{both[0]}")
         wishes = dataclasses.replace(wishes, options=wishes.options | sizes)
         about.append(line(cls.name, sizes, budget))
     for task in tasks:
-        recipe = load_recipe(known, preset, cls.name, task)
+        recipe = load_recipe(known, preset, cls.name, task, benchmark)
         for seed in wishes.seeds or recipe.seeds:
             _add(runs, wishes, cls, recipe, seed, backbone, source, budget)
     if any(run.init_from for run in runs.values()):
         about.append("MRPC, RTE and STS-B start from the MNLI run of the same seed, which is run first")
     order = sorted(runs.values(), key=lambda run: run.init_from is not None)  # stable: MNLI before what starts from it
-    notes = [f"{TASKS[task].title}: {note}" for task, notes in source.notes.items() for note in notes]
+    notes = [f"{benchmark.tasks[task].title}: {note}" for task, notes in source.notes.items() for note in notes]
     return Plan(order, list(dict.fromkeys([*about, *notes])))
 
 
 def _choose(wishes: Wishes, about: list[str]) -> tuple[str, str]:
     """(model spec, protocol) from --preset and --model; tells in ``about`` what was chosen and why."""
-    preset, model = wishes.preset, wishes.model
-    if preset not in PRESETS and not preset.endswith((".yaml", ".yml")):
-        raise UserError(f"unknown preset {preset!r}; choose {', '.join(PRESETS)}, or a recipe file")
+    preset, model, benchmark = wishes.preset, wishes.model, wishes.benchmark
+    if preset not in benchmark.presets and not preset.endswith((".yaml", ".yml")):
+        raise UserError(f"unknown preset {preset!r}; choose {', '.join(benchmark.presets)}, or a recipe file")
     if preset != "auto":
-        return model or ("embedded" if preset == "embedded" else ROBERTA_BASE), preset
+        return model or ("embedded" if preset == "embedded" else benchmark.hub_model), preset
     if model:
         return model, "auto"
-    if reason := _no_roberta():
+    if reason := _no_paper_model(benchmark):
         if wishes.data_dir:
             raise UserError(f"--data_dir needs a backbone: name one with --model, since {reason}")
-        about.append(
-            f"embedded source, since {reason}: a small RoBERTa and generated tasks that ship with the project, "
-            "neither RoBERTa-base nor GLUE"
-        )
+        about.append(f"embedded source, since {reason}: {benchmark.embedded_note}")
         return "embedded", "embedded"
-    about.append("a GPU is here and so is RoBERTa-base: the paper's recipe (LoRA, Table 9)")
-    return ROBERTA_BASE, "auto"
+    about.append(f"a GPU is here and so is {benchmark.model_title}: {benchmark.paper_note}")
+    return benchmark.hub_model, "auto"
 
 
-def _no_roberta() -> str:
-    """Why RoBERTa-base is not the choice here, or "" where it is."""
+def _no_paper_model(benchmark: Benchmark) -> str:
+    """Why the papers' backbone is not the choice here, or "" where it is."""
     import torch
 
-    from modules.sources import hub_cached, hub_endpoint, hub_reachable
+    from modules.sources import hub_endpoint, hub_reachable
 
     if not torch.cuda.is_available():
         return "there is no GPU"
-    if hub_reachable() or hub_cached(ROBERTA_BASE, TASKS.values()):
+    if hub_reachable() or benchmark.hub_cached():
         return ""
     return f"the Hub ({hub_endpoint()}) cannot be reached"
 
 
 def _source(wishes: Wishes, kind: str):
-    from modules.sources import EmbeddedSource, FolderSource, HubSource
-
     if kind == "embedded":
         if wishes.data_dir:
             raise UserError("the embedded backbone knows only the generated tasks: name another with --model")
-        return EmbeddedSource()
-    folder = wishes.data_dir or os.environ.get("GLUE_DIR")
-    return FolderSource(folder) if folder else HubSource()
+        return wishes.benchmark.open_source("embedded", None)
+    folder = wishes.data_dir or os.environ.get(wishes.benchmark.data_env)
+    return wishes.benchmark.open_source("folder" if folder else "hub", folder)
 
 
-def _tasks_with_recipe(backbone: str, preset: str, variant: str) -> list[str]:
-    """All eight tasks, or those that the paper has a recipe for: one row is of one protocol."""
+def _tasks_with_recipe(backbone: str, preset: str, variant: str, benchmark: Benchmark) -> list[str]:
+    """All tasks, or those that the paper has a recipe for: one row is of one protocol."""
     found: dict[str, str] = {}
-    for task in TASKS:
+    for task in benchmark.tasks:
         try:
-            found[task] = load_recipe(backbone, preset, variant, task).protocol
+            found[task] = load_recipe(backbone, preset, variant, task, benchmark).protocol
         except NoRecipe:
             continue
     if not found:
-        load_recipe(backbone, preset, variant, "mnli")  # raises, saying what there is
+        load_recipe(backbone, preset, variant, next(iter(benchmark.tasks)), benchmark)  # raises, saying what there is
     protocol = next((p for p in found.values() if p != "default"), "default")
     return [task for task in found if found[task] == protocol]
 
 
 def _add(runs: dict[str, RunConfig], wishes: Wishes, cls, recipe: Recipe, seed: int, backbone, source, budget=None):
     """Add one run to ``runs`` (and first the MNLI run that it starts from, if it does); the run."""
-    task, before = recipe.task, None
+    task, before, benchmark = recipe.task, None, wishes.benchmark
     if recipe.mnli_init if wishes.mnli_init is None else wishes.mnli_init and task in ("mrpc", "rte", "stsb"):
-        first = load_recipe(recipe.backbone, wishes.preset, cls.name, "mnli")
+        first = load_recipe(recipe.backbone, wishes.preset, cls.name, "mnli", benchmark)
         before = _add(runs, wishes, cls, first, seed, backbone, source, budget)
     training = dict(recipe.training)
     if "warmup_steps" in wishes.training:
         training.pop("warmup_ratio", None)
     training |= wishes.training
-    check_training(training, "settings")
+    check_training(training, "settings", benchmark.settings)
     training["precision"] = str(wishes.trainer.get("precision", "32-true"))
     overrides = {k: v for k, v in wishes.training.items() if recipe.training.get(k) != v}
     variant = build_variant(cls, recipe.options | wishes.options)
     overrides |= {k: v for k, v in wishes.options.items() if recipe.options.get(k) != v}
     run = RunConfig(
-        benchmark="glue",
+        benchmark=benchmark.name,
         task=task,
         variant=wishes.variant,
         options=variant.options(),
@@ -172,7 +168,7 @@ def _add(runs: dict[str, RunConfig], wishes: Wishes, cls, recipe: Recipe, seed: 
             "source": source.kind,
             "name": source.name,
             "spec": str(getattr(source, "folder", "")),
-            "hash": source.hash(TASKS[task]),
+            "hash": source.hash(benchmark.tasks[task]),
         },
         training=training,
         init_from={"task": "mnli", "id": before.id} if before else None,

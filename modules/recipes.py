@@ -4,6 +4,7 @@
 """
 
 import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -11,23 +12,12 @@ from typing import Any
 
 import yaml
 
+from modules.benchmark import Benchmark, Setting
 from modules.errors import UserError
-from modules.tasks import TASKS
+from modules.glue import GLUE
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "glue"
+CONFIGS = GLUE.configs
 
-TRAINING: dict[str, tuple[type, bool]] = {  # name: (type, whether 0 is allowed)
-    "lr": (float, False),
-    "head_lr": (float, False),
-    "batch_size": (int, False),
-    "epochs": (int, False),
-    "max_length": (int, False),
-    "warmup_ratio": (float, True),
-    "warmup_steps": (int, True),
-    "weight_decay": (float, True),
-    "cls_dropout": (float, True),
-    "gradient_clip_val": (float, True),
-}
 _FILE_KEYS = {"backbone", "protocol", "source", "remarks", "seeds", "common", "variants"}
 _VARIANT_KEYS = {"source", "remarks", "options", "mnli_init", "common", "tasks"}
 
@@ -52,24 +42,24 @@ class NoRecipe(UserError):
     """There is no recipe for what was asked; the line names what there is."""
 
 
-def load_recipe(backbone: str, protocol: str, variant: str, task: str, root: Path = CONFIGS) -> Recipe:
+def load_recipe(backbone: str, protocol: str, variant: str, task: str, benchmark: Benchmark = GLUE) -> Recipe:
     """The recipe for one run.
 
-    `backbone` is a folder's name under `root`, with or without an owner ("FacebookAI/roberta-base"). `protocol` is a
-    file's name there, "default" (for every backbone), "auto" (what fits best: embedded for the embedded backbone,
-    else paper, else default), or the path of a recipe file of one's own.
+    `backbone` is a folder's name under the benchmark's `configs`, with or without an owner
+    ("FacebookAI/roberta-base"). `protocol` is a file's name there, "default" (for every backbone), "auto" (what fits
+    best: embedded for the embedded backbone, else paper, else default), or the path of a recipe file of one's own.
 
     Raises NoRecipe where there is none, UserError where a file is malformed.
     """
     if protocol == "auto":
         for choice in ("embedded", "paper"):
             try:
-                return load_recipe(backbone, choice, variant, task, root)
+                return load_recipe(backbone, choice, variant, task, benchmark)
             except NoRecipe:
                 continue
         protocol = "default"
-    path = _path(backbone, protocol, root)
-    content = load_file(path)
+    path = _path(backbone, protocol, benchmark.configs)
+    content = load_file(path, benchmark)
     entry = content["variants"].get(variant, content["variants"].get("default"))
     if entry is None:
         raise NoRecipe(
@@ -84,13 +74,13 @@ def load_recipe(backbone: str, protocol: str, variant: str, task: str, root: Pat
     return _merge(content, entry, variant, task)
 
 
-def load_file(path: Path) -> dict[str, Any]:
+def load_file(path: Path, benchmark: Benchmark = GLUE) -> dict[str, Any]:
     """Read and check one file. Raises UserError naming the file and the key that is wrong."""
-    return _load(Path(path), Path(path).stat().st_mtime_ns)
+    return _load(Path(path), Path(path).stat().st_mtime_ns, benchmark)
 
 
 @lru_cache
-def _load(path: Path, _modified: int) -> dict[str, Any]:
+def _load(path: Path, _modified: int, benchmark: Benchmark) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -98,15 +88,16 @@ def _load(path: Path, _modified: int) -> dict[str, Any]:
     _known(content, _FILE_KEYS, str(path))
     if missing := sorted({"backbone", "protocol", "source", "variants"} - set(content)):
         raise UserError(f"{path}: {missing[0]!r} is missing")
-    check_training(content.get("common", {}), f"{path}: common")
+    settings = benchmark.settings
+    check_training(content.get("common", {}), f"{path}: common", settings)
     for name, entry in content["variants"].items():
         where = f"{path}: {name}"
         _known(entry, _VARIANT_KEYS, where)
-        check_training(entry.get("common", {}), f"{where}: common")
+        check_training(entry.get("common", {}), f"{where}: common", settings)
         for task, values in entry.get("tasks", {}).items():
-            _known({task: None}, set(TASKS), where)
-            check_training({k: v for k, v in values.items() if k != "options"}, f"{where}: {task}")
-        _known(dict.fromkeys(entry.get("mnli_init", [])), set(TASKS) - {"mnli"}, f"{where}: mnli_init")
+            _known({task: None}, set(benchmark.tasks), where)
+            check_training({k: v for k, v in values.items() if k != "options"}, f"{where}: {task}", settings)
+        _known(dict.fromkeys(entry.get("mnli_init", [])), set(benchmark.tasks) - {"mnli"}, f"{where}: mnli_init")
     return content
 
 
@@ -154,15 +145,19 @@ def _known(content: Any, names: set[str], where: str) -> None:
             raise UserError(f"{where}: unknown key {key!r}; did you mean {' or '.join(close)}?")
 
 
-def check_training(values: Any, where: str) -> None:
+def check_training(values: Any, where: str, settings: Mapping[str, Setting]) -> None:
     """Raise UserError, naming `where` and the key, on a training setting that is unknown or out of range."""
-    _known(values, set(TRAINING), where)
+    _known(values, set(settings), where)
     for key, value in values.items():
-        kind, zero = TRAINING[key]
-        number = isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
-        if not number or value < 0 or (value == 0 and not zero):
+        setting = settings[key]
+        if setting.kind is str:
+            if value not in setting.choices:
+                raise UserError(f"{where}: {key} must be one of {', '.join(setting.choices)}, got {value!r}")
+            continue
+        fits = isinstance(value, (int, float) if setting.kind is float else int) and not isinstance(value, bool)
+        if not fits or value < 0 or (value == 0 and not setting.zero):
             hint = "; YAML reads 5e-4 as text, write 5.0e-4" if isinstance(value, str) else ""
             raise UserError(
-                f"{where}: {key} must be a {'non-negative' if zero else 'positive'} "
-                f"{'number' if kind is float else 'whole number'}, got {value!r}{hint}"
+                f"{where}: {key} must be a {'non-negative' if setting.zero else 'positive'} "
+                f"{'number' if setting.kind is float else 'whole number'}, got {value!r}{hint}"
             )

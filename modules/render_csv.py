@@ -1,4 +1,4 @@
-"""The GLUE table as CSV, in long form: one line per cell, with everything that makes the figure what it is."""
+"""A benchmark's table as CSV, in long form: one line per cell, with everything that makes the figure what it is."""
 
 import csv
 import io
@@ -6,10 +6,10 @@ import json
 import math
 from collections.abc import Sequence
 
+from modules.benchmark import Benchmark, Column
 from modules.published import PublishedRow
-from modules.render import dev_sizes, devices, peak_mb, printed, span, step_ms
+from modules.render import devices, peak_mb, printed, span, step_ms
 from modules.tables import Cell, Row, Section
-from modules.tasks import TASKS
 
 CSV_COLUMNS = [
     "kind",
@@ -21,7 +21,7 @@ CSV_COLUMNS = [
     "data_source",
     "data_hash",
     "train_rows",
-    "dev_rows",
+    "scored_rows",
     "protocol",
     "variant",
     "label",
@@ -52,19 +52,21 @@ CSV_COLUMNS = [
 
 
 def to_csv(sections: Sequence[Section]) -> str:
-    """One line per cell, ours and published, with all that makes it what it is. Figures are times 100."""
+    """One line per cell, ours and published, with all that makes it what it is, in the papers' units."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
-    shown: dict[int, PublishedRow] = {}
+    shown: dict[int, tuple[PublishedRow, Benchmark]] = {}
     for section in sections:
-        writer.writerows(_csv_ours(row, cell) for row in section.rows for cell in row.cells.values())
-        shown |= {id(row): row for row in section.published}
-    writer.writerows(_csv_published(row, task) for row in shown.values() for task in TASKS if task in row.scores)
+        benchmark = section.benchmark
+        writer.writerows(_csv_ours(row, cell, benchmark) for row in section.rows for cell in row.cells.values())
+        shown |= {id(row): (row, benchmark) for row in section.published}
+    for row, benchmark in shown.values():
+        writer.writerows(_csv_published(row, c, benchmark) for c in benchmark.columns if c.key in row.scores)
     return out.getvalue()
 
 
-def _csv_ours(row: Row, cell: Cell) -> dict:
+def _csv_ours(row: Row, cell: Cell, benchmark: Benchmark) -> dict:
     run, runs = cell.runs[0], cell.runs
     place = {
         "backbone": run.backbone["name"],
@@ -74,7 +76,7 @@ def _csv_ours(row: Row, cell: Cell) -> dict:
         "data_source": run.data["source"],
         "data_hash": run.data["hash"],
         "train_rows": run.data["sizes"].get("train", ""),
-        "dev_rows": sum(dev_sizes(run.data["sizes"]).values()),
+        "scored_rows": benchmark.scored_rows(run.data["sizes"]),
     }
     made = {
         "protocol": row.protocol,
@@ -88,14 +90,14 @@ def _csv_ours(row: Row, cell: Cell) -> dict:
     score = {
         "task": cell.task,
         "metric": cell.metric,
-        "value": _percent(cell.median()),
-        "spread": _percent(cell.spread()),
-        "last_value": _percent(cell.median("last")),
-        "last_spread": _percent(cell.spread("last")),
+        "value": _figure(cell.centre()),
+        "spread": _figure(cell.spread()),
+        "last_value": "" if cell.column.metric else _figure(cell.centre("last")),
+        "last_spread": "" if cell.column.metric else _figure(cell.spread("last")),
         "seeds": " ".join(str(run.seed) for run in runs),
         "diverged": cell.diverged(),
-        "best_epochs": " ".join(str(run.best["epoch"]) for run in runs),
-        "statistic": "median over seeds, best epoch",
+        "best_epochs": " ".join(str((run.test or run.best)["epoch"]) for run in runs),
+        "statistic": f"{benchmark.statistic} over seeds, " + ("scored epoch" if cell.column.metric else "best epoch"),
         "run_ids": " ".join(run.id for run in runs),
     }
     cost = {
@@ -106,22 +108,23 @@ def _csv_ours(row: Row, cell: Cell) -> dict:
         "peak_memory_mb": peak_mb(runs),
         "device": devices(runs),
     }
-    return {"kind": "ours", "benchmark": "glue", **place, **made, **score, **cost}
+    return {"kind": "ours", "benchmark": benchmark.name, **place, **made, **score, **cost}
 
 
-def _csv_published(row: PublishedRow, task: str) -> dict:
+def _csv_published(row: PublishedRow, column: Column, benchmark: Benchmark) -> dict:
+    key = column.key
     return {
         "kind": "published",
-        "benchmark": "glue",
+        "benchmark": benchmark.name,
         "backbone": row.model,
         "variant": row.variant,
         "label": row.method,
         "options": json.dumps(dict(row.options), sort_keys=True),
-        "task": task,
-        "metric": row.metrics[task],
-        "value": printed(row.scores[task]),
-        "spread": row.spread.get(task, ""),
-        "init_from": "mnli" if task in row.mnli_init else "",
+        "task": column.task,
+        "metric": row.metrics[key],
+        "value": printed(row.scores[key]),
+        "spread": row.spread.get(key, ""),
+        "init_from": "mnli" if key in row.mnli_init else "",
         "adapter_params": row.params,
         "statistic": row.statistic,
         "mark": row.mark,
@@ -129,5 +132,5 @@ def _csv_published(row: PublishedRow, task: str) -> dict:
     }
 
 
-def _percent(value: float | None) -> str:
-    return "" if value is None or math.isnan(value) else f"{100 * value:.2f}"
+def _figure(value: float | None) -> str:
+    return "" if value is None or math.isnan(value) else f"{value:.2f}"

@@ -76,6 +76,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "epochs": (list,),
     "best": (dict,),
     "last": (dict,),
+    "test": (dict, *_OPTIONAL),
     "parameters": (dict,),
     "cost": (dict,),
     "variant_metrics": (dict,),
@@ -115,6 +116,7 @@ class RunResult:
     epochs: list[dict[str, Any]]
     best: dict[str, Any]  # the epoch with the best dev metric
     last: dict[str, Any]
+    test: dict[str, Any] | None = None  # the figures that the table prints, where they are not the dev set's
     parameters: dict[str, int]  # adapter and head train; total is the whole model
     cost: dict[str, Any]  # step_ms, peak_memory_mb, wall_s, ...
     variant_metrics: dict[str, Any] = field(default_factory=dict)

@@ -16,16 +16,13 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
-from modules.backbones import load_backbone
+from modules.benchmark import benchmark
 from modules.callbacks import EpochSeeds, History, Progress
 from modules.config import NEUTRAL, RunConfig
-from modules.data import GlueDataModule
+from modules.data import PaddedDataModule
 from modules.errors import UserError
 from modules.lit import FineTuner
 from modules.results import ResultStore, RunResult, environment
-from modules.sources import EmbeddedSource, FolderSource, HubSource, Source
-from modules.tasks import TASKS, Task
-from modules.tokens import tokenise
 from modules.tracking import make_logger
 from variants.adapted import Adapted, attach
 from variants.files import read_adapter
@@ -44,37 +41,43 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
         The result as it was written, or None in a process that is not the first of several.
     """
     quieten()
-    task = TASKS[config.task]
     seed_everything(config.seed, verbose=False)
     reset_peak_memory()
-    data, tokenizer, model, sizes = _load(config, task)
+    prepared = benchmark(config.benchmark).prepare(config)
+    data, objective = prepared.data, prepared.objective
     variant = resolve(config.variant)(**config.options)
-    adapted = attach(model, variant, config.seed)
+    adapted = attach(prepared.model, variant, config.seed)
     if config.init_from:
         start_from(adapted, Path(config.results_dir) / "runs" / config.init_from["id"] / "best")
     counts = adapted.count()
     t = config.training
     module = FineTuner(
         adapted,
-        task,
+        objective,
         lr=t["lr"],
         head_lr=t.get("head_lr"),
         weight_decay=t.get("weight_decay", 0.0),
         warmup_ratio=t.get("warmup_ratio", 0.0),
         warmup_steps=t.get("warmup_steps"),
+        adam_eps=t.get("adam_eps", 1e-8),
     )
     adapted.init_from_data(_few_batches(data))
-    model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
-    history = History(task.column, config.folder, {"task": task.name, "run": config.id, "spec": config.variant})
+    prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
+    history = History(objective.metric, config.folder, {"task": config.task, "run": config.id, "spec": config.variant})
     trainer = _trainer(config, history, live)
     checkpoint = config.folder / CHECKPOINT
-    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+    if objective.scores_frozen and not adapted.trained():
+        trainer.validate(module, datamodule=data, verbose=False)
+    else:
+        trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+    variant_metrics = adapted.metrics()
+    test = objective.test(module, adapted, config.folder)
     if not trainer.is_global_zero:
         return None
     result = RunResult(
         id=config.id,
         benchmark=config.benchmark,
-        task=task.name,
+        task=config.task,
         variant=variant.name,
         variant_config=variant.options(),
         protocol=config.protocol,
@@ -82,59 +85,29 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
         budget=config.budget,
         seed=config.seed,
         backbone={k: config.backbone[k] for k in ("source", "name", "hash")},
-        data={k: config.data[k] for k in ("source", "name", "hash")} | {"sizes": sizes},
+        data={k: config.data[k] for k in ("source", "name", "hash")} | {"sizes": prepared.sizes},
         training=config.training,
         trainer={k: v for k, v in config.trainer.items() if k not in NEUTRAL},
         code=config.code,
         init_from=config.init_from,
-        metric=task.column,
+        metric=objective.metric,
         epochs=history.epochs,
         best=history.best,
         last=history.last,
+        test=test,
         parameters=counts,
         cost=_cost(history, data, config),
-        variant_metrics=adapted.metrics(),
+        variant_metrics=variant_metrics,
         environment=environment(str(trainer.strategy.root_device), trainer.world_size)
         | {"runs_at_once": int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))},
-        wandb_id=_finish_logging(trainer, history, counts),
+        wandb_id=_finish_logging(trainer, history, counts, test),
     )
     ResultStore(config.results_dir).write(result)
     checkpoint.unlink(missing_ok=True)
     return result
 
 
-def open_source(kind: str, spec: str | None) -> Source:
-    """The rows' source: embedded, a folder (``spec``) or the Hub."""
-    return {"embedded": EmbeddedSource, "hub": HubSource}[kind]() if kind != "folder" else FolderSource(spec)
-
-
-def _load(config: RunConfig, task: Task) -> tuple[GlueDataModule, Any, torch.nn.Module, dict[str, int]]:
-    """(data module, tokenizer, model, rows by split) of a run, checked against what its id was made of."""
-    source = open_source(config.data["source"], config.data["spec"])
-    splits = source.load(task)
-    if source.hash(task) != config.data["hash"]:
-        raise UserError(f"the data in {source.name} have changed since this run was planned; start the command again")
-    t = config.training
-    dropout = {} if t.get("cls_dropout") is None else {"classifier_dropout": t["cls_dropout"]}
-    model, tokenizer, backbone = load_backbone(config.backbone["spec"], task, config.seed, **dropout)
-    max_length = min(t["max_length"], backbone.max_length or t["max_length"])
-    accumulate = config.trainer.get("accumulate_grad_batches", 1)
-    if t["batch_size"] % accumulate:
-        raise UserError(f"--batch_size {t['batch_size']} cannot be split over accumulate_grad_batches={accumulate}")
-    data = GlueDataModule(
-        task,
-        tokenise(splits, tokenizer, max_length, source.hash(task)),
-        tokenizer.pad_token_id,
-        batch_size=t["batch_size"] // accumulate,
-        eval_batch_size=4 * t["batch_size"],
-        seed=config.seed,
-        pad=t.get("pad", "bucket"),
-        max_length=max_length,
-    )
-    return data, tokenizer, model, source.sizes[task.name]
-
-
-def _few_batches(data: GlueDataModule, count: int = 8):
+def _few_batches(data: PaddedDataModule, count: int = 8):
     """The first training batches, read only by a variant that asks for them (``init_from_data``)."""
     for index, batch in enumerate(data.train_dataloader()):
         if index == count:
@@ -218,14 +191,14 @@ def peak_memory_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _cost(history: History, data: GlueDataModule, config: RunConfig) -> dict[str, Any]:
-    tokens = data.tokens_per_epoch * len(history.epochs)
+def _cost(history: History, data: PaddedDataModule, config: RunConfig) -> dict[str, Any]:
+    tokens = data.tokens_per_epoch * len(history.step_seconds)
     seconds = sum(history.step_seconds) * data.steps_per_epoch
     return {
-        "step_ms": round(1000 * statistics.median(history.step_seconds), 3),
+        "step_ms": round(1000 * statistics.median(history.step_seconds), 3) if history.steps else None,
         "steps": history.steps,
         "tokens": tokens,
-        "tokens_per_s": round(tokens / seconds, 1),
+        "tokens_per_s": round(tokens / seconds, 1) if seconds else None,
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "wall_s": round(history.seconds, 2),
         "file_bytes": sum(f.stat().st_size for f in (config.folder / "best").iterdir()),
@@ -233,14 +206,17 @@ def _cost(history: History, data: GlueDataModule, config: RunConfig) -> dict[str
     }
 
 
-def _finish_logging(trainer: Trainer, history: History, counts: dict[str, int]) -> str | None:
+def _finish_logging(
+    trainer: Trainer, history: History, counts: dict[str, int], test: dict[str, Any] | None
+) -> str | None:
     """Write the dashboard's summary and end it; its run id."""
     if not trainer.logger:
         return None
     try:
         experiment = trainer.logger.experiment
         best = {f"best/{k}": v for k, v in history.best.items()}
-        experiment.summary.update(best | {f"parameters/{k}": v for k, v in counts.items()})
+        figures = {f"test/{k}": v for k, v in (test or {}).items() if isinstance(v, (int, float))}
+        experiment.summary.update(best | figures | {f"parameters/{k}": v for k, v in counts.items()})
         identity = experiment.id
         experiment.finish()
         return identity

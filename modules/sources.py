@@ -4,6 +4,7 @@ All three have one interface (`Source`): `load(task)` gives "train" and the task
 their content, `sizes` and `notes` say what was read and what was missing. Heavy libraries are imported where used.
 """
 
+import codecs
 import functools
 import hashlib
 import json
@@ -48,6 +49,7 @@ class Source:
 
     kind: str
     name: str
+    restore = _RESTORE
 
     def __init__(self) -> None:
         self.sizes: dict[str, dict[str, int]] = {}
@@ -61,8 +63,15 @@ class Source:
         self.sizes[task.name] = {name: len(split) for name, split in splits.items()}
         for name, size in self.sizes[task.name].items():
             if not size:
-                raise UserError(f"{self.kind} data {self.name!r}: {task.title} {name} has no rows; {_RESTORE}")
+                raise UserError(f"{self.kind} data {self.name!r}: {task.title} {name} has no rows; {self.restore}")
         self._hashes[task.name] = content_hash(splits)
+        return splits
+
+    def planned(self, task: Task, expected: str) -> dict[str, Split]:
+        """`load`, with the content that a run was planned on: raises UserError where `hash` is not `expected`."""
+        splits = self.load(task)
+        if self.hash(task) != expected:
+            raise UserError(f"the data in {self.name} have changed since this run was planned; start the command again")
         return splits
 
     def hash(self, task: Task) -> str:
@@ -158,7 +167,7 @@ def read_tsv(path: Path, task: Task, skip_short: bool = False) -> tuple[Split, i
         UserError: naming file and line (from 1), for a missing file, column or field, bad UTF-8, or a bad label.
     """
     layout = _LAYOUTS[task.name]
-    lines = _lines(path)
+    lines = read_lines(path)
     header = layout.header or next(lines, (1, ""))[1].split("\t")
     missing = [name for name in (*layout.texts, layout.label) if name not in header]
     if missing:
@@ -185,17 +194,17 @@ def read_tsv(path: Path, task: Task, skip_short: bool = False) -> tuple[Split, i
     return split, skipped
 
 
-def _lines(path: Path) -> Iterable[tuple[int, str]]:
+def read_lines(path: Path, restore: str = _RESTORE) -> Iterable[tuple[int, str]]:
     """Yields (line number, line). Only \\n ends a line: the texts hold other separators of Unicode."""
     try:
-        data = path.read_bytes()
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {_RESTORE}") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {restore}") from None
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode()
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); {_RESTORE}") from None
+        raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); {restore}") from None
     for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
         yield number, line.removesuffix("\r")
 
@@ -298,8 +307,13 @@ def _probe(endpoint: str, timeout: float) -> bool:
     return bool(answers and answers[0])
 
 
-def hub_cached(model: str | None = None, tasks: Iterable[Task] = (), repo: str = GLUE_REPO) -> bool:
-    """Whether the model's files and the tasks' prepared data are all in the local Hub caches."""
+def hub_cached(
+    model: str | None = None,
+    tasks: Iterable[Task] = (),
+    repo: str = GLUE_REPO,
+    configurations: Iterable[str] = (),
+) -> bool:
+    """Whether the model's files and the prepared data of tasks or configurations are all in the local Hub caches."""
     if model is not None:
         from huggingface_hub import try_to_load_from_cache
 
@@ -309,7 +323,8 @@ def hub_cached(model: str | None = None, tasks: Iterable[Task] = (), repo: str =
     home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
     cache = Path(os.environ.get("HF_DATASETS_CACHE") or os.path.join(home, "datasets")).expanduser()
     folder = cache / re.sub("/", "___", repo)
-    return all(any(folder.glob(f"{task.name}/*/*/dataset_info.json")) for task in tasks)
+    wanted = [*(task.name for task in tasks), *configurations]
+    return all(any(folder.glob(f"{name}/*/*/dataset_info.json")) for name in wanted)
 
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")

@@ -1,4 +1,4 @@
-"""The GLUE table: run files in, rows and cells out. `modules/render.py` and `modules/render_csv.py`
+"""A benchmark's table: run files in, rows and cells out. `modules/render.py` and `modules/render_csv.py`
 turn them into text.
 
 Numbers of different backbones or data never share a section, settings that differ never share a row, and no cell
@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from modules.atomic import write_atomic
+from modules.benchmark import Benchmark, Column
+from modules.glue import GLUE
 from modules.published import PublishedRow
 from modules.results import RunResult, canonical, run_id
-from modules.tasks import TASKS
 
 Settings = dict[tuple[str, str], str]
 """(part of the result, name) -> the value as canonical JSON, so that equal means equal."""
@@ -27,28 +28,35 @@ _FIRST = ("full", "head", "bitfit", "lora", "adalora", "dora", "vera")  # order 
 
 @dataclass(frozen=True)
 class Cell:
-    """One task of one row: a run per seed, in the order of seeds."""
+    """One column of one row: a run per seed, in the order of seeds."""
 
-    task: str
+    column: Column
     runs: tuple[RunResult, ...]
+    statistic: str = "median"
+
+    @property
+    def task(self) -> str:
+        return self.column.task
 
     @property
     def metric(self) -> str:
         """The metric that the column prints."""
-        return self.runs[0].metric
+        return self.column.metric or self.runs[0].metric
 
     def values(self, which: str = "best") -> list[float]:
-        """The metric of each seed, as a fraction; NaN where a run diverged. `which`: best or last (epoch)."""
-        scores = [getattr(run, which)[self.metric] for run in self.runs]
-        return [math.nan if score is None else float(score) for score in scores]
+        """The printed figure of each seed; NaN where a run diverged. `which`: best or last (epoch)."""
+        scores = [
+            run.test[self.metric] if self.column.metric else getattr(run, which)[self.metric] for run in self.runs
+        ]
+        return [math.nan if score is None else self.column.scale * score for score in scores]
 
     def diverged(self, which: str = "best") -> int:
         """Number of runs whose metric is not a number."""
         return sum(math.isnan(value) for value in self.values(which))
 
-    def median(self, which: str = "best") -> float:
-        """Median over the seeds; NaN if any of them diverged."""
-        return math.nan if self.diverged(which) else statistics.median(self.values(which))
+    def centre(self, which: str = "best") -> float:
+        """Median or mean over the seeds; NaN if any of them diverged."""
+        return math.nan if self.diverged(which) else getattr(statistics, self.statistic)(self.values(which))
 
     def spread(self, which: str = "best") -> float | None:
         """Standard deviation over the seeds (n-1); None for a single seed."""
@@ -59,24 +67,26 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One configuration of one variant: what it is called, and a cell per task that was run."""
+    """One configuration of one variant: what it is called, its runs by task, and a cell per column that they fill."""
 
     protocol: str
     variant: str
     label: str
-    cells: Mapping[str, Cell]
+    by_task: Mapping[str, tuple[RunResult, ...]]
+    cells: Mapping[str, Cell]  # by the columns' keys
     remarks: tuple[str, ...] = ()
+    columns: int = 0  # of the whole table, where their average means something
 
     @property
     def runs(self) -> list[RunResult]:
-        """All runs, in the order of the paper's columns."""
-        return [run for cell in self.cells.values() for run in cell.runs]
+        """All runs, in the order of the benchmark's tasks."""
+        return [run for runs in self.by_task.values() for run in runs]
 
     def average(self, which: str = "best") -> float | None:
-        """Mean of the eight medians; None unless all eight tasks are there."""
-        if set(self.cells) != set(TASKS):
+        """Mean of the columns; None unless all are there."""
+        if not self.columns or len(self.cells) != self.columns:
             return None
-        return statistics.fmean(cell.median(which) for cell in self.cells.values())
+        return statistics.fmean(cell.centre(which) for cell in self.cells.values())
 
 
 @dataclass(frozen=True)
@@ -87,24 +97,28 @@ class Section:
     data: Mapping[str, Any]
     rows: tuple[Row, ...]
     published: tuple[PublishedRow, ...] = ()
+    benchmark: Benchmark = GLUE
 
     def beside(self, variant: str) -> list[PublishedRow]:
         """The published rows of one variant."""
         return [row for row in self.published if row.variant == variant]
 
 
-def build(results: Iterable[RunResult], published: Sequence[PublishedRow] = ()) -> list[Section]:
-    """Sections, rows and cells of all GLUE results, sorted by names: the order of `results` does not matter."""
+def build(
+    results: Iterable[RunResult], published: Sequence[PublishedRow] = (), benchmark: Benchmark = GLUE
+) -> list[Section]:
+    """Sections, rows and cells of all results of a benchmark, sorted by names: the order of `results` is no matter."""
     groups: dict[tuple[str, ...], list[RunResult]] = {}
     for run in sorted(results, key=lambda run: run.id):
-        if run.benchmark == "glue" and run.task in TASKS:
+        if run.benchmark == benchmark.name and run.task in benchmark.tasks:
             place = (run.backbone["source"], run.backbone["name"], str(run.backbone["hash"]))
             groups.setdefault((*place, run.data["source"], run.data["name"]), []).append(run)
     sections = []
     for _, runs in sorted(groups.items()):
-        rows = sorted(_rows(runs, {run.id: run for run in runs}), key=_row_order)
+        rows = sorted(_rows(runs, {run.id: run for run in runs}, benchmark), key=_row_order)
         backbone, data = runs[0].backbone, runs[0].data
-        sections.append(Section(backbone, data, tuple(rows), tuple(_beside(rows, backbone, published))))
+        beside = _beside(rows, backbone, published, benchmark)
+        sections.append(Section(backbone, data, tuple(rows), tuple(beside), benchmark))
     return sections
 
 
@@ -113,12 +127,14 @@ def short_name(backbone: str) -> str:
     return backbone.rpartition("/")[2]
 
 
-def _beside(rows: list[Row], backbone: Mapping, published: Sequence[PublishedRow]) -> list[PublishedRow]:
-    """Per variant: published rows of this very backbone, else of RoBERTa-base, else of any; each figure once."""
+def _beside(
+    rows: list[Row], backbone: Mapping, published: Sequence[PublishedRow], benchmark: Benchmark
+) -> list[PublishedRow]:
+    """Per variant: published rows of this very backbone, else of the papers' own, else of any; each figure once."""
     found = []
     for variant in dict.fromkeys(row.variant for row in rows):
         own = [row for row in published if row.variant == variant and not row.repeats]
-        for model in (short_name(backbone["name"]), "roberta-base"):
+        for model in (short_name(backbone["name"]), benchmark.paper_model):
             if same := [row for row in own if row.model == model]:
                 own = same
                 break
@@ -126,7 +142,7 @@ def _beside(rows: list[Row], backbone: Mapping, published: Sequence[PublishedRow
     return found
 
 
-def _rows(runs: list[RunResult], by_id: Mapping[str, RunResult]) -> list[Row]:
+def _rows(runs: list[RunResult], by_id: Mapping[str, RunResult], benchmark: Benchmark) -> list[Row]:
     """Group by protocol, variant and hand-set options; then split on every setting that differs within a task."""
     groups: dict[tuple[str, str, str], list[RunResult]] = {}
     for run in runs:
@@ -134,13 +150,13 @@ def _rows(runs: list[RunResult], by_id: Mapping[str, RunResult]) -> list[Row]:
     rows = []
     for (protocol, variant, _), group in sorted(groups.items()):
         settings = {run.id: _settings(run, by_id) for run in group}
-        differing = _differing(group, settings)
+        differing = _differing(group, settings, benchmark)
         parts: dict[tuple[str, ...], list[RunResult]] = {}
         for run in group:
             parts.setdefault(tuple(settings[run.id].get(key, "null") for key in differing), []).append(run)
         for values, part in sorted(parts.items()):
             shown = dict(zip(differing, values, strict=True))
-            rows.append(_row(protocol, variant, part, shown))
+            rows.append(_row(protocol, variant, part, shown, benchmark))
     return rows
 
 
@@ -161,28 +177,48 @@ def _settings(run: RunResult, by_id: Mapping[str, RunResult]) -> Settings:
     return {(part, name): _text(value) for part, values in parts.items() for name, value in values.items()}
 
 
-def _differing(runs: list[RunResult], settings: Mapping[str, Settings]) -> list[tuple[str, str]]:
+def _differing(runs: list[RunResult], settings: Mapping[str, Settings], benchmark: Benchmark) -> list[tuple[str, str]]:
     """The settings that take two values within one task: what differs between tasks only may be the recipe's."""
     keys = sorted({key for run in runs for key in settings[run.id]})
     seen: dict[tuple, set[str]] = {}
     for run in runs:
         for key in keys:
             seen.setdefault((key, run.task), set()).add(settings[run.id].get(key, "null"))
-    return [key for key in keys if any(len(seen[key, task]) > 1 for task in TASKS if (key, task) in seen)]
+    return [key for key in keys if any(len(seen[key, task]) > 1 for task in benchmark.tasks if (key, task) in seen)]
 
 
-def _row(protocol: str, variant: str, runs: list[RunResult], differing: Mapping[tuple[str, str], str]) -> Row:
-    cells, remarks = {}, []
-    for task in TASKS:
+def _row(
+    protocol: str,
+    variant: str,
+    runs: list[RunResult],
+    differing: Mapping[tuple[str, str], str],
+    benchmark: Benchmark,
+) -> Row:
+    by_task: dict[str, tuple[RunResult, ...]] = {}
+    remarks = []
+    for task in benchmark.tasks:
         by_seed: dict[int, RunResult] = {}
         for run in sorted((r for r in runs if r.task == task), key=lambda r: (_time(r), r.id)):
             if run.seed in by_seed:
                 old = by_seed[run.seed].id
-                remarks.append(f"{TASKS[task].title}, seed {run.seed}: the newer of two runs ({run.id}, not {old})")
+                remarks.append(
+                    f"{benchmark.tasks[task].title}, seed {run.seed}: the newer of two runs ({run.id}, not {old})"
+                )
             by_seed[run.seed] = run
         if by_seed:
-            cells[task] = Cell(task, tuple(by_seed[seed] for seed in sorted(by_seed)))
-    return Row(protocol, variant, _label(runs, differing), cells, tuple(remarks))
+            by_task[task] = tuple(by_seed[seed] for seed in sorted(by_seed))
+    cells = {
+        column.key: Cell(column, by_task[column.task], benchmark.statistic)
+        for column in benchmark.columns
+        if column.task in by_task and _has(column, by_task[column.task])
+    }
+    columns = len(benchmark.columns) if benchmark.average else 0
+    return Row(protocol, variant, _label(runs, differing), by_task, cells, tuple(remarks), columns)
+
+
+def _has(column: Column, runs: tuple[RunResult, ...]) -> bool:
+    """Whether the runs have the column's score: a scorer may have been missing where some of them ran."""
+    return not column.metric or all((run.test or {}).get(column.metric) is not None for run in runs)
 
 
 def _label(runs: list[RunResult], differing: Mapping[tuple[str, str], str]) -> str:
@@ -228,14 +264,17 @@ def _time(run: RunResult) -> str:
 
 
 def write_tables(
-    folder: str | Path, results: Iterable[RunResult], published: Sequence[PublishedRow] = ()
+    folder: str | Path,
+    results: Iterable[RunResult],
+    published: Sequence[PublishedRow] = (),
+    benchmark: Benchmark = GLUE,
 ) -> list[Path]:
-    """Write glue.md and glue.csv into `folder`, atomically; return their paths. Raises UserError on a full disk."""
+    """Write the benchmark's .md and .csv into `folder`, atomically; return their paths. UserError on a full disk."""
     from modules.render import to_markdown
     from modules.render_csv import to_csv
 
-    sections = build(results, published)
-    texts = {"glue.md": to_markdown(sections), "glue.csv": to_csv(sections)}
+    sections = build(results, published, benchmark)
+    texts = {f"{benchmark.name}.md": to_markdown(sections, benchmark), f"{benchmark.name}.csv": to_csv(sections)}
     for name, text in texts.items():
         write_atomic(Path(folder) / name, text)
     return [Path(folder) / name for name in texts]

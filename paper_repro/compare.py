@@ -19,6 +19,7 @@ from modules.atomic import write_atomic
 from modules.budget import line, pick
 from modules.cli import guarded, run_workers, show_table
 from modules.errors import UserError
+from modules.glue import GLUE
 from modules.plan import Wishes, build_variant, make_plan
 from modules.results import ResultStore
 from variants.registry import resolve
@@ -85,7 +86,7 @@ def within_budget(plan: dict[str, Any], variant: str, options: argparse.Namespac
     from modules.backbones import resolve as folder_of
 
     configured = build_variant(resolve(variant), entry.get("options", {}))
-    sizes, budget = pick(folder_of(options.model)[2], configured, options.budget)
+    sizes, budget = pick(folder_of(options.model)[2], GLUE.auto_class, configured, options.budget)
     print(line(variant, sizes, budget), flush=True)
     return entry | {"options": entry.get("options", {}) | sizes, "budget": budget}
 

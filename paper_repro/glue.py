@@ -8,6 +8,7 @@
 import sys
 
 from modules.cli import main
+from modules.glue import GLUE
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(benchmark=GLUE))

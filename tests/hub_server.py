@@ -24,10 +24,11 @@ class HubServer:
     """Serves `repos`, {("models" | "datasets", "owner/name"): {path: content}}, until the `with` block ends.
 
     `requests` lists what was asked ("GET /api/..."). With `mute` the server accepts connections and never answers.
+    `revision` names the branch that data sets are on.
     """
 
-    def __init__(self, repos: dict[tuple[str, str], Files], mute: bool = False):
-        self.repos, self.mute, self.requests = repos, mute, []
+    def __init__(self, repos: dict[tuple[str, str], Files], mute: bool = False, revision: str = "main"):
+        self.repos, self.mute, self.requests, self.revision = repos, mute, [], revision
         self._over = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -58,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.mute:
             self.hub._over.wait()
         url = urlsplit(self.path)
-        path = unquote(url.path)
+        path = unquote(url.path).replace(self.hub.revision, "main")
         if path == "/":
             return self._send(b"a small hub")
         if match := re.fullmatch(r"/api/(models|datasets)/([^/]+/[^/]+)(?:/(tree|revision|paths-info)/(.*))?", path):

@@ -35,9 +35,9 @@ def test_adapters_on_roberta_large_are_table_9(protocol, variant) -> None:
 
 
 def test_dagger_recipes_can_be_named_on_the_command_line() -> None:
-    from modules.plan import PRESETS
+    from modules.glue import GLUE
 
-    assert {protocol for protocol, _ in TABLE_9} <= set(PRESETS)
+    assert {protocol for protocol, _ in TABLE_9} <= set(GLUE.presets)
 
 
 def test_the_comparison_is_at_loras_size() -> None:

@@ -107,6 +107,12 @@ def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, T
     return config, tensors
 
 
+def restore(adapted: Adapted, folder: str | os.PathLike) -> None:
+    """Give the active adapter the values it had when it was saved to ``folder``, in the same run."""
+    _, tensors = read_adapter(folder)
+    adapted.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith(_INITIAL)})
+
+
 def load(
     model: nn.Module | Adapted, folder: str | os.PathLike, *, name: str = "default", strict: bool = False
 ) -> Adapted:

@@ -67,12 +67,14 @@ def backbone_of(model: nn.Module) -> nn.Module:
 def head_parameters(model: nn.Module) -> list[str]:
     """Names of the task head's parameters: all outside the backbone, and the backbone's pooler.
 
-    A weight that the head shares with the backbone (GPT-2's tied output embedding) is the backbone's.
+    A language model's output embedding was pretrained and is the backbone's, whether or not it is tied.
     """
     backbone = backbone_of(model)
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     poolers = [getattr(backbone, name, None) for name in POOLERS.get(model_type(model), ())]
     pooled = {id(p) for pooler in poolers if isinstance(pooler, nn.Module) for p in pooler.parameters()}
     frozen = {id(p) for p in backbone.parameters()} - (pooled if backbone is not model else set())
+    frozen |= {id(p) for p in output.parameters()} if isinstance(output, nn.Module) else set()
     return [name for name, p in model.named_parameters() if id(p) not in frozen]
 
 

@@ -1,4 +1,5 @@
-"""What ships with the project so that it runs anywhere: a small RoBERTa and eight GLUE-shaped tasks.
+"""What ships with the project so that it runs anywhere: a small RoBERTa and eight GLUE-shaped tasks, a small GPT-2 and
+restaurants in E2E's shape (`restaurants`; `prose` is what the GPT-2 has read).
 
 The tasks are drawn from a grammar with meaning (`facts`, `wellformed`, `opinion`), deterministic by seed on every
 Python. Training sentences use the leading part of the vocabulary, evaluation sentences all of it, so that a model
@@ -11,6 +12,8 @@ from pathlib import Path
 
 ROBERTA = Path(__file__).parent / "roberta"
 """Folder of the small RoBERTa: config.json, model.safetensors (fp16), tokenizer."""
+GPT2 = Path(__file__).parent / "gpt2"
+"""Folder of the small GPT-2, in the same form."""
 
 SIZES = {  # training rows, rows of each evaluation split
     "mnli": (5000, 600), "sst2": (3000, 800), "mrpc": (2500, 600), "cola": (4000, 800), "qnli": (3000, 800),

@@ -1,0 +1,178 @@
+"""From meaning representations to sentences: transformers' `generate`, as the LoRA authors' beam search decides.
+
+Two things differ from `generate`'s defaults, because they do in microsoft/LoRA, examples/NLG/src/gpt2_beam.py: the ban
+on repeated n-grams looks at the output alone (a name of four tokens stands in the input and must be said), and after
+the ban probabilities are normalised again. A hypothesis counts with log p / length ** length_penalty, its end token
+included, and the search goes on until no better one can come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessorList, NoRepeatNGramLogitsProcessor
+
+from modules.atomic import write_atomic
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How outputs are searched for.
+
+    Attributes:
+        stop: tokens that end an output: the end token and, where the tokenizer has it as one token, an empty line
+            (GPT-2: 50256 and 628, as in the authors' command).
+        pad: the tokenizer's padding token.
+    """
+
+    beams: int
+    length_penalty: float
+    no_repeat_ngram: int
+    max_new_tokens: int
+    batch_size: int
+    stop: tuple[int, ...]
+    pad: int
+
+    @classmethod
+    def of(cls, training: dict[str, Any], tokenizer) -> Decoding:
+        """From a run's training settings."""
+        blank = tokenizer.encode("\n\n", add_special_tokens=False)
+        blank = [token for token in blank if token != tokenizer.unk_token_id] if len(blank) == 1 else []
+        return cls(
+            beams=training.get("beams", 10),
+            length_penalty=training.get("length_penalty", 1.0),
+            no_repeat_ngram=training.get("no_repeat_ngram", 0),
+            max_new_tokens=training.get("max_new_tokens", 64),
+            batch_size=training.get("decode_batch_size", 16),
+            stop=tuple(dict.fromkeys([tokenizer.eos_token_id, *blank])),
+            pad=tokenizer.pad_token_id,
+        )
+
+    def greedy(self) -> Decoding:
+        """The same with one beam, in larger batches: for the dev curve."""
+        return replace(self, beams=1, batch_size=4 * self.batch_size)
+
+
+class NoRepeatInOutput(NoRepeatNGramLogitsProcessor):
+    """Bans what would repeat an n-gram of the output; the first `start` tokens are the input."""
+
+    def __init__(self, size: int, start: int) -> None:
+        super().__init__(size)
+        self.start = start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        return super().__call__(input_ids[:, self.start :], scores)
+
+
+@torch.no_grad()
+def generate(model: nn.Module, contexts: Sequence[list[int]], decoding: Decoding) -> list[list[int]]:
+    """The tokens of one output per context, without the token that ended it. The model must be in eval mode."""
+    width = max(map(len, contexts))
+    ids = torch.tensor([[decoding.pad] * (width - len(context)) + context for context in contexts])
+    mask = torch.tensor([[0] * (width - len(context)) + [1] * len(context) for context in contexts])
+    device = next(model.parameters()).device
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=decoding.beams,
+        early_stopping="never" if decoding.beams > 1 else False,
+        length_penalty=decoding.length_penalty if decoding.beams > 1 else 1.0,
+        renormalize_logits=decoding.beams > 1,
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=list(decoding.stop),
+        pad_token_id=decoding.pad,
+        use_cache=True,
+    )
+    banned = [NoRepeatInOutput(decoding.no_repeat_ngram, width)] if decoding.no_repeat_ngram else []
+    with low_precision(model, device):
+        found = model.generate(
+            ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList(banned),
+        )
+    outputs = []
+    for row in found[:, width:].tolist():
+        end = next((k for k, token in enumerate(row) if token in decoding.stop), len(row))
+        outputs.append(row[:end])
+    return outputs
+
+
+@contextlib.contextmanager
+def low_precision(model: nn.Module, device: torch.device, on: bool | None = None) -> Iterator[None]:
+    """bf16 on a GPU, but fp32 for the output embedding: scores of hypotheses differ by less than bf16 can tell.
+
+    Args:
+        on: whatever the device.
+    """
+    if not (device.type == "cuda" if on is None else on):
+        yield
+        return
+    head = model.get_output_embeddings()
+
+    def in_fp32(self: nn.Module, hidden: Tensor) -> Tensor:
+        with torch.autocast(device.type, enabled=False):
+            bias = None if getattr(self, "bias", None) is None else self.bias.float()
+            return F.linear(hidden.float(), self.weight.float(), bias)
+
+    head.forward = types.MethodType(in_fp32, head)
+    try:
+        with torch.autocast(device.type, torch.bfloat16):
+            yield
+    finally:
+        del head.forward
+
+
+def decode(
+    model: nn.Module, contexts: Sequence[list[int]], tokenizer, decoding: Decoding, keep: Path | None = None
+) -> list[str]:
+    """One line of text per context, in their order, the same on every process.
+
+    Contexts are sorted by length and cut into batches, which do not depend on the number of processes; each process
+    takes every world-th of them.
+
+    Args:
+        keep: a folder for the outputs of each batch. What lies there already is not decoded again, so that a killed
+            decode loses at most the batch in hand; the caller names the folder by all that decides the outputs.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    order = sorted(range(len(contexts)), key=lambda row: (-len(contexts[row]), row))
+    batches = [order[start : start + decoding.batch_size] for start in range(0, len(order), decoding.batch_size)]
+    training = model.training
+    model.eval()
+    mine: dict[int, list[int]] = {}
+    for number in range(rank, len(batches), world):
+        rows = batches[number]
+        file = keep / f"{number}.json" if keep else None
+        outputs = _kept(file, len(rows))
+        if outputs is None:
+            outputs = generate(model, [contexts[row] for row in rows], decoding)
+            if file:
+                write_atomic(file, json.dumps(outputs))
+        mine |= dict(zip(rows, outputs, strict=True))
+    model.train(training)
+    parts: list[dict[int, list[int]]] = [mine]
+    if world > 1:
+        parts = [{} for _ in range(world)]
+        dist.all_gather_object(parts, mine)
+    found = {row: tokens for part in parts for row, tokens in part.items()}
+    texts = tokenizer.batch_decode([found[row] for row in range(len(contexts))], skip_special_tokens=True)
+    return [" ".join(text.split()) for text in texts]
+
+
+def _kept(file: Path | None, rows: int) -> list[list[int]] | None:
+    """The outputs in a file that an earlier try left whole."""
+    try:
+        outputs = json.loads(file.read_text()) if file else None
+    except (OSError, ValueError):
+        return None
+    return outputs if isinstance(outputs, list) and len(outputs) == rows else None

@@ -1,0 +1,89 @@
+"""What E2E asks of a language model: the sentence's tokens, greedy outputs on the dev set, beam search on the test."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from modules.atomic import write_atomic
+from modules.e2e.data import Inputs
+from modules.e2e.decode import Decoding, decode
+from modules.objectives import Batch, Losses, Objective
+from modules.scores import FORMULAS, score
+from variants.adapted import Adapted
+from variants.files import TENSORS, read_adapter, restore
+
+
+class Generation(Objective):
+    """Label-smoothed cross-entropy of the targets: (1 - eps) nll + eps (mean nll over the vocabulary).
+
+    The mean is over the target tokens of the global batch, as in microsoft/LoRA, examples/NLG/src/model.py; smoothing
+    is for training alone. No logits are computed where there is no target.
+
+    Args:
+        inputs: "validation" and "test", grouped by meaning representation.
+        decoding: of the test set; the dev curve is greedy.
+        score_epoch: "best" or "last".
+    """
+
+    metric = "BLEU"
+    scores_frozen = True
+
+    def __init__(
+        self, inputs: dict[str, Inputs], tokenizer, decoding: Decoding, label_smoothing: float, score_epoch: str
+    ) -> None:
+        super().__init__()
+        self.inputs, self.tokenizer, self.decoding = inputs, tokenizer, decoding
+        self.label_smoothing, self.score_epoch = label_smoothing, score_epoch
+
+    def losses(self, model: nn.Module, batch: Batch, training: bool) -> Losses:
+        """A loss for each of the batch's K target tokens."""
+        hidden = model.base_model(
+            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
+        ).last_hidden_state
+        chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, d)
+        logits = model.get_output_embeddings()(chosen).float()  # (K, V)
+        smoothing = self.label_smoothing if training else 0.0
+        losses = F.cross_entropy(logits, batch["targets"], reduction="none", label_smoothing=smoothing)
+        return losses, batch["weights"], None
+
+    def figures(self, module: LightningModule) -> dict[str, float]:
+        dev = self.inputs["validation"]
+        outputs = decode(module.model, dev.ids, self.tokenizer, self.decoding.greedy())
+        return {"BLEU": FORMULAS["BLEU"](outputs, dev.references)}
+
+    def test(self, module: LightningModule, adapted: Adapted, folder: Path) -> dict[str, Any] | None:
+        """The five scores of the test set, `epoch`, `decode_s` and, by score, what it lacked (`missing`).
+
+        Leaves `test.txt` (an output per line, in the order of the test file) and `test_references.txt` in the run's
+        folder. None in a process that is not the first of several.
+        """
+        strategy = module.trainer.strategy
+        strategy.barrier()  # the first process writes the adapter files
+        module.to(strategy.root_device)
+        state, epoch = "frozen", 0
+        if adapted.trained():
+            file = folder / self.score_epoch
+            state = hashlib.sha256((file / TENSORS).read_bytes()).hexdigest()[:16]
+            epoch = read_adapter(file)[0]["epoch"]
+            restore(adapted, file)
+        start, test, keep = time.perf_counter(), self.inputs["test"], folder / "decoding" / state
+        outputs = decode(module.model, test.ids, self.tokenizer, self.decoding, keep)
+        seconds = time.perf_counter() - start
+        if not module.trainer.is_global_zero:
+            return None
+        write_atomic(folder / "test.txt", "\n".join(outputs) + "\n")
+        groups = ("\n".join(references) for references in test.references)
+        write_atomic(folder / "test_references.txt", "\n\n".join(groups) + "\n")
+        values, missing = score(outputs, test.references)
+        shutil.rmtree(folder / "decoding", ignore_errors=True)
+        for name, lack in missing.items():
+            print(f"{name} is left out: {lack}", flush=True)
+        return {"epoch": epoch, **values, "decode_s": round(seconds, 2), "missing": missing}

@@ -1,0 +1,75 @@
+"""What a benchmark asks of a model: the losses of a batch, and the figures of an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from modules.metrics import glue_metrics
+from modules.tasks import Task
+from variants.adapted import Adapted
+
+Batch = dict[str, Tensor]
+Losses = tuple[Tensor, Tensor, Any]
+"""Losses (N,) in fp32, their weights (N,), and what `update` wants of the outputs."""
+
+
+class Objective(nn.Module):
+    """The interface. What is trained is sum(weights x losses); its mean over ranks is the mean over the global batch.
+
+    Attributes:
+        metric: the figure that picks the best epoch; higher is better.
+        scores_frozen: a model of which nothing trains has a score that is worth knowing.
+    """
+
+    metric: str
+    scores_frozen = False
+
+    def losses(self, model: nn.Module, batch: Batch, training: bool) -> Losses:
+        """Of one batch, as the data module makes it."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Before an evaluation."""
+
+    def update(self, outputs: Any, batch: Batch, split: str) -> None:
+        """Take in an evaluation batch."""
+
+    def figures(self, module: LightningModule) -> dict[str, float]:
+        """The figures of the evaluation over all processes, `metric` among them; every process calls it."""
+        raise NotImplementedError
+
+    def test(self, module: LightningModule, adapted: Adapted, folder: Any) -> dict[str, Any] | None:
+        """Once, after training: the figures that the table prints, where they are not the dev set's."""
+        return None
+
+
+class Classification(Objective):
+    """Cross-entropy, or squared error where the label is a score; the task's metrics over its dev splits."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task, self.metric = task, task.column
+        self.metrics = glue_metrics(task)
+
+    def losses(self, model: nn.Module, batch: Batch, training: bool) -> Losses:
+        """A loss for each row; the outputs are the logits (B, C)."""
+        inputs = {k: v for k, v in batch.items() if k not in ("labels", "weight")}
+        logits = model(**inputs).logits.float()
+        if self.task.is_regression:
+            losses = F.mse_loss(logits[:, 0], batch["labels"].float(), reduction="none")
+        else:
+            losses = F.cross_entropy(logits, batch["labels"], reduction="none")
+        return losses, batch["weight"], logits
+
+    def reset(self) -> None:
+        self.metrics.reset()
+
+    def update(self, outputs: Tensor, batch: Batch, split: str) -> None:
+        self.metrics.update(outputs, batch["labels"], batch["weight"], self.task.eval_splits.index(split))
+
+    def figures(self, module: LightningModule) -> dict[str, float]:
+        return {name: value.item() for name, value in self.metrics.compute().items()}

@@ -1,0 +1,76 @@
+"""The five scores of the E2E NLG challenge: BLEU, NIST, METEOR, ROUGE-L and CIDEr, as its official scorer gives them.
+
+    values, missing = score(outputs, references)
+
+`mteval` holds BLEU and NIST, `coco` ROUGE-L and CIDEr on captions tokenised by `ptb`, `java` METEOR and Stanford's own
+tokeniser, `files` reads the scorer's formats, `metrics` makes the five torchmetrics. Only `metrics` needs torch.
+
+The definition is `measure_scores.py` of https://github.com/tuetschek/e2e-metrics with its default options.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+
+from modules.errors import UserError
+from modules.scores import coco, java, mteval, ptb
+
+Corpus = tuple[list[str], list[list[str]]]
+
+
+def score(
+    outputs: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[dict[str, float | None], dict[str, str]]:
+    """({name: value}, {name of a score that cannot be had here: one line saying what is missing}).
+
+    N outputs and N groups of references; an absent score's value is None. BLEU, METEOR and ROUGE-L are fractions, CIDEr
+    goes from 0 to 10, NIST from 0 up. Raises UserError where the two do not belong together (`check`).
+    """
+    check(outputs, references)
+    values: dict[str, float | None] = {}
+    missing: dict[str, str] = {}
+    for name, formula in FORMULAS.items():
+        try:
+            values[name] = formula(outputs, references)
+        except java.Unavailable as lack:
+            values[name], missing[name] = None, str(lack)
+    return values, missing
+
+
+def check(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Raises UserError unless there is one group of references for each output, with a word in every group."""
+    if len(outputs) != len(references):
+        raise UserError(
+            f"{len(outputs)} outputs but {len(references)} groups of references: there must be one output for each "
+            "input (plain text: one output per line, and a blank line between the references of two inputs)"
+        )
+    if not outputs:
+        raise UserError("there is nothing to score: no outputs and no references")
+    for number, group in enumerate(references, 1):
+        if not any(map(mteval.tokenize, group)):
+            raise UserError(f"reference group {number} is empty: every input needs at least one reference")
+
+
+@lru_cache(maxsize=2)
+def _captions(outputs: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> Corpus:
+    """Both sides by the Penn Treebank's rules: all references as one text and all outputs as another, as officially."""
+    flat = iter(ptb.captions([reference for group in references for reference in group]))
+    return ptb.captions(outputs), [[next(flat) for _ in group] for group in references]
+
+
+def _on_captions(formula: Callable[[list[str], list[list[str]]], float]):
+    def tokenized(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+        return formula(*_captions(tuple(outputs), tuple(map(tuple, references))))
+
+    return tokenized
+
+
+FORMULAS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], float]] = {
+    "BLEU": mteval.bleu,
+    "NIST": mteval.nist,
+    "METEOR": _on_captions(java.meteor),
+    "ROUGE_L": _on_captions(coco.rouge_l),
+    "CIDEr": _on_captions(coco.cider),
+}
+"""Score by name, in the official order: each takes N plain texts and N groups of them."""

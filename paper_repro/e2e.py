@@ -1,0 +1,14 @@
+"""E2E NLG, end to end: trains and scores a variant, and shows the papers' rows beside it.
+
+    python paper_repro/e2e.py --variant lora --r 4
+
+``--help`` lists every flag; ``--variant dora --help`` those of another variant.
+"""
+
+import sys
+
+from modules.cli import main
+from modules.e2e import E2E
+
+if __name__ == "__main__":
+    sys.exit(main(benchmark=E2E))

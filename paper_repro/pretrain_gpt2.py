@@ -1,0 +1,208 @@
+"""Pretrain a GPT-2 by next-token prediction: the small one that ships with the project, or one on your own text files.
+
+    python paper_repro/pretrain_gpt2.py                                          # as the shipped weights were made
+    python paper_repro/pretrain_gpt2.py --steps 100 --out tried-gpt2             # a short try
+    python paper_repro/pretrain_gpt2.py --text a.txt.gz,b.txt --bpe FOLDER --layers 8 --hidden 512 --heads 8 \\
+        --length 512 --batch_size 64 --lr 6e-4 --minutes 10 --out FOLDER         # on a GPU
+
+Without --text the corpus is `modules/embedded/prose.py`, endless, with a word-level tokenizer. With it, --bpe names a
+folder with the tokenizer files of GPT-2 (vocab.json and merges.txt, or tokenizer.json). Documents are separated by the
+end token and packed into rows of --length tokens. The folder's pretraining.json says how its weights were made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # so that the script runs from any folder, installed or not
+
+from modules.atomic import write_atomic  # noqa: E402
+from modules.embedded import GPT2  # noqa: E402
+from modules.embedded.prose import documents, vocabulary  # noqa: E402
+
+if TYPE_CHECKING:
+    import torch
+
+END, UNKNOWN = "<|endoftext|>", "<unk>"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+
+    def add(name: str, default: object, text: str) -> None:
+        parser.add_argument(name, type=type(default), default=default, help=f"{text} (default %(default)s)")
+
+    add("--steps", 2500, "optimizer steps")
+    add("--minutes", 0.0, "stop by then, the learning rate having fallen to 0 over that time; 0 counts steps alone")
+    add("--batch_size", 16, "rows per step")
+    add("--length", 128, "tokens per row")
+    add("--lr", 4e-3, "peak learning rate, with linear warm-up and decay")
+    add("--layers", 4, "transformer layers")
+    add("--hidden", 128, "hidden size")
+    add("--heads", 4, "attention heads")
+    add("--positions", 256, "longest input of the model")
+    add("--seed", 0, "seed of corpus, order and initial weights")
+    add("--device", "auto", "auto, cpu or cuda")
+    add("--text", "", "comma list of text files, plain or .gz, with empty lines between documents")
+    add("--bpe", "", "folder of a GPT-2 tokenizer, for --text")
+    add("--out", GPT2, "folder to write: by default the one that ships with the project")
+    return parser.parse_args()
+
+
+# ---- text ---------------------------------------------------------------------------------------------------------
+def word_tokenizer(words: list[str]):
+    """One token per word; blanks separate."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    core = Tokenizer(models.WordLevel({word: i for i, word in enumerate((END, UNKNOWN, *words))}, unk_token=UNKNOWN))
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token=END, eos_token=END, pad_token=END, unk_token=UNKNOWN,
+        model_input_names=["input_ids", "attention_mask"],
+    )  # fmt: skip
+
+
+def prose_rows(seed: int, tokenizer, batch_size: int, length: int) -> Iterator[torch.Tensor]:
+    """Batches (B, length + 1) of the endless corpus."""
+    import torch
+
+    ids = tokenizer.get_vocab()
+    need, chunk = batch_size * (length + 1), 0
+    stream: list[int] = []
+    while True:
+        while len(stream) < need:
+            for text in documents(seed, chunk):
+                stream += [*(ids.get(word, 1) for word in text.split()), 0]
+            chunk += 1
+        yield torch.tensor(stream[:need]).view(batch_size, length + 1)
+        stream = stream[need:]
+
+
+def file_rows(files: list[str], tokenizer, batch_size: int, length: int, seed: int) -> Iterator[torch.Tensor]:
+    """Batches (B, length + 1) from random places of text files."""
+    import numpy as np
+    import torch
+
+    parts = []
+    for name in files:
+        with (gzip.open if name.endswith(".gz") else open)(name, "rt", encoding="utf-8") as file:
+            texts = [text for text in file.read().split("\n\n") if text.strip()]
+        for start in range(0, len(texts), 1000):
+            encoded = tokenizer(texts[start : start + 1000], verbose=False)["input_ids"]
+            parts += [np.asarray([*ids, tokenizer.eos_token_id], np.int32) for ids in encoded]
+        print(f"{name}: {sum(map(len, parts)):,} tokens so far", flush=True)
+    stream = torch.from_numpy(np.concatenate(parts))
+    generator = torch.Generator().manual_seed(seed)
+    offsets = torch.arange(length + 1)
+    while True:
+        starts = torch.randint(len(stream) - length - 1, (batch_size, 1), generator=generator)
+        yield stream[starts + offsets].long()
+
+
+# ---- training -----------------------------------------------------------------------------------------------------
+def train(options: argparse.Namespace, model, rows: Iterator[torch.Tensor], device: torch.device) -> tuple[float, int]:
+    """(mean loss of the last tenth of the steps, steps done)."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    model.to(device).train()
+    decay = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim < 2]
+    groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=True)
+    start, losses, step = time.time(), [], 0
+    while True:
+        spent = (time.time() - start) / 60
+        share = spent / options.minutes if options.minutes else step / options.steps
+        if share >= 1:
+            break
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * min(share / 0.05 + 1e-2, (1 - share) / 0.95, 1.0)
+        batch = next(rows).to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits = model(input_ids=batch[:, :-1]).logits
+            loss = cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        losses.append(loss.detach())
+        step += 1
+        if step % 50 == 0:
+            print(f"\rstep {step:,}  loss {losses[-1].item():.3f}  {100 * share:.0f} %", end="", flush=True)
+    print()
+    return torch.stack(losses[-max(1, step // 10) :]).mean().item(), step
+
+
+def main() -> None:
+    options = arguments()
+    import torch
+    import transformers
+    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+    auto = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(auto if options.device == "auto" else options.device)
+    shape = (options.batch_size, options.length)
+    if options.text:
+        tokenizer = AutoTokenizer.from_pretrained(options.bpe)
+        rows = file_rows(options.text.split(","), tokenizer, *shape, options.seed)
+    else:
+        tokenizer = word_tokenizer(vocabulary(options.seed))
+        rows = prose_rows(options.seed, tokenizer, *shape)
+    tokenizer.model_max_length = options.positions
+    torch.manual_seed(options.seed)
+    end = tokenizer.eos_token_id
+    config = GPT2Config(
+        vocab_size=len(tokenizer), n_positions=options.positions, n_embd=options.hidden, n_layer=options.layers,
+        n_head=options.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end,
+    )  # fmt: skip
+    model = GPT2LMHeadModel(config)
+    start = time.time()
+    loss, steps = train(options, model, rows, device)
+    parameters = sum(p.numel() for p in model.parameters())
+    kept = ("batch_size", "length", "lr", "layers", "hidden", "heads", "positions", "seed")
+    record = {
+        "steps": steps,
+        **{name: getattr(options, name) for name in kept},
+        "corpus": [Path(name).name for name in options.text.split(",")] if options.text else "embedded prose",
+        "loss": round(loss, 4), "parameters": parameters, "vocabulary": len(tokenizer),
+        "seconds": round(time.time() - start, 1),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+    }  # fmt: skip
+    save(Path(options.out), model.cpu(), tokenizer, record)
+    print(f"{parameters:,} parameters, loss {loss:.3f}, written to {options.out}")
+
+
+def save(folder: Path, model, tokenizer, record: dict) -> None:
+    """A model folder in transformers' form: fp16 safetensors, tokenizer, and how it was made."""
+    import tempfile
+
+    import torch
+    from safetensors.torch import save
+
+    with tempfile.TemporaryDirectory() as scratch:
+        model.config.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        for file in sorted(Path(scratch).iterdir()):
+            write_atomic(folder / file.name, file.read_bytes())
+    tensors = {name: value.to(torch.float16).contiguous() for name, value in model.state_dict().items()
+               if name != "lm_head.weight"}  # fmt: skip  # tied to the input embedding
+    write_atomic(folder / "model.safetensors", save(tensors, metadata={"format": "pt"}))
+    write_atomic(folder / "pretraining.json", json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
