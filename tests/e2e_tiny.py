@@ -31,7 +31,7 @@ def tiny_gpt2(folder: Path, **changes) -> Path:
     from paper_repro.pretrain_gpt2 import word_tokenizer
 
     tokenizer = word_tokenizer(words())
-    options = {"n_positions": 96, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
+    options = {"n_positions": 112, "n_embd": 16, "n_layer": 2, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}
     options |= {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, "initializer_range": 0.2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

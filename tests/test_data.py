@@ -135,7 +135,7 @@ def test_full_disk_costs_only_time(tokenizer, cache, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.numpy.save_file", full)
+    monkeypatch.setattr("modules.atomic.os.fsync", full)
     with pytest.warns(UserWarning, match="No space left"):
         assert len(tokenise(ROWS, tokenizer, 32, "hash")["train"]) == 23
     assert list((cache / "tokens").iterdir()) == []
