@@ -1,0 +1,83 @@
+"""One adapter: its layers and what it trains in place, and how tensors get in and out of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from variants.layer import AdapterLayer
+from variants.variant import BaseVariant, VariantError
+
+
+@dataclass
+class Adapter:
+    """One adapter of possibly several on the same base.
+
+    Attributes:
+        layers: site path -> what is learnt there.
+        in_place: names of the model's own parameters that it trains: the head, and what the variant asks for.
+        values: their values while another adapter is active.
+        initial: initial tensors of a variant whose first delta is taken off the base.
+        residual: site path -> that reduced base weight.
+    """
+
+    variant: BaseVariant
+    seed: int
+    layers: dict[str, AdapterLayer] = field(default_factory=dict)
+    in_place: list[str] = field(default_factory=list)
+    values: dict[str, Tensor] = field(default_factory=dict)
+    initial: dict[str, Tensor] = field(default_factory=dict)
+    residual: dict[str, Tensor] = field(default_factory=dict)
+
+    def tensors(self, trimmed: bool = False) -> dict[str, Tensor]:
+        """The layers' parameters and persistent buffers under ``<site path>.<name>``; a shared one once.
+
+        Args:
+            trimmed: only what an adapter file holds of them (:meth:`AdapterLayer.trimmed`).
+        """
+        seen: set[int] = set()
+        tensors = {}
+        for path, layer in self.layers.items():
+            for key, tensor in (layer.trimmed() if trimmed else layer.state_dict(keep_vars=True)).items():
+                if id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    tensors[f"{path}.{key}"] = tensor
+        return tensors
+
+    def completed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a file, which may be trimmed, as those of :meth:`tensors`."""
+        complete = dict(tensors)
+        for path, layer in self.layers.items():
+            own = {name: tensors[f"{path}.{name}"] for name in layer.state_dict() if f"{path}.{name}" in tensors}
+            complete |= {f"{path}.{name}": tensor for name, tensor in layer.completed(own).items()}
+        return complete
+
+
+def copy_tensors(adapter: Adapter, tensors: dict[str, Tensor]) -> None:
+    """Copy ``tensors`` into the adapter's layers; no other, and every one that outputs depend on."""
+    own = adapter.tensors()
+    spared = {f"{path}.{name}" for path, layer in adapter.layers.items() for name in layer.training_only}
+    if missing := [key for key in own if key not in tensors and key not in spared]:
+        raise VariantError(f"the file lacks {missing[0]}, which {adapter.variant.name} has in this model")
+    tensors = adapter.completed(tensors)
+    if unknown := [key for key in tensors if key not in own]:
+        raise VariantError(f"the file has {unknown[0]}, which {adapter.variant.name} does not have in this model")
+    resizable = {
+        f"{path}.{name}": dim for path, layer in adapter.layers.items() for name, dim in layer.resizable.items()
+    }
+    for key, tensor in tensors.items():
+        check_fit(key, tensor, own[key], resizable.get(key))
+        if tensor.shape == own[key].shape:
+            own[key].data.copy_(tensor)
+        else:
+            own[key].data = tensor.to(own[key]).clone()
+
+
+def check_fit(key: str, found: Tensor, expected: Tensor, resizable: int | None = None) -> None:
+    """Whether a tensor of a file fits the model's; dimension `resizable` may differ. Raises VariantError."""
+    shapes = [[n for dim, n in enumerate(tensor.shape) if dim != resizable] for tensor in (found, expected)]
+    if found.ndim != expected.ndim or shapes[0] != shapes[1]:
+        raise VariantError(f"{key} is {tuple(found.shape)} in the file and {tuple(expected.shape)} in the model")
+    if found.is_floating_point() != expected.is_floating_point():
+        raise VariantError(f"{key} is {found.dtype} in the file and {expected.dtype} in the model")
