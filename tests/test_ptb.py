@@ -29,6 +29,7 @@ KNOWN = {
     "Mr. Smith of the U.S. The food": "mr. smith of the u.s. . the food",
     "by Inc. The pub by Inc. the pub by Inc., the Inc.": "by inc. . the pub by inc. the pub by inc. , the inc. .",
     "No. 5, no. 5, say no. Then no. p. 5": "no. 5 , no. 5 , say no . then no . p. 5",
+    "x art. 5 pp. 5 fig. 5 figs. 5 vol. 5 op. 5 ca. 5": "x art. 5 pp. 5 fig. 5 figs. 5 vol . 5 op. 5 ca. 5",
     "www.x.com http://example.com/a?b=c t@mail.com #hash": "www.x.com http://example.com/a?b=c t@mail.com #hash",
     "wait... wait.. what?! yes!! no!!! .": "wait ... wait . . what ?! yes !! no !!! .",
     "[city] {riverside} <b>bold</b>": "-lsb- city -rsb- -lcb- riverside -rcb- <b> bold </b>",
