@@ -252,17 +252,7 @@ def _file_hash(path: Path) -> str:
     return value.hexdigest()
 
 
-@contextlib.contextmanager
 def _quiet():
-    """No progress bars and no report of the missing head, which is meant to be missing."""
-    from transformers.utils import logging
+    from variants.formats.base import quiet
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
+    return quiet()

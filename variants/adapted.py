@@ -96,6 +96,21 @@ class Adapted:
         variant.attach(self.model)
         self.switch(name)
 
+    @contextmanager
+    def adding(
+        self, name: str, variant: BaseVariant, seed: int = 0, initial: dict[str, Tensor] | None = None
+    ) -> Iterator[None]:
+        """``with`` this, :meth:`add`; a VariantError inside takes the adapter off and brings the previous one back."""
+        previous = self.active
+        self.add(name, variant, seed, initial)
+        try:
+            yield
+        except VariantError:
+            self.delete(name)
+            if previous is not None:
+                self.switch(previous)
+            raise
+
     def _build(self, variant: BaseVariant, seed: int, initial: dict[str, Tensor] | None) -> Adapter:
         known = dict(self.model.named_parameters())
         for parameter in known.values():

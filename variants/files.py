@@ -132,17 +132,10 @@ def load(
         raise VariantError(f"{folder}: {config['variant']} has other options than the file: {error}") from error
     head = config.get("head")
     adapted = model if isinstance(model, Adapted) else Adapted(model, head_parameters(model) if head is None else head)
-    previous = adapted.active
     initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
-    adapted.add(name, variant, config.get("seed", 0), initial=initial)
-    try:
+    with adapted.adding(name, variant, config.get("seed", 0), initial):
         adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
         _check_base(adapted, config, folder, strict)
-    except VariantError:
-        adapted.delete(name)
-        if previous is not None:
-            adapted.switch(previous)
-        raise
     return adapted
 
 

@@ -73,14 +73,7 @@ def install(
             raise VariantError(f"the file trains {unknown[0]}, which is not part of this model's head")
     else:
         adapted = Adapted(model, list(head))
-    previous = adapted.active
-    adapted.add(name, variant)
-    try:
+    with adapted.adding(name, variant):
         own = adapted.state_dict()
         adapted.load_state_dict({key: own[key] for key in adapted.adapter.in_place} | tensors)
-    except VariantError:
-        adapted.delete(name)
-        if previous is not None:
-            adapted.switch(previous)
-        raise
     return adapted
