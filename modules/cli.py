@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.benchmark import Benchmark
+from modules.config import COMPILE
 from modules.errors import UserError
 from modules.glue import GLUE
 from modules.plan import Plan, Wishes, make_plan
@@ -73,6 +74,7 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
         trainer=flags.trainer or {},
         results_dir=flags.results_dir,
         wandb=flags.wandb,
+        compile=flags.compile,
         budget=None if flags.budget is None else str(flags.budget),
         benchmark=benchmark,
     )
@@ -116,6 +118,8 @@ def make_parser(cls: type, benchmark: Benchmark = GLUE):
     add("--table_only", type=bool, nargs="?", const=True, default=False, help="rebuild the table from the result files")
     add("--results_dir", type=str, default="results", help="where runs and tables are written (default: results)")
     add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")
+    how = "; ".join(f"{name}: {text}" for name, text in COMPILE.items())
+    add("--compile", type=str, default="auto", help=f"{how} (default: auto)")
     add("--trainer", type=dict[str, Any] | None, help="any option of lightning.Trainer, as --trainer.devices 2")
     group = parser.add_argument_group("training (default: the recipe's)")
     for name, setting in benchmark.settings.items():

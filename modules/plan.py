@@ -10,7 +10,7 @@ from typing import Any
 
 from modules.benchmark import Benchmark
 from modules.budget import line, pick
-from modules.config import RunConfig, check_trainer, source_hash
+from modules.config import COMPILE, RunConfig, check_trainer, source_hash
 from modules.errors import UserError
 from modules.glue import GLUE
 from modules.recipes import NoRecipe, Recipe, check_training, load_recipe
@@ -33,6 +33,7 @@ class Wishes:
     trainer: dict[str, Any] = field(default_factory=dict)
     results_dir: str = "results"
     wandb: str = "auto"
+    compile: str = "auto"
     budget: str | None = None
     benchmark: Benchmark = GLUE
 
@@ -52,6 +53,8 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant]) -> Plan:
         UserError, VariantError: one line for whatever cannot be.
     """
     check_trainer(wishes.trainer)
+    if wishes.compile not in COMPILE:
+        raise UserError(f"--compile must be one of {', '.join(COMPILE)}, not {wishes.compile!r}")
     benchmark = wishes.benchmark
     if unknown := [t for t in wishes.tasks if t not in benchmark.tasks]:
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
@@ -178,6 +181,7 @@ def _add(runs: dict[str, RunConfig], wishes: Wishes, cls, recipe: Recipe, seed: 
         trainer=wishes.trainer,
         results_dir=str(Path(wishes.results_dir)),
         wandb=wishes.wandb,
+        compile=wishes.compile,
     )
     return runs.setdefault(run.id, run)
 
