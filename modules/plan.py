@@ -36,6 +36,7 @@ class Wishes:
     compile: str = "auto"
     budget: str | None = None
     benchmark: Benchmark = GLUE
+    source: Any = None  # of the rows, where several plans share one that is already read (`open_source`)
 
 
 @dataclass
@@ -64,7 +65,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant]) -> Plan:
 
     name, kind, folder = resolve(model, benchmark.embedded() if model == "embedded" else None)
     backbone = {"source": kind, "name": name, "spec": model, "hash": weights_hash(folder)}
-    source = _source(wishes, kind)
+    source = wishes.source or _source(wishes, kind)
     about.append(f"backbone: {name} ({kind})   data: {source.name} ({source.kind})")
     runs: dict[str, RunConfig] = {}
     wishes = dataclasses.replace(wishes, preset=preset)
@@ -119,6 +120,14 @@ def _no_paper_model(benchmark: Benchmark) -> str:
     if hub_reachable() or benchmark.hub_cached():
         return ""
     return f"the Hub ({hub_endpoint()}) cannot be reached"
+
+
+def open_source(wishes: Wishes):
+    """The rows' source for wishes that name their model: read once, it serves many plans."""
+    from modules.backbones import resolve
+
+    model = wishes.model
+    return _source(wishes, resolve(model, wishes.benchmark.embedded() if model == "embedded" else None)[1])
 
 
 def _source(wishes: Wishes, kind: str):

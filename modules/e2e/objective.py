@@ -30,7 +30,7 @@ class Generation(Objective):
     Args:
         inputs: "validation" and "test", grouped by meaning representation.
         decoding: of the test set; the dev curve is greedy.
-        score_epoch: "best" or "last".
+        score_epoch: "best", "last", or "none", which leaves the test set alone (a learning rate is picked without it).
     """
 
     metric = "BLEU"
@@ -44,10 +44,12 @@ class Generation(Objective):
         self.label_smoothing, self.score_epoch = label_smoothing, score_epoch
 
     def losses(self, model: nn.Module, batch: Batch, training: bool) -> Losses:
-        """A loss for each of the batch's K target tokens."""
-        hidden = model.base_model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).last_hidden_state
+        """A loss for each of the batch's K target tokens.
+
+        Padding comes after the rows' tokens, where a causal model cannot see it: it needs no mask, which would cost
+        the fused causal attention and a look at the mask's values from the host in every step.
+        """
+        hidden = model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, d)
         logits = model.get_output_embeddings()(chosen).float()  # (K, V)
         smoothing = self.label_smoothing if training else 0.0
@@ -65,6 +67,8 @@ class Generation(Objective):
         Leaves `test.txt` (an output per line, in the order of the test file) and `test_references.txt` in the run's
         folder. None in a process that is not the first of several.
         """
+        if self.score_epoch == "none":
+            return None
         strategy = module.trainer.strategy
         strategy.barrier()  # the first process writes the adapter files
         module.to(strategy.root_device)
