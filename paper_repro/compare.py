@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import os
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -126,6 +127,7 @@ class Comparison:
             seeds=[rule["seed"]] if tuning else list(row.seeds),
             results_dir=str(folder),
             wandb=self.wandb,
+            compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
             trainer=self.plan.get("trainer") or {},
             benchmark=self.benchmark,
         )
