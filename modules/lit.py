@@ -73,11 +73,6 @@ class FineTuner(LightningModule):
         total = loss if penalty is None else loss + penalty
         return total / self.trainer.accumulate_grad_batches if self.graphed else total, loss
 
-    def transfer_batch_to_device(self, batch: dict[str, Tensor], device: torch.device, dataloader_idx: int) -> Any:
-        if self.graphed is not None and self.trainer.training:
-            return batch  # copied to where its graph reads it
-        return super().transfer_batch_to_device(batch, device, dataloader_idx)
-
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         if self.graphed is None:
             super().backward(loss, *args, **kwargs)
