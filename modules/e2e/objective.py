@@ -47,9 +47,11 @@ class Generation(Objective):
         """A loss for each of the batch's K target tokens.
 
         Padding comes after the rows' tokens, where a causal model cannot see it: it needs no mask, which would cost
-        the fused causal attention and a look at the mask's values from the host in every step.
+        the fused causal attention. Embeddings go in, and not ids, which transformers would search for padding from the
+        host. Both keep a GPU waiting in every step.
         """
-        hidden = model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
+        embeddings = model.get_input_embeddings()(batch["input_ids"])
+        hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, d)
         logits = model.get_output_embeddings()(chosen).float()  # (K, V)
         smoothing = self.label_smoothing if training else 0.0
