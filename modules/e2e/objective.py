@@ -16,7 +16,7 @@ from modules.atomic import write_atomic
 from modules.e2e.data import Inputs
 from modules.e2e.decode import Decoding, decode
 from modules.objectives import Batch, Losses, Objective
-from modules.scores import FORMULAS, score
+from modules.scores import FORMULAS, score, versions
 from variants.adapted import Adapted
 from variants.files import TENSORS, read_adapter, restore
 
@@ -64,7 +64,7 @@ class Generation(Objective):
         return {"BLEU": FORMULAS["BLEU"](outputs, dev.references)}
 
     def test(self, module: LightningModule, adapted: Adapted, folder: Path) -> dict[str, Any] | None:
-        """The five scores of the test set, `epoch`, `decode_s` and, by score, what it lacked (`missing`).
+        """The five scores of the test set, `epoch`, `decode_s`, by score what it lacked (`missing`), and `scorers`.
 
         Leaves `test.txt` (an output per line, in the order of the test file) and `test_references.txt` in the run's
         folder. None in a process that is not the first of several.
@@ -92,4 +92,5 @@ class Generation(Objective):
         shutil.rmtree(folder / "decoding", ignore_errors=True)
         for name, lack in missing.items():
             print(f"{name} is left out: {lack}", flush=True)
-        return {"epoch": epoch, **values, "decode_s": round(seconds, 2), "missing": missing}
+        figures = {"epoch": epoch, **values, "decode_s": round(seconds, 2)}
+        return figures | {"missing": missing, "scorers": versions()}
