@@ -6,6 +6,7 @@ so that a second call on the same files starts at once.
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
 import lzma
@@ -21,7 +22,7 @@ import numpy as np
 from modules.errors import UserError
 from modules.tokens import cache_dir, cached_arrays, digest, tokenizer_hash
 
-OPENERS = {".gz": gzip.open, ".xz": lzma.open}
+OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 HELD_OUT = 200  # one document in so many is not trained on
 _CHUNK = 1_000_000  # characters that a process takes at once
 
@@ -33,7 +34,7 @@ def token_stream(files: Sequence[str], tokenizer, processes: int | None = None) 
     there is no text.
 
     Args:
-        files: plain text, .gz or .xz, in UTF-8.
+        files: plain text, .gz, .bz2 or .xz, in UTF-8.
         tokenizer: a fast one of transformers.
         processes: by default one for each core.
     """

@@ -57,7 +57,7 @@ def arguments() -> argparse.Namespace:
     add("--seed", 0, "seed of corpus, order and initial weights")
     add("--device", "auto", "auto, cpu or cuda")
     add("--weight_decay", 0.01, "of AdamW, on matrices")
-    add("--text", "", "comma list of text files, plain, .gz or .xz, with empty lines between documents")
+    add("--text", "", "comma list of text files, plain, .gz, .bz2 or .xz, with empty lines between documents")
     add("--bpe", "", "folder of a GPT-2 tokenizer, for --text")
     add("--out", GPT2, "folder to write: by default the one that ships with the project")
     parser.add_argument(
