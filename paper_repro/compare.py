@@ -35,6 +35,7 @@ from variants.registry import resolve
 PLAN_KEYS = {"benchmark", "seeds", "common", "trainer", "tasks", "tune", "variants"}
 TUNE_KEYS = {"seed", "tasks", "epochs", "common", "metric"}
 ROW_KEYS = {"variant", "options", "common", "lr", "seeds"}
+NEAR = 0.5  # how far from a budget, as a share of it, a size may be and still count as one of that budget
 
 
 @dataclass(frozen=True)
@@ -103,10 +104,11 @@ class Comparison:
         for wanted in budgets:
             variant = build_variant(cls, row.options)
             sizes, budget = pick(self.folder, self.benchmark.auto_class, variant, wanted)
-            print(line(row.name, sizes, budget), flush=True)
+            near = abs(budget["counted"] / budget["wanted"] - 1) <= NEAR
+            print(line(row.name, sizes, budget) + ("" if near else ": not near, so it stays as it is"), flush=True)
             name = f"{row.name}-{budget['wanted']}"
-            found.append(replace(row, name=name, options=row.options | sizes, budget=budget))
-        return found
+            found.append(replace(row, name=name, options=row.options | sizes, budget=budget) if near else row)
+        return list({sized.name: sized for sized in found}.values())
 
     # ---- runs -------------------------------------------------------------------------------------------------
 

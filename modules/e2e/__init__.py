@@ -58,7 +58,9 @@ class E2ENLG(Benchmark):
         "max_new_tokens": Setting(int, "longest output, in tokens"),
         "decode_batch_size": Setting(int, "meaning representations decoded at once, on each device"),
         "score_epoch": Setting(
-            str, "the epoch scored on the test set: best on the dev set, last, or none", choices=("best", "last", "none")
+            str,
+            "the epoch scored on the test: best on the dev set, last, or none",
+            choices=("best", "last", "none"),
         ),
     }
     columns = (

@@ -79,11 +79,17 @@ class Inputs:
     references: list[list[str]]
 
 
-def inputs_of(split: Split, tokenizer, linearisation: str) -> Inputs:
-    """Group the rows of a split by meaning representation."""
+def grouped(split: Split) -> dict[str, list[str]]:
+    """Each meaning representation, in the order of first appearance, with all its sentences."""
     groups: dict[str, list[str]] = {}
     for mr, sentence in split.texts:
         groups.setdefault(mr, []).append(sentence)
+    return groups
+
+
+def inputs_of(split: Split, tokenizer, linearisation: str) -> Inputs:
+    """The meaning representations of a split, as decoding takes them."""
+    groups = grouped(split)
     return Inputs(list(groups), contexts(list(groups), tokenizer, linearisation), list(groups.values()))
 
 

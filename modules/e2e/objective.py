@@ -16,7 +16,7 @@ from modules.atomic import write_atomic
 from modules.e2e.data import Inputs
 from modules.e2e.decode import Decoding, decode
 from modules.objectives import Batch, Losses, Objective
-from modules.scores import FORMULAS, score
+from modules.scores import FORMULAS, score, versions
 from variants.adapted import Adapted
 from variants.files import TENSORS, read_adapter, restore
 
@@ -47,9 +47,11 @@ class Generation(Objective):
         """A loss for each of the batch's K target tokens.
 
         Padding comes after the rows' tokens, where a causal model cannot see it: it needs no mask, which would cost
-        the fused causal attention and a look at the mask's values from the host in every step.
+        the fused causal attention. Embeddings go in, and not ids, which transformers would search for padding from the
+        host. Both keep a GPU waiting in every step.
         """
-        hidden = model.base_model(input_ids=batch["input_ids"], use_cache=False).last_hidden_state
+        embeddings = model.get_input_embeddings()(batch["input_ids"])
+        hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, d)
         logits = model.get_output_embeddings()(chosen).float()  # (K, V)
         smoothing = self.label_smoothing if training else 0.0
@@ -62,7 +64,7 @@ class Generation(Objective):
         return {"BLEU": FORMULAS["BLEU"](outputs, dev.references)}
 
     def test(self, module: LightningModule, adapted: Adapted, folder: Path) -> dict[str, Any] | None:
-        """The five scores of the test set, `epoch`, `decode_s` and, by score, what it lacked (`missing`).
+        """The five scores of the test set, `epoch`, `decode_s`, by score what it lacked (`missing`), and `scorers`.
 
         Leaves `test.txt` (an output per line, in the order of the test file) and `test_references.txt` in the run's
         folder. None in a process that is not the first of several.
@@ -90,4 +92,5 @@ class Generation(Objective):
         shutil.rmtree(folder / "decoding", ignore_errors=True)
         for name, lack in missing.items():
             print(f"{name} is left out: {lack}", flush=True)
-        return {"epoch": epoch, **values, "decode_s": round(seconds, 2), "missing": missing}
+        figures = {"epoch": epoch, **values, "decode_s": round(seconds, 2)}
+        return figures | {"missing": missing, "scorers": versions()}
