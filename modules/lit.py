@@ -85,6 +85,7 @@ class FineTuner(LightningModule):
         self._train = torch.zeros(2, device=self.device)
 
     def on_validation_epoch_start(self) -> None:
+        self._train = self._train.to(self.device)  # a frozen model is scored without an epoch of training
         self._eval = torch.zeros(2, device=self.device)
         self.objective.reset()
 
