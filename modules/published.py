@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from modules.errors import UserError
+
 Score = float | list[float]
 """One printed figure, or the two of a cell such as matched / mismatched."""
 
@@ -16,6 +18,7 @@ class PublishedRow:
     """One row of a printed table, with everything that makes its figures what they are."""
 
     benchmark: str
+    table: str  # as --table names it
     paper: str
     arxiv: str | None
     source: str
@@ -25,12 +28,14 @@ class PublishedRow:
     model: str
     method: str
     variant: str | None
-    params: str
+    params: str | None  # as printed; None where the table has no count for the row
     scores: Mapping[str, Score]
     average: float | None = None
     mark: str  # "run" or "copied"
     spread: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
+    protocol: str = "paper"  # the recipe whose runs belong to the row
+    unit: str | None = None  # of the figures, where they are no scores
     mnli_init: tuple[str, ...] = ()
     setup: str | None = None
     repeats: str | None = None
@@ -39,11 +44,25 @@ class PublishedRow:
 
 
 def load_published(folder: str | Path, benchmark: str = "glue") -> list[PublishedRow]:
-    """All rows of `benchmark`, in the order of file names and rows. Raises ValueError naming file and row."""
+    """All rows of `benchmark`; order and errors as in `load_all`."""
+    return [row for row in load_all(folder) if row.benchmark == benchmark]
+
+
+def load_table(folder: str | Path, name: str) -> list[PublishedRow]:
+    """The rows of one table, such as lora-2. Raises UserError naming the tables that there are."""
+    rows = load_all(folder)
+    if not (found := [row for row in rows if row.table == name]):
+        known = ", ".join(sorted({row.table for row in rows}))
+        raise UserError(f"there is no table {name!r} among the published ones; there are: {known}")
+    return found
+
+
+def load_all(folder: str | Path) -> list[PublishedRow]:
+    """The rows of all tables, in the order of file names and rows. Raises ValueError naming file and row."""
     rows = []
     for path in sorted(Path(folder).glob("*.yaml")):
         table = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if table.get("benchmark") != benchmark:
+        if table.get("benchmark") == "parameters":  # counts, read by paper_repro/params.py
             continue
         head = {key: value for key, value in table.items() if key != "rows"}
         for number, row in enumerate(table["rows"], start=1):
