@@ -3,7 +3,7 @@
 The unit is a pair: two rows' runs of the same task and the same seed, and the difference of their figures. The tasks
 are taken as they are, and the seeds as draws: what is estimated is the difference of the expected figures on these
 tasks, not on tasks in general. Its error therefore comes from the spread of the pairs within each task (that the tasks
-differ in their mean difference adds none), with Welch and Satterthwaite's degrees of freedom and Student's t. Tasks that start from
+differ in their mean difference adds none), with Student's t of Welch's degrees of freedom. Tasks that start from
 another task's run share its chance: they form one block with it, and their pairs are averaged by seed first.
 
 All pairs of rows are tested, so p is corrected by Holm's method, and each interval has the level at which Holm's method

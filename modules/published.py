@@ -34,7 +34,7 @@ class PublishedRow:
     mark: str  # "run" or "copied"
     spread: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    protocol: str = "paper"  # the recipe whose runs belong to the row
+    protocol: str | None = "paper"  # the recipe whose runs belong to the row; None where we do not hold it
     unit: str | None = None  # of the figures, where they are no scores
     mnli_init: tuple[str, ...] = ()
     setup: str | None = None
@@ -68,6 +68,26 @@ def load_all(folder: str | Path) -> list[PublishedRow]:
         for number, row in enumerate(table["rows"], start=1):
             rows.append(_row(head, row, f"{path.name}, row {number}"))
     return rows
+
+
+def load_models(folder: str | Path) -> dict[str, dict[str, Any]]:
+    """The published models by name: `class` and `config` give the shapes, `hub` where the weights are to be had."""
+    return yaml.safe_load((Path(folder) / "parameters.yaml").read_text(encoding="utf-8"))["models"]
+
+
+def load_sizes(folder: str | Path) -> dict[tuple, dict[str, Any]]:
+    """Options that give a printed number of parameters, by `size_key`, where the table itself does not state them."""
+    rows = yaml.safe_load((Path(folder) / "parameters.yaml").read_text(encoding="utf-8"))["rows"]
+    return {
+        (source, row["model"], row["variant"], row["printed"]): row.get("options", {})
+        for row in rows
+        for source in (row["table"], *row.get("also", ()))
+    }
+
+
+def size_key(row: PublishedRow) -> tuple:
+    """What a row is called among the counted ones of parameters.yaml."""
+    return row.source, row.model, row.variant, row.params
 
 
 def _row(head: dict, row: dict, where: str) -> PublishedRow:

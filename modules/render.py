@@ -113,7 +113,7 @@ def to_markdown(sections: Sequence[Section], benchmark: Benchmark = GLUE) -> str
 def _rank_study(section: Section, study: RankStudy) -> str:
     about = (
         f"Protocol {study.protocol}. Cells as above; a mean's spread is that of the seeds' means. The LoRA paper's "
-        "Tables 5 and 6 ask this of GPT-3 175B on WikiSQL and MNLI: another model and other tasks, not comparable in level."
+        "Tables 5 and 6 ask this of GPT-3 175B on WikiSQL and MNLI: another model, other tasks, no comparison of level."
     )
     return "\n\n".join(["### Rank and adapted matrices (LoRA)", about, pipes(grid(study, section))])
 

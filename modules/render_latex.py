@@ -92,8 +92,9 @@ def _published(row: PublishedRow, section: Section) -> list[str]:
 def _rank_table(section: Section, study: RankStudy) -> str:
     head, *lines = grid(study, section)
     caption = (
-        f"LoRA's rank and adapted matrices: {title(section)}, protocol {study.protocol}. {section.benchmark.statistic.capitalize()} "
-        "over the seeds ± standard deviation (n-1); a mean's spread is that of the seeds' means."
+        f"LoRA's rank and adapted matrices: {title(section)}, protocol {study.protocol}. "
+        f"{section.benchmark.statistic.capitalize()} over the seeds ± standard deviation (n-1); "
+        "a mean's spread is that of the seeds' means."
     )
     return environment(head, [[escape(cell) for cell in line] for line in lines], 2, caption)
 
