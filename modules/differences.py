@@ -135,7 +135,7 @@ def _comparison(all_rows: Sequence[Row], rows: Sequence[int], columns: tuple[Col
             for name, block in blocks.items()
         }
         weights = {name: len(block) / len(columns) for name, block in blocks.items()}
-        differences.append(_difference(first, second, pairs, weights))
+        differences.append(difference(first, second, pairs, weights))
     every = sorted({seed for found in seeds.values() for seed in found})
     return Comparison(columns, tuple(every), tuple(order), tuple(means[row] for row in order), tuple(holm(differences)))
 
@@ -144,7 +144,7 @@ def _cell(rows: Sequence[Row], row: int, column: Column) -> Cell:
     return rows[row].cells[column.key]
 
 
-def _difference(
+def difference(
     first: int, second: int, pairs: Mapping[str, Sequence[float]], weights: Mapping[str, float]
 ) -> Difference:
     """Student's t on the weighted mean of the blocks' mean differences, its error from the spread within blocks."""
@@ -186,14 +186,14 @@ def two_sided(t: float, freedom: float) -> float:
 
 
 def quantile(alpha: float, freedom: float) -> float:
-    """The t that |T| exceeds with probability `alpha`, by bisection."""
-    low, high = 0.0, 1.0
-    while two_sided(high, freedom) > alpha:
-        low, high = high, 2 * high
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if two_sided(middle, freedom) > alpha else (low, middle)
-    return (low + high) / 2
+    """The t that |T| exceeds with probability `alpha`: Newton's method, which comes from below as P is convex there."""
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+    t, step = 0.0, 1.0
+    while step > 1e-12 * t:
+        density = scale * (1 + t * t / freedom) ** (-(freedom + 1) / 2)
+        step = (two_sided(t, freedom) - alpha) / (2 * density)
+        t += step
+    return t
 
 
 def incomplete_beta(a: float, b: float, x: float) -> float:
@@ -204,7 +204,7 @@ def incomplete_beta(a: float, b: float, x: float) -> float:
         return 1 - incomplete_beta(b, a, 1 - x)
     front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
     value = 1.0  # from the last term of the fraction to the first
-    for m in range(200, 0, -1):
+    for m in range(100, 0, -1):
         even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
         odd = -(a + m - 1) * (a + b + m - 1) * x / ((a + 2 * m - 2) * (a + 2 * m - 1))
         value = 1 + odd / (1 + even / value)

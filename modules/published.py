@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def load_all(folder: str | Path) -> list[PublishedRow]:
     """The rows of all tables, in the order of file names and rows. Raises ValueError naming file and row."""
     rows = []
     for path in sorted(Path(folder).glob("*.yaml")):
-        table = yaml.safe_load(path.read_text(encoding="utf-8"))
+        table = _content(path)
         if table.get("benchmark") == "parameters":  # counts, read by paper_repro/params.py
             continue
         head = {key: value for key, value in table.items() if key != "rows"}
@@ -70,14 +71,23 @@ def load_all(folder: str | Path) -> list[PublishedRow]:
     return rows
 
 
+def _content(path: Path) -> dict[str, Any]:
+    return _parsed(path, path.stat().st_mtime_ns)
+
+
+@lru_cache
+def _parsed(path: Path, _modified: int) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
 def load_models(folder: str | Path) -> dict[str, dict[str, Any]]:
     """The published models by name: `class` and `config` give the shapes, `hub` where the weights are to be had."""
-    return yaml.safe_load((Path(folder) / "parameters.yaml").read_text(encoding="utf-8"))["models"]
+    return _content(Path(folder) / "parameters.yaml")["models"]
 
 
 def load_sizes(folder: str | Path) -> dict[tuple, dict[str, Any]]:
     """Options that give a printed number of parameters, by `size_key`, where the table itself does not state them."""
-    rows = yaml.safe_load((Path(folder) / "parameters.yaml").read_text(encoding="utf-8"))["rows"]
+    rows = _content(Path(folder) / "parameters.yaml")["rows"]
     return {
         (source, row["model"], row["variant"], row["printed"]): row.get("options", {})
         for row in rows

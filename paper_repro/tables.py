@@ -2,7 +2,7 @@
 
     python paper_repro/tables.py                     every folder of results/reference that has runs, and results/
     python paper_repro/tables.py DIR [DIR ...]       these results folders
-    python paper_repro/tables.py --check             change nothing; exit code 1 where something would change
+    python paper_repro/tables.py --check             change nothing; exit code 1 where a shipped table would change
 
 A folder's tables are DIR/tables: for each benchmark Markdown, CSV, LaTeX and the differences between rows, and plots as
 PNG and SVG. The papers' tables with our rows beside theirs (lora-2.md, ...) lie in results/reference/papers, from all
@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+REFERENCE = ROOT / "results" / "reference"
 sys.path.insert(0, str(ROOT))  # so that the script runs from any folder, installed or not
 
 from modules.atomic import write_atomic  # noqa: E402
@@ -45,42 +46,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parse(argv)
     texts: dict[Path, str] = {}
     drawings: list[tuple[Path, list[Section]]] = []
-    for folder, results in sources(options.folders):
+    for folder, results in sources(options.folders, options.check):
         for name in BENCHMARKS:
             own = benchmark(name)
             if sections := build(results, load_published(PUBLISHED, name), own):
                 texts |= {folder / "tables" / file: text for file, text in render(sections, own).items()}
                 drawings.append((folder / "tables", sections))
-    for folder, results in paper_folders(options.folders):
+    for folder, results in paper_folders(options.folders, options.check):
         texts |= {folder / file: text for file, text in paper_tables(PUBLISHED, results).items()}
     drawings = [] if options.no_plots else drawings
     return check(texts, drawings) if options.check else write(texts, drawings)
 
 
-def sources(folders: Sequence[Path]) -> list[tuple[Path, list[RunResult]]]:
-    """The results folders and their runs. Raises UserError on a named one that has none."""
-    named = list(folders) or [*sorted((ROOT / "results" / "reference").iterdir()), ROOT / "results"]
+def sources(folders: Sequence[Path], shipped: bool = False) -> list[tuple[Path, list[RunResult]]]:
+    """The results folders and their runs; `shipped`: by default without results/, which is nobody's but yours.
+
+    Raises UserError on a named folder that has no runs.
+    """
+    named = list(folders) or [*sorted(REFERENCE.iterdir()), *[ROOT / "results"] * (not shipped)]
     found = [(folder, ResultStore(folder).all()) for folder in named]
     if folders and (empty := [folder for folder, results in found if not results]):
         raise UserError(f"{empty[0]} has no results (runs/*.json); name a --results_dir of glue.py or e2e.py")
     return [(folder, results) for folder, results in found if results]
 
 
-def paper_folders(folders: Sequence[Path]) -> list[tuple[Path, list[RunResult]]]:
+def paper_folders(folders: Sequence[Path], shipped: bool = False) -> list[tuple[Path, list[RunResult]]]:
     """Where the papers' tables are written, and the runs that they show."""
     if folders:
         return [(folder / "tables" / "papers", results) for folder, results in sources(folders)]
-    own = [(folder, results) for folder, results in sources(()) if folder == ROOT / "results"]
-    shipped = [run for folder, results in sources(()) if folder != ROOT / "results" for run in results]
-    return [
-        (ROOT / "results" / "reference" / "papers", shipped),
-        *((folder / "tables" / "papers", results) for folder, results in own),
-    ]
+    found = sources((), shipped)
+    together = [run for folder, results in found if folder.parent == REFERENCE for run in results]
+    own = [(folder / "tables" / "papers", results) for folder, results in found if folder.parent != REFERENCE]
+    return [(REFERENCE / "papers", together), *own]
 
 
 def write(texts: dict[Path, str], drawings: Sequence[tuple[Path, list[Section]]]) -> int:
-    for path, text in texts.items():
-        write_atomic(path, text)
+    for path in changed_texts(texts):
+        write_atomic(path, texts[path])
     print("written:", *map(_shown, texts), sep="\n  ")
     try:
         plots = [path for folder, sections in drawings for path in write_plots(folder, sections)]
@@ -90,9 +92,14 @@ def write(texts: dict[Path, str], drawings: Sequence[tuple[Path, list[Section]]]
     return 0
 
 
+def changed_texts(texts: dict[Path, str]) -> list[Path]:
+    """The files that are not what they should be."""
+    return [path for path, text in texts.items() if not path.is_file() or path.read_bytes() != text.encode()]
+
+
 def check(texts: dict[Path, str], drawings: Sequence[tuple[Path, list[Section]]]) -> int:
     """Name every file that `write` would change; 1 where there is one."""
-    changed = [path for path, text in texts.items() if not path.is_file() or path.read_bytes() != text.encode()]
+    changed = changed_texts(texts)
     changed += [path for folder, sections in drawings for path in stale_plots(folder, sections)]
     for path in changed:
         print(f"would change: {_shown(path)}", file=sys.stderr)
