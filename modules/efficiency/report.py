@@ -1,0 +1,151 @@
+"""A result file as a Markdown table and as a plot."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from modules.efficiency import bars
+from modules.efficiency.curves import AGREE
+
+READING = """\
+A cell is a median; brackets hold the quartiles over the rounds. Ratios are taken within a round, in which all ways
+take turns. The limit is the frozen model's forward pass and the backward pass to its activations alone, with the task
+head trained; / limit: the limit in the same mode. `peft` has fp32 adapters under autocast, `peft-bf16` bf16 adapters
+without it; the bars compare with the better. `graphs`: the whole step as one CUDA graph; `trained`: as this project's
+command trains."""
+_INK, _MUTED = "#1f2328", "#8c959f"
+_COLOURS = {"limit": "#8c959f", "full": "#bf8700", "ours": "#0969da", "peft": "#cf222e", "peft-bf16": "#fa7a83"}
+
+
+def markdown(result: dict[str, Any]) -> str:
+    """The whole result: bars, loss curves, then every scenario."""
+    environment = result["environment"]
+    parts = [
+        f"# Training at the hardware's limit: {environment['device']}",
+        "",
+        f"torch {environment['torch']}, transformers {environment['transformers']}, "
+        f"PEFT {result.get('peft') or 'absent'}. {READING}",
+        "",
+    ]
+    if not result.get("peft"):
+        parts += ["PEFT is not installed (`pip install peft`): its rows are missing.", ""]
+    parts += [*_bars(result), *_curves(result.get("curves", [])), *_jobs(result.get("jobs", []))]
+    for scenario in result.get("scenarios", {}).values():
+        parts += [*_scenario(scenario), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def bracketed(spread: tuple[float, float, float]) -> str:
+    """Such as ``1.21 [1.20, 1.24]``."""
+    low, median, high = (f"{value:.3f}" for value in spread)
+    return median if low == median == high else f"{median} [{low}, {high}]"
+
+
+def _bars(result: dict[str, Any]) -> list[str]:
+    rows = bars.rows(result)
+    if not rows:
+        return []
+    lines = ["## Bars", "", "| bar | measured as | must be | measured | |", "|---|---|---|---|---|"]
+    for row in rows:
+        bound = f"{'<' if row['strict'] else '≤'} {row['limit']:g}"
+        met = "met" if row["met"] else "**not met**"
+        lines.append(f"| {row['bar']} | {row['what']} | {bound} | {bracketed(row['measured'])} | {met} |")
+    return [*lines, ""]
+
+
+def _curves(records: list[dict[str, Any]]) -> list[str]:
+    if not records:
+        return []
+    lines = [
+        "## Loss curves",
+        "",
+        "Ours against PEFT's eager step from equal adapters, head and batches, no dropout: the largest relative "
+        f"difference of the losses over {records[0]['steps']} steps. In bf16 the two round in different places.",
+        "",
+        "| backbone | method | precision | ours | largest difference | |",
+        "|---|---|---|---|---|---|",
+    ]
+    for r in records:
+        told = f"failed: {r['failed']} | " if "failed" in r else f"{r['difference']:.1e} | {_agrees(r)}"
+        lines.append(f"| {r['shape']} | {r['method']} | {r['precision']} | {r['mode']} | {told} |")
+    return [*lines, ""]
+
+
+def _agrees(record: dict[str, Any]) -> str:
+    return "equal" if record["difference"] <= AGREE[record["precision"]] else "**differs**"
+
+
+def _jobs(jobs: list[dict[str, Any]]) -> list[str]:
+    lines: list[str] = []
+    for job in jobs:
+        lines += [f"## {job['title']}", "", job["note"], "", "| | seconds, each repeat |", "|---|---|"]
+        lines += [f"| {name} | {', '.join(f'{s:.1f}' for s in times)} |" for name, times in job["seconds"].items()]
+        lines += [""]
+    return lines
+
+
+def _scenario(s: dict[str, Any]) -> Iterator[str]:
+    yield f"## {s['title']}"
+    yield ""
+    turns = "in turn" if s["in_turn"] else "one after the other (memory is short): times of different rows vary more"
+    yield f"{s['precision']}, {s['rounds']} rounds of {s['passes']} passes over {s['batches']} batches, ways {turns}."
+    yield ""
+    yield "| way | step, ms | tokens/s | / limit | / limit, graphs | launches | kernels | peak, MB | trained |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for name, record in s["ways"].items():
+        if "failed" in record:
+            yield f"| {name} | failed: {record['failed'].replace('|', '/')} | | | | | | | |"
+            continue
+        mode = "graphs" if record["mode"] == "trained" else record["mode"]
+        ratios = [bars.ratio(s, name, f"limit {m}") for m in (mode, "graphs")]
+        q1, q3 = record["step_ms_quartiles"]
+        cells = [f"{record['step_ms']:.2f} [{q1:.2f}, {q3:.2f}]", f"{record['tokens_per_s']:,}"]
+        cells += [bracketed(r) if r else "" for r in ratios]
+        cells += [_number(record.get(k)) for k in ("launches", "kernels", "peak_mb", "trained")]
+        yield f"| {name} | {' | '.join(cells)} |"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:,.0f}"
+
+
+def plot(result: dict[str, Any], path: Path) -> None:
+    """Step times of every scenario as bars with their quartiles, the limit as a line.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    scenarios = [s for s in result["scenarios"].values() if any("step_ms" in r for r in s["ways"].values())]
+    heights = [0.9 + 0.24 * sum("step_ms" in r for r in s["ways"].values()) for s in scenarios]
+    figure, axes = pyplot.subplots(
+        len(scenarios), figsize=(8, sum(heights) + 0.3), height_ratios=heights, squeeze=False, layout="constrained"
+    )
+    for s, axis in zip(scenarios, axes[:, 0], strict=True):
+        ways = sorted(((n, r) for n, r in s["ways"].items() if "step_ms" in r), key=lambda x: -x[1]["step_ms"])
+        times = [r["step_ms"] for _, r in ways]
+        spread = [
+            [max(0.0, r["step_ms"] - r["step_ms_quartiles"][0]) for _, r in ways],
+            [max(0.0, r["step_ms_quartiles"][1] - r["step_ms"]) for _, r in ways],
+        ]
+        colours = [_COLOURS[r["library"]] for _, r in ways]
+        axis.barh([n for n, _ in ways], times, xerr=spread, color=colours, height=0.7, error_kw={"elinewidth": 0.8})
+        limits = [r["step_ms"] for _, r in ways if r["library"] == "limit"]
+        if limits:
+            axis.axvline(min(limits), color=_INK, linewidth=0.8, linestyle=":")
+        axis.bar_label(axis.containers[-1], [f"{t:.1f}" for t in times], padding=4, fontsize=7, color=_INK)
+        axis.set_title(f"{s['title']}, {s['precision']}", loc="left", fontsize=9, color=_INK)
+        axis.set_xlabel("one training step, ms (dotted: the fastest limit)", fontsize=8, color=_MUTED)
+        axis.tick_params(labelsize=7)
+        axis.margins(x=0.12, y=0.02)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(result["environment"]["device"], fontsize=9, color=_MUTED)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,169 @@
+"""Taking training steps: eager, compiled, as a CUDA graph of the whole step, or as this project's command does."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from modules.efficiency.shapes import Batch, shape_of
+from modules.efficiency.ways import Trainee
+
+CLIP = 1.0
+WARM_UP = 2  # eager steps before a capture: libraries and the optimizer's state set themselves up
+
+
+@dataclass
+class _Graph:
+    graph: torch.cuda.CUDAGraph
+    inputs: Batch
+    loss: Tensor
+    gradients: list[Tensor]
+
+
+class Stepper:
+    """``stepper(batch)`` is one step: clear, forward, backward, clip to norm 1, AdamW, the method's own step.
+
+    Args:
+        trainee: the model; for the compiled modes see `compile_core`.
+        mode: one of `ways.MODES`.
+        lr: of AdamW, constant.
+        faithful: warming up and capturing leave no trace in weights and optimizer (costs a copy of the weights).
+    """
+
+    def __init__(self, trainee: Trainee, mode: str, lr: float = 1e-3, faithful: bool = False) -> None:
+        self.trainee, self.mode, self.faithful = trainee, mode, faithful
+        self.parameters, self.steps = trainee.parameters, 0
+        self.on_gpu = torch.cuda.is_available() and any(p.is_cuda for p in self.parameters)
+        if mode in ("graphs", "compiled+graphs", "trained") and not torch.cuda.is_available():
+            raise RuntimeError("CUDA graphs need a GPU")
+        self.optimizer = (
+            torch.optim.AdamW(self.parameters, lr=lr, fused=True, capturable=self.on_gpu) if self.parameters else None
+        )
+        self._graphs: dict[tuple, _Graph] = {}
+        self._pool = None
+        self._run = {"graphs": self._replay, "compiled+graphs": self._replay}.get(mode, self._step)
+        if mode == "trained":
+            self._run = self._trained()
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """The loss before the step, detached; valid until the next call."""
+        loss = self._run(batch)
+        self.steps += 1
+        if self.trainee.after:
+            self.trainee.after(self.steps)
+        return loss
+
+    def _step(self, batch: Batch) -> Tensor:
+        self._clear()
+        loss = self.trainee.loss(batch)
+        loss.backward()
+        self._descend()
+        return loss.detach()
+
+    def _clear(self) -> None:
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _descend(self) -> None:
+        if self.optimizer:
+            torch.nn.utils.clip_grad_norm_(self.parameters, CLIP, foreach=self.on_gpu)
+            self.optimizer.step()
+
+    # ---- the whole step as one graph -----------------------------------------------------------------------
+
+    def _replay(self, batch: Batch) -> Tensor:
+        key = shape_of(batch)
+        if key not in self._graphs:
+            self._graphs[key] = self._capture(batch)
+        captured = self._graphs[key]
+        for name, tensor in captured.inputs.items():
+            tensor.copy_(batch[name], non_blocking=True)
+        captured.graph.replay()
+        if self.trainee.after:  # it reads the gradients of this graph
+            for parameter, gradient in zip(self.parameters, captured.gradients, strict=True):
+                parameter.grad = gradient
+        return captured.loss
+
+    def _capture(self, batch: Batch) -> _Graph:
+        before = [p.detach().clone() for p in self.parameters] if self.faithful else None
+        inputs = {name: tensor.clone() for name, tensor in batch.items()}
+        side = _side_stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                self._step(inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        torch.cuda.synchronize()
+        self._clear()
+        if before is not None:
+            self._restore(before)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool, stream=side):
+            loss = self._step(inputs)
+        self._pool = graph.pool()
+        return _Graph(graph, inputs, loss, [p.grad for p in self.parameters])
+
+    @torch.no_grad()
+    def _restore(self, values: list[Tensor]) -> None:
+        """As before the first step; only sensible then."""
+        for parameter, value in zip(self.parameters, values, strict=True):
+            parameter.copy_(value)
+        for state in self.optimizer.state.values() if self.optimizer else ():
+            for tensor in state.values():
+                tensor.zero_()
+
+    # ---- as the command trains -----------------------------------------------------------------------------
+
+    def _trained(self) -> Callable[[Batch], Tensor]:
+        from modules.graphs import GraphedStep
+
+        graphed = GraphedStep(lambda batch: (self.trainee.loss(batch),), self.parameters)
+
+        def step(batch: Batch) -> Tensor:
+            graphed.zero()
+            (loss,) = graphed(batch)
+            if graphed.failure:
+                raise RuntimeError(graphed.failure)
+            self._descend()
+            return loss
+
+        return step
+
+
+_STREAMS: list[torch.cuda.Stream] = []
+
+
+def _side_stream() -> torch.cuda.Stream:
+    """One for all captures: every stream costs the linear algebra libraries a workspace."""
+    if not _STREAMS:
+        _STREAMS.append(torch.cuda.Stream())
+    return _STREAMS[0]
+
+
+def compile_core(trainee: Trainee) -> None:
+    """Let torch.compile have the model and its loss.
+
+    The function gets a code object of its own, since that is what torch.compile keeps and limits its results by.
+    """
+    import torch._dynamo
+
+    torch._dynamo.config.recompile_limit = 64  # where a graph breaks, models share the code of their modules
+    core = trainee.core
+    code = core.__code__.replace(co_name=f"{core.__code__.co_name}_{id(core)}")
+    own = types.FunctionType(code, core.__globals__, code.co_name, core.__defaults__, core.__closure__)
+    trainee.core = torch.compile(own, dynamic=False)
+
+
+def repair() -> None:
+    """After a capture that failed: the generator of random numbers still thinks that it is being captured."""
+    if not torch.cuda.is_available():
+        return
+    torch.cuda.set_stream(torch.cuda.default_stream())  # the capture's is still the current one
+    torch.cuda.synchronize()
+    with torch.cuda.graph(torch.cuda.CUDAGraph()):
+        torch.zeros(1, device="cuda")
+    torch.cuda.synchronize()

@@ -1,0 +1,163 @@
+"""The ways of taking one training step, and how each model is built: ours, full fine-tuning and the limit.
+
+In bf16 what trains is fp32 everywhere, over frozen weights in bf16: ours and the limit without autocast, full
+fine-tuning and PEFT under it. PEFT is measured a second time with its adapters in bf16 and no autocast (``peft-bf16``),
+where it is faster, so that it is compared at its best.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modules.efficiency.shapes import Batch, loss_of
+from variants import attach
+from variants.registry import resolve
+
+TOTAL = 4000  # optimizer steps of the job that is imagined, and the step that the measurement starts at: AdaLoRA
+START = 500  # allocates at every step in between
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"r": 8, "alpha": 8.0},
+    "dora": {"r": 8, "alpha": 8.0},
+    "vera": {"r": 1024},
+    "adalora": {"init_r": 12, "target_r": 8, "alpha": 16.0, "tinit": 10.0, "tfinal": 1000.0},
+}
+"""Hyperparameters of each method, the same in every library; on q and v."""
+LIBRARIES = ("limit", "full", "ours", "peft", "peft-bf16")
+MODES = ("eager", "compiled", "graphs", "compiled+graphs", "trained")
+"""``graphs``: the whole step, optimizer included, as one CUDA graph for each shape; ``trained``: as this project's
+command trains (`modules.graphs`)."""
+
+
+@dataclass(frozen=True)
+class Way:
+    """One manner of taking the step."""
+
+    library: str
+    method: str
+    mode: str
+
+    @property
+    def name(self) -> str:
+        """Such as ``ours lora graphs`` or ``limit eager``."""
+        return " ".join(part for part in (self.library, self.method, self.mode) if part)
+
+
+def grid(methods: tuple[str, ...], modes: tuple[str, ...], patterns: tuple[str, ...] = (), bf16: bool = True) -> list:
+    """Every way of these methods in these modes, PEFT's last: a capture that fails may disturb what follows.
+
+    Args:
+        patterns: globs over names (``ours lora *``); empty: all.
+        bf16: whether the run is in bf16, where PEFT has two precisions.
+    """
+    ways = []
+    for library in LIBRARIES:
+        if library == "peft-bf16" and not bf16:
+            continue
+        for method in methods if library in ("ours", "peft", "peft-bf16") else ("",):
+            for mode in modes:
+                if mode == "trained" and library != "ours":
+                    continue
+                if mode.startswith("compiled") and (method == "adalora" or library == "peft"):
+                    continue  # breaks its graph at every step; of PEFT's two precisions the faster one is compiled
+                ways.append(Way(library, method, mode))
+    ways.sort(key=lambda way: way.method == "adalora" and way.library.startswith("peft"))
+    return [way for way in ways if not patterns or any(fnmatchcase(way.name, f"{p}*") for p in patterns)]
+
+
+@dataclass
+class Trainee:
+    """A model that is ready to train.
+
+    Attributes:
+        loss: batch -> scalar to differentiate.
+        core: the part of ``loss`` that is worth compiling, batch -> loss; ``loss`` calls it as ``trainee.core``.
+        parameters: all that trains.
+        after: called with the number of each optimizer step, its gradients still there.
+        handle: the adapter's (`Adapted`, `PeftModel`), for those that look into it.
+    """
+
+    core: Callable[[Batch], Tensor]
+    parameters: list[nn.Parameter]
+    feed: Callable[[Batch], Batch] | None = None
+    extra: Callable[[], Tensor | None] | None = None
+    after: Callable[[int], None] | None = None
+    autocast: bool = False
+    handle: Any = None
+
+    def loss(self, batch: Batch) -> Tensor:
+        batch = self.feed(batch) if self.feed else batch
+        if self.autocast:
+            device = next(iter(batch.values())).device.type
+            with torch.autocast(device, torch.bfloat16, cache_enabled=False):  # a cached cast would outlive its graph
+                loss = self.core(batch)
+        else:
+            loss = self.core(batch)
+        extra = self.extra() if self.extra else None
+        return loss if extra is None else loss + extra
+
+
+def make(way: Way, master: nn.Module, options: dict[str, dict[str, Any]], bf16: bool, target: str = "attn-qv"):
+    """A trainee on a copy of the master.
+
+    Args:
+        master: the backbone in fp32; its copies train.
+        options: hyperparameters of each method.
+        target: of our adapters; PEFT adapts what it does by default.
+
+    Raises:
+        ImportError: PEFT is not installed.
+    """
+    model = copy.deepcopy(master)
+    if way.library == "limit":
+        return _limit(model, bf16)
+    if way.library == "full":
+        model.requires_grad_(True)
+        return Trainee(lambda batch: loss_of(model, batch), list(model.parameters()), autocast=bf16)
+    if way.library == "ours":
+        return ours(model, way.method, options[way.method], bf16, target)
+    from modules.efficiency.peft_ways import theirs
+
+    return theirs(model, way.method, options[way.method], bf16, low=way.library == "peft-bf16")
+
+
+def ours(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, target: str = "attn-qv") -> Trainee:
+    """This project's adapter."""
+    if bf16:
+        _lower(model)
+    adapted = attach(model, resolve(method)(**options, target=target), seed=0)
+    has_step = method == "adalora"
+    return Trainee(
+        lambda batch: loss_of(model, batch),
+        list(adapted.trained().values()),
+        extra=adapted.penalty if has_step else None,
+        after=(lambda step: adapted.after_step(START + step, TOTAL)) if has_step else None,
+        handle=adapted,
+    )
+
+
+def _limit(model: nn.Module, bf16: bool) -> Trainee:
+    """The frozen model, with gradients of its activations and of the task head alone."""
+    if bf16:
+        _lower(model)
+    adapted = attach(model, resolve("head")())
+    embed = model.get_input_embeddings()
+
+    def feed(batch: Batch) -> Batch:
+        """The backward pass must reach the first block: the embeddings are a leaf that wants a gradient."""
+        embeddings = embed(batch["input_ids"]).detach().requires_grad_()
+        return {k: v for k, v in batch.items() if k != "input_ids"} | {"inputs_embeds": embeddings}
+
+    return Trainee(lambda batch: loss_of(model, batch), list(adapted.trained().values()), feed=feed, handle=adapted)
+
+
+def _lower(model: nn.Module) -> None:
+    from modules.precision import lower_frozen
+
+    lower_frozen(model, torch.bfloat16)
