@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import shlex
 import sys
 from collections.abc import Iterable, Sequence
@@ -65,7 +66,7 @@ class Job:
         flags = {"data_dir": wishes.data_dir, **wishes.options, **wishes.training, "mnli_init": wishes.mnli_init}
         flags |= {f"trainer.{name}": value for name, value in wishes.trainer.items()}
         flags |= {"results_dir": wishes.results_dir if wishes.results_dir != "results" else None}
-        flags |= {"wandb": wishes.wandb if wishes.wandb != "auto" else None}
+        flags |= {name: getattr(wishes, name) for name in ("wandb", "compile") if getattr(wishes, name) != "auto"}
         flags |= {"tasks": self.recipe.task, "seeds": self.seed}
         for name, value in flags.items():
             if value is not None:
@@ -104,6 +105,7 @@ def jobs(wishes: Wishes) -> list[Job]:
 
 def data_rows(own: Benchmark, model: str, data_dir: str | None, task: str) -> tuple[int, int]:
     """(training rows, dev rows scored after an epoch): of the folder or the embedded source, else the official ones."""
+    data_dir = data_dir or os.environ.get(own.data_env)
     if model != "embedded" and not data_dir:
         train, scored = own.official_rows[task]
         return train, scored if own.scored_on == "dev" else 0

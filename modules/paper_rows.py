@@ -95,7 +95,11 @@ def _unrunnable(row: PublishedRow, hub: str) -> str:
     if row.model in PRIVATE:
         return f"the weights of {PRIVATE[row.model]} are not public"
     if row.benchmark not in BENCHMARKS:
-        return "no benchmark here has these tasks" if row.benchmark != "latency" else "a measurement, not a run"
+        return (
+            "`python paper_repro/latency.py --device cuda` measures them"
+            if row.benchmark == "latency"
+            else "no such tasks here"
+        )
     if row.variant not in BUILT_IN:
         return "no such method here"
     if row.protocol is None:

@@ -21,7 +21,7 @@ from modules.tables import Row, Section
 
 TITLES = {
     "wikisql": "WikiSQL", "mnli": "MNLI", "mnli_m": "MNLI-m", "samsum_r1": "SAMSum R1", "samsum_r2": "SAMSum R2",
-    "samsum_rl": "SAMSum RL", "b32_s512": "32 x 512", "b16_s256": "16 x 256", "b1_s128": "1 x 128",
+    "samsum_rl": "SAMSum RL",
 }  # fmt: skip
 """Headings of columns that no benchmark here has."""
 
@@ -175,7 +175,7 @@ def _missing(rows: Sequence[PaperRow], beside: dict[int, list]) -> list[str]:
             lines.append(f"[{paper.number}] {paper.name}: {paper.reason}; by our default settings: `{command(paper)}`")
         elif paper.reason and not own:
             reasons.setdefault(paper.reason, []).append(f"[{paper.number}]")
-    return [*lines, *(f"{', '.join(rows)}: cannot be run, since {reason}." for reason, rows in reasons.items())]
+    return [*lines, *(f"{', '.join(rows)}: no run fills them: {reason}." for reason, rows in reasons.items())]
 
 
 # ---- other backbones --------------------------------------------------------------------------------------------

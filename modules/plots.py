@@ -187,7 +187,9 @@ def _names(row: Row, section: Section) -> tuple[str, str]:
     differing = [name for name in own if any(other.get(name) != own[name] for other in same)]
     sizes = [name for name in differing if name in ("r", "p", "init_r")]
     words = [
-        own[n] if n == "target" else f"{n}={own[n]}" for n in differing if n not in (*sizes, *["alpha"] * bool(sizes))
+        own[n] if n == "target" else f"{n}={own[n]}"
+        for n in differing
+        if n not in (*sizes, *["alpha", "lr"] * bool(sizes))
     ]
     protocols = {other.protocol for other in section.rows if other.variant == row.variant}
     group = " ".join([row.variant, *words, *[row.protocol] * (len(protocols) > 1)])
@@ -313,7 +315,8 @@ def _reading(section: Section) -> str:
 
 def curves(section: Section) -> Figure:
     """The dev metric after each epoch: median over the seeds, and the range of the seeds."""
-    names = [task for task in section.benchmark.tasks if any(task in row.by_task for row in section.rows)]
+    lengths = {run.task: len(run.epochs) for row in section.rows for run in row.runs if len(run.epochs) > 1}
+    names = [task for task in section.benchmark.tasks if task in lengths]
     rows, across = _facets(len(names))
     figure, axes = _new(section, "Dev score after each epoch", rows, across, (2.9, 2.3))
     shown = _few(section)

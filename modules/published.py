@@ -36,7 +36,6 @@ class PublishedRow:
     spread: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
     protocol: str | None = "paper"  # the recipe whose runs belong to the row; None where we do not hold it
-    unit: str | None = None  # of the figures, where they are no scores
     mnli_init: tuple[str, ...] = ()
     setup: str | None = None
     repeats: str | None = None
@@ -65,6 +64,8 @@ def load_all(folder: str | Path) -> list[PublishedRow]:
         table = _content(path)
         if table.get("benchmark") == "parameters":  # counts, read by paper_repro/params.py
             continue
+        if table.get("benchmark") == "latency":
+            table = _latency(table)
         head = {key: value for key, value in table.items() if key != "rows"}
         for number, row in enumerate(table["rows"], start=1):
             rows.append(_row(head, row, f"{path.name}, row {number}"))
@@ -98,6 +99,34 @@ def load_sizes(folder: str | Path) -> dict[tuple, dict[str, Any]]:
 def size_key(row: PublishedRow) -> tuple:
     """What a row is called among the counted ones of parameters.yaml."""
     return row.source, row.model, row.variant, row.params
+
+
+def _latency(table: dict[str, Any]) -> dict[str, Any]:
+    """A table of times, which has a list of them per row, in the form of the others: a column per setting."""
+    settings = {f"{s['batch']}x{s['length']}": s for s in table["settings"]}
+    keep = ("benchmark", "paper", "arxiv", "source", "model", "remarks")
+    head = {key: table[key] for key in keep} | {
+        "table": "lora-1",
+        "split": table["device"],
+        "mark": "run",
+        "params": None,
+    }
+    head |= {"statistic": f"{table['statistic']}, ms", "protocol": None}
+    head["metrics"] = {
+        name: f"{s['batch']} rows of {s['length']} tokens, adapters of {s['parameters']}"
+        for name, s in settings.items()
+    }
+    rows = []
+    for row in table["rows"]:
+        figures = {
+            "scores": dict(zip(settings, row["ms"], strict=True)),
+            "spread": dict(zip(settings, row["spread"], strict=True)),
+        }
+        slower = ", ".join(f"{value:g}%" for value in row.get("slowdown", ()))
+        more = {"setup": f"printed slowdown {slower}"} if slower else {}
+        variant = row["way"].removesuffix(" merged")
+        rows.append({"method": row["method"], "variant": variant, **figures, **more})
+    return head | {"rows": rows}
 
 
 def _row(head: dict, row: dict, where: str) -> PublishedRow:
