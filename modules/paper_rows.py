@@ -134,7 +134,6 @@ def ours(paper: PaperRow, rows: Sequence[PaperRow], sections: Iterable[Section])
         (section, row)
         for section in sections
         if section.benchmark.name == own.benchmark
-        and section.backbone["source"] != "embedded"
         and short_name(section.backbone["name"]) == own.model
         for row in section.rows
         if row.variant == own.variant and row.protocol not in elsewhere and _agrees(row, own.options)
