@@ -133,8 +133,7 @@ def ours(paper: PaperRow, rows: Sequence[PaperRow], sections: Iterable[Section])
     return [
         (section, row)
         for section in sections
-        if section.benchmark.name == own.benchmark
-        and short_name(section.backbone["name"]) == own.model
+        if section.benchmark.name == own.benchmark and short_name(section.backbone["name"]) == own.model
         for row in section.rows
         if row.variant == own.variant and row.protocol not in elsewhere and _agrees(row, own.options)
     ]
