@@ -19,7 +19,7 @@ from modules.benchmark import Benchmark
 from modules.config import COMPILE
 from modules.errors import UserError
 from modules.glue import GLUE
-from modules.plan import Plan, Wishes, make_plan
+from modules.plan import Plan, Wishes, make_plan, merge
 from variants.registry import BUILT_IN, names, outline, resolve
 from variants.variant import VariantError
 
@@ -78,8 +78,32 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
         budget=None if flags.budget is None else str(flags.budget),
         benchmark=benchmark,
     )
-    plan = make_plan(wishes, cls)
-    return execute(plan, flags.results_dir, force=flags.force, jobs=flags.jobs, benchmark=benchmark)
+    wanted, about = [wishes], []
+    if flags.rows and not flags.table:
+        raise UserError("--rows needs --table, such as --table lora-2")
+    if flags.table:
+        wanted, about = _table_wishes(flags, argv, wishes)
+    if flags.plan:
+        from modules.jobs import show_plan
+
+        return show_plan(wanted, about, flags.results_dir)
+    plan = merge([make_plan(each, resolve(each.variant)) for each in wanted])
+    plan.about += about
+    code = execute(plan, flags.results_dir, force=flags.force, jobs=flags.jobs, benchmark=benchmark)
+    if flags.table and _first_process():
+        show_paper_table(flags.results_dir, flags.table)
+    return code
+
+
+def _table_wishes(flags: Any, argv: list[str], wishes: Wishes) -> tuple[list[Wishes], list[str]]:
+    """The wishes of a published table's rows, and lines about the rows that cannot be run."""
+    from modules.jobs import table_wishes
+
+    given = ["variant"] * any(word.partition("=")[0] == "--variant" for word in argv)
+    given += [*wishes.options, *["budget"] * (wishes.budget is not None)]
+    if given:
+        raise UserError(f"--table says which variants run, and how: leave --{given[0]} out, or choose rows by --rows")
+    return table_wishes(PUBLISHED, flags.table, flags.rows, wishes)
 
 
 def make_parser(cls: type, benchmark: Benchmark = GLUE):
@@ -109,6 +133,11 @@ def make_parser(cls: type, benchmark: Benchmark = GLUE):
     if "mnli" in benchmark.tasks:
         add("--mnli_init", type=bool | None, help="start MRPC, RTE and STS-B from the MNLI run (default: the recipe's)")
     add("--budget", type=str | int | float | None, help="trained adapter parameters, such as 0.3M: picks r, p, ...")
+    add("--table", type=str | None, help="a published table, such as lora-2: runs its rows (paper_repro/published)")
+    add("--rows", type=str | None, help="with --table: rows that have these words, such as 'roberta-base lora'")
+    add(
+        "--plan", type=bool, nargs="?", const=True, default=False, help="run nothing: print a command per run, and cost"
+    )
     add("--force", type=bool, nargs="?", const=True, default=False, help="run again what is done")
     add(
         "--jobs",
@@ -260,7 +289,7 @@ def execute(
     jobs = default_jobs() if jobs is None else jobs
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
-    first = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+    first = _first_process()
     store = ResultStore(results_dir)
     if force and first:
         for run in plan.runs:
@@ -279,6 +308,11 @@ def execute(
         return code
     ids = {run.id for run in plan.runs}
     return max(code, show_table(results_dir, write=bool(missing), ids=ids, benchmark=benchmark))
+
+
+def _first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started, or the only one."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
 
 
 def _several_processes(plan: Plan) -> bool:
@@ -339,3 +373,17 @@ def show_table(results_dir: str, write: bool = True, ids: set[str] | None = None
     if write:
         print("written:", *write_tables(os.path.join(results_dir, "tables"), results, published, benchmark))
     return 0
+
+
+def show_paper_table(results_dir: str, table: str) -> None:
+    """Write a published table with the runs under ``results_dir`` beside it; say how much of it is there."""
+    from modules.atomic import write_atomic
+    from modules.paper_rows import all_sections
+    from modules.paper_tables import paper_table
+    from modules.results import ResultStore
+
+    texts = paper_table(PUBLISHED, table, all_sections(PUBLISHED, ResultStore(results_dir).all()))
+    folder = Path(results_dir) / "tables" / "papers"
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    print("the paper's table with these runs in it:", *(folder / name for name in texts))

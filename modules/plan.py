@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +61,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant]) -> Plan:
     if unknown := [t for t in wishes.tasks if t not in benchmark.tasks]:
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
     about: list[str] = []
-    model, preset = _choose(wishes, about)
+    model, preset = choose(wishes, about)
     from modules.backbones import resolve, weights_hash
 
     name, kind, folder = resolve(model, benchmark.embedded() if model == "embedded" else None)
@@ -70,7 +71,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant]) -> Plan:
     runs: dict[str, RunConfig] = {}
     wishes = dataclasses.replace(wishes, preset=preset)
     known = "embedded" if kind == "embedded" else name
-    tasks = wishes.tasks or _tasks_with_recipe(known, preset, cls.name, benchmark)
+    tasks = wishes.tasks or tasks_with_recipe(known, preset, cls.name, benchmark)
     budget = None
     if wishes.budget is not None:
         recipe = load_recipe(known, preset, cls.name, tasks[0], benchmark)
@@ -91,7 +92,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant]) -> Plan:
     return Plan(order, list(dict.fromkeys([*about, *notes])))
 
 
-def _choose(wishes: Wishes, about: list[str]) -> tuple[str, str]:
+def choose(wishes: Wishes, about: list[str]) -> tuple[str, str]:
     """(model spec, protocol) from --preset and --model; tells in ``about`` what was chosen and why."""
     preset, model, benchmark = wishes.preset, wishes.model, wishes.benchmark
     if preset not in benchmark.presets and not preset.endswith((".yaml", ".yml")):
@@ -139,7 +140,7 @@ def _source(wishes: Wishes, kind: str):
     return wishes.benchmark.open_source("folder" if folder else "hub", folder)
 
 
-def _tasks_with_recipe(backbone: str, preset: str, variant: str, benchmark: Benchmark) -> list[str]:
+def tasks_with_recipe(backbone: str, preset: str, variant: str, benchmark: Benchmark) -> list[str]:
     """All tasks, or those that the paper has a recipe for: one row is of one protocol."""
     found: dict[str, str] = {}
     for task in benchmark.tasks:
@@ -156,17 +157,11 @@ def _tasks_with_recipe(backbone: str, preset: str, variant: str, benchmark: Benc
 def _add(runs: dict[str, RunConfig], wishes: Wishes, cls, recipe: Recipe, seed: int, backbone, source, budget=None):
     """Add one run to ``runs`` (and first the MNLI run that it starts from, if it does); the run."""
     task, before, benchmark = recipe.task, None, wishes.benchmark
-    if recipe.mnli_init if wishes.mnli_init is None else wishes.mnli_init and task in ("mrpc", "rte", "stsb"):
+    if from_mnli(wishes, recipe):
         first = load_recipe(recipe.backbone, wishes.preset, cls.name, "mnli", benchmark)
         before = _add(runs, wishes, cls, first, seed, backbone, source, budget)
-    training = dict(recipe.training)
-    if "warmup_steps" in wishes.training:
-        training.pop("warmup_ratio", None)
-    training |= wishes.training
-    check_training(training, "settings", benchmark.settings)
-    training["precision"] = str(wishes.trainer.get("precision", "32-true"))
+    training, variant = settings(wishes, cls, recipe)
     overrides = {k: v for k, v in wishes.training.items() if recipe.training.get(k) != v}
-    variant = build_variant(cls, recipe.options | wishes.options)
     overrides |= {k: v for k, v in wishes.options.items() if recipe.options.get(k) != v}
     run = RunConfig(
         benchmark=benchmark.name,
@@ -193,6 +188,31 @@ def _add(runs: dict[str, RunConfig], wishes: Wishes, cls, recipe: Recipe, seed: 
         compile=wishes.compile,
     )
     return runs.setdefault(run.id, run)
+
+
+def from_mnli(wishes: Wishes, recipe: Recipe) -> bool:
+    """Whether the recipe's run starts from the weights of the MNLI run of the same seed."""
+    if wishes.mnli_init is None:
+        return recipe.mnli_init
+    return wishes.mnli_init and recipe.task in ("mrpc", "rte", "stsb")
+
+
+def settings(wishes: Wishes, cls: type[BaseVariant], recipe: Recipe) -> tuple[dict[str, Any], BaseVariant]:
+    """(training settings, variant) of a run: the recipe's, with what was set by hand."""
+    training = dict(recipe.training)
+    if "warmup_steps" in wishes.training:
+        training.pop("warmup_ratio", None)
+    training |= wishes.training
+    check_training(training, "settings", wishes.benchmark.settings)
+    training["precision"] = str(wishes.trainer.get("precision", "32-true"))
+    return training, build_variant(cls, recipe.options | wishes.options)
+
+
+def merge(plans: Sequence[Plan]) -> Plan:
+    """Several plans as one: each run once, MNLI before what starts from it."""
+    runs = {run.id: run for plan in plans for run in plan.runs}
+    about = dict.fromkeys(line for plan in plans for line in plan.about)
+    return Plan(sorted(runs.values(), key=lambda run: run.init_from is not None), list(about))
 
 
 def build_variant(cls: type[BaseVariant], options: dict[str, Any]) -> BaseVariant:

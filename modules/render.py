@@ -4,11 +4,15 @@ import json
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from modules import render_differences as differences
 from modules.benchmark import Benchmark, Column
+from modules.differences import compare
 from modules.glue import GLUE
 from modules.published import PublishedRow, Score
+from modules.rank_study import RankStudy, find, grid
 from modules.results import RunResult
 from modules.tables import Cell, Row, Section, plain, short_name
 
@@ -50,7 +54,7 @@ def printed(score: Score) -> str:
     return "/".join(f"{value:g}" for value in score) if isinstance(score, list) else f"{score:g}"
 
 
-def _average(row: Row) -> str:
+def average_text(row: Row) -> str:
     average = row.average()
     return "" if average is None or math.isnan(average) else f"{average:.1f}"
 
@@ -83,11 +87,12 @@ def devices(runs: Sequence[RunResult]) -> str:
     return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in sorted(names, key=str))
 
 
-def _unequal(row: Row) -> bool:
-    return len({len(runs) for runs in row.by_task.values()}) > 1
+def seeds_text(row: Row) -> str:
+    """Seeds per task: one number, or the fewest and the most."""
+    return span([len(runs) for runs in row.by_task.values()], str)
 
 
-def _start_mark(cell: Cell | None) -> str:
+def start_mark(cell: Cell | None) -> str:
     return "†" if cell and cell.runs[0].init_from else ""
 
 
@@ -101,18 +106,20 @@ def to_markdown(sections: Sequence[Section], benchmark: Benchmark = GLUE) -> str
         parts.append("There are no runs yet.")
     for section in sections:
         parts += [f"## {title(section)}", _table(section), "\n".join(f"- {note}" for note in _notes(section))]
+        parts += filter(None, [*map(partial(_rank_study, section), find(section)), differences.markdown(section)])
     return "\n\n".join(parts) + "\n"
 
 
-def _table(section: Section) -> str:
-    benchmark = section.benchmark
-    titles = [column.title for column in benchmark.columns] + ["Avg"] * benchmark.average
-    costs = ["Adapter", "Head", "Step ms", "Peak MB", "Seeds"]
-    lines: list[list[str]] = [["", "Method", "Protocol", *titles, *costs]]
-    for number, (last, row) in enumerate(_marked_last(section.rows), start=1):
-        lines.append(_our_line(number, row, benchmark))
-        if last:
-            lines += [_published_line(paper, benchmark) for paper in section.beside(row.variant)]
+def _rank_study(section: Section, study: RankStudy) -> str:
+    about = (
+        f"Protocol {study.protocol}. Cells as above; a mean's spread is that of the seeds' means. The LoRA paper's "
+        "Tables 5 and 6 ask this of GPT-3 175B on WikiSQL and MNLI: another model, other tasks, no comparison of level."
+    )
+    return "\n\n".join(["### Rank and adapted matrices (LoRA)", about, pipes(grid(study, section))])
+
+
+def pipes(lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as a Markdown table, the heading first."""
     lines = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(lines[0]))]
     text = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
@@ -120,22 +127,35 @@ def _table(section: Section) -> str:
     return "\n".join([text[0], rule, *text[1:]])
 
 
-def _our_line(number: int, row: Row, benchmark: Benchmark) -> list[str]:
-    counted = _unequal(row)
+def _table(section: Section) -> str:
+    benchmark = section.benchmark
+    titles = [column.title for column in benchmark.columns] + ["Avg"] * benchmark.average
+    costs = ["Adapter", "Head", "Step ms", "Peak MB", "Seeds"]
+    lines: list[list[str]] = [["", "Method", "Protocol", *titles, *costs]]
+    winners = {comparison.winner for comparison in compare(section) if len(comparison.columns) > 1}
+    for number, (last, row) in enumerate(marked_last(section.rows), start=1):
+        lines.append(_our_line(number, row, benchmark, number - 1 in winners))
+        if last:
+            lines += [_published_line(paper, benchmark) for paper in section.beside(row.variant)]
+    return pipes(lines)
+
+
+def _our_line(number: int, row: Row, benchmark: Benchmark, winner: bool = False) -> list[str]:
+    counted = row.unequal
     cells = [row.cells.get(column.key) for column in benchmark.columns]
-    scores = [score_text(cell, counted) + _start_mark(cell) for cell in cells]
-    scores += [_average(row)] * benchmark.average
+    scores = [score_text(cell, counted) + start_mark(cell) for cell in cells]
+    scores += [average_text(row)] * benchmark.average
     parameters = [run.parameters for run in row.runs]
     return [
         f"[{number}]",
-        f"{row.variant} `{row.label}`" if row.label else row.variant,
+        (f"**{row.variant}**" if winner else row.variant) + (f" `{row.label}`" if row.label else ""),
         row.protocol,
         *scores,
         span([p["adapter"] for p in parameters], lambda n: f"{n:,}"),
         span([p["head"] for p in parameters], lambda n: f"{n:,}"),
         step_ms(row.runs),
         peak_mb(row.runs),
-        span([len(runs) for runs in row.by_task.values()], str),
+        seeds_text(row),
     ]
 
 
@@ -244,7 +264,7 @@ def _published_notes(rows: Sequence[PublishedRow], benchmark: Benchmark) -> list
     return list(notes)
 
 
-def _marked_last(rows: Sequence[Row]) -> list[tuple[bool, Row]]:
+def marked_last(rows: Sequence[Row]) -> list[tuple[bool, Row]]:
     """Each row, with whether it is the last one of its variant."""
     following = [*rows[1:], None]
     return [(after is None or after.variant != row.variant, row) for row, after in zip(rows, following, strict=True)]
@@ -261,15 +281,15 @@ def to_text(sections: Sequence[Section]) -> str:
 def _section_text(section: Section) -> str:
     shown = list(_first_cells(section))
     named = [("", [*(column.title for column in shown), "Avg"])]
-    for last, row in _marked_last(section.rows):
+    for last, row in marked_last(section.rows):
         cells = [row.cells.get(column.key) for column in shown]
-        scores = [score_text(cell) + _start_mark(cell) for cell in cells]
-        named.append((_row_title(row), [*scores, _average(row)]))
+        scores = [score_text(cell) + start_mark(cell) for cell in cells]
+        named.append((_row_title(row), [*scores, average_text(row)]))
         for paper in section.beside(row.variant) if last else ():
             average = "" if paper.average is None else f"{paper.average:g}"
             name = f"published: {paper.method} on {paper.model} ({paper.source}), {paper.params}"
             named.append((name, [*(published_text(paper, column.key) for column in shown), average]))
-    columns = len(shown) + any(_average(row) for row in section.rows)  # no Avg beside rows that have none
+    columns = len(shown) + any(average_text(row) for row in section.rows)  # no Avg beside rows that have none
     named = [(name, [cell.replace(" ", "") for cell in cells[:columns]]) for name, cells in named]
     widths = [max(len(cells[k]) for _, cells in named) for k in range(columns)]
     lines = [title(section)]
@@ -280,7 +300,7 @@ def _section_text(section: Section) -> str:
 
 
 def _row_title(row: Row) -> str:
-    seeds = span([len(runs) for runs in row.by_task.values()], str)
+    seeds = seeds_text(row)
     adapter, head = ([run.parameters[part] for run in row.runs] for part in ("adapter", "head"))
     counts = f"{span(adapter, lambda n: f'{n:,}')} + head {span(head, lambda n: f'{n:,}')}"
     return f"{row.variant} {row.label}".strip() + f" ({row.protocol}; seeds: {seeds}), {counts}"

@@ -82,11 +82,28 @@ class Row:
         """All runs, in the order of the benchmark's tasks."""
         return [run for runs in self.by_task.values() for run in runs]
 
+    @property
+    def unequal(self) -> bool:
+        """Whether the tasks differ in their number of seeds."""
+        return len({len(runs) for runs in self.by_task.values()}) > 1
+
     def average(self, which: str = "best") -> float | None:
         """Mean of the columns; None unless all are there."""
         if not self.columns or len(self.cells) != self.columns:
             return None
         return statistics.fmean(cell.centre(which) for cell in self.cells.values())
+
+    def mean(self, columns: Sequence[Column]) -> tuple[float, float | None]:
+        """Mean of the cells of `columns`, and the standard deviation over seeds of each seed's own mean.
+
+        None for a spread that fewer than two common seeds give; NaN where a run diverged.
+        """
+        cells = [self.cells[column.key] for column in columns]
+        by_seed = [{run.seed: value for run, value in zip(c.runs, c.values(), strict=True)} for c in cells]
+        seeds = sorted(set.intersection(*map(set, by_seed)))
+        means = [statistics.fmean(values[seed] for values in by_seed) for seed in seeds]
+        centre = statistics.fmean(cell.centre() for cell in cells)
+        return centre, statistics.stdev(means) if len(means) > 1 and not math.isnan(centre) else None
 
 
 @dataclass(frozen=True)
@@ -265,18 +282,29 @@ def _time(run: RunResult) -> str:
     return str(run.environment.get("time", ""))
 
 
+def render(sections: Sequence[Section], benchmark: Benchmark = GLUE) -> dict[str, str]:
+    """Text of every file of a benchmark's table by name: Markdown, CSV, LaTeX and the differences."""
+    from modules import render_differences
+    from modules.render import to_markdown
+    from modules.render_csv import to_csv
+    from modules.render_latex import to_latex
+
+    return {
+        f"{benchmark.name}.md": to_markdown(sections, benchmark),
+        f"{benchmark.name}.csv": to_csv(sections),
+        f"{benchmark.name}.tex": to_latex(sections),
+        f"{benchmark.name}-differences.csv": render_differences.to_csv(sections),
+    }
+
+
 def write_tables(
     folder: str | Path,
     results: Iterable[RunResult],
     published: Sequence[PublishedRow] = (),
     benchmark: Benchmark = GLUE,
 ) -> list[Path]:
-    """Write the benchmark's .md and .csv into `folder`, atomically; return their paths. UserError on a full disk."""
-    from modules.render import to_markdown
-    from modules.render_csv import to_csv
-
-    sections = build(results, published, benchmark)
-    texts = {f"{benchmark.name}.md": to_markdown(sections, benchmark), f"{benchmark.name}.csv": to_csv(sections)}
+    """Write the benchmark's tables into `folder`, atomically; return their paths. UserError on a full disk."""
+    texts = render(build(results, published, benchmark), benchmark)
     for name, text in texts.items():
         write_atomic(Path(folder) / name, text)
     return [Path(folder) / name for name in texts]

@@ -364,7 +364,13 @@ def test_tables_are_the_same_bytes_whatever_the_order(tmp_path):
     again = [path.read_bytes() for path in write_tables(tmp_path, results[::-1], PAPERS)]
     read = [path.read_bytes() for path in write_tables(tmp_path, store.all(), PAPERS)]
     assert first == again == read
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["glue.csv", "glue.md", "runs"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "glue-differences.csv",
+        "glue.csv",
+        "glue.md",
+        "glue.tex",
+        "runs",
+    ]
 
 
 def test_every_figure_of_the_csv_is_backed_by_run_files():
