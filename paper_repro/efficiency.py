@@ -5,6 +5,7 @@
     python paper_repro/efficiency.py --scenarios compiled     # with torch.compile: half a minute for each way first
     python paper_repro/efficiency.py --ways "ours lora,limit" --modes graphs,trained
     python paper_repro/efficiency.py --job --data_dir GLUE    # whole jobs: RTE and MRPC against transformers' Trainer
+    python paper_repro/efficiency.py --since COMMIT           # the embedded GLUE command, at that commit and now
     python paper_repro/efficiency.py --report_only            # table and plot from the result file
 
 First the loss curves of ours and PEFT's from equal weights: a faster step must compute the same. Then every way of
@@ -50,10 +51,10 @@ def parse() -> argparse.Namespace:
     add("--job", action="store_true", help="whole jobs in fresh processes, instead of steps")
     add("--data_dir", type=Path, default=None, help="GLUE's TSV folders, for --job (default: $GLUE_DIR)")
     add("--model", default=None, help="backbone of --job (default: written here, roberta-base with random weights)")
-    add("--tokenizer", type=Path, default=None, help="folder of the tokenizer of --job (default: the embedded one)")
     add("--repeats", type=positive, default=1, help="of each whole job, in turn (default: 1)")
     add("--epochs", type=positive, default=3, help="of each whole job (default: 3)")
     add("--tasks", type=names, default=("rte", "mrpc"), help="of the whole jobs (default: rte,mrpc)")
+    add("--since", default=None, metavar="COMMIT", help="the README's embedded command, then and now, instead of steps")
     add("--report_only", action="store_true", help="rebuild table and plot from the result file")
     return parser.parse_args()
 
@@ -85,10 +86,11 @@ def main() -> int:
             raise UserError(f"{path} does not exist: measure first, or name its folder with --out")
         return finish(path, before)
     result |= {key: before.get(key, empty) for key, empty in (("scenarios", {}), ("curves", []), ("jobs", []))}
-    if options.job:
-        from modules.efficiency.job import whole_jobs
+    if options.job or options.since:
+        from modules.efficiency.job import command_since, whole_jobs
 
-        jobs = whole_jobs(options, device)
+        jobs = whole_jobs(options, device) if options.job else []
+        jobs += [command_since(options.since, options.repeats)] if options.since else []
         result["jobs"] = [j for j in result["jobs"] if j["title"] not in {new["title"] for new in jobs}] + jobs
     else:
         run(options, device, result, path)
