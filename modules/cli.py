@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.benchmark import Benchmark
+from modules.config import COMPILE
 from modules.errors import UserError
 from modules.glue import GLUE
 from modules.plan import Plan, Wishes, make_plan
@@ -73,6 +74,7 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
         trainer=flags.trainer or {},
         results_dir=flags.results_dir,
         wandb=flags.wandb,
+        compile=flags.compile,
         budget=None if flags.budget is None else str(flags.budget),
         benchmark=benchmark,
     )
@@ -111,11 +113,13 @@ def make_parser(cls: type, benchmark: Benchmark = GLUE):
     add(
         "--jobs",
         type=int | None,
-        help="runs at once, each in a process of its own (default: 1 on a GPU, else the cores)",
+        help="runs at once, each in a process of its own, spread over the GPUs (default: one for each GPU or core)",
     )
     add("--table_only", type=bool, nargs="?", const=True, default=False, help="rebuild the table from the result files")
     add("--results_dir", type=str, default="results", help="where runs and tables are written (default: results)")
     add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")
+    how = "; ".join(f"{name}: {text}" for name, text in COMPILE.items())
+    add("--compile", type=str, default="auto", help=f"{how} (default: auto)")
     add("--trainer", type=dict[str, Any] | None, help="any option of lightning.Trainer, as --trainer.devices 2")
     group = parser.add_argument_group("training (default: the recipe's)")
     for name, setting in benchmark.settings.items():
@@ -231,10 +235,20 @@ def _seeds(value: str | int | list[int] | None) -> list[int]:
 
 
 def default_jobs() -> int:
-    """One run at a time on a GPU; on CPUs a run for each core: small models gain little from several threads."""
+    """A run for each GPU; on CPUs for each core: small models gain little from several threads."""
     import torch
 
-    return 1 if torch.cuda.is_available() else len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    return torch.cuda.device_count() or cores
+
+
+def visible_gpus() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES may name: its own entries where it is set, else the numbers of all GPUs."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    gpus = [str(k) for k in range(torch.cuda.device_count())] if named is None else named.split(",")
+    return [gpu.strip() for gpu in gpus if gpu.strip()][: torch.cuda.device_count()]
 
 
 def execute(
@@ -274,7 +288,10 @@ def _several_processes(plan: Plan) -> bool:
 
 
 def run_workers(ids: list[str], results_dir: str, jobs: int, one_by_one: bool = False) -> int:
-    """Start workers for the runs ``ids`` and wait; the worst of their exit codes."""
+    """Start workers for the runs ``ids`` and wait; the worst of their exit codes.
+
+    Workers that run at once take the visible GPUs in turn, one each.
+    """
     if not ids:
         return 0
     lists = [[id] for id in ids] if one_by_one else [ids[k:] + ids[:k] for k in range(min(jobs, len(ids)))]
@@ -282,11 +299,15 @@ def run_workers(ids: list[str], results_dir: str, jobs: int, one_by_one: bool = 
     environment = dict(os.environ) | {"LORA_VARIANTS_RUNS_AT_ONCE": str(at_once)}
     if at_once > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+    gpus = visible_gpus() if at_once > 1 else []
     worst = 0
     for start in range(0, len(lists), at_once):
         workers = [
-            subprocess.Popen([sys.executable, "-m", "modules.worker", results_dir, *part], env=environment)
-            for part in lists[start : start + at_once]
+            subprocess.Popen(
+                [sys.executable, "-m", "modules.worker", results_dir, *part],
+                env=environment | ({"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {}),
+            )
+            for k, part in enumerate(lists[start : start + at_once])
         ]
         try:
             worst = max([worst, *(abs(worker.wait()) for worker in workers)])

@@ -42,6 +42,14 @@ NEUTRAL = {
 """Trainer options that decide how a run is carried out and not what comes out."""
 
 
+COMPILE = {
+    "auto": "on one GPU as CUDA graphs, else eager",
+    "inductor": "the backbone through torch.compile, which pays in runs of many minutes; on one GPU in CUDA graphs",
+    "off": "eager",
+}
+"""Values of --compile: none changes what is computed."""
+
+
 @dataclass
 class RunConfig:
     """A run of one (benchmark, task, backbone, variant, seed).
@@ -56,6 +64,7 @@ class RunConfig:
         code: hash of the variant's source file, for variants from outside the project.
         budget: trained adapter parameters ``wanted`` by --budget, which picked the variant's size, and ``counted``.
         trainer: options passed to ``lightning.Trainer`` as they are.
+        compile: how steps are carried out: see ``COMPILE``.
     """
 
     benchmark: str
@@ -74,6 +83,7 @@ class RunConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     results_dir: str = "results"
     wandb: str = "off"
+    compile: str = "auto"
 
     @property
     def id(self) -> str:

@@ -92,8 +92,8 @@ class EvalBatches(Sampler[Rows]):
 class PaddedRows(Dataset):
     """Indexed by `Rows`, gives a padded batch: a gather from flat arrays, fast enough for the training process."""
 
-    def __init__(self, tokens: Tokens, pad_id: int, edges: Sequence[int]):
-        self.tokens, self.pad_id, self.edges = tokens, pad_id, np.asarray(edges)
+    def __init__(self, tokens: Tokens, pad_id: int, edges: Sequence[int], fill: bool = False):
+        self.tokens, self.pad_id, self.edges, self.fill = tokens, pad_id, np.asarray(edges), fill
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -139,7 +139,8 @@ class PaddedDataModule(LightningDataModule):
         eval_batch_size: rows of one evaluation batch on one process.
         seed: decides the order of training rows together with the epoch.
         pad: "bucket" pads a batch to the first of `edges` that it fits in, "max" to `max_length`.
-        fill: gives every batch the same number of rows (weight-0 copies at the end), for `torch.compile`.
+        fill: for CUDA graphs: gives every batch of one width the same shape (weight-0 copies at the end), and leaves
+            training batches on the host, from where they are copied to what a graph reads.
 
     A training batch's loss is the sum of weights x losses: DDP's average over ranks is then the mean over the global
     batch. In evaluation weight is 1 for real rows and 0 for fillers. Subclasses may say what a batch is (`rows_type`)
@@ -203,12 +204,17 @@ class PaddedDataModule(LightningDataModule):
             loaders.append(self._loader(tokens, sampler))
         return loaders
 
+    def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
+        if self.fill and self.trainer.training:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     def _loader(self, tokens: Tokens, sampler: Sampler[Rows]) -> DataLoader:
         return DataLoader(
-            self.rows_type(tokens, self.pad_id, self.edges),
+            self.rows_type(tokens, self.pad_id, self.edges, self.fill),
             sampler=sampler,
             batch_size=None,  # the sampler makes the batches
             collate_fn=_as_is,

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 
 from modules.errors import UserError
+from modules.graphs import GraphedAdamW, GraphedStep
 from modules.objectives import Objective
 from variants.adapted import Adapted
 
@@ -26,6 +27,7 @@ class FineTuner(LightningModule):
         warmup_ratio, warmup_steps: linear warm-up, as a share of all steps or in steps; then linear decay to 0.
         weight_decay: of all but biases and norms that train in place.
         adam_eps: of AdamW.
+        graphs: replay training steps as CUDA graphs (:class:`modules.graphs.GraphedStep`): one process, no fp16.
     """
 
     strict_loading = True
@@ -41,6 +43,7 @@ class FineTuner(LightningModule):
         warmup_ratio: float = 0.0,
         warmup_steps: int | None = None,
         adam_eps: float = 1e-8,
+        graphs: bool = False,
     ) -> None:
         super().__init__()
         self.model = adapted.model
@@ -48,15 +51,35 @@ class FineTuner(LightningModule):
         self.lr, self.head_lr, self.weight_decay = lr, head_lr, weight_decay
         self.warmup_ratio, self.warmup_steps = warmup_ratio, warmup_steps
         self.adam_eps = adam_eps
+        self.graphed = GraphedStep(self._losses, adapted.trained().values()) if graphs else None
         self._train = self._eval = torch.zeros(2)  # sums of losses and of what they are divided by; not buffers,
         # which DDP would copy from the first process to the others
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        if self.graphed is None:
+            total, loss = self._losses(batch)
+        else:  # the backward pass too: what follows must not clear or compute gradients again
+            if batch_idx % self.trainer.accumulate_grad_batches == 0:
+                self.graphed.zero()
+            total, loss = self.graphed(batch)
+        self._train += torch.stack((loss.detach(), torch.ones_like(loss)))
+        return total
+
+    def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """(what is differentiated, the batch's own loss)."""
         losses, weights, _ = self.objective.losses(self.model, batch, training=True)
         loss = (weights * losses).sum()  # the weights make DDP's mean over ranks the mean over the batch
-        self._train += torch.stack((loss.detach(), torch.ones_like(loss)))
         penalty = self.adapted.penalty()
-        return loss if penalty is None else loss + penalty
+        total = loss if penalty is None else loss + penalty
+        return total / self.trainer.accumulate_grad_batches if self.graphed else total, loss
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self.graphed is None:
+            super().backward(loss, *args, **kwargs)
+
+    def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
+        if self.graphed is None:
+            super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def on_train_epoch_start(self) -> None:
         self._train = torch.zeros(2, device=self.device)
@@ -83,8 +106,11 @@ class FineTuner(LightningModule):
         groups = self.adapted.param_groups(self.lr, self.head_lr, self.weight_decay)
         if not groups:
             raise UserError("nothing trains: the variant has no parameter here and the model has no task head")
-        optimizer = torch.optim.AdamW(groups, eps=self.adam_eps, fused=self._scaler is None)
-        steps = int(self.trainer.estimated_stepping_batches)
+        if self.graphed is not None:
+            optimizer = GraphedAdamW(groups, eps=self.adam_eps)
+        else:
+            optimizer = torch.optim.AdamW(groups, eps=self.adam_eps, fused=self._scaler is None)
+        steps = self.total_steps = int(self.trainer.estimated_stepping_batches)
         warmup = self.warmup_steps if self.warmup_steps is not None else int(self.warmup_ratio * steps)
 
         def factor(step: int) -> float:
@@ -105,6 +131,9 @@ class FineTuner(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         # Lightning refuses a fused optimizer under every mixed precision; only fp16's scaled gradients forbid it
+        if isinstance(optimizer, GraphedAdamW) and (gradient_clip_algorithm or "norm") == "norm":
+            optimizer.max_norm = gradient_clip_val or 0.0  # part of its graph
+            return
         plugin = Precision() if self._scaler is None else self.trainer.precision_plugin
         algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
         plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, algorithm)
@@ -115,11 +144,13 @@ class FineTuner(LightningModule):
         scale = scaler.get_scale() if scaler else None
         super().optimizer_step(*args, **kwargs)
         if scaler is None or scaler.get_scale() >= scale:  # a smaller scale: fp16 overflowed, the step was skipped
-            self.adapted.after_step(self.trainer.global_step + 1, int(self.trainer.estimated_stepping_batches))
+            self.adapted.after_step(self.trainer.global_step + 1, self.total_steps)
 
     def on_after_backward(self) -> None:
         if self.trainer.global_step == 0:
-            unused = [name for name, p in self.adapted.trained().items() if p.grad is None]
+            graphed = {id(p) for p in self.graphed.unused} if self.graphed else set()
+            trained = self.adapted.trained().items()
+            unused = [name for name, p in trained if p.grad is None or id(p) in graphed]
             if unused:
                 raise UserError(
                     f"{unused[0]} trains but gets no gradient ({len(unused)} such tensors): the model does not use it, "

@@ -10,7 +10,7 @@ from typing import Any
 
 from modules.benchmark import Benchmark
 from modules.budget import line, pick
-from modules.config import RunConfig, check_trainer, source_hash
+from modules.config import COMPILE, RunConfig, check_trainer, source_hash
 from modules.errors import UserError
 from modules.glue import GLUE
 from modules.recipes import NoRecipe, Recipe, check_training, load_recipe
@@ -33,8 +33,10 @@ class Wishes:
     trainer: dict[str, Any] = field(default_factory=dict)
     results_dir: str = "results"
     wandb: str = "auto"
+    compile: str = "auto"
     budget: str | None = None
     benchmark: Benchmark = GLUE
+    source: Any = None  # of the rows, where several plans share one that is already read (`open_source`)
 
 
 @dataclass
@@ -52,6 +54,8 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant]) -> Plan:
         UserError, VariantError: one line for whatever cannot be.
     """
     check_trainer(wishes.trainer)
+    if wishes.compile not in COMPILE:
+        raise UserError(f"--compile must be one of {', '.join(COMPILE)}, not {wishes.compile!r}")
     benchmark = wishes.benchmark
     if unknown := [t for t in wishes.tasks if t not in benchmark.tasks]:
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
@@ -61,7 +65,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant]) -> Plan:
 
     name, kind, folder = resolve(model, benchmark.embedded() if model == "embedded" else None)
     backbone = {"source": kind, "name": name, "spec": model, "hash": weights_hash(folder)}
-    source = _source(wishes, kind)
+    source = wishes.source or _source(wishes, kind)
     about.append(f"backbone: {name} ({kind})   data: {source.name} ({source.kind})")
     runs: dict[str, RunConfig] = {}
     wishes = dataclasses.replace(wishes, preset=preset)
@@ -116,6 +120,14 @@ def _no_paper_model(benchmark: Benchmark) -> str:
     if hub_reachable() or benchmark.hub_cached():
         return ""
     return f"the Hub ({hub_endpoint()}) cannot be reached"
+
+
+def open_source(wishes: Wishes):
+    """The rows' source for wishes that name their model: read once, it serves many plans."""
+    from modules.backbones import resolve
+
+    model = wishes.model
+    return _source(wishes, resolve(model, wishes.benchmark.embedded() if model == "embedded" else None)[1])
 
 
 def _source(wishes: Wishes, kind: str):
@@ -178,6 +190,7 @@ def _add(runs: dict[str, RunConfig], wishes: Wishes, cls, recipe: Recipe, seed: 
         trainer=wishes.trainer,
         results_dir=str(Path(wishes.results_dir)),
         wandb=wishes.wandb,
+        compile=wishes.compile,
     )
     return runs.setdefault(run.id, run)
 

@@ -22,6 +22,7 @@ from modules.config import NEUTRAL, RunConfig
 from modules.data import PaddedDataModule
 from modules.errors import UserError
 from modules.lit import FineTuner
+from modules.precision import lower_frozen
 from modules.results import ResultStore, RunResult, environment
 from modules.tracking import make_logger
 from variants.adapted import Adapted, attach
@@ -46,6 +47,14 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
     prepared = benchmark(config.benchmark).prepare(config)
     data, objective = prepared.data, prepared.objective
     variant = resolve(config.variant)(**config.options)
+    precision = config.training.get("precision", "32-true")
+    if precision == "bf16-mixed" and not list(variant.trainable(prepared.model)):
+        lower_frozen(prepared.model, torch.bfloat16)  # adapters look after themselves: no autocast is needed
+        precision = "32-true"
+    graphs = uses_graphs(config, precision)
+    data.fill = graphs  # every batch of a length has one shape
+    if config.compile == "inductor":
+        prepared.model.base_model.compile(dynamic=False)
     adapted = attach(prepared.model, variant, config.seed)
     if config.init_from:
         start_from(adapted, Path(config.results_dir) / "runs" / config.init_from["id"] / "best")
@@ -60,11 +69,12 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
         warmup_ratio=t.get("warmup_ratio", 0.0),
         warmup_steps=t.get("warmup_steps"),
         adam_eps=t.get("adam_eps", 1e-8),
+        graphs=graphs,
     )
     adapted.init_from_data(_few_batches(data))
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
     history = History(objective.metric, config.folder, {"task": config.task, "run": config.id, "spec": config.variant})
-    trainer = _trainer(config, history, live)
+    trainer = _trainer(config, history, live, precision)
     checkpoint = config.folder / CHECKPOINT
     if objective.scores_frozen and not adapted.trained():
         trainer.validate(module, datamodule=data, verbose=False)
@@ -115,7 +125,15 @@ def _few_batches(data: PaddedDataModule, count: int = 8):
         yield batch
 
 
-def _trainer(config: RunConfig, history: History, live: bool | None) -> Trainer:
+def uses_graphs(config: RunConfig, precision: str) -> bool:
+    """Whether training steps are replayed as CUDA graphs: on one GPU, not under fp16, whose scale may skip a step."""
+    trainer = config.trainer
+    alone = trainer.get("devices", 1) in (1, "1") and trainer.get("num_nodes", 1) == 1 and "strategy" not in trainer
+    on_gpu = torch.cuda.is_available() and trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+    return config.compile != "off" and alone and on_gpu and precision != "16-mixed"
+
+
+def _trainer(config: RunConfig, history: History, live: bool | None, precision: str) -> Trainer:
     logger = make_logger(config)
     checkpoints = ModelCheckpoint(
         dirpath=config.folder,
@@ -132,8 +150,8 @@ def _trainer(config: RunConfig, history: History, live: bool | None) -> Trainer:
         "num_sanity_val_steps": 0,
         "enable_model_summary": False,
         "log_every_n_steps": 10,
-        "precision": config.training.get("precision", "32-true"),
     } | config.trainer
+    options["precision"] = precision
     if options.get("strategy", "auto") in ("auto", "ddp") and (options["devices"], options.get("num_nodes", 1)) != (
         1,
         1,

@@ -233,6 +233,8 @@ def _label(runs: list[RunResult], differing: Mapping[tuple[str, str], str]) -> s
         words[name] = plain(_text(value))
     for (_, name), value in differing.items():
         words[name] = plain(value)
+    if len(wanted := {(run.budget or {}).get("wanted") for run in runs}) == 1 and None not in wanted:
+        words["budget"] = f"{wanted.pop():,}"
     return " ".join(f"{name}={value}" for name, value in words.items())
 
 

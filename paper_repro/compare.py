@@ -1,40 +1,224 @@
 """Compare variants on equal terms: a learning rate for each from a stated grid, then seeds, then the table.
 
     python paper_repro/compare.py configs/compare/minilm.yaml --model FOLDER --data_dir GLUE_TSVS
+    python paper_repro/compare.py configs/compare/e2e-small.yaml --model FOLDER --data_dir E2E_CSVS --jobs 8
+    python paper_repro/compare.py configs/compare/rank-study.yaml --model FOLDER --data_dir GLUE_TSVS
+    python paper_repro/compare.py PLAN --model FOLDER --budget 18K,74K     # every variant at two equal sizes
 
-The learning rate of a variant is the one of its grid with the best mean dev metric over the tuning tasks, with a seed
-that the comparison itself does not use. Tuning runs lie under RESULTS_DIR/tuning, the chosen recipe in
-RESULTS_DIR/recipe.yaml, the runs of the comparison and its table under RESULTS_DIR. What is done is not done again.
+The learning rate of a row is the one of its grid with the best mean dev figure over the tuning tasks, with a seed that
+the comparison itself does not use; a grid of one value needs no tuning. Tuning runs lie under RESULTS_DIR/tuning, the
+chosen recipes under RESULTS_DIR/recipes, the runs of the comparison and its table under RESULTS_DIR. What is done is
+not done again. configs/README.md explains the plan file. With several GPUs the --jobs runs are spread over them.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from modules.atomic import write_atomic
+from modules.benchmark import BENCHMARKS, Benchmark, benchmark
 from modules.budget import line, pick
-from modules.cli import guarded, run_workers, show_table
+from modules.cli import default_jobs, guarded, run_workers, show_table
+from modules.config import RunConfig
 from modules.errors import UserError
-from modules.glue import GLUE
-from modules.plan import Wishes, build_variant, make_plan
-from modules.results import ResultStore
+from modules.plan import Wishes, build_variant, make_plan, open_source
+from modules.results import ResultStore, RunResult
 from variants.registry import resolve
+
+PLAN_KEYS = {"benchmark", "seeds", "common", "trainer", "tasks", "tune", "variants"}
+TUNE_KEYS = {"seed", "tasks", "epochs", "common", "metric"}
+ROW_KEYS = {"variant", "options", "common", "lr", "seeds"}
+NEAR = 0.5  # how far from a budget, as a share of it, a size may be and still count as one of that budget
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the comparison: one variant with one set of options. `grid` holds the learning rates to choose from."""
+
+    name: str
+    variant: str
+    options: dict[str, Any]
+    common: dict[str, Any]
+    grid: tuple[float, ...]
+    seeds: tuple[int, ...]
+    budget: dict[str, int] | None = None
+
+
+@dataclass
+class Comparison:
+    """The plan file, and what the command line adds to it."""
+
+    path: Path
+    plan: dict[str, Any]
+    model: str
+    data_dir: str | None
+    results_dir: Path
+    wandb: str = "off"
+    jobs: int = 1
+    _source: Any = field(default=None, repr=False)
+
+    @property
+    def benchmark(self) -> Benchmark:
+        return benchmark(self.plan.get("benchmark", "glue"))
+
+    @property
+    def folder(self) -> Path:
+        """Of the backbone."""
+        from modules.backbones import resolve as place
+
+        return place(self.model, self.benchmark.embedded() if self.model == "embedded" else None)[2]
+
+    def rows(self, names: list[str] | None = None, budgets: list[str] | None = None) -> list[Row]:
+        """Rows of the plan, in its order; with budgets one for each of them where the variant has a size."""
+        entries = self.plan["variants"]
+        if unknown := [name for name in names or () if name not in entries]:
+            raise UserError(f"{self.path} has no variant {unknown[0]!r}; it has {', '.join(entries)}")
+        rows = [self._row(name, entries[name] or {}) for name in names or entries]
+        return [sized for row in rows for sized in self._sized(row, budgets or [])]
+
+    def _row(self, name: str, entry: dict[str, Any]) -> Row:
+        known(entry, ROW_KEYS, f"{self.path}: {name}")
+        lr = entry.get("lr")
+        grid = lr if isinstance(lr, list) else [lr]
+        if not grid or not all(isinstance(value, (int, float)) and value > 0 for value in grid):
+            raise UserError(f"{self.path}: {name}: lr must be a number or a list of numbers such as 1.0e-3, not {lr!r}")
+        options, common = entry.get("options") or {}, entry.get("common") or {}
+        seeds = tuple(entry.get("seeds", self.plan["seeds"]))
+        return Row(name, entry.get("variant", name), options, common, tuple(map(float, grid)), seeds)
+
+    def _sized(self, row: Row, budgets: list[str]) -> list[Row]:
+        if not budgets:
+            return [row]
+        cls = resolve(row.variant)
+        if not cls.size:
+            print(f"budget: {row.name} has no size that a budget could set, and stays as it is", flush=True)
+            return [row]
+        found = []
+        for wanted in budgets:
+            variant = build_variant(cls, row.options)
+            sizes, budget = pick(self.folder, self.benchmark.auto_class, variant, wanted)
+            near = abs(budget["counted"] / budget["wanted"] - 1) <= NEAR
+            print(line(row.name, sizes, budget) + ("" if near else ": not near, so it stays as it is"), flush=True)
+            name = f"{row.name}-{budget['wanted']}"
+            found.append(replace(row, name=name, options=row.options | sizes, budget=budget) if near else row)
+        return list({sized.name: sized for sized in found}.values())
+
+    # ---- runs -------------------------------------------------------------------------------------------------
+
+    def runs(self, row: Row, lr: float, tuning: bool = False) -> list[RunConfig]:
+        """The runs of a row with one learning rate; leaves their recipe file."""
+        folder, rule = self.results_dir, self.plan["tune"]
+        recipe = folder / "recipes" / f"{row.name}.yaml"
+        if tuning:
+            folder = folder / "tuning"
+            recipe = folder / "recipes" / f"{row.name}-{lr:g}.yaml"
+        write_atomic(recipe, self.recipe(row, lr, tuning))
+        wishes = Wishes(
+            variant=row.variant,
+            preset=str(recipe),
+            model=self.model,
+            data_dir=self.data_dir,
+            tasks=list(rule["tasks"] if tuning else self.plan["tasks"]),
+            seeds=[rule["seed"]] if tuning else list(row.seeds),
+            results_dir=str(folder),
+            wandb=self.wandb,
+            compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
+            trainer=self.plan.get("trainer") or {},
+            benchmark=self.benchmark,
+        )
+        if self._source is None:  # read once for all plans
+            self._source = open_source(wishes)
+        runs = make_plan(replace(wishes, source=self._source), resolve(row.variant)).runs
+        for run in runs:
+            run.budget = row.budget  # what picked the size that the recipe now holds
+        return runs
+
+    def recipe(self, row: Row, lr: float, tuning: bool) -> str:
+        """A recipe file (configs/README.md) with the learning rate; the plan's `tune` may shorten a tuning run."""
+        import yaml
+
+        rule = self.plan["tune"] if tuning else {}
+        tasks = {name: dict(values or {}) for name, values in self.plan["tasks"].items()}
+        if "epochs" in rule:
+            tasks = {name: values | {"epochs": rule["epochs"]} for name, values in tasks.items()}
+        common = self.plan["common"] | row.common | (rule.get("common") or {}) | {"lr": lr}
+        content = {
+            "backbone": str(self.model),
+            "protocol": "tuned",
+            "source": "ours",
+            "remarks": [f"learning rate picked by {self.path}"],
+            "seeds": list(row.seeds),
+            "variants": {resolve(row.variant).name: {"options": row.options, "common": common, "tasks": tasks}},
+        }
+        return yaml.safe_dump(content, sort_keys=False)
+
+    def carry_out(self, runs: list[RunConfig], folder: Path) -> int:
+        """Do what is missing of ``runs``, the longest first, so that workers end together; the exit code."""
+        store = ResultStore(folder)
+        unique = {run.id: run for run in runs}
+        missing = [run for run in unique.values() if not store.done(run.id)]
+        for run in missing:
+            run.write()
+        print(f"{folder}: {len(unique)} runs, {len(unique) - len(missing)} done before", flush=True)
+        order = sorted(missing, key=lambda run: (-self._rows_read(run), run.seed))
+        return run_workers([run.id for run in order], str(folder), self.jobs)
+
+    def _rows_read(self, run: RunConfig) -> float:
+        """In training, as a measure of how long a run takes."""
+        return self._source.sizes[run.task]["train"] * run.training["epochs"]
+
+    # ---- the two steps ----------------------------------------------------------------------------------------
+
+    def tune(self, rows: list[Row]) -> tuple[dict[str, float], int]:
+        """(learning rate of each row, exit code); a row whose grid is not complete is left out, and named."""
+        grids = [row for row in rows if len(row.grid) > 1]
+        runs = {(row.name, lr): self.runs(row, lr, tuning=True) for row in grids for lr in row.grid}
+        folder = self.results_dir / "tuning"
+        code = self.carry_out([run for group in runs.values() for run in group], folder) if runs else 0
+        store, chosen = ResultStore(folder), {}
+        for row in rows:
+            figures = {}
+            for lr in row.grid if row in grids else ():
+                results = [store.read(run.id) for run in runs[row.name, lr]]
+                if all(results):
+                    figures[lr] = fmean(self.figure(result) for result in results)
+                    print(f"tuning: {row.name} lr {lr:g}: {figures[lr]:.4f}", flush=True)
+            if row not in grids:
+                chosen[row.name] = row.grid[0]
+            elif len(figures) == len(row.grid) and max(figures.values()) > -math.inf:
+                chosen[row.name] = max(figures, key=figures.get)
+            else:
+                print(f"{row.name} is left out: {len(figures)} of {len(row.grid)} learning rates tried", flush=True)
+                code = code or 1
+        return chosen, code
+
+    def figure(self, result: RunResult) -> float:
+        """What tuning compares, higher is better: the run's best dev metric, or with `metric: loss` its lowest loss."""
+        name = self.plan["tune"].get("metric", result.metric)
+        values = [epoch.get(name) for epoch in result.epochs]
+        values = [value for value in values if value is not None and math.isfinite(value)]
+        if not values or result.cost.get("diverged"):
+            return -math.inf
+        return -min(values) if name == "loss" else max(values)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("plan", type=Path, help="YAML: common, tasks, tune, seeds and, by variant, options and lr grid")
+    parser.add_argument("plan", type=Path, help="YAML: common, tasks, tune, seeds and, by row, options and lr grid")
     parser.add_argument("--model", required=True, help="Hub id, folder, or embedded")
-    parser.add_argument("--data_dir", help="folder of the official GLUE TSV files")
-    parser.add_argument("--variants", help="comma list (default: all of the plan)")
-    parser.add_argument("--budget", help="trained adapter parameters, such as 0.3M: picks r, p, ... of each variant")
-    parser.add_argument("--jobs", type=int, default=1, help="runs at once, each in a process of its own")
+    parser.add_argument("--data_dir", help="folder of the benchmark's data (default: $GLUE_DIR or $E2E_DIR, else Hub)")
+    parser.add_argument("--variants", help="comma list of the plan's rows (default: all)")
+    parser.add_argument("--budget", help="trained adapter parameters, such as 0.3M, or a comma list: picks r, p, ...")
+    parser.add_argument("--jobs", type=int, help="runs at once, over all GPUs (default: one for each GPU or core)")
     parser.add_argument("--results_dir", type=Path, default=Path("results/compare"))
     parser.add_argument("--wandb", default="off", help="online, offline, off or auto (default: off)")
     return parser.parse_args()
@@ -42,25 +226,24 @@ def parse() -> argparse.Namespace:
 
 def main() -> int:
     options = parse()
-    plan = read(options.plan)
-    variants = options.variants.split(",") if options.variants else list(plan["variants"])
-    if unknown := [name for name in variants if name not in plan["variants"]]:
-        raise UserError(f"{options.plan} has no variant {unknown[0]!r}; it has {', '.join(plan['variants'])}")
-    if options.budget:
-        plan["variants"] = {name: within_budget(plan, name, options) for name in variants}
-    chosen, code = tune(plan, variants, options)
-    if code:
+    jobs = default_jobs() if options.jobs is None else options.jobs
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, not {jobs}")
+    comparison = Comparison(
+        options.plan, read(options.plan), options.model, options.data_dir, options.results_dir, options.wandb, jobs
+    )
+    rows = comparison.rows(listed(options.variants), listed(options.budget))
+    chosen, code = comparison.tune(rows)
+    if code == 130 or not chosen:
         return code
-    recipe = options.results_dir / "recipe.yaml"
-    write_atomic(recipe, as_recipe(plan, chosen, options))
-    print(f"learning rates: {', '.join(f'{name} {lr:g}' for name, lr in chosen.items())}   ({recipe})", flush=True)
-    runs = [
-        run
-        for name in variants
-        for run in planned(plan, options, name, str(recipe), plan["seeds"], options.results_dir, list(plan["tasks"]))
-    ]
-    code = carry_out(sorted(runs, key=lambda run: run.seed), options.results_dir, options.jobs)
-    return max(code, show_table(str(options.results_dir)))
+    print(f"learning rates: {', '.join(f'{name} {lr:g}' for name, lr in chosen.items())}", flush=True)
+    runs = [run for row in rows if row.name in chosen for run in comparison.runs(row, chosen[row.name])]
+    code = max(code, comparison.carry_out(runs, options.results_dir))
+    return max(code, show_table(str(options.results_dir), benchmark=comparison.benchmark))
+
+
+def listed(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -71,111 +254,23 @@ def read(path: Path) -> dict[str, Any]:
         plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    for key in ("common", "tasks", "tune", "seeds", "variants"):
-        if key not in (plan or {}):
+    known(plan, PLAN_KEYS, str(path))
+    for key in PLAN_KEYS - {"benchmark", "trainer"}:
+        if not plan.get(key):
             raise UserError(f"{path} lacks {key!r}: see configs/compare for an example")
+    known(plan["tune"], TUNE_KEYS, f"{path}: tune")
+    if (name := plan.get("benchmark", "glue")) not in BENCHMARKS:
+        raise UserError(f"{path}: benchmark must be one of {', '.join(BENCHMARKS)}, not {name!r}")
+    if missing := [task for task in plan["tune"]["tasks"] if task not in plan["tasks"]]:
+        raise UserError(f"{path}: tune: {missing[0]!r} is none of the plan's tasks")
     return plan
 
 
-def within_budget(plan: dict[str, Any], variant: str, options: argparse.Namespace) -> dict[str, Any]:
-    """The plan's entry of a variant with the size that --budget picks; head and full have none and stay as they are."""
-    entry = plan["variants"][variant]
-    if not resolve(variant).size:
-        print(f"budget: {variant} has no size that a budget could set, and stays as it is", flush=True)
-        return entry
-    from modules.backbones import resolve as folder_of
-
-    configured = build_variant(resolve(variant), entry.get("options", {}))
-    sizes, budget = pick(folder_of(options.model)[2], GLUE.auto_class, configured, options.budget)
-    print(line(variant, sizes, budget), flush=True)
-    return entry | {"options": entry.get("options", {}) | sizes, "budget": budget}
-
-
-def tune(plan: dict[str, Any], variants: list[str], options: argparse.Namespace) -> tuple[dict[str, float], int]:
-    """(learning rate of each variant, exit code): the grid's best by mean dev metric over the tuning tasks."""
-    folder, rule = options.results_dir / "tuning", plan["tune"]
-    runs = {}
-    for name in variants:
-        for lr in plan["variants"][name]["lr"]:
-            recipe = folder / f"{name}-{lr:g}.yaml"
-            write_atomic(recipe, as_recipe(plan, {name: lr}, options, rule.get("epochs")))
-            runs[name, lr] = planned(plan, options, name, str(recipe), [rule["seed"]], folder, rule["tasks"])
-    code = carry_out([run for group in runs.values() for run in group], folder, options.jobs)
-    store = ResultStore(folder)
-    means: dict[tuple[str, float], float] = {}
-    for key, group in runs.items():
-        results = [store.read(run.id) for run in group]
-        if all(results):
-            means[key] = fmean(result.best[result.metric] for result in results)
-            print(f"tuning: {key[0]} lr {key[1]:g}: {100 * means[key]:.2f}", flush=True)
-    chosen = {
-        name: max((key for key in means if key[0] == name), key=means.get)[1]
-        for name in variants
-        if any(key[0] == name for key in means)
-    }
-    if lost := [name for name in variants if name not in chosen]:
-        raise UserError(f"no tuning run of {lost[0]} finished; see the messages above")
-    return chosen, code
-
-
-def planned(
-    plan: dict[str, Any],
-    options: argparse.Namespace,
-    variant: str,
-    recipe: str,
-    seeds: list[int],
-    folder: Path,
-    tasks: list[str],
-):
-    """The runs of one variant by one recipe file."""
-    wishes = Wishes(
-        variant=variant,
-        preset=recipe,
-        model=options.model,
-        data_dir=options.data_dir,
-        tasks=tasks,
-        seeds=seeds,
-        results_dir=str(folder),
-        wandb=options.wandb,
-    )
-    runs = make_plan(wishes, resolve(variant)).runs
-    for run in runs:
-        run.budget = plan["variants"][variant].get("budget")  # what picked the size that the recipe now holds
-    return runs
-
-
-def carry_out(runs: list, folder: Path, jobs: int) -> int:
-    """Do what is missing of ``runs``; the exit code."""
-    store = ResultStore(folder)
-    missing = [run for run in runs if not store.done(run.id)]
-    for run in missing:
-        run.write()
-    print(f"{folder}: {len(runs)} runs, {len(runs) - len(missing)} done before", flush=True)
-    return run_workers([run.id for run in missing], str(folder), jobs)
-
-
-def as_recipe(plan: dict[str, Any], lrs: dict[str, float], options: argparse.Namespace, epochs: Any = None) -> str:
-    """A recipe file (configs/README.md) with the chosen learning rates; ``epochs`` shortens every task."""
-    import yaml
-
-    tasks = {name: dict(values or {}) for name, values in plan["tasks"].items()}
-    if epochs:
-        tasks = {name: values | {"epochs": epochs} for name, values in tasks.items()}
-    variants = {}
-    for name, lr in lrs.items():
-        entry = plan["variants"][name]
-        common = {**entry.get("common", {}), "lr": float(lr)}
-        variants[name] = {"options": entry.get("options", {}), "common": common, "tasks": tasks}
-    content = {
-        "backbone": str(options.model),
-        "protocol": "tuned",
-        "source": "ours",
-        "remarks": [f"learning rates picked by {options.plan}"],
-        "seeds": plan["seeds"],
-        "common": plan["common"],
-        "variants": variants,
-    }
-    return yaml.safe_dump(content, sort_keys=False)
+def known(content: Any, names: set[str], where: str) -> None:
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected keys and values, found {content!r}")
+    if unknown := [key for key in content if key not in names]:
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(names))}")
 
 
 if __name__ == "__main__":

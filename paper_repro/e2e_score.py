@@ -2,6 +2,7 @@
 
     python paper_repro/e2e_score.py testset_w_refs.csv outputs.csv
     python paper_repro/e2e_score.py references.txt outputs.txt --json
+    python paper_repro/e2e_score.py --runs results --data_dir E2E_CSVS     # finished runs anew, into their result files
 
 The numbers are those of the challenge's own scorer (tuetschek/e2e-metrics, default options), to all four decimals that
 it prints: BLEU and NIST of mteval-v13a, and METEOR 1.5, ROUGE-L and CIDEr of the COCO caption tools. METEOR needs Java
@@ -12,6 +13,11 @@ REFS     plain text: the references of one input on consecutive lines, a blank l
          column (ref)
 OUTPUTS  plain text: one output per line, in the order of the references; or a .csv or .tsv with an input column (mr)
          and an output column (output or ref): then a row's references are those of its input
+
+--runs   scores the outputs that lie beside finished runs (runs/<id>/test.txt) with all that is installed here, writes
+         the scores into their result files, with the versions of the scorers, and rebuilds the table: so a run that
+         was trained where there was no Java gets its METEOR. Runs that lack no score are passed over, but with --force.
+         Outputs that are not a result's own are refused.
 """
 
 from __future__ import annotations
@@ -22,6 +28,7 @@ import sys
 from pathlib import Path
 
 from modules.cli import guarded
+from modules.errors import UserError
 from modules.scores import files, ptb, score
 
 
@@ -29,14 +36,23 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("refs", metavar="REFS", type=Path, help="the references")
-    parser.add_argument("outputs", metavar="OUTPUTS", type=Path, help="what the system wrote")
+    parser.add_argument("refs", metavar="REFS", nargs="?", type=Path, help="the references")
+    parser.add_argument("outputs", metavar="OUTPUTS", nargs="?", type=Path, help="what the system wrote")
+    parser.add_argument(
+        "--runs", metavar="RESULTS_DIR", type=Path, help="score finished runs that lack a score, in place"
+    )
+    parser.add_argument("--force", action="store_true", help="with --runs: all of them")
+    parser.add_argument("--data_dir", help="of the test set, for --runs whose test_references.txt is not there")
     parser.add_argument("--json", action="store_true", help="one JSON object, unrounded; null where a score is missing")
     return parser.parse_args()
 
 
 def main() -> int:
     options = parse()
+    if (options.runs is None) == (options.outputs is None):
+        raise UserError("give either REFS and OUTPUTS, or --runs RESULTS_DIR; --help shows examples")
+    if options.runs:
+        return score_runs(options)
     outputs, references = files.read(options.refs, options.outputs)
     values, missing = score(outputs, references)
     if options.json:
@@ -47,6 +63,18 @@ def main() -> int:
     for line in missing.values():
         print(line, file=sys.stderr)
     return 0
+
+
+def score_runs(options: argparse.Namespace) -> int:
+    from modules.cli import show_table
+    from modules.e2e import E2E
+    from modules.e2e.rescore import rescore
+
+    code = 0
+    for line, scored in rescore(options.runs, options.data_dir, options.force):
+        print(line, file=sys.stdout if scored else sys.stderr, flush=True)
+        code = code if scored else 1
+    return max(code, show_table(str(options.runs), benchmark=E2E))
 
 
 if __name__ == "__main__":

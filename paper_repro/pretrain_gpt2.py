@@ -3,17 +3,17 @@
     python paper_repro/pretrain_gpt2.py                                          # as the shipped weights were made
     python paper_repro/pretrain_gpt2.py --steps 100 --out tried-gpt2             # a short try
     python paper_repro/pretrain_gpt2.py --text a.txt.gz,b.txt --bpe FOLDER --layers 8 --hidden 512 --heads 8 \\
-        --length 512 --batch_size 64 --lr 6e-4 --minutes 10 --out FOLDER         # on a GPU
+        --positions 512 --length 512 --batch_size 64 --lr 1e-3 --minutes 5 --compile --out FOLDER     # on a GPU
 
 Without --text the corpus is `modules/embedded/prose.py`, endless, with a word-level tokenizer. With it, --bpe names a
 folder with the tokenizer files of GPT-2 (vocab.json and merges.txt, or tokenizer.json). Documents are separated by the
-end token and packed into rows of --length tokens. The folder's pretraining.json says how its weights were made.
+end token and packed into rows of --length tokens; one document in 200 is held out, and its loss reported. Tokens are
+made by all cores and kept for the next call. The folder's pretraining.json says how its weights were made.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import platform
 import sys
@@ -26,8 +26,10 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # so that the script runs from any folder, installed or not
 
 from modules.atomic import write_atomic  # noqa: E402
+from modules.cli import guarded  # noqa: E402
 from modules.embedded import GPT2  # noqa: E402
 from modules.embedded.prose import documents, vocabulary  # noqa: E402
+from modules.errors import UserError  # noqa: E402
 
 if TYPE_CHECKING:
     import torch
@@ -54,9 +56,13 @@ def arguments() -> argparse.Namespace:
     add("--positions", 256, "longest input of the model")
     add("--seed", 0, "seed of corpus, order and initial weights")
     add("--device", "auto", "auto, cpu or cuda")
-    add("--text", "", "comma list of text files, plain or .gz, with empty lines between documents")
+    add("--weight_decay", 0.01, "of AdamW, on matrices")
+    add("--text", "", "comma list of text files, plain, .gz, .bz2 or .xz, with empty lines between documents")
     add("--bpe", "", "folder of a GPT-2 tokenizer, for --text")
     add("--out", GPT2, "folder to write: by default the one that ships with the project")
+    parser.add_argument(
+        "--compile", action="store_true", help="torch.compile the step; where that fails, go on without"
+    )
     return parser.parse_args()
 
 
@@ -90,38 +96,74 @@ def prose_rows(seed: int, tokenizer, batch_size: int, length: int) -> Iterator[t
         stream = stream[need:]
 
 
-def file_rows(files: list[str], tokenizer, batch_size: int, length: int, seed: int) -> Iterator[torch.Tensor]:
-    """Batches (B, length + 1) from random places of text files."""
-    import numpy as np
+def byte_pairs(folder: Path):
+    """GPT-2's tokenizer from its published files, or whatever transformers finds in the folder."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    files = [str(folder / name) for name in ("vocab.json", "merges.txt")]
+    try:
+        if not all(Path(file).is_file() for file in files):
+            return AutoTokenizer.from_pretrained(folder, use_fast=True)
+        core = Tokenizer(models.BPE.from_file(*files))
+    except Exception as error:  # of a dozen kinds; the person needs one line
+        raise UserError(f"--bpe {folder}: no tokenizer there: {' '.join(str(error).split())[:200]}") from None
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=core, bos_token=END, eos_token=END, unk_token=END,
+        model_input_names=["input_ids", "attention_mask"], clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def stream_rows(stream: torch.Tensor, batch_size: int, length: int, seed: int) -> Iterator[torch.Tensor]:
+    """Batches (B, length + 1) from random places of a stream of tokens, where the stream lies."""
     import torch
 
-    parts = []
-    for name in files:
-        with (gzip.open if name.endswith(".gz") else open)(name, "rt", encoding="utf-8") as file:
-            texts = [text for text in file.read().split("\n\n") if text.strip()]
-        for start in range(0, len(texts), 1000):
-            encoded = tokenizer(texts[start : start + 1000], verbose=False)["input_ids"]
-            parts += [np.asarray([*ids, tokenizer.eos_token_id], np.int32) for ids in encoded]
-        print(f"{name}: {sum(map(len, parts)):,} tokens so far", flush=True)
-    stream = torch.from_numpy(np.concatenate(parts))
+    if len(stream) <= length + 1:
+        raise UserError(f"--text has {len(stream):,} tokens, not enough for rows of --length {length}")
     generator = torch.Generator().manual_seed(seed)
-    offsets = torch.arange(length + 1)
+    offsets = torch.arange(length + 1, device=stream.device)
     while True:
         starts = torch.randint(len(stream) - length - 1, (batch_size, 1), generator=generator)
-        yield stream[starts + offsets].long()
+        yield stream[starts.to(stream.device, non_blocking=True) + offsets].long()
 
 
 # ---- training -----------------------------------------------------------------------------------------------------
+def loss_of(model, batch: torch.Tensor) -> torch.Tensor:
+    """Mean loss of a batch (B, length + 1): each token but the first is predicted; bf16 on a GPU."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    with torch.autocast(batch.device.type, torch.bfloat16, enabled=batch.device.type == "cuda"):
+        logits = model(input_ids=batch[:, :-1], use_cache=False).logits
+    return cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+
+
+def compiled(model, batch: torch.Tensor):
+    """`loss_of`, compiled; as it is where this machine cannot compile it. The model is left without gradients."""
+    import torch
+
+    try:
+        step = torch.compile(loss_of)
+        step(model, batch).backward()
+        return step
+    except Exception as error:  # no C compiler, no Triton, ...: slower, not worse
+        print(f"--compile is left out: {str(error).splitlines()[0][:200]}", flush=True)
+        return loss_of
+    finally:
+        model.zero_grad(set_to_none=True)
+
+
 def train(options: argparse.Namespace, model, rows: Iterator[torch.Tensor], device: torch.device) -> tuple[float, int]:
     """(mean loss of the last tenth of the steps, steps done)."""
     import torch
-    from torch.nn.functional import cross_entropy
 
     model.to(device).train()
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
+    groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=True)
+    loss_of_batch = compiled(model, next(rows).to(device)) if options.compile else loss_of
     start, losses, step = time.time(), [], 0
     while True:
         spent = (time.time() - start) / 60
@@ -130,10 +172,7 @@ def train(options: argparse.Namespace, model, rows: Iterator[torch.Tensor], devi
             break
         for group in optimizer.param_groups:
             group["lr"] = options.lr * min(share / 0.05 + 1e-2, (1 - share) / 0.95, 1.0)
-        batch = next(rows).to(device, non_blocking=True)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            logits = model(input_ids=batch[:, :-1]).logits
-            loss = cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
+        loss = loss_of_batch(model, next(rows).to(device, non_blocking=True))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -141,49 +180,82 @@ def train(options: argparse.Namespace, model, rows: Iterator[torch.Tensor], devi
         losses.append(loss.detach())
         step += 1
         if step % 50 == 0:
-            print(f"\rstep {step:,}  loss {losses[-1].item():.3f}  {100 * share:.0f} %", end="", flush=True)
+            line = f"step {step:,}  loss {losses[-1].item():.3f}  {100 * share:.0f} %  {time.time() - start:.0f} s"
+            watched = sys.stdout.isatty()
+            if watched or step % 500 == 0:
+                print(f"\r{line}" if watched else line, end="" if watched else "\n", flush=True)
     print()
     return torch.stack(losses[-max(1, step // 10) :]).mean().item(), step
 
 
-def main() -> None:
+def held_out_loss(model, stream: torch.Tensor, length: int) -> float | None:
+    """Mean loss over the held-out tokens in rows of `length`, at most a million of them; None where there are none."""
+    import torch
+
+    count = min(len(stream) - 1, 10**6) // length
+    if count < 1:
+        return None
+    rows = stream[: count * length + 1].unfold(0, length + 1, length)
+    model.eval()
+    with torch.no_grad():
+        losses = [loss_of(model, part.long()) * len(part) for part in rows.split(16)]
+    return (torch.stack(losses).sum() / count).item()
+
+
+def main() -> int:
     options = arguments()
     import torch
     import transformers
-    from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+    from transformers import GPT2Config, GPT2LMHeadModel
 
+    start = time.time()
     auto = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(auto if options.device == "auto" else options.device)
     shape = (options.batch_size, options.length)
+    tokens: dict[str, torch.Tensor] = {}
     if options.text:
-        tokenizer = AutoTokenizer.from_pretrained(options.bpe)
-        rows = file_rows(options.text.split(","), tokenizer, *shape, options.seed)
+        from modules.corpus import token_stream
+
+        tokenizer = byte_pairs(Path(options.bpe))
+        streams = token_stream(options.text.split(","), tokenizer)
+        print(f"tokens: {', '.join(f'{len(s):,} {n}' for n, s in streams.items())}, {time.time() - start:.0f} s")
+        tokens = {name: torch.from_numpy(stream.astype("int32")).to(device) for name, stream in streams.items()}
+        rows = stream_rows(tokens["train"], *shape, options.seed)
     else:
         tokenizer = word_tokenizer(vocabulary(options.seed))
         rows = prose_rows(options.seed, tokenizer, *shape)
     tokenizer.model_max_length = options.positions
     torch.manual_seed(options.seed)
     end = tokenizer.eos_token_id
+    wide = -len(tokenizer) % 64 if options.text else 0  # rows of the embedding that no token has: the GPU likes 64s
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=options.positions, n_embd=options.hidden, n_layer=options.layers,
-        n_head=options.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end,
+        vocab_size=len(tokenizer) + wide, n_positions=options.positions, n_embd=options.hidden,
+        n_layer=options.layers, n_head=options.heads, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=end, eos_token_id=end,
     )  # fmt: skip
     model = GPT2LMHeadModel(config)
-    start = time.time()
+    began = time.time()
     loss, steps = train(options, model, rows, device)
+    trained = time.time() - began
+    held_out = held_out_loss(model, tokens["held_out"], options.length) if tokens else None
     parameters = sum(p.numel() for p in model.parameters())
-    kept = ("batch_size", "length", "lr", "layers", "hidden", "heads", "positions", "seed")
+    kept = ("batch_size", "length", "lr", "weight_decay", "layers", "hidden", "heads", "positions", "seed")
     record = {
         "steps": steps,
         **{name: getattr(options, name) for name in kept},
         "corpus": [Path(name).name for name in options.text.split(",")] if options.text else "embedded prose",
-        "loss": round(loss, 4), "parameters": parameters, "vocabulary": len(tokenizer),
-        "seconds": round(time.time() - start, 1),
+        **{f"{name}_tokens": len(stream) for name, stream in tokens.items()},
+        "tokens_seen": steps * options.batch_size * options.length,
+        "loss": round(loss, 4), "held_out_loss": held_out and round(held_out, 4),
+        "parameters": parameters, "vocabulary": len(tokenizer),
+        "training_seconds": round(trained, 1), "seconds": round(time.time() - start, 1),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
         "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
     }  # fmt: skip
     save(Path(options.out), model.cpu(), tokenizer, record)
-    print(f"{parameters:,} parameters, loss {loss:.3f}, written to {options.out}")
+    told = "" if held_out is None else f", held out {held_out:.3f}"
+    print(f"{parameters:,} parameters, loss {loss:.3f}{told}, written to {options.out}")
+    return 0
 
 
 def save(folder: Path, model, tokenizer, record: dict) -> None:
@@ -205,4 +277,4 @@ def save(folder: Path, model, tokenizer, record: dict) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

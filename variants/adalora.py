@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.layer import AdapterLayer, check_rank
+from variants.layer import AdapterLayer, add_product, check_rank
 from variants.registry import register
 from variants.variant import Variant, VariantError
 
@@ -47,7 +47,7 @@ class AdaLoRALayer(AdapterLayer):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         z = self.lora_E * F.linear(self.dropout(x), self.lora_A)
-        return y + self.scaling * F.linear(z, self.lora_B)
+        return add_product(y, z, self.lora_B, self.scaling)
 
     @torch.no_grad()
     def shrink(self) -> None:

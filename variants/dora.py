@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.layer import full_precision
+from variants.layer import add_product, full_precision
 from variants.lora import LoRA, LoRALayer
 from variants.registry import register
 
@@ -17,8 +17,8 @@ from variants.registry import register
 class DoRALayer(LoRALayer):
     """W' = m · (W₀ + sBA) / ‖W₀ + sBA‖, norms per output feature, m = ‖W₀‖ at the start (eq. 5).
 
-    The norm is a constant to the gradient (section 4.3). With g = m/‖W₀ + sBA‖ the output is
-    y + (g - 1)·W₀x + g·s·BAx: y, which holds the bias, is left as it is where g = 1.
+    The norm is a constant to the gradient (section 4.3). With g = m/‖W₀ + sBA‖ the output is g·(W₀x + s·BAx) + b, here
+    g·(y + s·BAx) + (1 - g)·b, since y holds the bias; it is y itself where g = 1 and B = 0.
     """
 
     def __init__(self, site, config: DoRA, rng: torch.Generator) -> None:
@@ -45,13 +45,13 @@ class DoRALayer(LoRALayer):
         return (g - 1) * W + g * super().delta_weight()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        g = self.magnitude / self.norm()
-        dropped = self.dropout(x)
+        g, dropped = self.magnitude / self.norm(), self.dropout(x)
+        low = (F.linear(dropped, self.lora_A), self.lora_B, self.scaling)
         if self.training and self.config.dropout > 0 and self.config.dropout_mode == "official":
             Wx = F.linear(dropped, self.site.weight())
-        else:
-            Wx = y if self.site.bias() is None else y - self.site.bias()
-        return y + (g - 1) * Wx + g * F.linear(self.scaling * F.linear(dropped, self.lora_A), self.lora_B)
+            return y - Wx + g * add_product(Wx, *low)
+        bias = self.site.bias()
+        return g * add_product(y, *low) + (0 if bias is None else (1 - g) * bias)
 
 
 @register("dora")

@@ -92,3 +92,8 @@ def check_rank(r: int, site: Site, option: str = "r") -> int:
             f"so {option} can be at most {limit}"
         )
     return r
+
+
+def add_product(y: Tensor, z: Tensor, factor: Tensor, scale: float = 1.0) -> Tensor:
+    """y + scale · z Fᵀ in one product: (..., out), (..., r) and (out, r) give (..., out)."""
+    return torch.addmm(y.flatten(0, -2), z.flatten(0, -2), factor.t(), alpha=scale).view_as(y)

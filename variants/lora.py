@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.layer import AdapterLayer, check_rank
+from variants.layer import AdapterLayer, add_product, check_rank
 from variants.registry import register
 from variants.variant import Variant, VariantError
 
@@ -34,7 +34,7 @@ class LoRALayer(AdapterLayer):
         return self.scaling * self.lora_B @ self.lora_A
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + F.linear(self.scaling * F.linear(self.dropout(x), self.lora_A), self.lora_B)
+        return add_product(y, F.linear(self.dropout(x), self.lora_A), self.lora_B, self.scaling)
 
 
 @register("lora")

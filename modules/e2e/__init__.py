@@ -57,7 +57,11 @@ class E2ENLG(Benchmark):
         "no_repeat_ngram": Setting(int, "no output has an n-gram of this size twice; 0 allows it", zero=True),
         "max_new_tokens": Setting(int, "longest output, in tokens"),
         "decode_batch_size": Setting(int, "meaning representations decoded at once, on each device"),
-        "score_epoch": Setting(str, "the epoch that is scored: best on the dev set, or last", choices=("best", "last")),
+        "score_epoch": Setting(
+            str,
+            "the epoch scored on the test: best on the dev set, last, or none",
+            choices=("best", "last", "none"),
+        ),
     }
     columns = (
         Column("bleu", "e2e", "BLEU", "BLEU"),

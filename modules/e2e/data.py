@@ -11,12 +11,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from modules.data import PaddedDataModule, PaddedRows, Rows
 from modules.e2e.text import LINEARISATIONS, read_authors_mr
 from modules.errors import UserError
 from modules.sources import Split
 from modules.tokens import Tokens, cache_dir, cached_arrays, digest, tokenizer_hash
+
+MULTIPLE = 128
+"""Target tokens of a filled batch come in multiples of this: few shapes, little waste."""
 
 _FORMAT = 1  # part of every cache key: raise it when the content of the files changes
 
@@ -75,11 +79,17 @@ class Inputs:
     references: list[list[str]]
 
 
-def inputs_of(split: Split, tokenizer, linearisation: str) -> Inputs:
-    """Group the rows of a split by meaning representation."""
+def grouped(split: Split) -> dict[str, list[str]]:
+    """Each meaning representation, in the order of first appearance, with all its sentences."""
     groups: dict[str, list[str]] = {}
     for mr, sentence in split.texts:
         groups.setdefault(mr, []).append(sentence)
+    return groups
+
+
+def inputs_of(split: Split, tokenizer, linearisation: str) -> Inputs:
+    """The meaning representations of a split, as decoding takes them."""
+    groups = grouped(split)
     return Inputs(list(groups), contexts(list(groups), tokenizer, linearisation), list(groups.values()))
 
 
@@ -87,7 +97,7 @@ class TargetRows(PaddedRows):
     """Adds to a padded batch where the sentences' tokens are predicted: K of them, over all rows.
 
     positions (K,): of the predicting token in the flattened batch (B x T); targets (K,): the ids to predict;
-    weights (K,): each has its row's.
+    weights (K,): each has its row's. With ``fill`` K is a multiple of `MULTIPLE`, the last ones of weight 0.
     """
 
     def __getitem__(self, batch: Rows) -> dict[str, torch.Tensor]:
@@ -96,10 +106,11 @@ class TargetRows(PaddedRows):
         place = torch.arange(result["input_ids"].shape[1])
         is_target = (place >= context[:, None]) & (result["attention_mask"] == 1)
         rows, columns = is_target.nonzero(as_tuple=True)
+        filler = -len(rows) % MULTIPLE if self.fill else 0
         return result | {
-            "positions": rows * len(place) + columns - 1,
-            "targets": result["input_ids"][is_target],
-            "weights": result["weight"][rows],
+            "positions": F.pad(rows * len(place) + columns - 1, (0, filler)),
+            "targets": F.pad(result["input_ids"][is_target], (0, filler)),
+            "weights": F.pad(result["weight"][rows], (0, filler)),
         }
 
 

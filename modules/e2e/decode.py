@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import GenerationConfig, LogitsProcessorList, NoRepeatNGramLogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from modules.atomic import write_atomic
 
@@ -63,15 +63,25 @@ class Decoding:
         return replace(self, beams=1, batch_size=4 * self.batch_size)
 
 
-class NoRepeatInOutput(NoRepeatNGramLogitsProcessor):
-    """Bans what would repeat an n-gram of the output; the first `start` tokens are the input."""
+class NoRepeatInOutput(LogitsProcessor):
+    """Bans what would repeat an n-gram of the output; the first `start` tokens are the input.
+
+    transformers' own looks at the hypotheses one by one in Python, which takes longer than the model on a GPU.
+    """
 
     def __init__(self, size: int, start: int) -> None:
-        super().__init__(size)
-        self.start = start
+        self.size, self.start = size, start
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        return super().__call__(input_ids[:, self.start :], scores)
+        """input_ids (B, T), scores (B, V) -> scores, -inf where a token would end an n-gram that is there already."""
+        output, before = input_ids[:, self.start :], self.size - 1
+        if output.shape[1] < self.size:
+            return scores
+        grams = output.unfold(1, self.size, 1)  # (B, T - start - size + 1, size)
+        begun = output[:, None, output.shape[1] - before :]
+        repeats = (grams[..., :before] == begun).all(-1)
+        ceiling = torch.where(repeats, -torch.inf, torch.inf).to(scores.dtype)
+        return scores.scatter_reduce(1, grams[..., before], ceiling, "amin")
 
 
 @torch.no_grad()

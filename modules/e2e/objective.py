@@ -16,7 +16,7 @@ from modules.atomic import write_atomic
 from modules.e2e.data import Inputs
 from modules.e2e.decode import Decoding, decode
 from modules.objectives import Batch, Losses, Objective
-from modules.scores import FORMULAS, score
+from modules.scores import FORMULAS, score, versions
 from variants.adapted import Adapted
 from variants.files import TENSORS, read_adapter, restore
 
@@ -30,7 +30,7 @@ class Generation(Objective):
     Args:
         inputs: "validation" and "test", grouped by meaning representation.
         decoding: of the test set; the dev curve is greedy.
-        score_epoch: "best" or "last".
+        score_epoch: "best", "last", or "none", which leaves the test set alone (a learning rate is picked without it).
     """
 
     metric = "BLEU"
@@ -44,10 +44,14 @@ class Generation(Objective):
         self.label_smoothing, self.score_epoch = label_smoothing, score_epoch
 
     def losses(self, model: nn.Module, batch: Batch, training: bool) -> Losses:
-        """A loss for each of the batch's K target tokens."""
-        hidden = model.base_model(
-            input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-        ).last_hidden_state
+        """A loss for each of the batch's K target tokens.
+
+        Padding comes after the rows' tokens, where a causal model cannot see it: it needs no mask, which would cost
+        the fused causal attention. Embeddings go in, and not ids, which transformers would search for padding from the
+        host. Both keep a GPU waiting in every step.
+        """
+        embeddings = model.get_input_embeddings()(batch["input_ids"])
+        hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, d)
         logits = model.get_output_embeddings()(chosen).float()  # (K, V)
         smoothing = self.label_smoothing if training else 0.0
@@ -60,11 +64,13 @@ class Generation(Objective):
         return {"BLEU": FORMULAS["BLEU"](outputs, dev.references)}
 
     def test(self, module: LightningModule, adapted: Adapted, folder: Path) -> dict[str, Any] | None:
-        """The five scores of the test set, `epoch`, `decode_s` and, by score, what it lacked (`missing`).
+        """The five scores of the test set, `epoch`, `decode_s`, by score what it lacked (`missing`), and `scorers`.
 
         Leaves `test.txt` (an output per line, in the order of the test file) and `test_references.txt` in the run's
         folder. None in a process that is not the first of several.
         """
+        if self.score_epoch == "none":
+            return None
         strategy = module.trainer.strategy
         strategy.barrier()  # the first process writes the adapter files
         module.to(strategy.root_device)
@@ -86,4 +92,5 @@ class Generation(Objective):
         shutil.rmtree(folder / "decoding", ignore_errors=True)
         for name, lack in missing.items():
             print(f"{name} is left out: {lack}", flush=True)
-        return {"epoch": epoch, **values, "decode_s": round(seconds, 2), "missing": missing}
+        figures = {"epoch": epoch, **values, "decode_s": round(seconds, 2)}
+        return figures | {"missing": missing, "scorers": versions()}

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from importlib import metadata
 
 from modules.errors import UserError
 from modules.scores import coco, java, mteval, ptb
@@ -36,6 +37,15 @@ def score(
         except java.Unavailable as lack:
             values[name], missing[name] = None, str(lack)
     return values, missing
+
+
+def versions() -> dict[str, str | None]:
+    """What scored here: the tokeniser of captions ("stanford" or "own"), Java, and the package of the Java programs."""
+    try:
+        package = metadata.version("pycocoevalcap")
+    except metadata.PackageNotFoundError:
+        package = None
+    return {"tokenizer": ptb.in_use(), "java": java.version(), "pycocoevalcap": package}
 
 
 def check(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> None:

@@ -28,7 +28,7 @@ def read(references: Path, outputs: Path) -> tuple[list[str], list[list[str]]]:
     if _is_table(outputs):
         inputs, texts = _read_table(outputs, _OUTPUT)
     else:
-        inputs, texts = [], _read_lines(outputs)
+        inputs, texts = [], read_lines(outputs)
     if not _is_table(references):
         return texts, _read_groups(references)
     rows = list(zip(*_read_table(references, _REFERENCE), strict=True))
@@ -46,7 +46,7 @@ def _is_table(path: Path) -> bool:
     return path.suffix.lower() in (".csv", ".tsv")
 
 
-def _read_lines(path: Path) -> list[str]:
+def read_lines(path: Path) -> list[str]:
     """The stripped lines of a UTF-8 file. Any line break of Unicode's ends one, as in the official scorer."""
     try:
         return [line.strip() for line in path.read_bytes().decode("utf-8").splitlines()]
@@ -57,7 +57,7 @@ def _read_lines(path: Path) -> list[str]:
 
 
 def _read_groups(path: Path) -> list[list[str]]:
-    lines = _read_lines(path)
+    lines = read_lines(path)
     groups: list[list[str]] = [[]]
     for number, line in enumerate(lines, 1):
         if line:
@@ -86,7 +86,7 @@ def _consecutive(rows: list[tuple[str, str]]) -> list[list[str]]:
 
 def _read_table(path: Path, text_column: tuple[str, str, str]) -> tuple[list[str], list[str]]:
     """(inputs, texts), row by row."""
-    lines = [line.replace("\ufeff", "") if number == 0 else line for number, line in enumerate(_read_lines(path))]
+    lines = [line.replace("\ufeff", "") if number == 0 else line for number, line in enumerate(read_lines(path))]
     for wrong, right in _MOJIBAKE:
         lines = [line.replace(wrong, right) for line in lines]
     lines = [line for line in lines if line]

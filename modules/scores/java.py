@@ -30,6 +30,15 @@ def missing() -> str | None:
     return f"METEOR needs {' and '.join(lacks)}" if lacks else None
 
 
+def version() -> str | None:
+    """Of the Java runtime on the PATH, as it tells it; None where there is none that runs."""
+    if not shutil.which("java"):
+        return None
+    done = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
+    said = (done.stderr or done.stdout).strip().split("\n")[0]
+    return None if done.returncode or not said else said
+
+
 def meteor(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     """METEOR 1.5 of N tokenised outputs, in [0, 1], aggregated over the corpus; English, `-norm`.
 
