@@ -32,7 +32,7 @@ from modules.errors import UserError
 FORMAT = 1
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -56,7 +56,7 @@ def parse() -> argparse.Namespace:
     add("--tasks", type=names, default=("rte", "mrpc"), help="of the whole jobs (default: rte,mrpc)")
     add("--since", default=None, metavar="COMMIT", help="the README's embedded command, then and now, instead of steps")
     add("--report_only", action="store_true", help="rebuild table and plot from the result file")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -69,8 +69,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def main() -> int:
-    options = parse()
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
     import torch
 
     from modules.results import environment
