@@ -43,6 +43,7 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
     """
     quieten()
     seed_everything(config.seed, verbose=False)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it compiles a kernel for every shape that it meets
     reset_peak_memory()
     prepared = benchmark(config.benchmark).prepare(config)
     data, objective = prepared.data, prepared.objective
