@@ -99,11 +99,13 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace, device: Any, result: dict[str, Any], path: Path) -> None:
     """Curves and scenarios into ``result``, saved after each."""
+    import torch
     import transformers
 
     from modules.efficiency import curves, measure, peft_ways, ways
 
     transformers.logging.set_verbosity_error()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in runs: it compiles a kernel for every shape that it meets
     chosen = scenarios(options, device)
     on_gpu = device.type == "cuda"
     bf16 = (options.precision or ("bf16" if on_gpu else "fp32")) == "bf16"
