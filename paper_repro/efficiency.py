@@ -55,7 +55,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--epochs", type=positive, default=3, help="of each whole job (default: 3)")
     add("--tasks", type=names, default=("rte", "mrpc"), help="of the whole jobs (default: rte,mrpc)")
     add("--since", default=None, metavar="COMMIT", help="the README's embedded command, then and now, instead of steps")
-    add("--report_only", action="store_true", help="rebuild table and plot from the result file")
+    add(
+        "--report_only",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="table and plot anew from this machine's file or FILE",
+    )
     return parser.parse_args(argv)
 
 
@@ -80,8 +86,9 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("--device cuda: there is no GPU that torch can use; take --device cpu")
     result = {"format": FORMAT, "environment": environment(str(device)), "peft": peft_version()}
     path = options.out / f"{slug(result['environment']['device'], device.type)}.json"
+    path = Path(options.report_only or path)
     before = read(path)
-    if options.report_only:
+    if options.report_only is not None:
         if not before:
             raise UserError(f"{path} does not exist: measure first, or name its folder with --out")
         return finish(path, before)
