@@ -5,12 +5,13 @@
     python paper_repro/efficiency.py --scenarios compiled     # with torch.compile: half a minute for each way first
     python paper_repro/efficiency.py --ways "ours lora,limit" --modes graphs,trained
     python paper_repro/efficiency.py --job --data_dir GLUE    # whole jobs: RTE and MRPC against transformers' Trainer
+    python paper_repro/efficiency.py --since COMMIT           # the embedded GLUE command, at that commit and now
     python paper_repro/efficiency.py --report_only            # table and plot from the result file
 
 First the loss curves of ours and PEFT's from equal weights: a faster step must compute the same. Then every way of
 taking a step (limit, full fine-tuning, ours and PEFT's LoRA, DoRA, VeRA, AdaLoRA; eager, CUDA graphs, as the command
 trains) in turn within each round. No download: backbones have their published sizes and random weights. Written are
-DEVICE.json, DEVICE.md and, with matplotlib (pip install -e ".[plot]"), DEVICE.svg; a scenario that is measured again
+DEVICE.json, DEVICE.md and, with matplotlib (pip install -e ".[plots]"), DEVICE.svg; a scenario that is measured again
 replaces its entry. A way that fails is a row that says why. Without PEFT its rows are left out.
 """
 
@@ -31,7 +32,7 @@ from modules.errors import UserError
 FORMAT = 1
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -50,12 +51,18 @@ def parse() -> argparse.Namespace:
     add("--job", action="store_true", help="whole jobs in fresh processes, instead of steps")
     add("--data_dir", type=Path, default=None, help="GLUE's TSV folders, for --job (default: $GLUE_DIR)")
     add("--model", default=None, help="backbone of --job (default: written here, roberta-base with random weights)")
-    add("--tokenizer", type=Path, default=None, help="folder of the tokenizer of --job (default: the embedded one)")
     add("--repeats", type=positive, default=1, help="of each whole job, in turn (default: 1)")
     add("--epochs", type=positive, default=3, help="of each whole job (default: 3)")
     add("--tasks", type=names, default=("rte", "mrpc"), help="of the whole jobs (default: rte,mrpc)")
-    add("--report_only", action="store_true", help="rebuild table and plot from the result file")
-    return parser.parse_args()
+    add("--since", default=None, metavar="COMMIT", help="the README's embedded command, then and now, instead of steps")
+    add(
+        "--report_only",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="table and plot anew from this machine's file or FILE",
+    )
+    return parser.parse_args(argv)
 
 
 def names(text: str) -> tuple[str, ...]:
@@ -68,8 +75,8 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def main() -> int:
-    options = parse()
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
     import torch
 
     from modules.results import environment
@@ -79,16 +86,18 @@ def main() -> int:
         raise UserError("--device cuda: there is no GPU that torch can use; take --device cpu")
     result = {"format": FORMAT, "environment": environment(str(device)), "peft": peft_version()}
     path = options.out / f"{slug(result['environment']['device'], device.type)}.json"
+    path = Path(options.report_only or path)
     before = read(path)
-    if options.report_only:
+    if options.report_only is not None:
         if not before:
             raise UserError(f"{path} does not exist: measure first, or name its folder with --out")
         return finish(path, before)
     result |= {key: before.get(key, empty) for key, empty in (("scenarios", {}), ("curves", []), ("jobs", []))}
-    if options.job:
-        from modules.efficiency.job import whole_jobs
+    if options.job or options.since:
+        from modules.efficiency.job import command_since, whole_jobs
 
-        jobs = whole_jobs(options, device)
+        jobs = whole_jobs(options, device) if options.job else []
+        jobs += [command_since(options.since, options.repeats)] if options.since else []
         result["jobs"] = [j for j in result["jobs"] if j["title"] not in {new["title"] for new in jobs}] + jobs
     else:
         run(options, device, result, path)
@@ -97,11 +106,13 @@ def main() -> int:
 
 def run(options: argparse.Namespace, device: Any, result: dict[str, Any], path: Path) -> None:
     """Curves and scenarios into ``result``, saved after each."""
+    import torch
     import transformers
 
     from modules.efficiency import curves, measure, peft_ways, ways
 
     transformers.logging.set_verbosity_error()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in runs: it compiles a kernel for every shape that it meets
     chosen = scenarios(options, device)
     on_gpu = device.type == "cuda"
     bf16 = (options.precision or ("bf16" if on_gpu else "fp32")) == "bf16"

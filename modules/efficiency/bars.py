@@ -101,7 +101,7 @@ def _memory(s: dict[str, Any]) -> list[Row]:
 
 def _job(job: dict[str, Any]) -> Iterator[Row]:
     a, b = (job["seconds"].get(name) for name in job["compared"])
-    if a and b and len(a) == len(b):
+    if job["limit"] and a and b and len(a) == len(b):
         spread = quartiles([x / y for x, y in zip(a, b, strict=True)])
         row = {"bar": job["title"], "what": " / ".join(job["compared"]), "measured": spread, "limit": job["limit"]}
         yield row | {"strict": False, "met": spread[1] <= job["limit"]}

@@ -46,7 +46,6 @@ class Scenario:
     modes: tuple[str, ...] = ("eager", "graphs", "trained")
     at_once: bool = True
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
-    on_gpu: bool = True
 
     @property
     def title(self) -> str:
@@ -70,9 +69,9 @@ SCENARIOS = {
         Scenario("large", "roberta-large", 64, 256, at_once=False, **_LONE),
         Scenario("compiled", "roberta-base", 32, 48, ("lora", "dora", "vera"), modes=("compiled", "compiled+graphs")),
         Scenario("wide", "roberta-base", 64, 128),
-        Scenario("small", "embedded-roberta", 32, 24, modes=("eager",), options=_SMALL, on_gpu=False),
-        Scenario("small-glue", "embedded-roberta", 32, 0, "glue", modes=("eager",), options=_SMALL, on_gpu=False),
-        Scenario("small-e2e", "embedded-gpt2", 8, 0, "e2e", ("lora", "dora", "vera"), ("eager",), True, _SMALL, False),
+        Scenario("small", "embedded-roberta", 32, 24, modes=("eager",), options=_SMALL),
+        Scenario("small-glue", "embedded-roberta", 32, 0, "glue", ("lora",), ("eager",)),
+        Scenario("small-e2e", "embedded-gpt2", 8, 0, "e2e", ("lora", "dora", "vera"), ("eager",), True, _SMALL),
     )
 }
 DEFAULT = {"cuda": ("glue", "e2e", "large", "base"), "cpu": ("small", "small-glue", "small-e2e")}

@@ -110,13 +110,24 @@ def fixed_batches(config: dict[str, Any], rows: int, width: int, device: torch.d
     return _finished([_batch(config, n, n // 2, width, rng) for n in lengths], device)
 
 
+def positions(config: dict[str, Any]) -> int:
+    """Tokens that a row may have; RoBERTa's positions begin behind its padding index."""
+    if config["model_type"] == "gpt2":
+        return config.get("n_positions", 1024)
+    return config["max_position_embeddings"] - config["pad_token_id"] - 1
+
+
 def drawn_batches(config: dict[str, Any], rows: int, name: str, device: torch.device, count: int) -> list[Batch]:
-    """Batches of real lengths, padded to the first of EDGES that the longest row fits in; the tasks take turns."""
+    """Batches of real lengths, padded to the first of EDGES that the longest row fits in; the tasks take turns.
+
+    Rows that are longer than the backbone has positions for are cut.
+    """
+    longest = max(edge for edge in EDGES if edge <= positions(config))
     rng, batches = np.random.default_rng(0), []
     tables = list(table(name).values())
     for index in range(count):
         lengths, targets = tables[index % len(tables)].draw(rows, rng)
-        lengths = lengths.clip(3, EDGES[-1])
+        lengths = lengths.clip(3, longest)
         width = EDGES[np.searchsorted(EDGES, lengths.max())]
         batches.append(_batch(config, lengths, targets.clip(1, lengths - 1), width, rng))
     return _finished(batches, device)

@@ -35,10 +35,10 @@ class Stepper:
     """
 
     def __init__(self, trainee: Trainee, mode: str, lr: float = 1e-3, faithful: bool = False) -> None:
-        self.trainee, self.mode, self.faithful = trainee, mode, faithful
+        self.trainee, self.mode, self.lr, self.faithful = trainee, mode, lr, faithful
         self.parameters, self.steps = trainee.parameters, 0
         self.on_gpu = torch.cuda.is_available() and any(p.is_cuda for p in self.parameters)
-        if mode in ("graphs", "compiled+graphs", "trained") and not torch.cuda.is_available():
+        if mode in ("graphs", "compiled+graphs") and not torch.cuda.is_available():
             raise RuntimeError("CUDA graphs need a GPU")
         self.optimizer = (
             torch.optim.AdamW(self.parameters, lr=lr, fused=True, capturable=self.on_gpu) if self.parameters else None
@@ -119,8 +119,10 @@ class Stepper:
     # ---- as the command trains -----------------------------------------------------------------------------
 
     def _trained(self) -> Callable[[Batch], Tensor]:
-        from modules.graphs import GraphedStep
+        from modules.graphs import GraphedAdamW, GraphedStep
 
+        if self.on_gpu:
+            self.optimizer = GraphedAdamW(self.parameters, max_norm=CLIP, lr=self.lr)
         graphed = GraphedStep(lambda batch: (self.trainee.loss(batch),), self.parameters)
 
         def step(batch: Batch) -> Tensor:
@@ -128,7 +130,10 @@ class Stepper:
             (loss,) = graphed(batch)
             if graphed.failure:
                 raise RuntimeError(graphed.failure)
-            self._descend()
+            if self.on_gpu:
+                self.optimizer.step()  # clips by itself
+            else:
+                self._descend()
             return loss
 
         return step

@@ -1,0 +1,256 @@
+"""The efficiency benchmark: its batches, its limit, its steps, its bars and its command, on tiny models."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import peft  # noqa: F401  the test extra brings it
+import pytest
+import torch
+
+from modules.cli import guarded
+from modules.data import EDGES, TrainBatches
+from modules.efficiency import bars, curves, measure, report, shapes, steps, ways
+from modules.efficiency.measure import Scenario
+from modules.results import PROJECT, device_name
+from paper_repro import efficiency
+
+CPU = torch.device("cpu")
+ROBERTA = {"model_type": "roberta", "vocab_size": 100, "max_position_embeddings": 520, "type_vocab_size": 1}
+ROBERTA |= {"pad_token_id": 1, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+ROBERTA |= {"intermediate_size": 24, "initializer_range": 0.2}
+GPT2 = {"model_type": "gpt2", "vocab_size": 100, "n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 512}
+GPT2 |= {"initializer_range": 0.2, "bos_token_id": 0, "eos_token_id": 0}
+SMALL = {"vera": {"r": 12}}
+
+
+@pytest.fixture(autouse=True)
+def tiny(monkeypatch):
+    monkeypatch.setitem(shapes.SHAPES, "tiny", ROBERTA)
+    monkeypatch.setitem(shapes.SHAPES, "tiny-gpt2", GPT2)
+
+
+def measured(scenario, patterns=(), **settings):
+    found = {}
+    chosen = ways.grid(scenario.methods, scenario.modes, patterns, bf16=settings.get("bf16", False))
+    settings = {"bf16": False, "rounds": 3, "passes": 1, "launches": False} | settings
+    measure.measure(scenario, CPU, chosen, keep=found.update, **settings)
+    return found
+
+
+# ---- batches -----------------------------------------------------------------------------------------------
+
+
+def test_tables_hold_every_task_of_glue_and_all_of_e2e():
+    glue = shapes.table("glue")
+    assert list(glue) == ["mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb"]
+    assert glue["rte"].counts.sum() == 2490 and glue["sst2"].counts.sum() == 67_349
+    medians = {task: np.repeat(t.tokens, t.counts).mean() for task, t in glue.items()}
+    assert medians["cola"] < medians["sst2"] < medians["mrpc"] < medians["rte"]
+    (e2e,) = shapes.table("e2e").values()
+    assert e2e.counts.sum() == 42_061 and (e2e.targets < e2e.tokens).all()
+
+
+def test_drawn_batches_have_the_lengths_of_the_table():
+    batches = shapes.drawn_batches(ROBERTA, 400, "glue", CPU, 8)
+    for batch, lengths in zip(batches, shapes.table("glue").values(), strict=True):
+        drawn = batch["attention_mask"].sum(1).double()
+        mean = (lengths.tokens * lengths.counts).sum() / lengths.counts.sum()
+        assert drawn.mean().item() == pytest.approx(mean, rel=0.15)
+        width = batch["input_ids"].shape[1]
+        assert width in EDGES and drawn.max() <= width and all(drawn.max() > edge for edge in EDGES if edge < width)
+        assert ((batch["input_ids"] == 1) == (batch["attention_mask"] == 0)).all()
+
+
+def test_language_model_predicts_its_targets():
+    for batch in shapes.drawn_batches(GPT2, 8, "e2e", CPU, 3):
+        real = batch["weights"] > 0
+        assert len(real) % shapes.MULTIPLE == 0 and batch["weights"].sum().item() == pytest.approx(1)
+        nexts = batch["input_ids"].flatten()[batch["positions"][real] + 1]
+        assert torch.equal(nexts, batch["targets"][real])
+        assert batch["attention_mask"].flatten()[batch["positions"][real] + 1].all()
+
+
+# ---- ways --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("config", [ROBERTA, GPT2], ids=["roberta", "gpt2"])
+def test_limit_goes_through_every_block_and_trains_the_head_alone(config):
+    master = shapes.build(config, CPU)
+    trainee = ways.make(ways.Way("limit", "", "eager"), master, {}, bf16=False)
+    reached = []
+    model = trainee.handle.model
+    blocks = model.transformer.h if config is GPT2 else model.roberta.encoder.layer
+    for index, block in enumerate(blocks):
+        block.register_full_backward_hook(lambda *_, index=index: reached.append(index))
+    batch = shapes.fixed_batches(config, 4, 16, CPU)[0]
+    trainee.loss(batch).backward()
+    assert reached == [1, 0]
+    with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert with_gradient == {name for name, _ in model.named_parameters() if name.startswith("classifier")}
+    plain = shapes.loss_of(master.eval(), batch)
+    assert trainee.handle.model.eval() and torch.allclose(trainee.loss(batch), plain, atol=1e-5)
+
+
+def test_ways_of_one_library_train_as_much_as_the_other():
+    found = measured(Scenario("t", "tiny", 4, 16, modes=("eager",), options=SMALL))["ways"]
+    for method in ways.METHODS:
+        assert found[f"ours {method} eager"]["trained"] == found[f"peft {method} eager"]["trained"]
+    assert found["full eager"]["trained"] == sum(p.numel() for p in shapes.build(ROBERTA, CPU).parameters())
+    assert all(len(record["rounds_ms"]) == 3 for record in found.values())
+
+
+def test_bf16_keeps_what_trains_in_fp32():
+    master = shapes.build(ROBERTA, CPU)
+    options = {m: ways.METHODS[m] | SMALL.get(m, {}) for m in ways.METHODS}
+    for library in ("limit", "ours", "peft", "peft-bf16"):
+        for method in ("",) if library == "limit" else ways.METHODS:
+            trainee = ways.make(ways.Way(library, method, "eager"), master, options, bf16=True)
+            wanted = torch.bfloat16 if library == "peft-bf16" else torch.float32
+            assert {p.dtype for p in trainee.parameters} == {wanted}, (library, method)
+            model = trainee.handle.model
+            frozen = {p.dtype for p in model.parameters() if not p.requires_grad and p.ndim == 2}
+            assert torch.bfloat16 in frozen
+            assert np.isfinite(steps.Stepper(trainee, "eager")(shapes.fixed_batches(ROBERTA, 4, 16, CPU)[0]).item())
+
+
+def test_a_way_that_fails_is_a_row_and_stops_nobody():
+    scenario = Scenario("t", "tiny", 4, 16, methods=("lora",), modes=("graphs", "eager"))
+    found = measured(scenario, ("ours", "limit"))["ways"]
+    if not torch.cuda.is_available():
+        assert found["ours lora graphs"]["failed"] == "RuntimeError: CUDA graphs need a GPU"
+    assert found["ours lora eager"]["step_ms"] > 0
+    text = "\n".join(report._scenario(measured(scenario, ("ours", "limit"))))
+    assert "| ours lora graphs | failed: RuntimeError: CUDA graphs need a GPU |" in text
+
+
+def test_patterns_choose_ways():
+    names = [way.name for way in ways.grid(("lora", "adalora"), ways.MODES, ("ours lora", "*adalora eager"))]
+    assert "ours lora trained" in names and "peft-bf16 adalora eager" in names
+    assert all(n.startswith("ours lora") or n.endswith("adalora eager") for n in names)
+    everything = [way.name for way in ways.grid(("lora", "adalora"), ways.MODES)]
+    assert everything[-1].startswith("peft-bf16 adalora") and "peft adalora compiled" not in everything
+
+
+# ---- curves ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", ["tiny", "tiny-gpt2"])
+def test_losses_equal_pefts(shape, monkeypatch):
+    monkeypatch.setattr(curves, "STEPS", 12)
+    records = curves.compare(
+        Scenario("t", shape, 4, 16, options=SMALL), CPU, ("eager", "trained"), precisions=("fp32",)
+    )
+    assert len(records) == (8 if shape == "tiny" else 6)
+    for record in records:
+        assert record["difference"] < 1e-5 and record["effect"] > 1e-3 and curves.agrees(record), record
+        assert len(record["losses"]) == curves.STEPS
+        start, *_, end = record["losses"][:: curves.BATCHES]
+        assert end < start  # something was learnt
+
+
+def test_curves_tell_another_computation(monkeypatch):
+    from variants.lora import LoRALayer
+
+    monkeypatch.setattr(LoRALayer, "forward", lambda self, x, y: y)  # as fast as can be
+    scenario = Scenario("t", "tiny", 4, 16, methods=("lora",))
+    (record,) = curves.compare(scenario, CPU, ("eager",), precisions=("fp32",))
+    assert record["difference"] == pytest.approx(record["effect"]) and not curves.agrees(record)
+
+
+# ---- bars --------------------------------------------------------------------------------------------------
+
+
+def scenario_of(**rounds):
+    return {"title": "t", "ways": {n.replace("_", " "): {"rounds_ms": r, "step_ms": r[0]} for n, r in rounds.items()}}
+
+
+def test_ratios_are_taken_within_a_round():
+    s = scenario_of(ours_lora_graphs=[1.0, 10.0, 100.0], limit_graphs=[1.0, 8.0, 50.0])
+    assert bars.ratio(s, "ours lora graphs", "limit graphs") == (1.125, 1.25, 1.625)
+    assert bars.ratio(s, "ours lora graphs", "limit eager") is None
+
+
+def test_bars_compare_with_the_better_of_pefts_and_say_what_is_met():
+    s = scenario_of(ours_lora_trained=[1.0] * 3, ours_lora_graphs=[9.0] * 3, limit_graphs=[0.9] * 3)
+    s["ways"] |= scenario_of(peft_lora_eager=[8.0] * 3)["ways"]
+    s["ways"]["peft-bf16 lora eager"] = {"rounds_ms": [4.0] * 3, "step_ms": 4.0}
+    rows = {row["what"]: row for row in bars.rows({"scenarios": {"base": s}})}
+    assert rows["ours lora trained / limit graphs"]["met"]
+    against = rows["ours lora trained / peft-bf16 lora eager"]
+    assert against["measured"] == (0.25, 0.25, 0.25) and against["limit"] == 0.2 and not against["met"]
+    assert len(rows) == 2  # nothing is said of what was not measured
+
+
+def test_a_job_counts_its_repeats_in_pairs():
+    job = {"title": "j", "compared": ["a", "b"], "seconds": {"a": [1.0, 2.0], "b": [2.0, 5.0]}, "limit": 0.5}
+    (row,) = bars.rows({"jobs": [job]})
+    assert row["measured"][1] == pytest.approx(0.45) and row["met"]
+    assert not bars.rows({"jobs": [job | {"limit": None}]})
+
+
+# ---- whole jobs --------------------------------------------------------------------------------------------
+
+
+def test_the_other_side_sees_the_same_rows():
+    from modules.efficiency.peft_job import SameOrder
+
+    order, ours = SameOrder(50, seed=3), TrainBatches(50, 8, seed=3)
+    for epoch in range(2):
+        ours.set_epoch(epoch)
+        assert list(order) == np.concatenate([rows for rows, _ in ours]).tolist()
+
+
+# ---- the command -------------------------------------------------------------------------------------------
+
+
+def command(*words, out):
+    return guarded(lambda: efficiency.main([*words, "--device", "cpu", "--curves", "off", "--out", str(out)]))
+
+
+def test_command_writes_result_table_and_plot(tmp_path, monkeypatch):
+    monkeypatch.setitem(measure.SCENARIOS, "tiny", Scenario("tiny", "tiny", 4, 16, methods=("lora",), modes=("eager",)))
+    words = ["--scenarios", "tiny", "--ways", "limit,ours lora", "--rounds", "2"]
+    assert command(*words, out=tmp_path) == 0
+    (file,) = tmp_path.glob("cpu-*.json")
+    result = json.loads(file.read_text())
+    assert set(result["scenarios"]["tiny"]["ways"]) == {"limit eager", "ours lora eager"}
+    table = file.with_suffix(".md").read_text()
+    assert "## tiny, 4 x 16 tokens" in table and "| ours lora eager |" in table
+    pytest.importorskip("matplotlib")
+    assert file.with_suffix(".svg").stat().st_size > 1000
+    file.with_suffix(".md").unlink()
+    assert command("--report_only", out=tmp_path) == 0
+    assert file.with_suffix(".md").read_text() == table
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--scenarios", "big"], "unknown 'big'; there are base"),
+        (["--modes", "fast"], "unknown 'fast'"),
+        (["--ways", "theirs"], "leave nothing of small"),
+        (["--shape", "bert"], "the backbones are"),
+        (["--report_only"], "does not exist"),
+        (["--job", "--data_dir", "nowhere"], "--data_dir"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, words, said):
+    assert command(*words, out=tmp_path) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 1
+
+
+def test_a_foreign_file_is_not_overwritten(tmp_path):
+    file = tmp_path / f"{efficiency.slug(device_name('cpu'), 'cpu')}.json"
+    file.write_text("{}")
+    assert command(out=tmp_path) == 2
+    assert file.read_text() == "{}"
+
+
+def test_help_is_quick():
+    line = [sys.executable, "-X", "importtime", str(PROJECT / "paper_repro" / "efficiency.py"), "--help"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=PROJECT, check=True)
+    assert "--scenarios" in done.stdout
+    assert not [name for name in ("torch", "transformers", "lightning", "matplotlib") if f"| {name}\n" in done.stderr]
