@@ -62,13 +62,13 @@ def published() -> tuple[dict[str, dict[str, Any]], list[Row]]:
     return content["models"], [Row(**row) for row in content["rows"]]
 
 
-def build(spec: dict[str, Any]):
-    """A model of parameters.yaml on the meta device."""
+def build(spec: dict[str, Any], device: str = "meta"):
+    """A model of parameters.yaml: shapes alone on the meta device, random weights on any other."""
     import torch
     import transformers
 
     model_class = getattr(transformers, spec["class"])
-    with torch.device("meta"):
+    with torch.device(device):
         return model_class(model_class.config_class(**spec["config"]))
 
 
