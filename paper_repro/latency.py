@@ -2,6 +2,7 @@
 
     python paper_repro/latency.py                                     GPT-2 medium's shape on this machine
     python paper_repro/latency.py --device cuda                       the settings of Table 1, 100 rounds
+    python paper_repro/latency.py --draw results/latency/gpt2-medium-cuda.json      the figure of a result file, anew
     python paper_repro/latency.py --model roberta-base --variants lora,dora,adapter_p --settings 1x128x0.3M,32x128x0.3M
 
 One forward pass of random text through a model with random weights: neither changes the time, and nothing is
@@ -203,6 +204,18 @@ def draw(path: Path, result: dict[str, Any]) -> None:
         drawing.supxlabel(f"time / plain model   ({result['model']}, {result['dtype']}, {environment['device']})")
 
 
+def redraw(path: Path) -> int:
+    """Print and draw a result file that was written without figures, or elsewhere."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        print("\n".join(as_text(result["model"], record) for record in result["settings"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"--draw {path}: no result file of this command: {error!r}") from None
+    draw(path.with_suffix(""), result)
+    print(f"written: {path.with_suffix('.png')} {path.with_suffix('.svg')}")
+    return 0
+
+
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -218,6 +231,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=int, help="(default: 100 on a GPU, as in the paper, else 12)")
     add("--out", type=Path, default=Path("results/latency"), help="folder (default: results/latency)")
     add("--no_plots", action="store_true", help="no figure, and no need of matplotlib")
+    add("--draw", type=Path, metavar="JSON", help="draw the figure of this result file, beside it, and measure nothing")
     options = parser.parse_args(argv)
     gpu = options.device.startswith("cuda")
     options.settings = [Setting.read(part) for part in (options.settings or (PAPER if gpu else SMALL)).split(",")]
@@ -227,12 +241,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
-    options = parse(argv)
+def checked(options: argparse.Namespace):
+    """The model without weights, once all that can be wrong is ruled out: before the long part."""
     import torch
 
     from modules import plots
-    from modules.results import environment
 
     if not options.no_plots:
         plots.require()
@@ -244,26 +257,32 @@ def main(argv: list[str] | None = None) -> int:
         if longest and setting.length > longest:
             raise UserError(f"--settings: {options.model} has {longest} positions, fewer than {setting.length}")
         for spec in options.variants.split(","):
-            sized(spec, setting, shapes)  # a name or size that cannot be is found before the long part
+            sized(spec, setting, shapes)
+    return shapes
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    if options.draw:
+        return redraw(options.draw)
+    import torch
+
+    from modules.results import environment
+
+    shapes = checked(options)
     torch.manual_seed(0)
     plain = build(options.model, options.device).to(getattr(torch, options.dtype)).eval().requires_grad_(False)
     plain.config.use_cache = False  # one pass, nothing to go on from
-    result: dict[str, Any] = {
-        "model": options.model,
-        "dtype": options.dtype,
-        "rounds": options.rounds,
-        "threads": torch.get_num_threads(),
-        "settings": [],
-    }
+    result: dict[str, Any] = {"model": options.model, "dtype": options.dtype, "rounds": options.rounds}
+    result |= {"threads": torch.get_num_threads(), "settings": []}
     for setting in options.settings:
         record = measure(plain, shapes, options.variants.split(","), setting, options.rounds)
         result["settings"].append(record)
         print(as_text(options.model, record), flush=True)
     result["environment"] = environment(options.device)
-    path = (
-        options.out / f"{re.sub(r'[^A-Za-z0-9.-]+', '-', options.model).strip('-')}-{options.device.partition(':')[0]}"
-    )
-    write_atomic(path.with_name(path.name + ".json"), json.dumps(result, indent=1) + "\n")
+    words = [options.model, options.device.partition(":")[0], *([options.dtype] if options.dtype != "float32" else [])]
+    path = options.out / re.sub(r"[^A-Za-z0-9.-]+", "-", "-".join(words)).strip("-")
+    write_atomic(path.with_name(f"{path.name}.json"), json.dumps(result, indent=1) + "\n")
     if not options.no_plots:
         draw(path, result)
     print(f"written: {path}.json" + ("" if options.no_plots else f" {path}.png {path}.svg"))

@@ -196,8 +196,9 @@ def main(argv: list[str] | None = None) -> int:
     from modules.errors import UserError
 
     models, rows = published()
-    if options.model and options.model not in models:
-        raise UserError(f"--model {options.model!r} is none of {', '.join(models)}")
+    known = dict.fromkeys(row.model for row in rows)
+    if options.model and options.model not in known:
+        raise UserError(f"--model {options.model!r} is none of {', '.join(known)}")
     chosen = [row for row in rows if not options.model or row.model == options.model]
     if options.table:
         chosen = [row for row in chosen if any(options.table in name for name in (row.table, *row.also))]

@@ -95,7 +95,8 @@ def test_command_measures_a_model_of_random_weights(tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     assert "lora merged" in out and str(tmp_path / "embedded-cpu.svg") in out
     drawn = [(tmp_path / f"embedded-cpu.{kind}").read_bytes() for kind in ("png", "svg")]
-    latency.draw(tmp_path / "again", result)
+    (tmp_path / "embedded-cpu.json").rename(tmp_path / "again.json")
+    assert call("--draw", str(tmp_path / "again.json")) == 0
     assert drawn == [(tmp_path / f"again.{kind}").read_bytes() for kind in ("png", "svg")]
 
 
@@ -115,6 +116,7 @@ def test_any_folder_is_built_from_its_configuration_alone(tmp_path) -> None:
         (["--model", "/nowhere/at/all"], "is no shape"),
         (["--rounds", "0"], "--rounds"),
         (["--device", "cuda"], "no GPU"),
+        (["--draw", "/nowhere/at/all.json"], "no result file"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, capsys, words: list[str], message: str) -> None:
