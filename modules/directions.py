@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from modules.config import RunConfig
 from modules.errors import UserError
 from modules.subspace import Amplification, amplification, right_singular
+from variants.adapter import Adapter
 from variants.files import load, read_adapter
 from variants.lora import LoRALayer
 from variants.registry import resolve
@@ -91,20 +92,32 @@ def directions(place: Place, of: str, model: str | None = None) -> Directions:
         UserError, VariantError: the adapter has no ΔW, or the model that is given is not its backbone.
     """
     base, remark = _backbone(place, model)
+    if remark and of == "delta":  # DoRA's, for one, depends on W
+        raise UserError(f"{remark}; nor are there directions of ΔW")
     adapted = load(base, place.adapter, strict=True)
     if not adapted.layers or not adapted.variant.mergeable:
         raise UserError(f"{place.name}: {adapted.variant.name} adds no ΔW to weights, so there is nothing to compare")
-    layers = dict(adapted.adapter.layers)
-    trained = {path: _of(layer, of) for path, layer in layers.items()}
+    adapter = adapted.adapter
+    adapted.deactivate()  # a variant that takes its first value off W gives W back
+    matrices = {path: layer.lora_A if of == "A" else update(adapter, path) for path, layer in adapter.layers.items()}
+    trained = {path: right_singular(matrix, _rank(adapter.layers[path])) for path, matrix in matrices.items()}
     amplified, start = {}, {}
     if not getattr(base, "is_stand_in", False):
-        adapted.deactivate()  # a variant that takes its first value off W gives W back
-        for path, layer in layers.items():
-            amplified[path] = amplification(layer.site.weight().detach(), layer.delta_weight().detach(), _rank(layer))
+        for path, layer in adapter.layers.items():
+            amplified[path] = amplification(layer.site.weight().detach(), update(adapter, path), _rank(layer))
     if of == "A" and not (place.run and place.run.init_from):
-        adapted.add("start", adapted.adapters["default"].variant, place.config.get("seed", 0))
-        start = {path: _of(layer, of) for path, layer in adapted.adapter.layers.items()}
+        adapted.add("start", adapter.variant, place.config.get("seed", 0))
+        start = {path: right_singular(layer.lora_A, _rank(layer)) for path, layer in adapted.adapter.layers.items()}
     return Directions(place.name, place.label, trained, start, amplified, remark)
+
+
+def update(adapter: Adapter, path: str) -> Tensor:
+    """ΔW (out, in) at one site: all that the adapter changes of the backbone's own weight, which must be in place."""
+    layer = adapter.layers[path]
+    delta = layer.delta_weight().detach()
+    if path in adapter.residual:  # what it took off at the start counts too
+        delta = delta + adapter.residual[path] - layer.site.weight().detach()
+    return delta
 
 
 def _backbone(place: Place, model: str | None) -> tuple[nn.Module, str]:
@@ -123,10 +136,6 @@ def _backbone(place: Place, model: str | None) -> tuple[nn.Module, str]:
         if model:
             raise
         return stand_in(place.adapter), f"{place.name}: no amplification without its backbone (--model): {error}"
-
-
-def _of(layer, of: str) -> Tensor:
-    return right_singular((layer.lora_A if of == "A" else layer.delta_weight()).detach(), _rank(layer))
 
 
 def _rank(layer) -> int:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+
+from modules.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,17 @@ def ratios(seconds: Mapping[str, list[float]], reference: str) -> dict[str, Rati
 
 
 def synchronizer(device: str) -> Callable[[], object]:
-    """What waits until ``device`` has done all it was given."""
-    if not device.startswith("cuda"):
+    """What waits until ``device`` has done all it was given.
+
+    Raises:
+        UserError: it is neither the CPU nor a GPU that torch can use.
+    """
+    if device == "cpu":
         return int
     import torch
 
-    return torch.cuda.synchronize
+    if not re.fullmatch(r"cuda(:\d+)?", device):
+        raise UserError(f"--device must be cpu, cuda or cuda:N, not {device!r}")
+    if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
+        raise UserError(f"--device {device}: torch can use {torch.cuda.device_count()} GPUs here")
+    return lambda: torch.cuda.synchronize(device)

@@ -14,7 +14,7 @@ def right_singular(matrix: Tensor, rank: int | None = None) -> Tensor:
     Args:
         rank: how many; by default (and at most) as many as the matrix has singular values above rounding.
     """
-    return _svd(matrix, rank)[2]
+    return _svd(matrix, rank)[1]
 
 
 def similarity(U: Tensor, V: Tensor) -> Tensor:
@@ -39,9 +39,12 @@ def by_chance(i: int, j: int, d: int) -> float:
 
 
 def gaussian(rank: int, d: int, seed: int) -> Tensor:
-    """Directions (d, rank) of a random Gaussian matrix (rank, d): the paper's baseline."""
+    """``rank`` singular directions (d, rank) of a random Gaussian matrix, the paper's baseline.
+
+    They are uniformly distributed, and drawn as such without the matrix.
+    """
     rng = torch.Generator().manual_seed(seed)
-    return right_singular(torch.randn(rank, d, generator=rng, dtype=torch.float64), rank)
+    return torch.linalg.qr(torch.randn(d, rank, generator=rng, dtype=torch.float64))[0]
 
 
 @dataclass(frozen=True)
@@ -76,20 +79,17 @@ def amplification(weight: Tensor, delta: Tensor, rank: int, seed: int = 0) -> Am
         seed: of the random matrix.
     """
     weight, delta = weight.double(), delta.double()
-    U, _, V = _svd(delta, rank)
-    rank = V.shape[1]
-    rng = torch.Generator().manual_seed(seed)
-    random = torch.randn(weight.shape, generator=rng, dtype=torch.float64).to(weight.device)
-    norms = []
-    for left, right in ((U, V), *((u, v) for u, _, v in (_svd(weight, rank), _svd(random, rank)))):
-        norms.append((left.T @ weight @ right).norm().item())
+    own = _svd(delta, rank)
+    rank = own[1].shape[1]
+    random = (gaussian(rank, size, 2 * seed + side) for side, size in enumerate(weight.shape))
+    norms = [(U.T @ weight @ V).norm().item() for U, V in (own, _svd(weight, rank), random)]
     return Amplification(rank, delta.norm().item(), weight.norm().item(), *norms)
 
 
-def _svd(matrix: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
-    """(U, S, V) with the first ``rank`` singular directions as columns, those of a singular value near 0 left out."""
+def _svd(matrix: Tensor, rank: int | None) -> tuple[Tensor, Tensor]:
+    """(U, V): the first ``rank`` singular directions as columns, those of a singular value near 0 left out."""
     U, S, Vh = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
     # rounding of the fp32 product B A, which is what comes in here
     tiny = S.max() * max(matrix.shape) * torch.finfo(torch.float32).eps if S.numel() else 0
     kept = min(int((tiny < S).sum()), S.numel() if rank is None else rank)
-    return U[:, :kept], S[:kept], Vh[:kept].T
+    return U[:, :kept], Vh[:kept].T

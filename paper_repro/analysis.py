@@ -145,8 +145,8 @@ def spread(values: list[float], digits: str = ".2f") -> str:
     return f"{middle:{digits}} ({low:{digits}} to {high:{digits}})" if len(values) > 1 else f"{middle:{digits}}"
 
 
-def as_markdown(runs: list[Directions], pairs: list[Pair], of: str) -> str:
-    """All tables, summed up over the blocks: median and range."""
+def as_markdown(runs: list[Directions], pairs: list[Pair], of: str, plots: bool = True) -> str:
+    """All tables, summed up over the blocks: median and range; ``plots``: with links to the heat maps."""
     matrix = "A" if of == "A" else "ΔW"
     lines = [
         "# Directions of low-rank updates",
@@ -157,7 +157,7 @@ def as_markdown(runs: list[Directions], pairs: list[Pair], of: str) -> str:
     lines += [f"- `{run.name}`: {run.label}" for run in runs]
     lines += [f"- {run.remark}" for run in runs if run.remark]
     for pair in pairs:
-        lines += ["", *_similarity(pair)]
+        lines += ["", *_similarity(pair), *(["", f"![heat maps]({pair.name}.png)"] if plots else [])]
     if amplified := [run for run in runs if run.amplified]:
         lines += ["", *_amplification(amplified)]
     return "\n".join(lines) + "\n"
@@ -182,7 +182,7 @@ def _similarity(pair: Pair) -> list[str]:
             chance = f"{by_chance(i, j, sites[0].width):.2f}"
             random = random.partition(" ")[0]
             lines.append(f"| {kind} | {i}, {j} | {trained} | {start} | {random} | {chance} |")
-    return [*lines, "", f"![heat maps]({pair.name}.png)"]
+    return lines
 
 
 def _amplification(runs: list[Directions]) -> list[str]:
@@ -292,7 +292,7 @@ def main(argv: list[str] | None = None) -> int:
     runs = [directions(place, of, options.model) for place in places]
     pairs = [compare(a, b) for a, b in itertools.combinations(runs, 2)]
     out = options.out or Path("results/analysis") / "_".join(place.name for place in places)
-    text, written = as_markdown(runs, pairs, of), [out / "analysis.md"]
+    text, written = as_markdown(runs, pairs, of, not options.no_plots), [out / "analysis.md"]
     if pairs:
         written.append(out / "similarity.csv")
         write_atomic(written[-1], as_csv(row for pair in pairs for row in similarity_rows(pair)))

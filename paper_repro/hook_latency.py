@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 import json
 import statistics
 import sys
@@ -27,14 +28,15 @@ SHAPES = ((4, 128, 32, 24), (12, 768, 1, 16), (12, 768, 4, 32))
 """(layers, width, batch, length)"""
 
 
-def wrapped(base, r: int):
-    """The usual way: a module that holds the linear map ``base`` and adds B A x."""
+@functools.cache
+def wrapper() -> type:
+    """The usual way: a module that holds a linear map and adds B A x."""
     import torch
     import torch.nn.functional as F
     from torch import nn
 
     class WrappedLoRA(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self, base: nn.Linear, r: int) -> None:
             super().__init__()
             self.base, self.scaling = base, 1.0
             self.A = nn.Parameter(torch.randn(r, base.in_features) / base.in_features)
@@ -43,7 +45,7 @@ def wrapped(base, r: int):
         def forward(self, x):
             return self.base(x) + self.scaling * F.linear(F.linear(x, self.A), self.B)
 
-    return WrappedLoRA()
+    return WrappedLoRA
 
 
 def ways(layers: int, width: int, r: int, device: str) -> dict[str, Any]:
@@ -62,7 +64,7 @@ def ways(layers: int, width: int, r: int, device: str) -> dict[str, Any]:
     for name in ("query", "value"):
         for layer in replaced.roberta.encoder.layer:
             attention = layer.attention.self
-            setattr(attention, name, wrapped(getattr(attention, name), r).to(device))
+            setattr(attention, name, wrapper()(getattr(attention, name), r).to(device))
         for layer in empty.roberta.encoder.layer:
             getattr(layer.attention.self, name).register_forward_hook(lambda module, args, output: output)
     return {"bare": bare, "no-op hooks": empty, "wrapped": replaced, "hooks": hooked}
@@ -100,18 +102,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    import torch
-
     from modules.results import environment
 
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {options.device}: there is no GPU that torch can use")
-    records = []
+    synchronize, records = synchronizer(options.device), []
     for layers, width, batch, length in SHAPES:
         models = ways(layers, width, 8, options.device)
         for train in (False, True):
             timed = passes(models, batch, length, train)
-            seconds = in_turn(timed, options.rounds, synchronize=synchronizer(options.device))
+            seconds = in_turn(timed, options.rounds, synchronize=synchronize)
             found = {name: [round(v, 4) for v in astuple(one)] for name, one in ratios(seconds, "wrapped").items()}
             base = round(1000 * statistics.median(seconds["wrapped"]), 4)
             setting = {"layers": layers, "width": width, "batch": batch, "length": length, "train": train}

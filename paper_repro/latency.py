@@ -243,14 +243,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def checked(options: argparse.Namespace):
     """The model without weights, once all that can be wrong is ruled out: before the long part."""
-    import torch
-
     from modules import plots
+    from modules.latency import synchronizer
 
     if not options.no_plots:
         plots.require()
-    if options.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"--device {options.device}: there is no GPU that torch can use")
+    synchronizer(options.device)
     shapes = build(options.model, "meta")
     longest = getattr(shapes.config, "max_position_embeddings", None)
     for setting in options.settings:

@@ -11,11 +11,11 @@ import torch
 
 from modules.cli import guarded
 from modules.config import RunConfig
-from modules.directions import block_and_kind
+from modules.directions import block_and_kind, update
 from modules.subspace import amplification, by_chance, gaussian, right_singular, similarity
 from paper_repro import analysis
 from tests.models import MODELS
-from tests.tiny import train
+from tests.tiny import Off, train
 from variants import AdapterH, DoRA, LoRA, VeRA, attach
 from variants.files import save_adapter
 
@@ -72,6 +72,20 @@ def test_amplification_of_a_known_update() -> None:
     assert found.factor == pytest.approx(10 / 5**0.5)
     assert 0 < found.on_random < found.on_weight
     assert amplification(weight, delta, 1).on_delta == pytest.approx(1)  # the 8 is first, where W has 1
+
+
+@pytest.mark.parametrize("variant", [LoRA(r=2), DoRA(r=2), VeRA(r=3), Off(r=2)], ids=lambda v: type(v).__name__)
+def test_update_is_what_merging_adds_to_the_backbone(variant) -> None:
+    adapted, plain = attach(MODELS["gpt2"](), variant), attach(MODELS["gpt2"](), LoRA())
+    train(adapted.trained(), 0)
+    adapter = adapted.adapter
+    adapted.merge()
+    merged = {path: layer.site.weight().detach().clone() for path, layer in adapter.layers.items()}
+    adapted.deactivate()
+    for layer in plain.layers:
+        added = merged[layer.site.path] - layer.site.weight().detach()
+        assert added.abs().max() > 0.01
+        assert torch.allclose(update(adapter, layer.site.path), added, atol=1e-5)
 
 
 # ---- the command -------------------------------------------------------------------------------------------
@@ -192,6 +206,7 @@ def test_heat_maps_are_the_same_bytes_again(runs: Path, tmp_path: Path) -> None:
         (["roberta/r2", "roberta/r2"], "named twice"),
         (["roberta/adapter_h", "roberta/r2", "--model", "roberta/model"], "adapter_h adds no ΔW"),
         (["roberta/vera", "--of", "A"], "vera has no A"),
+        (["roberta/r2", "--of", "delta"], "without its backbone"),
         (["roberta/r2", "--model", "gpt2/model"], "not"),
         (["roberta/model"], "it has no adapter.json"),
     ],
