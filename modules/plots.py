@@ -14,7 +14,7 @@ STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
     "font.size": 8,
     "axes.titlesize": 8,
-    "figure.dpi": 150,
+    "figure.dpi": 110,
     "svg.fonttype": "none",
     "svg.hashsalt": "lora-variants",  # element ids that do not change from call to call
 }

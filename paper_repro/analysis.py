@@ -245,7 +245,9 @@ def _map(axis, title: str, grid: Tensor):
     axis.set_xticks([1, n])
     axis.set_yticks([1, m])
     axis.tick_params(labelsize=6, length=2)
-    return axis.imshow(grid.cpu().numpy(), vmin=0, vmax=1, aspect="auto", extent=(0.5, n + 0.5, m + 0.5, 0.5))
+    return axis.imshow(
+        grid.cpu().numpy(), vmin=0, vmax=1, aspect="auto", interpolation="none", extent=(0.5, n + 0.5, m + 0.5, 0.5)
+    )
 
 
 def evenly(items: list, most: int) -> list:
