@@ -7,7 +7,6 @@ file instead, so that a plot that is up to date is known without drawing it. Mat
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import json
 import math
@@ -21,7 +20,7 @@ from typing import TYPE_CHECKING
 
 from modules.atomic import write_atomic
 from modules.benchmark import Column
-from modules.errors import UserError
+from modules.figures import FORMATS, rendered, style
 from modules.rank_study import RankStudy, find
 from modules.render import title
 from modules.tables import Cell, Row, Section, natural, short_name
@@ -38,7 +37,6 @@ COLOURS = {"full": BLACK, "head": GREY, "lora": BLUE, "adalora": RED, "dora": OR
 OTHERS = (SKY, PURPLE, ORANGE, GREEN, RED, BLUE, BLACK)
 MARKERS = "osD^vP*X<>ph"
 LINES = ("-", "--", "-.", ":")
-FORMATS = ("png", "svg")
 
 Draw = Callable[[Section], "Figure"]
 
@@ -104,29 +102,13 @@ def fresh(path: Path, stamp: str) -> bool:
 
 def drawn(draw: Draw, section: Section, stamp: str) -> list[bytes]:
     """The plot's bytes in each of FORMATS."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise UserError(
-            "plots need matplotlib: pip install 'lora-variants[plots]', or pip install matplotlib"
-        ) from None
-    matplotlib.use("agg")
-    style = {
-        "font.family": "DejaVu Sans", "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False,
-        "axes.spines.right": False, "axes.grid": True, "grid.color": "#dddddd", "grid.linewidth": 0.6,
-        "axes.axisbelow": True, "legend.frameon": False, "svg.hashsalt": "lora-variants", "figure.dpi": 100,
+    changes = {
+        "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
+        "grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
+        "figure.dpi": 100, "svg.fonttype": "path",
     }  # fmt: skip
-    metadata = {
-        "png": {"Software": None, "Description": stamp},
-        "svg": {"Date": None, "Creator": None, "Description": stamp},
-    }
-    with matplotlib.rc_context(style):
-        figure, contents = draw(section), []
-        for kind in FORMATS:
-            out = io.BytesIO()
-            figure.savefig(out, format=kind, dpi=160, metadata=metadata[kind], bbox_inches="tight")
-            contents.append(out.getvalue())
-    return contents
+    with style(**changes):
+        return rendered(draw(section), stamp, dpi=160, bbox_inches="tight")
 
 
 # ---- what the plots share -----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@
 First the loss curves of ours and PEFT's from equal weights: a faster step must compute the same. Then every way of
 taking a step (limit, full fine-tuning, ours and PEFT's LoRA, DoRA, VeRA, AdaLoRA; eager, CUDA graphs, as the command
 trains) in turn within each round. No download: backbones have their published sizes and random weights. Written are
-DEVICE.json, DEVICE.md and, with matplotlib (pip install -e ".[plots]"), DEVICE.svg; a scenario that is measured again
+DEVICE.json, DEVICE.md and, with matplotlib (pip install -e ".[plots]"), DEVICE.png and .svg; a scenario that is measured again
 replaces its entry. A way that fails is a row that says why. Without PEFT its rows are left out.
 """
 
@@ -92,7 +92,9 @@ def main(argv: list[str] | None = None) -> int:
         if not before:
             raise UserError(f"{path} does not exist: measure first, or name its folder with --out")
         return finish(path, before)
-    result |= {key: before.get(key, empty) for key, empty in (("scenarios", {}), ("curves", []), ("jobs", []))}
+    result |= {
+        key: before.get(key, empty) for key, empty in (("scenarios", {}), ("curves", []), ("jobs", []), ("remarks", []))
+    }
     if options.job or options.since:
         from modules.efficiency.job import command_since, whole_jobs
 
@@ -113,6 +115,8 @@ def run(options: argparse.Namespace, device: Any, result: dict[str, Any], path: 
 
     transformers.logging.set_verbosity_error()
     torch.backends.cuda.enable_cudnn_sdp(False)  # as in runs: it compiles a kernel for every shape that it meets
+    if device.type == "cuda":
+        result["remarks"] = ["No way uses cuDNN's attention, as no run does."]
     chosen = scenarios(options, device)
     on_gpu = device.type == "cuda"
     bf16 = (options.precision or ("bf16" if on_gpu else "fp32")) == "bf16"
@@ -179,10 +183,10 @@ def finish(path: Path, result: dict[str, Any]) -> int:
     print("\n" + text)
     if result["scenarios"]:
         try:
-            plot(result, path.with_suffix(".svg"))
-            written.append(path.with_suffix(".svg"))
-        except ImportError:
-            print("no plot: matplotlib is not installed (pip install matplotlib)")
+            plot(result, path.with_suffix(""))
+            written += [path.with_suffix(".png"), path.with_suffix(".svg")]
+        except UserError as lack:
+            print(f"no plot: {lack}")
     print("written:", ", ".join(map(str, written)))
     return 0
 

@@ -62,13 +62,13 @@ def published() -> tuple[dict[str, dict[str, Any]], list[Row]]:
     return content["models"], [Row(**row) for row in content["rows"]]
 
 
-def build(spec: dict[str, Any]):
-    """A model of parameters.yaml on the meta device."""
+def build(spec: dict[str, Any], device: str = "meta"):
+    """A model of parameters.yaml: shapes alone on the meta device, random weights on any other."""
     import torch
     import transformers
 
     model_class = getattr(transformers, spec["class"])
-    with torch.device("meta"):
+    with torch.device(device):
         return model_class(model_class.config_class(**spec["config"]))
 
 
@@ -196,8 +196,9 @@ def main(argv: list[str] | None = None) -> int:
     from modules.errors import UserError
 
     models, rows = published()
-    if options.model and options.model not in models:
-        raise UserError(f"--model {options.model!r} is none of {', '.join(models)}")
+    known = dict.fromkeys(row.model for row in rows)
+    if options.model and options.model not in known:
+        raise UserError(f"--model {options.model!r} is none of {', '.join(known)}")
     chosen = [row for row in rows if not options.model or row.model == options.model]
     if options.table:
         chosen = [row for row in chosen if any(options.table in name for name in (row.table, *row.also))]

@@ -8,14 +8,14 @@ from typing import Any
 
 from modules.efficiency import bars
 from modules.efficiency.curves import agrees
+from modules.figures import figure
 
 READING = """\
 A cell is a median; brackets hold the quartiles over the rounds. Ratios are taken within a round, in which all ways
 take turns. The limit is the frozen model's forward pass and the backward pass to its activations alone, with the task
 head trained; / limit: the limit in the same mode. `peft` has fp32 adapters under autocast, `peft-bf16` bf16 adapters
 without it; the bars compare with the better. `graphs`: the whole step as one CUDA graph; `trained`: as this project's
-command trains. PEFT adapts GPT-2's whole c_attn, ours its q and v. No way uses cuDNN's attention, which compiles a
-kernel for every shape."""
+command trains. PEFT adapts GPT-2's whole c_attn, ours its q and v."""
 COUNTS = {"launches": "launches", "kernels": "kernels", "peak_mb": "peak, MB", "trained": "trained parameters"}
 _INK, _MUTED = "#1f2328", "#8c959f"
 _COLOURS = {"limit": "#8c959f", "full": "#bf8700", "ours": "#0969da", "peft": "#cf222e", "peft-bf16": "#fa7a83"}
@@ -28,7 +28,7 @@ def markdown(result: dict[str, Any]) -> str:
         f"# Training at the hardware's limit: {environment['device']}",
         "",
         f"torch {environment['torch']}, transformers {environment['transformers']}, "
-        f"PEFT {result.get('peft') or 'absent'}. {' '.join(READING.split())}",
+        f"PEFT {result.get('peft') or 'absent'}. {' '.join([*READING.split(), *result.get('remarks', ())])}",
         "",
     ]
     if not result.get("peft"):
@@ -117,40 +117,34 @@ def _number(value: float | None) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Step times of every scenario as bars with their quartiles, the limit as a line.
+    """Step times of every scenario as bars with their quartiles, the limit as a line; ``path`` .png and .svg.
 
-    Raises:
-        ImportError: matplotlib is not installed.
+    Raises UserError where matplotlib is not installed.
     """
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     scenarios = [s for s in result["scenarios"].values() if any("step_ms" in r for r in s["ways"].values())]
     heights = [0.9 + 0.24 * sum("step_ms" in r for r in s["ways"].values()) for s in scenarios]
-    figure, axes = pyplot.subplots(
-        len(scenarios), figsize=(8, sum(heights) + 0.3), height_ratios=heights, squeeze=False, layout="constrained"
-    )
-    for s, axis in zip(scenarios, axes[:, 0], strict=True):
-        ways = sorted(((n, r) for n, r in s["ways"].items() if "step_ms" in r), key=lambda x: -x[1]["step_ms"])
-        times = [r["step_ms"] for _, r in ways]
-        spread = [
-            [max(0.0, r["step_ms"] - r["step_ms_quartiles"][0]) for _, r in ways],
-            [max(0.0, r["step_ms_quartiles"][1] - r["step_ms"]) for _, r in ways],
-        ]
-        colours = [_COLOURS[r["library"]] for _, r in ways]
-        axis.barh([n for n, _ in ways], times, xerr=spread, color=colours, height=0.7, error_kw={"elinewidth": 0.8})
-        limits = [r["step_ms"] for _, r in ways if r["library"] == "limit"]
-        if limits:
-            axis.axvline(min(limits), color=_INK, linewidth=0.8, linestyle=":")
-        axis.bar_label(axis.containers[-1], [f"{t:.1f}" for t in times], padding=4, fontsize=7, color=_INK)
-        axis.set_title(f"{s['title']}, {s['precision']}", loc="left", fontsize=9, color=_INK)
-        axis.set_xlabel("one training step, ms (dotted: the fastest limit)", fontsize=8, color=_MUTED)
-        axis.tick_params(labelsize=7)
-        axis.margins(x=0.12, y=0.02)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(result["environment"]["device"], fontsize=9, color=_MUTED)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    with figure(path, 8, sum(heights) + 0.3) as drawing:
+        axes = drawing.subplots(len(scenarios), height_ratios=heights, squeeze=False)
+        for s, axis in zip(scenarios, axes[:, 0], strict=True):
+            _bars(axis, s)
+        drawing.suptitle(result["environment"]["device"], fontsize=9, color=_MUTED)
+
+
+def _bars(axis, s: dict[str, Any]) -> None:
+    ways = sorted(((n, r) for n, r in s["ways"].items() if "step_ms" in r), key=lambda x: -x[1]["step_ms"])
+    times = [r["step_ms"] for _, r in ways]
+    spread = [
+        [max(0.0, r["step_ms"] - r["step_ms_quartiles"][0]) for _, r in ways],
+        [max(0.0, r["step_ms_quartiles"][1] - r["step_ms"]) for _, r in ways],
+    ]
+    colours = [_COLOURS[r["library"]] for _, r in ways]
+    axis.barh([n for n, _ in ways], times, xerr=spread, color=colours, height=0.7, error_kw={"elinewidth": 0.8})
+    limits = [r["step_ms"] for _, r in ways if r["library"] == "limit"]
+    if limits:
+        axis.axvline(min(limits), color=_INK, linewidth=0.8, linestyle=":")
+    axis.bar_label(axis.containers[-1], [f"{t:.1f}" for t in times], padding=4, fontsize=7, color=_INK)
+    axis.set_title(f"{s['title']}, {s['precision']}", loc="left", fontsize=9, color=_INK)
+    axis.set_xlabel("one training step, ms (dotted: the fastest limit)", fontsize=8, color=_MUTED)
+    axis.tick_params(labelsize=7)
+    axis.margins(x=0.12, y=0.02)
+    axis.spines[["top", "right"]].set_visible(False)
