@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import zlib
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -47,22 +47,26 @@ def token_stream(files: Sequence[str], tokenizer, processes: int | None = None) 
 
 
 def chunks(files: Sequence[str]) -> Iterator[list[str]]:
-    """The documents of all files, in groups of about `_CHUNK` characters."""
+    """The documents of all files, in groups of about `_CHUNK` characters. Files are unpacked at the same time."""
     group, size = [], 0
-    for name in files:
-        try:
-            with OPENERS.get(Path(name).suffix, open)(name, "rt", encoding="utf-8") as file:
-                texts = file.read().split("\n\n")
-        except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
-            raise UserError(f"--text: {name} cannot be read: {' '.join(str(error).split())}") from None
-        for text in filter(str.strip, texts):
-            group.append(text)
-            size += len(text)
-            if size >= _CHUNK:
-                yield group
-                group, size = [], 0
+    with ThreadPoolExecutor(len(files)) as readers:  # unpacking leaves Python free
+        for text in readers.map(_read, files):
+            for document in filter(str.strip, text.split("\n\n")):
+                group.append(document)
+                size += len(document)
+                if size >= _CHUNK:
+                    yield group
+                    group, size = [], 0
     if group:
         yield group
+
+
+def _read(name: str) -> str:
+    try:
+        with OPENERS.get(Path(name).suffix, open)(name, "rb") as file:
+            return file.read().decode("utf-8").replace("\r\n", "\n")
+    except (OSError, EOFError, lzma.LZMAError, UnicodeDecodeError) as error:
+        raise UserError(f"--text: {name} cannot be read: {' '.join(str(error).split())}") from None
 
 
 def _encode(files: Sequence[str], tokenizer, processes: int | None) -> dict[str, np.ndarray]:

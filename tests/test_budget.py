@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from functools import lru_cache
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -132,28 +131,3 @@ def test_what_cannot_be_is_one_line(flags, says, command, capsys) -> None:
     assert main([*command, *flags]) == 2
     error = capsys.readouterr().err
     assert says in error and error.count("\n") == 1
-
-
-def test_compare_gives_every_variant_its_size(tiny_model, tiny_tsv, tmp_path, capsys) -> None:
-    from paper_repro import compare
-
-    plan = {
-        "common": {"batch_size": 8, "max_length": 32, "warmup_ratio": 0.06, "weight_decay": 0.01},
-        "tasks": {"rte": {"epochs": 1}},
-        "seeds": [0, 1],
-        "variants": {name: {"lr": [0.01]} for name in ("head", "prefix_layer")}
-        | {"lora": {"options": {"alpha": 16}, "lr": [0.01]}},
-    }
-    options = SimpleNamespace(
-        model=str(tiny_model), data_dir=str(tiny_tsv), budget="512", results_dir=tmp_path, wandb="off", plan="plan.yaml"
-    )
-    plan["variants"] = {name: compare.within_budget(plan, name, options) for name in plan["variants"]}
-    said = capsys.readouterr().out
-    assert "head has no size" in said and "lora with r=4 trains 512 (+0.0%)" in said
-    assert plan["variants"]["head"] == {"lr": [0.01]}
-    for name, sizes in (("lora", {"r": 4, "alpha": 16}), ("prefix_layer", {"p": 16})):
-        recipe = tmp_path / f"{name}.yaml"
-        recipe.write_text(compare.as_recipe(plan, {name: 0.01}, options))
-        runs = compare.planned(plan, options, name, str(recipe), [0, 1], tmp_path, ["rte"])
-        assert [run.budget for run in runs] == [{"wanted": 512, "counted": 512}] * 2
-        assert all(run.options | sizes == run.options for run in runs)

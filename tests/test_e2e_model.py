@@ -11,7 +11,7 @@ from tiny import train
 from modules.backbones import load_language_model
 from modules.e2e import E2E, TASK
 from modules.e2e.data import E2EDataModule, encode, inputs_of
-from modules.e2e.decode import Decoding, decode, generate, low_precision
+from modules.e2e.decode import Decoding, NoRepeatInOutput, decode, generate, low_precision
 from modules.e2e.objective import Generation
 from modules.e2e.sources import FolderSource
 from variants import attach
@@ -270,3 +270,28 @@ def test_low_precision_spares_the_output_embedding(fresh):
 
 def test_the_tiny_vocabulary_is_whole():
     assert len(words()) > 60 and all(pairs().values())
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_no_output_repeats_an_n_gram_as_transformers_has_it(size):
+    from transformers import NoRepeatNGramLogitsProcessor
+
+    rng, start = torch.Generator().manual_seed(size), 5
+    for length in range(1, 14):
+        ids = torch.randint(3, (20, start + length), generator=rng)  # three tokens: repetitions are sure to come
+        scores = torch.randn(20, 7, generator=rng)
+        expected = NoRepeatNGramLogitsProcessor(size)(ids[:, start:], scores.clone())
+        assert torch.equal(NoRepeatInOutput(size, start)(ids, scores), expected)
+
+
+def test_what_stands_behind_a_row_does_not_change_its_loss(tiny, splits):
+    """The model is given no mask: padding comes last, where no token of the row looks."""
+    model, tokenizer = tiny
+    module = objective(splits, tokenizer)
+    batch = batches(splits, tokenizer)[0]
+    rows = batch["attention_mask"] == 0
+    assert rows.any()
+    other = batch | {"input_ids": batch["input_ids"].masked_fill(rows, 7)}
+    with torch.no_grad():
+        first, second = (module.losses(model, b, training=True)[0] for b in (batch, other))
+    assert torch.equal(first, second)

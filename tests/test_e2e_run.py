@@ -16,7 +16,7 @@ from e2e_tiny import TEST, csv_folder, text_folder, tiny_gpt2
 from safetensors.torch import load_file
 from test_tables import run as glue_result
 
-from modules.cli import _seeds, main, make_parser
+from modules.cli import _seeds, guarded, main, make_parser
 from modules.config import RunConfig
 from modules.e2e import E2E
 from modules.e2e.sources import FolderSource
@@ -330,3 +330,41 @@ def test_published_figures_are_the_papers():
     vera = rows["VeRA, Table 3", "gpt2-large", "VeRA", "0.17M"]
     assert vera.scores == {"bleu": 70.3, "nist": 8.85, "meteor": 46.9, "rouge_l": 71.6, "cider": 2.54}
     assert {row.mark for row in rows.values()} == {"run", "copied"} and json.dumps(lora.remarks)
+
+
+# ---- decoded again ------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_run_is_decoded_again_without_training(command, tmp_path, monkeypatch, capsys):
+    """The run's own settings give its own outputs; others give what a run trained with them gives."""
+    from modules.run import run as train
+    from paper_repro import e2e_decode
+
+    first, short = planned(command), planned([*command, "--max_new_tokens", "5", "--beams", "1"])
+    result, wanted = train(first), train(short)
+    out = tmp_path / "outputs.txt"
+
+    def decode(run: RunConfig, *flags: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["e2e_decode.py", str(run.folder), *flags])
+        return guarded(e2e_decode.main)
+
+    capsys.readouterr()
+    assert decode(first, "--out", str(out), "--json") == 0
+    said = json.loads(capsys.readouterr().out)
+    assert out.read_text().splitlines() == outputs_of(first) and {name: said[name] for name in METRICS} == scores(
+        result
+    )
+    assert decode(first, "--max_new_tokens", "5", "--beams", "1", "--out", str(out)) == 0
+    assert f"BLEU: {wanted.test['BLEU']:.4f}" in capsys.readouterr().out
+    assert out.read_text().splitlines() == outputs_of(short) != outputs_of(first)
+    assert result_of(first) == result
+    for flags, says in (
+        (["--beams", "0"], "beams"),
+        (["--data_dir", str(tmp_path)], "has neither"),
+        (["--model", "embedded"], "not those that the run started from"),
+    ):
+        assert decode(first, *flags) == 2
+        error = capsys.readouterr().err
+        assert says in error and error.count("\n") == 1, error
+    monkeypatch.setattr(sys, "argv", ["e2e_decode.py", str(tmp_path)])
+    assert guarded(e2e_decode.main) == 2 and "no config.json" in capsys.readouterr().err

@@ -60,8 +60,9 @@ def _read(folder: Path, result: RunResult, source: Source | None) -> tuple[list[
         source = E2E.open_source("embedded", None)
     if source is None:
         raise UserError(f"{beside} is not there: name the data with --data_dir")
-    split = source.planned(TASK, result.data["hash"])["test"]
-    return files.read_lines(outputs), list(grouped(split).values())
+    if source.hash(TASK) != result.data["hash"]:
+        raise UserError(f"it was scored on other data than those in {source.name}")
+    return files.read_lines(outputs), list(grouped(source.load(TASK)["test"]).values())
 
 
 def completed(result: RunResult, outputs: list[str], references: list[list[str]]) -> RunResult:
