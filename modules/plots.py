@@ -18,9 +18,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modules import figures
 from modules.atomic import write_atomic
 from modules.benchmark import Column
-from modules.figures import FORMATS, rendered, style
 from modules.rank_study import RankStudy, find
 from modules.render import title
 from modules.tables import Cell, Row, Section, natural, short_name
@@ -62,7 +62,7 @@ def write_plots(folder: str | Path, sections: Sequence[Section]) -> list[Path]:
     """
     paths = []
     for section, name, stamp in _named(sections):
-        stale = [Path(folder) / f"{name}.{kind}" for kind in FORMATS]
+        stale = [Path(folder) / f"{name}.{kind}" for kind in figures.FORMATS]
         paths += stale
         if any(not fresh(path, stamp) for path in stale):
             draw = plots(section)[name.split("-")[1]]
@@ -73,7 +73,9 @@ def write_plots(folder: str | Path, sections: Sequence[Section]) -> list[Path]:
 
 def stale_plots(folder: str | Path, sections: Sequence[Section]) -> list[Path]:
     """The files that `write_plots` would write. Needs no matplotlib."""
-    files = [(Path(folder) / f"{name}.{kind}", stamp) for _, name, stamp in _named(sections) for kind in FORMATS]
+    files = [
+        (Path(folder) / f"{name}.{kind}", stamp) for _, name, stamp in _named(sections) for kind in figures.FORMATS
+    ]
     return [path for path, stamp in files if not fresh(path, stamp)]
 
 
@@ -101,14 +103,14 @@ def fresh(path: Path, stamp: str) -> bool:
 
 
 def drawn(draw: Draw, section: Section, stamp: str) -> list[bytes]:
-    """The plot's bytes in each of FORMATS."""
+    """The plot's bytes in each of `figures.FORMATS`."""
     changes = {
         "font.size": 9, "axes.titlesize": 10, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
         "grid.color": "#dddddd", "grid.linewidth": 0.6, "axes.axisbelow": True, "legend.frameon": False,
         "figure.dpi": 100, "svg.fonttype": "path",
     }  # fmt: skip
-    with style(**changes):
-        return rendered(draw(section), stamp, dpi=160, bbox_inches="tight")
+    with figures.style(**changes):
+        return figures.rendered(draw(section), stamp, dpi=160, bbox_inches="tight")
 
 
 # ---- what the plots share -----------------------------------------------------------------------------------------

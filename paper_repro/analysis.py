@@ -277,8 +277,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    from modules.figures import require
     from modules.directions import directions, find
+    from modules.figures import require
 
     if not options.no_plots:
         require()

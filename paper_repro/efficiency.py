@@ -11,8 +11,8 @@
 First the loss curves of ours and PEFT's from equal weights: a faster step must compute the same. Then every way of
 taking a step (limit, full fine-tuning, ours and PEFT's LoRA, DoRA, VeRA, AdaLoRA; eager, CUDA graphs, as the command
 trains) in turn within each round. No download: backbones have their published sizes and random weights. Written are
-DEVICE.json, DEVICE.md and, with matplotlib (pip install -e ".[plots]"), DEVICE.png and .svg; a scenario that is measured again
-replaces its entry. A way that fails is a row that says why. Without PEFT its rows are left out.
+DEVICE.json, DEVICE.md and, with matplotlib (pip install -e ".[plots]"), DEVICE.png and .svg; a scenario that
+is measured again replaces its entry. A way that fails is a row that says why. Without PEFT its rows are left out.
 """
 
 from __future__ import annotations

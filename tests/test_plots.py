@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from modules.errors import UserError
-from modules.plots import FORMATS, _names, plots, stale_plots, write_plots
+from modules.figures import FORMATS
+from modules.plots import _names, plots, stale_plots, write_plots
 from modules.rank_study import find, grid, target_name
 from modules.results import ResultStore
 from modules.tables import build

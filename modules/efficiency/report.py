@@ -126,11 +126,11 @@ def plot(result: dict[str, Any], path: Path) -> None:
     with figure(path, 8, sum(heights) + 0.3) as drawing:
         axes = drawing.subplots(len(scenarios), height_ratios=heights, squeeze=False)
         for s, axis in zip(scenarios, axes[:, 0], strict=True):
-            _bars(axis, s)
+            _panel(axis, s)
         drawing.suptitle(result["environment"]["device"], fontsize=9, color=_MUTED)
 
 
-def _bars(axis, s: dict[str, Any]) -> None:
+def _panel(axis, s: dict[str, Any]) -> None:
     ways = sorted(((n, r) for n, r in s["ways"].items() if "step_ms" in r), key=lambda x: -x[1]["step_ms"])
     times = [r["step_ms"] for _, r in ways]
     spread = [
