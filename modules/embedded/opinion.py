@@ -20,7 +20,7 @@ PRAISE = ("i loved", "i enjoyed", "i admired", "i liked")
 BLAME = ("i hated", "i disliked", "i regretted", "i despised")
 
 
-def clause(dice: Dice, good: bool, part: float, denials: float) -> str:
+def clause(dice: Dice, good: bool, part: float = 1.0, denials: float = 0.45) -> str:
     """A simple clause of the given polarity, some of them by denying the opposite."""
     subject = f"the {dice.pick(WORKS + ASPECTS)}"
     deny = dice.chance(denials)
