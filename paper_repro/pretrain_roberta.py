@@ -18,7 +18,7 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +51,7 @@ def arguments() -> argparse.Namespace:
     def add(name: str, default: object, text: str) -> None:
         parser.add_argument(name, type=type(default), default=default, help=f"{text} (default %(default)s)")
 
-    add("--steps", 40000, "optimizer steps")
+    add("--steps", 30000, "optimizer steps")
     add("--batch_size", 512, "documents per step")
     add("--documents", 8_000_000, "corpus size; masks are drawn anew each time")
     add("--lr", 1.5e-3, "peak learning rate, with linear warm-up and decay")
@@ -166,53 +166,18 @@ def mask_words(rows: torch.Tensor, connectives: torch.Tensor) -> tuple[torch.Ten
 
 
 def batches(rows: torch.Tensor, ties: torch.Tensor, size: int, seed: int, pools: range) -> Iterator[tuple]:
-    """What `mask_words` gives, for POOL batches per pool; on a CPU each is cut to its longest row. A pool has a seed of
-    its own, so that training can go on at any of them. Rows are not sorted by length: a batch of one kind of text pulls
-    to its side all that the others have taught."""
+    """What `mask_words` gives, for POOL batches per pool, each cut to its longest row. A pool has a seed of its own, so
+    that training can go on at any of them. Rows are not sorted by length: a batch of one kind of text pulls to its side
+    all that the others have taught."""
     import torch
 
     for pool in pools:
         torch.manual_seed(1_000_003 * seed + pool)
         drawn = rows[torch.randint(len(rows), (size * POOL,)).to(rows.device)].long()
-        longest = [LENGTH] * POOL
-        if drawn.device.type == "cpu":
-            longest = (drawn[:, :-1] != PAD).sum(1).view(POOL, size).amax(1).tolist()
+        longest = (drawn[:, :-1] != PAD).sum(1).view(POOL, size).amax(1).tolist()
         parts = (part.split(size) for part in mask_words(drawn, ties))
-        for width, inputs, positions, labels in zip(longest, *parts, strict=True):
+        for width, (inputs, positions, labels) in zip(longest, zip(*parts, strict=True), strict=True):
             yield inputs[:, :width], positions.clamp(max=width - 1), labels  # in the padding nothing is predicted
-
-
-class Graphed:
-    """A training step on a GPU, recorded after three calls as a CUDA graph and then replayed: one launch for hundreds.
-    Where it cannot be recorded, the step is called as it is. The batches are of one shape."""
-
-    def __init__(self, step: Callable[..., None]) -> None:
-        self.step, self.plain, self.graph = step, 3, None
-
-    def __call__(self, *batch: torch.Tensor) -> None:
-        import torch
-
-        if self.plain:
-            self.plain -= 1
-            stream = torch.cuda.Stream()  # what runs before the recording must not use the default stream
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self.step(*batch)
-            torch.cuda.current_stream().wait_stream(stream)
-            return
-        if not self.graph:
-            self.static, self.graph = [part.clone() for part in batch], torch.cuda.CUDAGraph()
-            try:
-                with torch.cuda.graph(self.graph):
-                    self.step(*self.static)
-            except RuntimeError as error:
-                print(f"no CUDA graph ({str(error).splitlines()[0]}): slower")
-                torch.cuda.synchronize()
-                self.plain, self.graph = -1, None
-                return self(*batch)
-        for kept, new in zip(self.static, batch, strict=True):
-            kept.copy_(new)
-        self.graph.replay()
 
 
 def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: list[int], device: torch.device):
@@ -228,14 +193,15 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-    graph = device.type == "cuda"  # a graph reads the learning rate from a tensor
-    peak = torch.tensor(options.lr, device=device) if graph else options.lr
-    optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), fused=True, capturable=graph)
+    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=True)
     steps = math.ceil(options.steps / POOL) * POOL
     warm = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
+    )
     counts = torch.zeros(len(connectives), 4, device=device)  # right and seen, in the text and at <s>
     losses = torch.zeros(2, device=device)
-    state = {"model": model, "optimizer": optimizer}
+    state = {"model": model, "optimizer": optimizer, "schedule": schedule}
     checkpoint, settings = options.out / "checkpoint.pt", {k: v for k, v in vars(options).items() if k != "out"}
     done = 0
     if checkpoint.is_file():
@@ -246,10 +212,10 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
         for name, part in state.items():
             part.load_state_dict(saved[name])
     rows, ties = rows.to(device), torch.tensor(connectives, device=device)
-
-    def update(inputs: torch.Tensor, positions: torch.Tensor, labels: torch.Tensor) -> None:
-        """One optimizer step; no host synchronisation."""
-        optimizer.zero_grad(set_to_none=True)
+    start, every = time.time(), max(POOL, steps // 100 // POOL * POOL)
+    pools = range(done // POOL, steps // POOL)
+    drawn = batches(rows, ties, options.batch_size, options.seed, pools)
+    for step, (inputs, positions, labels) in enumerate(drawn, start=done + 1):
         seen = (inputs != PAD)[:, None, None, :]  # of four dimensions: transformers asks the device nothing about it
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             hidden = model.roberta(input_ids=inputs, attention_mask=seen)[0]
@@ -263,26 +229,15 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
         with torch.no_grad():
             right = logits.argmax(-1) == labels
             for k, part in enumerate((slice(None, -2), slice(-1, None))):
                 of = labels[:, part, None] == ties
                 counts[:, 2 * k] += (of & right[:, part, None]).sum((0, 1))
                 counts[:, 2 * k + 1] += of.sum((0, 1))
-            losses.add_(torch.stack([loss.detach(), torch.ones_like(loss)]))
-
-    update = Graphed(update) if graph else update
-    start, every = time.time(), max(POOL, steps // 100 // POOL * POOL)
-    pools = range(done // POOL, steps // POOL)
-    drawn = batches(rows, ties, options.batch_size, options.seed, pools)
-    for step, batch in enumerate(drawn, start=done + 1):
-        rate = options.lr * min(step / warm, (steps - step + 1) / max(1, steps - warm))
-        for group in optimizer.param_groups:
-            if graph:
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
-        update(*batch)
+            losses += torch.stack([loss.detach(), torch.ones_like(loss)])
         if step % every == 0 or step == steps:
             spent = (time.time() - start) / (step - done)
             text, at_start = (counts[:, k].sum() / counts[:, k + 1].sum().clamp(min=1) for k in (0, 2))

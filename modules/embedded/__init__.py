@@ -16,8 +16,8 @@ GPT2 = Path(__file__).parent / "gpt2"
 """Folder of the small GPT-2, in the same form."""
 
 SIZES = {  # training rows, rows of each evaluation split
-    "mnli": (5000, 600), "sst2": (3000, 800), "mrpc": (2500, 600), "cola": (4000, 800), "qnli": (3000, 800),
-    "qqp": (4000, 800), "rte": (1500, 600), "stsb": (2500, 600),
+    "mnli": (3000, 600), "sst2": (2000, 800), "mrpc": (1500, 600), "cola": (2500, 800), "qnli": (2000, 800),
+    "qqp": (2500, 800), "rte": (1200, 600), "stsb": (2000, 600),
 }  # fmt: skip
 NOISE = {"sst2": 0.03, "cola": 0.03}
 """Share of flipped labels, in training and evaluation alike: nobody can be right about these."""
