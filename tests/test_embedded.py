@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from modules.embedded import NOISE, ROBERTA, SIZES, generate
+from modules.embedded import ROBERTA, SIZES, generate
 from modules.embedded.lexicon import PEOPLE, Dice, Lexicon
 from modules.embedded.wellformed import PHENOMENA
 
@@ -344,7 +344,3 @@ def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
     subprocess.run([*script, str(tmp_path / "broken")], check=True, capture_output=True, timeout=300)
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert files[0] == files[1] and not (tmp_path / "broken/checkpoint.pt").exists()
-
-
-def test_noise_is_a_small_stated_share():
-    assert all(0 < share <= 0.05 for share in NOISE.values()) and set(NOISE) <= set(SIZES)
