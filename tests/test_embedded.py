@@ -28,14 +28,14 @@ print(json.dumps({t: hashlib.sha256(json.dumps(generate(t), sort_keys=True).enco
 """
 # The content of every task at seed 0: change it on purpose only, since older results are then no longer comparable.
 GOLDEN = {
-    "mnli": "79a868eb1de3",
-    "sst2": "79406870c981",
-    "mrpc": "6550486fab4c",
-    "cola": "5a3c37360760",
-    "qnli": "4c7be63f960a",
-    "qqp": "e48b69d810f4",
-    "rte": "81989a243a20",
-    "stsb": "0a8bc28f0364",
+    "mnli": "aed1bc01d0df",
+    "sst2": "20e71f4da903",
+    "mrpc": "a1f372e454d4",
+    "cola": "0c350e219566",
+    "qnli": "f5bb9810728e",
+    "qqp": "5dbec5510795",
+    "rte": "fae074e83076",
+    "stsb": "755545a7326a",
 }
 
 
@@ -100,7 +100,7 @@ def test_the_same_text_never_has_two_labels(task):
     del lexicon.groups["noble"]  # few words: texts repeat
     label_of: dict = {}
     repeated = conflicts = 0
-    for _ in range(20_000):
+    for _ in range(60_000):
         row, label = TASKS[task](dice, lexicon, dice.below(3 if task == "mnli" else 2))
         repeated += row in label_of
         conflicts += label_of.setdefault(row, label) != label
