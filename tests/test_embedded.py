@@ -34,7 +34,7 @@ GOLDEN = {
     "cola": "0c350e219566",
     "qnli": "f5bb9810728e",
     "qqp": "5dbec5510795",
-    "rte": "fae074e83076",
+    "rte": "0b4e510fac88",
     "stsb": "755545a7326a",
 }
 

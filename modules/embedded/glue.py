@@ -32,7 +32,7 @@ PUSH = {"mrpc": 0.2, "infer": 0.2, "stsb": 0.4}
 
 DISTRACTION = {
     "mnli": (0.4, 0.4), "sst2": (0.2, 0.6), "mrpc": (0.4, 0.4), "cola": (0.4, 0.4), "qnli": (0.4, 0.4),
-    "qqp": (0.3, 0.3), "rte": (0.4, 0.4), "stsb": (0.3, 0.2),
+    "qqp": (0.3, 0.3), "rte": (1.0, 0.0), "stsb": (0.3, 0.2),
 }  # fmt: skip
 """How often a sentence comes with a remark about somebody else ("whatever the king expected"), and how often with an
 aside: another fact or, in SST-2, what somebody else thinks. The pretraining text has neither: they lead the frozen
