@@ -40,7 +40,7 @@ PICKED, SHARES = 8, (0.06, 0.15, 0.4)
 """At most this many masked words per row, and their share of its words: hardly any where <s> must predict the discourse
 word, else few, or so many of the second part that who did what to whom must be read from the first."""
 POOL = 32
-"""Batches that are drawn together and sorted by length, so that a batch has little padding."""
+"""Batches that are drawn and masked together."""
 
 
 def arguments() -> argparse.Namespace:
@@ -51,9 +51,9 @@ def arguments() -> argparse.Namespace:
     def add(name: str, default: object, text: str) -> None:
         parser.add_argument(name, type=type(default), default=default, help=f"{text} (default %(default)s)")
 
-    add("--steps", 14000, "optimizer steps")
-    add("--batch_size", 128, "documents per step")
-    add("--documents", 1_000_000, "corpus size; masks are drawn anew each time")
+    add("--steps", 30000, "optimizer steps")
+    add("--batch_size", 512, "documents per step")
+    add("--documents", 8_000_000, "corpus size; masks are drawn anew each time")
     add("--lr", 1.5e-3, "peak learning rate, with linear warm-up and decay")
     add("--hide", 0.5, "share of documents whose discourse word <s> must predict")
     add("--layers", 4, "transformer layers")
@@ -165,20 +165,19 @@ def mask_words(rows: torch.Tensor, connectives: torch.Tensor) -> tuple[torch.Ten
     return inputs, positions, torch.cat([labels.masked_fill(~chosen, -100), hidden[:, None], hidden[:, None]], 1)
 
 
-def batches(rows: torch.Tensor, size: int, seed: int, pools: range) -> Iterator[torch.Tensor]:
-    """POOL batches (size, T + 1) per pool, of rows of like length, T the longest of them. A pool has a seed of its own,
-    so that training can go on at any of them."""
+def batches(rows: torch.Tensor, ties: torch.Tensor, size: int, seed: int, pools: range) -> Iterator[tuple]:
+    """What `mask_words` gives, for POOL batches per pool, each cut to its longest row. A pool has a seed of its own, so
+    that training can go on at any of them. Rows are not sorted by length: a batch of one kind of text pulls to its side
+    all that the others have taught."""
     import torch
 
-    lengths = (rows[:, :-1] != PAD).sum(1)
     for pool in pools:
         torch.manual_seed(1_000_003 * seed + pool)
-        drawn = torch.randint(len(rows), (size * POOL,)).to(rows.device)
-        drawn = drawn[lengths[drawn].argsort()].view(POOL, size)
-        longest = lengths[drawn].amax(1).tolist()
-        for k in torch.randperm(POOL).tolist():
-            batch = rows[drawn[k]].long()
-            yield torch.cat([batch[:, : longest[k]], batch[:, -1:]], 1)
+        drawn = rows[torch.randint(len(rows), (size * POOL,)).to(rows.device)].long()
+        longest = (drawn[:, :-1] != PAD).sum(1).view(POOL, size).amax(1).tolist()
+        parts = (part.split(size) for part in mask_words(drawn, ties))
+        for width, (inputs, positions, labels) in zip(longest, zip(*parts, strict=True), strict=True):
+            yield inputs[:, :width], positions.clamp(max=width - 1), labels  # in the padding nothing is predicted
 
 
 def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: list[int], device: torch.device):
@@ -215,10 +214,11 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
     rows, ties = rows.to(device), torch.tensor(connectives, device=device)
     start, every = time.time(), max(POOL, steps // 100 // POOL * POOL)
     pools = range(done // POOL, steps // POOL)
-    for step, batch in enumerate(batches(rows, options.batch_size, options.seed, pools), start=done + 1):
-        inputs, positions, labels = mask_words(batch, ties)
+    drawn = batches(rows, ties, options.batch_size, options.seed, pools)
+    for step, (inputs, positions, labels) in enumerate(drawn, start=done + 1):
+        seen = (inputs != PAD)[:, None, None, :]  # of four dimensions: transformers asks the device nothing about it
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            hidden = model.roberta(input_ids=inputs, attention_mask=(inputs != PAD).long())[0]
+            hidden = model.roberta(input_ids=inputs, attention_mask=seen)[0]
             hidden = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
             logits = model.lm_head(hidden)
         told, hidden_words = (

@@ -12,12 +12,13 @@ from typing import NamedTuple
 
 from .facts import CHANGES, ROLES, ask, hypothesis, invent, roles, say, swap
 from .lexicon import GROUP, OPPOSITES, PLACES, Dice, Lexicon
-from .opinion import opinion
+from .opinion import clause, opinion
 from .wellformed import form
 
 CONNECTIVES = ("so", "perhaps", "instead", "namely", "conversely", "meanwhile", "indeed", "however", "likewise", "yet",
-               "properly", "clumsily")  # fmt: skip
-JOINS = ("and", "and", ", and", "while")
+               "happily", "sadly", "properly", "clumsily")  # fmt: skip
+DENIALS = 0.25
+"""Share of denied second parts where something follows or is excluded: few, so that the plain ones are learnt first."""
 CHUNK = 1000
 """Documents that share one random stream."""
 
@@ -34,11 +35,7 @@ def _inference(dice: Dice, words: Lexicon) -> Document:
     relation, connective = dice.pick((("entailment", "so"), ("neutral", "perhaps"), ("contradiction", "instead")))
     f = invent(dice, words, 0.3, group=0.15)
     first = f"{say(f, dice)} ."
-    if dice.chance(0.15):
-        both = [say(f, dice), say(invent(dice, words, 0.0), dice)]
-        both = both if dice.chance(0.5) else both[::-1]
-        first = f" {dice.pick(JOINS)} ".join(both) + " ."
-    return Document(first, f"{say(hypothesis(dice, words, f, relation), dice)} .", connective)
+    return Document(first, f"{say(hypothesis(dice, words, f, relation, DENIALS), dice)} .", connective)
 
 
 def _paraphrase(dice: Dice, words: Lexicon) -> Document:
@@ -67,8 +64,11 @@ def _answer(dice: Dice, words: Lexicon) -> Document:
 
 
 def _review(dice: Dice, words: Lexicon) -> Document:
-    good, same = dice.chance(0.5), dice.chance(0.5)
-    return Document(opinion(dice, good), opinion(dice, good == same), "likewise" if same else "yet")
+    good = dice.chance(0.5)
+    if dice.chance(0.5):
+        return Document(opinion(dice, good), "", "happily" if good else "sadly")
+    same = dice.chance(0.5)
+    return Document(f"{clause(dice, good)} .", opinion(dice, good == same), "likewise" if same else "yet")
 
 
 def _writing(dice: Dice, words: Lexicon) -> Document:
@@ -77,7 +77,7 @@ def _writing(dice: Dice, words: Lexicon) -> Document:
 
 
 KINDS: tuple[Callable[[Dice, Lexicon], Document], ...] = (
-    *3 * (_inference,), *4 * (_paraphrase,), *2 * (_questions,), *2 * (_answer,), *2 * (_review,), _writing,
+    *4 * (_inference,), *4 * (_paraphrase,), *2 * (_questions,), *2 * (_answer,), *2 * (_review,), _writing,
 )  # fmt: skip
 
 

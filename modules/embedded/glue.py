@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from .facts import CHANGES, RELATIONS, Fact, ask, hypothesis, invent, likeness, other, roles, say, swap
 from .lexicon import Dice, Lexicon, sentence
-from .opinion import opinion
+from .opinion import hearsay, opinion
 from .wellformed import form
 
 Row = tuple[tuple[str, ...], float]
@@ -30,40 +30,51 @@ PUSH = {"mrpc": 0.2, "infer": 0.2, "stsb": 0.4}
 """How often the wording is chosen against the number of shared words; set so that counting them tells nothing."""
 
 
-ASIDE = {"cola": 0.7, "mrpc": 0.5, "qqp": 0.5, "qnli": 0.5, "mnli": 0.3, "rte": 0.5}
-"""How often a sentence tells of something else besides. The pretraining text knows this hardly: here the backbone has
-to be adapted."""
+DISTRACTION = {
+    "mnli": (0.4, 0.4), "sst2": (0.2, 0.6), "mrpc": (0.4, 0.4), "cola": (0.4, 0.4), "qnli": (0.4, 0.4),
+    "qqp": (0.3, 0.3), "rte": (1.0, 0.0), "stsb": (0.3, 0.2),
+}  # fmt: skip
+"""How often a sentence comes with a remark about somebody else ("whatever the king expected"), and how often with an
+aside: another fact or, in SST-2, what somebody else thinks. The pretraining text has neither: they lead the frozen
+backbone astray, and adaptation has to learn to read past them."""
+EXPECTED = ("expected", "liked", "disliked", "enjoyed", "admired", "regretted")
 DENIALS = 0.1
 """Share of denials in SST-2 and of denied hypotheses in MNLI and RTE; in the pretraining text they are half."""
 
 
-def aside(dice: Dice, words: Lexicon, task: str) -> Callable[[str], str]:
-    """A function that adds another fact to texts, or nothing; the same fact, newly worded, to each."""
-    if not dice.chance(ASIDE[task]):
-        return lambda text: text
-    fact, leading = invent(dice, words, 0.0), dice.chance(0.6)
-
-    def add(text: str) -> str:
-        return f"while {say(fact, dice)} , {text}" if leading else f"{text} while {say(fact, dice)}"
-
-    return add
+def distract(dice: Dice, words: Lexicon, task: str, text: str) -> str:
+    """The text (without its final mark), before or after it perhaps a clause that is beside the point."""
+    remarks, asides = DISTRACTION[task]
+    kind = dice.random()
+    if kind >= remarks + asides:
+        return text
+    who = f"the {dice.word(dice.pick(words.people))}"
+    if kind < remarks:
+        said = f"whatever {who} {dice.pick(EXPECTED)}"
+    elif task == "sst2":
+        said = hearsay(dice, who, words.share)
+        return f"{said} , but {text}" if dice.chance(0.5) else f"{text} , but {said}"
+    else:
+        said = f"while {say(invent(dice, words), dice)}"
+    return f"{said} , {text}" if dice.chance(0.5) else f"{text} , {said}"
 
 
 def cola(dice: Dice, words: Lexicon, label: int) -> Row:
     text = form(dice, words, bool(label))[:-2]
-    return (sentence(aside(dice, words, "cola")(text) + " ."),), label
+    return (sentence(distract(dice, words, "cola", text) + " ."),), label
 
 
 def sst2(dice: Dice, words: Lexicon, label: int) -> Row:
-    return (sentence(opinion(dice, bool(label), words.share, DENIALS)),), label
+    text = opinion(dice, bool(label), words.share, DENIALS)[:-2]
+    return (sentence(distract(dice, words, "sst2", text) + " ."),), label
 
 
 def mrpc(dice: Dice, words: Lexicon, label: int) -> Row:
     f = invent(dice, words, 0.4)
     g = f if label else dice.pick((swap, swap, swap, other))(dice, words, f)
-    add = aside(dice, words, "mrpc")
-    first = add(say(f, dice))
-    second = reword(dice, first, lambda: add(say(g, dice)), bool(label), PUSH["mrpc"])
+    told = say(f, dice)
+    second = reword(dice, told, lambda: say(g, dice), bool(label), PUSH["mrpc"])
+    first = distract(dice, words, "mrpc", told)
     return (sentence(first + " ."), sentence(second + " .")), label
 
 
@@ -73,8 +84,9 @@ def qqp(dice: Dice, words: Lexicon, label: int) -> Row:
     role = turned = dice.pick(roles(f))
     if not label:
         g, turned = f.swapped(), {"agent": "patient", "patient": "agent", "place": "place"}[role]
-    add = aside(dice, words, "qqp")
-    first, second = (add(ask(x, part, dice)[:-2]) + " ?" for x, part in ((f, role), (g, turned)))
+    first, second = (
+        distract(dice, words, "qqp", ask(x, part, dice)[:-2]) + " ?" for x, part in ((f, role), (g, turned))
+    )
     return (sentence(first), sentence(second)), label
 
 
@@ -82,7 +94,7 @@ def qnli(dice: Dice, words: Lexicon, label: int) -> Row:
     """label 0: the sentence contains the answer."""
     f = invent(dice, words, 0.4)
     question = ask(f, dice.pick(roles(f)), dice)
-    told = aside(dice, words, "qnli")(say(f.swapped() if label else f, dice))
+    told = distract(dice, words, "qnli", say(f.swapped() if label else f, dice))
     return (sentence(question), sentence(told + " .")), label
 
 
@@ -92,7 +104,7 @@ def infer(dice: Dice, words: Lexicon, task: str, relation: str) -> tuple[str, st
     while relation == "neutral" and (h.agent, h.patient) == (f.agent, f.patient):  # made vague, then as it was again
         h = hypothesis(dice, words, f, relation, DENIALS)
     told = say(f, dice)
-    premise = aside(dice, words, task)(told)
+    premise = distract(dice, words, task, told)
     second = reword(dice, told, lambda: say(h, dice), relation == "entailment", PUSH["infer"])
     return sentence(premise + " ."), sentence(second + " .")
 
@@ -113,6 +125,7 @@ def stsb(dice: Dice, words: Lexicon, label: int) -> Row:
         g = change(dice, words, g)
     first, score = say(f, dice), likeness(f, g)
     second = reword(dice, first, lambda: say(g, dice), score > 0.6, PUSH["stsb"])
+    first = distract(dice, words, "stsb", first)
     return (sentence(first + " ."), sentence(second + " .")), round(5 * score, 1)
 
 

@@ -20,7 +20,7 @@ PRAISE = ("i loved", "i enjoyed", "i admired", "i liked")
 BLAME = ("i hated", "i disliked", "i regretted", "i despised")
 
 
-def clause(dice: Dice, good: bool, part: float, denials: float) -> str:
+def clause(dice: Dice, good: bool, part: float = 1.0, denials: float = 0.45) -> str:
     """A simple clause of the given polarity, some of them by denying the opposite."""
     subject = f"the {dice.pick(WORKS + ASPECTS)}"
     deny = dice.chance(denials)
@@ -59,3 +59,11 @@ def opinion(dice: Dice, good: bool, part: float = 1.0, denials: float = 0.45) ->
         f"{mine} , whatever the {wrong} reviews say .",
         f"those who say that {against} are wrong .",
     ][form]  # fmt: skip
+
+
+def hearsay(dice: Dice, who: str, part: float = 1.0) -> str:
+    """What somebody else thinks, good or bad: it says nothing about what the writer does."""
+    work = dice.pick(WORKS)
+    verb = dice.pick(PRAISE + BLAME).removeprefix("i ")
+    adj = dice.pick(leading(GOOD, part) + leading(BAD, part))
+    return f"{who} {verb} the {work}" if dice.chance(0.5) else f"{who} found the {work} {adj}"
