@@ -107,7 +107,6 @@ class AdaLoRA(Variant):
 
     layer = AdaLoRALayer
     size = "init_r"
-    stackable = False  # the budget is shared by the layers of one model, not by those of all seeds
 
     def __post_init__(self) -> None:
         if not 0 <= self.target_r <= self.init_r or self.init_r < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import itertools
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -150,10 +149,7 @@ class Adapted:
                 site = adapter.layers[path].site
                 self._original[path] = site.weight().detach().clone()
                 site.write(weight, None)
-        by_module = itertools.groupby(adapter.layers.values(), key=lambda layer: id(layer.site.module))
-        for layers in [list(group) for _, group in by_module]:
-            module = layers[0].site.module
-            self._handles.append((module, hooks.hook(module, [layer.to(layer.site.device) for layer in layers])))
+        self._handles = hooks.hook_all(layer.to(layer.site.device) for layer in adapter.layers.values())
         self.active = name
 
     def deactivate(self) -> None:
@@ -287,23 +283,13 @@ class Adapted:
         sizes = {"adapter": 0, "head": 0}
         for key, parameter in {id(p): (k, p) for k, p in self.trained().items()}.values():
             sizes["head" if key in head else "adapter"] += parameter.numel()
-        return sizes | {"total": sum(p.numel() for p in self.model.parameters())}
+        layers = (p for layer in self.layers for p in layer.parameters())  # in the model, unless they are stacked
+        return sizes | {"total": sum({id(p): p.numel() for p in (*self.model.parameters(), *layers)}.values())}
 
     def param_groups(self, lr: float, head_lr: float | None = None, weight_decay: float = 0.0) -> list[dict]:
-        """Optimizer groups: the variant's own, then what trains in place.
-
-        Biases and norms that train in place are spared the weight decay, as everywhere in the field.
-        """
-        groups = self.variant.param_groups(self.layers, lr) if self.layers else []
-        parameters, head = dict(self.model.named_parameters()), set(self.head)
-        for rate, keys in (
-            (lr, [k for k in self.adapter.in_place if k not in head]),
-            (lr if head_lr is None else head_lr, self.head),
-        ):
-            for decay, wide in ((weight_decay, True), (0.0, False)):
-                chosen = [parameters[k] for k in keys if (parameters[k].ndim > 1) == wide]
-                groups.append({"params": chosen, "lr": rate, "weight_decay": decay})
-        return [{"weight_decay": weight_decay} | g for g in groups if g["params"]]
+        """Optimizer groups: the variant's own, then what trains in place (:meth:`Adapter.param_groups`)."""
+        parameters = dict(self.model.named_parameters())
+        return self.adapter.param_groups(parameters, set(self.head), lr, head_lr, weight_decay)
 
     def penalty(self) -> Tensor | None:
         """The variant's addition to the loss, or None; computed in full precision whatever autocast is on."""

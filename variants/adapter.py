@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from variants.layer import AdapterLayer
 from variants.variant import BaseVariant, VariantError
@@ -52,6 +54,28 @@ class Adapter:
             own = {name: tensors[f"{path}.{name}"] for name in layer.state_dict() if f"{path}.{name}" in tensors}
             complete |= {f"{path}.{name}": tensor for name, tensor in layer.completed(own).items()}
         return complete
+
+    def param_groups(
+        self, parameters: Mapping[str, nn.Parameter], head: set[str], lr: float, head_lr: float | None, decay: float
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups: the variant's own, then what trains in place.
+
+        Biases and norms that train in place are spared the weight decay, as everywhere in the field.
+
+        Args:
+            parameters: the model's, by name.
+            head: names of the task head's, which learn at ``head_lr``, or at ``lr`` where that is None.
+            decay: weight decay.
+        """
+        groups = self.variant.param_groups(list(self.layers.values()), lr) if self.layers else []
+        for rate, keys in (
+            (lr, [key for key in self.in_place if key not in head]),
+            (lr if head_lr is None else head_lr, [key for key in self.in_place if key in head]),
+        ):
+            for own, wide in ((decay, True), (0.0, False)):
+                chosen = [parameters[key] for key in keys if (parameters[key].ndim > 1) == wide]
+                groups.append({"params": chosen, "lr": rate, "weight_decay": own})
+        return [{"weight_decay": decay} | group for group in groups if group["params"]]
 
 
 def copy_tensors(adapter: Adapter, tensors: dict[str, Tensor]) -> None:

@@ -22,6 +22,7 @@ class FTTop2(BaseVariant):
 
     top: int = 2
 
+    stackable = False  # whole blocks would be stacked
     size = "top"
 
     def __post_init__(self) -> None:

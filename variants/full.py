@@ -16,5 +16,7 @@ from variants.variant import BaseVariant
 class Full(BaseVariant):
     """Full fine-tuning: every parameter of the model trains; the yardstick of every paper."""
 
+    stackable = False  # nothing is shared
+
     def trainable(self, model: nn.Module) -> Iterable[str]:
         return [name for name, _ in model.named_parameters()]

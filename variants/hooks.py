@@ -6,7 +6,8 @@ weights go on as before.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -88,6 +89,12 @@ def hook(module: nn.Module, layers: Sequence[AdapterLayer]) -> list:
     if hasattr(layers[0], "pre"):
         handles.append(module.register_forward_pre_hook(_adapt_input))
     return handles
+
+
+def hook_all(layers: Iterable[AdapterLayer]) -> list[tuple[nn.Module, list]]:
+    """:func:`hook` layers, those of one module together; the modules and their handles."""
+    by_module = itertools.groupby(layers, key=lambda layer: id(layer.site.module))
+    return [(own[0].site.module, hook(own[0].site.module, own)) for _, group in by_module for own in [list(group)]]
 
 
 def unhook(module: nn.Module, handles: list) -> None:

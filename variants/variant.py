@@ -40,7 +40,7 @@ class BaseVariant:
     mergeable: ClassVar[bool] = True
     """The trained layers can be folded into the base weights."""
     stackable: ClassVar[bool] = True
-    """Several seeds of it can be trained as stacked tensors on one base."""
+    """Several seeds of it can be trained as stacked tensors on one base (``variants.stacked``)."""
     subtract_initial: ClassVar[bool] = False
     """The initial delta is taken off the base weight at attach (PiSSA, OLoRA: their delta is not zero)."""
 
