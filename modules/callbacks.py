@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -13,6 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.trainer.states import TrainerFn
 
 from modules.lit import FineTuner
+from variants.adapted import Adapted
 from variants.files import save_adapter
 
 
@@ -89,16 +91,21 @@ class History(Callback):
             trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else 0
         )  # 0: a frozen model, scored as it is
         figures = {"epoch": epoch, **module.epoch_figures()}
-        self.epochs.append(figures)
-        self.diverged = not torch.isfinite(torch.tensor(figures["train_loss"])).item()
+        self.take(figures)
         if self.diverged:
             trainer.should_stop = True
         if trainer.is_global_zero and self.best is figures:
-            save_adapter(module.adapted, self.folder / "best", epoch=figures["epoch"], **self.notes)
-        named = {"train/loss_epoch": figures["train_loss"]}
-        named |= {f"dev/{name}": value for name, value in figures.items() if name not in ("epoch", "train_loss")}
-        named |= {f"variant/{name}": value for name, value in module.adapted.metrics().items()}
-        self._log(trainer, named | {"epoch": figures["epoch"]})
+            self.save(module.adapted, "best")
+        self._log(trainer, dashboard(figures, module.adapted.metrics()))
+
+    def take(self, figures: dict[str, Any]) -> None:
+        """Add the figures of an epoch."""
+        self.epochs.append(figures)
+        self.diverged = not math.isfinite(figures["train_loss"])
+
+    def save(self, adapted: Adapted, which: str) -> None:
+        """Write the active adapter as it is now, as that of the epoch that came last."""
+        save_adapter(adapted, self.folder / which, epoch=self.last["epoch"], **self.notes)
 
     def on_train_epoch_end(self, trainer: Trainer, module: FineTuner) -> None:
         now = time.perf_counter()
@@ -106,7 +113,7 @@ class History(Callback):
 
     def on_fit_end(self, trainer: Trainer, module: FineTuner) -> None:
         if trainer.is_global_zero:
-            save_adapter(module.adapted, self.folder / "last", epoch=self.last["epoch"], **self.notes)
+            self.save(module.adapted, "last")
 
     def state_dict(self) -> dict[str, Any]:
         return {k: getattr(self, k) for k in ("epochs", "step_seconds", "steps", "seconds", "diverged")}
@@ -114,6 +121,13 @@ class History(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         for key, value in state_dict.items():
             setattr(self, key, value)
+
+
+def dashboard(figures: dict[str, Any], variant_metrics: dict[str, float]) -> dict[str, float]:
+    """The figures of an epoch as a dashboard has them."""
+    named = {"train/loss_epoch": figures["train_loss"], "epoch": figures["epoch"]}
+    named |= {f"dev/{name}": value for name, value in figures.items() if name not in ("epoch", "train_loss")}
+    return named | {f"variant/{name}": value for name, value in variant_metrics.items()}
 
 
 class Progress(Callback):

@@ -19,7 +19,7 @@ from modules.benchmark import Benchmark
 from modules.config import COMPILE
 from modules.errors import UserError
 from modules.glue import GLUE
-from modules.plan import Plan, Wishes, make_plan, merge
+from modules.plan import Plan, Wishes, make_plan, merge, stacks, takes_several
 from variants.registry import BUILT_IN, names, outline, resolve
 from variants.variant import VariantError
 
@@ -83,13 +83,16 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
         raise UserError("--rows needs --table, such as --table lora-2")
     if flags.table:
         wanted, about = _table_wishes(flags, argv, wishes)
+    stack = flags.get("stack_seeds", False)
+    if flags.plan and stack:
+        raise UserError("--plan prints one command per run: leave --stack_seeds out")
     if flags.plan:
         from modules.jobs import show_plan
 
         return show_plan(wanted, about, flags.results_dir)
     plan = merge([make_plan(each, resolve(each.variant)) for each in wanted])
     plan.about += about
-    code = execute(plan, flags.results_dir, force=flags.force, jobs=flags.jobs, benchmark=benchmark)
+    code = execute(plan, flags.results_dir, force=flags.force, jobs=flags.jobs, benchmark=benchmark, stack=stack)
     if flags.table and _first_process():
         show_paper_table(flags.results_dir, flags.table)
     return code
@@ -144,6 +147,15 @@ def make_parser(cls: type, benchmark: Benchmark = GLUE):
         type=int | None,
         help="runs at once, each in a process of its own, spread over the GPUs (default: one for each GPU or core)",
     )
+    if benchmark.stacks:
+        add(
+            "--stack_seeds",
+            type=bool,
+            nargs="?",
+            const=True,
+            default=False,
+            help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each",
+        )
     add("--table_only", type=bool, nargs="?", const=True, default=False, help="rebuild the table from the result files")
     add("--results_dir", type=str, default="results", help="where runs and tables are written (default: results)")
     add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")
@@ -281,20 +293,28 @@ def visible_gpus() -> list[str]:
 
 
 def execute(
-    plan: Plan, results_dir: str, force: bool = False, jobs: int | None = None, benchmark: Benchmark = GLUE
+    plan: Plan,
+    results_dir: str,
+    force: bool = False,
+    jobs: int | None = None,
+    benchmark: Benchmark = GLUE,
+    stack: bool = False,
 ) -> int:
-    """Do what is missing of a plan, each run in a worker process, and show the table."""
+    """Do what is missing of a plan, each run in a worker process or seeds stacked, and show the table."""
     from modules.results import ResultStore
 
     jobs = default_jobs() if jobs is None else jobs
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
+    if stack:
+        stacks(plan.runs)  # refuses before anything is done
     first = _first_process()
     store = ResultStore(results_dir)
     if force and first:
         for run in plan.runs:
             store.path(run.id).unlink(missing_ok=True)
-            (run.folder / "last.ckpt").unlink(missing_ok=True)  # without it nothing of an earlier try is taken up
+            for checkpoint in run.folder.glob("*.ckpt"):  # without it nothing of an earlier try is taken up
+                checkpoint.unlink(missing_ok=True)
     missing = [run for run in plan.runs if not store.done(run.id)]
     done = len(plan.runs) - len(missing)
     if first:
@@ -303,7 +323,9 @@ def execute(
         print(f"{len(plan.runs)} runs{finished}; results: {os.path.join(results_dir, 'runs')}", flush=True)
         for run in missing:
             run.write()
-    code = run_workers([run.id for run in missing], results_dir, jobs, one_by_one=_several_processes(plan))
+    groups = stacks(missing) if stack else [[run] for run in missing]
+    words = ["+".join(run.id for run in group) for group in groups]
+    code = run_workers(words, results_dir, jobs, one_by_one=_several_processes(plan))
     if not first:
         return code
     ids = {run.id for run in plan.runs}
@@ -317,12 +339,11 @@ def _first_process() -> bool:
 
 def _several_processes(plan: Plan) -> bool:
     """Whether a run itself takes several processes: then each run has a command of its own."""
-    trainer = plan.runs[0].trainer if plan.runs else {}
-    return trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) != 1 or "strategy" in trainer
+    return takes_several(plan.runs[0].trainer if plan.runs else {})
 
 
 def run_workers(ids: list[str], results_dir: str, jobs: int, one_by_one: bool = False) -> int:
-    """Start workers for the runs ``ids`` and wait; the worst of their exit codes.
+    """Start workers for the runs ``ids`` (``id+id`` for runs that are stacked) and wait; the worst of their exit codes.
 
     Workers that run at once take the visible GPUs in turn, one each.
     """

@@ -69,6 +69,25 @@ class TrainBatches(Sampler[Rows]):
             yield share(batch, self.rank, self.world, self.world / self.units[batch].sum(), self.size)
 
 
+class StackedBatches(Sampler[Rows]):
+    """The batches of several orders, one behind the other in each batch: of seeds that are trained at once."""
+
+    def __init__(self, orders: Sequence[TrainBatches]):
+        self.orders = orders
+
+    def set_epoch(self, epoch: int) -> None:
+        for order in self.orders:
+            order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self.orders[0])
+
+    def __iter__(self) -> Iterator[Rows]:
+        for parts in zip(*self.orders, strict=True):
+            rows, weights = zip(*parts, strict=True)
+            yield np.concatenate(rows), np.concatenate(weights)
+
+
 class EvalBatches(Sampler[Rows]):
     """Every row once over all ranks, longest first: little padding, and memory peaks early.
 
@@ -137,7 +156,8 @@ class PaddedDataModule(LightningDataModule):
         pad_id: the tokenizer's padding token.
         batch_size: rows of one training batch over ALL processes (before gradient accumulation).
         eval_batch_size: rows of one evaluation batch on one process.
-        seed: decides the order of training rows together with the epoch.
+        seed: decides the order of training rows together with the epoch. Where `seeds` is set to several, a training
+            batch holds the batch of each, one behind the other.
         pad: "bucket" pads a batch to the first of `edges` that it fits in, "max" to `max_length`.
         fill: for CUDA graphs: gives every batch of one width the same shape (weight-0 copies at the end), and leaves
             training batches on the host, from where they are copied to what a graph reads.
@@ -170,7 +190,7 @@ class PaddedDataModule(LightningDataModule):
         longest = max(int(tokens.lengths.max()) for tokens in splits.values())
         if longest > max_length:
             raise UserError(f"rows of {longest} tokens do not fit max_length {max_length}: tokenise with that limit")
-        self.splits, self.pad_id, self.seed = splits, pad_id, seed
+        self.splits, self.pad_id, self.seeds = splits, pad_id, [seed]
         self.eval_splits = tuple(name for name in eval_splits if name in splits)
         self.batch_size, self.eval_batch_size, self.fill = batch_size, eval_batch_size, fill
         self.edges = [edge for edge in sorted(edges) if edge < max_length] if pad == "bucket" else []
@@ -193,7 +213,8 @@ class PaddedDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         tokens = self.splits["train"]
         place = (*self._place(), self.fill, self.units(tokens))
-        return self._loader(tokens, TrainBatches(len(tokens), self.batch_size, self.seed, *place))
+        orders = [TrainBatches(len(tokens), self.batch_size, seed, *place) for seed in self.seeds]
+        return self._loader(tokens, orders[0] if len(orders) == 1 else StackedBatches(orders))
 
     def val_dataloader(self) -> list[DataLoader]:
         """One loader per dev split that exists; `dataloader_idx` indexes `eval_splits`."""

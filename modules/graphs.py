@@ -118,6 +118,7 @@ class GraphedAdamW(torch.optim.AdamW):
         super().__init__(params, fused=True, capturable=True, **options)
         self._warned_capturable_if_run_uncaptured = True  # the first steps are meant to be
         self.max_norm = max_norm
+        self.clip: Callable[[list[Tensor], float], object] = torch.nn.utils.clip_grad_norm_
         self._done, self._graph = 0, None
         device = self.param_groups[0]["params"][0].device
         self._rates = torch.zeros(len(self.param_groups), device=device)
@@ -146,7 +147,7 @@ class GraphedAdamW(torch.optim.AdamW):
             for group, rate in zip(self.param_groups, self._rates, strict=True):
                 group["lr"] = rate
             if self.max_norm:
-                torch.nn.utils.clip_grad_norm_([p for g in self.param_groups for p in g["params"]], self.max_norm)
+                self.clip([p for g in self.param_groups for p in g["params"]], self.max_norm)
             super().step()
         finally:
             for group, rate in zip(self.param_groups, plain, strict=True):

@@ -52,8 +52,11 @@ class FineTuner(LightningModule):
         self.warmup_ratio, self.warmup_steps = warmup_ratio, warmup_steps
         self.adam_eps = adam_eps
         self.graphed = GraphedStep(self._losses, adapted.trained().values()) if graphs else None
-        self._train = self._eval = torch.zeros(2)  # sums of losses and of what they are divided by; not buffers,
-        # which DDP would copy from the first process to the others
+        self._train = self._eval = self._no_sums()  # not buffers, which DDP would copy from the first process to others
+
+    def _no_sums(self) -> Tensor:
+        """Sums of losses, and of what they are divided by."""
+        return torch.zeros(2, device=self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         if self.graphed is None:
@@ -82,11 +85,11 @@ class FineTuner(LightningModule):
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def on_train_epoch_start(self) -> None:
-        self._train = torch.zeros(2, device=self.device)
+        self._train = self._no_sums()
 
     def on_validation_epoch_start(self) -> None:
         self._train = self._train.to(self.device)  # a frozen model is scored without an epoch of training
-        self._eval = torch.zeros(2, device=self.device)
+        self._eval = self._no_sums()
         self.objective.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.benchmark import Benchmark
+from modules.benchmark import Benchmark, benchmark
 from modules.budget import line, pick
 from modules.config import COMPILE, RunConfig, check_trainer, source_hash
 from modules.errors import UserError
@@ -213,6 +214,37 @@ def merge(plans: Sequence[Plan]) -> Plan:
     runs = {run.id: run for plan in plans for run in plan.runs}
     about = dict.fromkeys(line for plan in plans for line in plan.about)
     return Plan(sorted(runs.values(), key=lambda run: run.init_from is not None), list(about))
+
+
+def stacks(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+    """The runs that differ in their seeds alone, together, in the order of the first of each.
+
+    Raises:
+        UserError: a run cannot be stacked with others.
+    """
+    from variants.registry import resolve
+    from variants.stacked import why_not
+
+    groups: dict[str, list[RunConfig]] = {}
+    for run in runs:
+        name = run.variant.rpartition(":")[2]
+        trainer = run.trainer
+        if not benchmark(run.benchmark).stacks:
+            raise UserError(f"--stack_seeds is not for {run.benchmark}: its seeds run one by one, or with --jobs")
+        if reason := why_not(resolve(run.variant)):
+            raise UserError(f"--stack_seeds: {name} cannot be stacked, since {reason}; leave the flag out")
+        if takes_several(trainer):
+            raise UserError("--stack_seeds trains all seeds on one device: leave it out, or --trainer.devices and such")
+        if run.training.get("precision", "").startswith("16"):
+            raise UserError("--stack_seeds is not for fp16, where one seed's overflow would skip the steps of all")
+        alike = dataclasses.asdict(run) | {"seed": None, "init_from": run.init_from and run.init_from["task"]}
+        groups.setdefault(json.dumps(alike, sort_keys=True), []).append(run)
+    return list(groups.values())
+
+
+def takes_several(trainer: Mapping[str, Any]) -> bool:
+    """Whether Trainer options spread one run over several processes."""
+    return trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) != 1 or "strategy" in trainer
 
 
 def build_variant(cls: type[BaseVariant], options: dict[str, Any]) -> BaseVariant:

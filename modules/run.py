@@ -16,7 +16,7 @@ from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
-from modules.benchmark import benchmark
+from modules.benchmark import Prepared, benchmark
 from modules.callbacks import EpochSeeds, History, Progress
 from modules.config import NEUTRAL, RunConfig
 from modules.data import PaddedDataModule
@@ -28,6 +28,7 @@ from modules.tracking import make_logger
 from variants.adapted import Adapted, attach
 from variants.files import read_adapter
 from variants.registry import resolve
+from variants.variant import BaseVariant
 
 CHECKPOINT = "last.ckpt"
 
@@ -41,51 +42,84 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
     Returns:
         The result as it was written, or None in a process that is not the first of several.
     """
-    quieten()
-    seed_everything(config.seed, verbose=False)
-    torch.backends.cuda.enable_cudnn_sdp(False)  # it compiles a kernel for every shape that it meets
-    reset_peak_memory()
+    begin(config.seed)
+    variant = resolve(config.variant)(**config.options)
     prepared = benchmark(config.benchmark).prepare(config)
     data, objective = prepared.data, prepared.objective
-    variant = resolve(config.variant)(**config.options)
+    precision, graphs = settle(prepared, config, variant)
+    adapted = attach(prepared.model, variant, config.seed)
+    counts = initialise(adapted, config, data)
+    module = FineTuner(adapted, objective, graphs=graphs, **optimisation(config))
+    prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
+    history = History(objective.metric, config.folder, notes(config))
+    logger = make_logger(config)
+    checkpoint = config.folder / CHECKPOINT
+    trainer = make_trainer(config, history, Progress(config.title, history, live), precision, checkpoint, logger)
+    if objective.scores_frozen and not adapted.trained():
+        trainer.validate(module, datamodule=data, verbose=False)
+    else:
+        fit(trainer, module, data, checkpoint)
+    variant_metrics = adapted.metrics()
+    test = objective.test(module, adapted, config.folder)
+    if not trainer.is_global_zero:
+        return None
+    result = make_result(config, prepared, history, trainer)
+    result.test, result.parameters, result.variant_metrics = test, counts, variant_metrics
+    result.wandb_id = finish_logging(logger, result)
+    ResultStore(config.results_dir).write(result)
+    checkpoint.unlink(missing_ok=True)
+    return result
+
+
+def begin(seed: int) -> None:
+    """What comes before all else in the process of a run."""
+    quieten()
+    seed_everything(seed, verbose=False)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it compiles a kernel for every shape that it meets
+    reset_peak_memory()
+
+
+def settle(prepared: Prepared, config: RunConfig, variant: BaseVariant) -> tuple[str, bool]:
+    """Make model and data ready for how steps are carried out: (Lightning's precision, whether as CUDA graphs)."""
     precision = config.training.get("precision", "32-true")
     if precision == "bf16-mixed" and not list(variant.trainable(prepared.model)):
         lower_frozen(prepared.model, torch.bfloat16)  # adapters look after themselves: no autocast is needed
         precision = "32-true"
     graphs = uses_graphs(config, precision)
-    data.fill = graphs  # every batch of a length has one shape
+    prepared.data.fill = graphs  # every batch of a length has one shape
     if config.compile == "inductor":
         prepared.model.base_model.compile(dynamic=False)
-    adapted = attach(prepared.model, variant, config.seed)
+    return precision, graphs
+
+
+def initialise(adapted: Adapted, config: RunConfig, data: PaddedDataModule) -> dict[str, int]:
+    """Give the active adapter what it starts with beyond its own initial values; its parameters, counted."""
     if config.init_from:
         start_from(adapted, Path(config.results_dir) / "runs" / config.init_from["id"] / "best")
-    counts = adapted.count()
-    t = config.training
-    module = FineTuner(
-        adapted,
-        objective,
-        lr=t["lr"],
-        head_lr=t.get("head_lr"),
-        weight_decay=t.get("weight_decay", 0.0),
-        warmup_ratio=t.get("warmup_ratio", 0.0),
-        warmup_steps=t.get("warmup_steps"),
-        adam_eps=t.get("adam_eps", 1e-8),
-        graphs=graphs,
-    )
     adapted.init_from_data(_few_batches(data))
-    prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
-    history = History(objective.metric, config.folder, {"task": config.task, "run": config.id, "spec": config.variant})
-    trainer = _trainer(config, history, live, precision)
-    checkpoint = config.folder / CHECKPOINT
-    if objective.scores_frozen and not adapted.trained():
-        trainer.validate(module, datamodule=data, verbose=False)
-    else:
-        trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
-    variant_metrics = adapted.metrics()
-    test = objective.test(module, adapted, config.folder)
-    if not trainer.is_global_zero:
-        return None
-    result = RunResult(
+    return adapted.count()
+
+
+def optimisation(config: RunConfig) -> dict[str, Any]:
+    """The training settings that the LightningModule takes."""
+    names = ("lr", "head_lr", "weight_decay", "warmup_ratio", "warmup_steps", "adam_eps")
+    return {name: config.training[name] for name in names if name in config.training}
+
+
+def notes(config: RunConfig) -> dict[str, Any]:
+    """Readable facts for adapter files."""
+    return {"task": config.task, "run": config.id, "spec": config.variant}
+
+
+def fit(trainer: Trainer, module: FineTuner, data: PaddedDataModule, checkpoint: Path) -> None:
+    """Train, from the checkpoint on if it is there."""
+    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+
+
+def make_result(config: RunConfig, prepared: Prepared, history: History, trainer: Trainer) -> RunResult:
+    """What a run's file holds; counted parameters and figures beyond the epochs' are left to be filled in."""
+    variant = resolve(config.variant)(**config.options)
+    return RunResult(
         id=config.id,
         benchmark=config.benchmark,
         task=config.task,
@@ -101,21 +135,15 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
         trainer={k: v for k, v in config.trainer.items() if k not in NEUTRAL},
         code=config.code,
         init_from=config.init_from,
-        metric=objective.metric,
+        metric=prepared.objective.metric,
         epochs=history.epochs,
         best=history.best,
         last=history.last,
-        test=test,
-        parameters=counts,
-        cost=_cost(history, data, config),
-        variant_metrics=variant_metrics,
+        parameters={},
+        cost=_cost(history, prepared.data, config),
         environment=environment(str(trainer.strategy.root_device), trainer.world_size)
         | {"runs_at_once": int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))},
-        wandb_id=_finish_logging(trainer, history, counts, test),
     )
-    ResultStore(config.results_dir).write(result)
-    checkpoint.unlink(missing_ok=True)
-    return result
 
 
 def _few_batches(data: PaddedDataModule, count: int = 8):
@@ -134,16 +162,18 @@ def uses_graphs(config: RunConfig, precision: str) -> bool:
     return config.compile != "off" and alone and on_gpu and precision != "16-mixed"
 
 
-def _trainer(config: RunConfig, history: History, live: bool | None, precision: str) -> Trainer:
-    logger = make_logger(config)
+def make_trainer(
+    config: RunConfig, history: History, progress: Progress, precision: str, checkpoint: Path, logger: Any | None
+) -> Trainer:
+    """Lightning's Trainer of a run, which leaves its ``checkpoint`` at the end of each epoch."""
     checkpoints = ModelCheckpoint(
-        dirpath=config.folder,
-        filename=Path(CHECKPOINT).stem,
+        dirpath=checkpoint.parent,
+        filename=checkpoint.stem,
         save_top_k=1,
         save_on_train_epoch_end=True,
         enable_version_counter=False,
     )
-    callbacks = [EpochSeeds(config.seed), history, Progress(config.title, history, live), checkpoints]
+    callbacks = [EpochSeeds(config.seed), history, progress, checkpoints]
     if logger:
         callbacks.append(LearningRateMonitor("step"))
     options = {
@@ -225,17 +255,15 @@ def _cost(history: History, data: PaddedDataModule, config: RunConfig) -> dict[s
     }
 
 
-def _finish_logging(
-    trainer: Trainer, history: History, counts: dict[str, int], test: dict[str, Any] | None
-) -> str | None:
+def finish_logging(logger: Any | None, result: RunResult) -> str | None:
     """Write the dashboard's summary and end it; its run id."""
-    if not trainer.logger:
+    if not logger:
         return None
     try:
-        experiment = trainer.logger.experiment
-        best = {f"best/{k}": v for k, v in history.best.items()}
-        figures = {f"test/{k}": v for k, v in (test or {}).items() if isinstance(v, (int, float))}
-        experiment.summary.update(best | figures | {f"parameters/{k}": v for k, v in counts.items()})
+        experiment = logger.experiment
+        best = {f"best/{k}": v for k, v in result.best.items()}
+        figures = {f"test/{k}": v for k, v in (result.test or {}).items() if isinstance(v, (int, float))}
+        experiment.summary.update(best | figures | {f"parameters/{k}": v for k, v in result.parameters.items()})
         identity = experiment.id
         experiment.finish()
         return identity

@@ -1,5 +1,7 @@
 """``python -m modules.worker RESULTS_DIR ID...``: carries out planned runs, one after the other.
 
+``ID+ID+ID`` are runs that are trained at once, as seeds stacked on one backbone.
+
 Runs live in processes of their own: under DDP Lightning starts this very command again for the other ranks. Several
 workers may be given the same list: each run is locked by whoever works on it, and what is done is not done again.
 """
@@ -21,12 +23,13 @@ from modules.results import ResultStore
 
 def main(arguments: list[str]) -> int:
     """Exit code: 0, 2 after a mistake of the user's, 1 after any other failure; the other runs go on."""
-    results_dir, *ids = arguments
+    results_dir, *words = arguments
+    together = {id: word.split("+") for word in words for id in word.split("+")}
     code = 0
-    for id in ids:
-        config = RunConfig.read(results_dir, id)
+    for word in words:
+        config = RunConfig.read(results_dir, word.partition("+")[0])
         try:
-            _carry_out(config)
+            _carry_out(word.split("+"), ResultStore(results_dir), together)
         except KeyboardInterrupt:
             return 130
         except (UserError, ValueError, OSError) as error:
@@ -58,16 +61,22 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _carry_out(config: RunConfig) -> None:
-    store = ResultStore(config.results_dir)
-    with claim(config.folder) as mine:
-        if not mine or store.path(config.id).is_file():
-            return
-        if config.init_from:
-            _complete(config.init_from["id"], store)
-        from modules.run import run
+def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]) -> None:
+    """Those of the runs that are neither done nor in another worker's hands; several of them at once."""
+    with contextlib.ExitStack() as locks:
+        configs = [RunConfig.read(store.root, id) for id in ids]
+        mine = [c for c in configs if locks.enter_context(claim(c.folder)) and not store.path(c.id).is_file()]
+        for config in mine:
+            if config.init_from:
+                _complete(config.init_from["id"], store, together)
+        if len(mine) == 1:
+            from modules.run import run
 
-        run(config)
+            run(mine[0])
+        elif mine:
+            from modules.stacked import run_stacked
+
+            run_stacked(mine)
 
 
 @contextlib.contextmanager
@@ -99,10 +108,10 @@ def _rank() -> int:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
 
 
-def _complete(id: str, store: ResultStore) -> None:
+def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:
     """The run that another starts from: done by this worker if nobody else is at it, else waited for."""
     while not store.path(id).is_file():
-        _carry_out(RunConfig.read(store.root, id))
+        _carry_out(together.get(id, [id]), store, together)
         if not store.path(id).is_file():
             time.sleep(2)
 

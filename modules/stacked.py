@@ -1,0 +1,242 @@
+"""The seeds of one configuration trained at once: stacked adapters on one frozen backbone, each on its own batches.
+
+Each seed comes out as its run alone would, up to rounding: its order of rows, head, clipping, budget, best epoch and
+result are its own. Dropout of the backbone draws other masks than in a run alone.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from modules.benchmark import benchmark
+from modules.callbacks import History, Progress, dashboard
+from modules.config import RunConfig
+from modules.graphs import GraphedAdamW
+from modules.lit import FineTuner
+from modules.objectives import Objective
+from modules.results import ResultStore, RunResult, run_id
+from modules.run import (
+    begin,
+    finish_logging,
+    fit,
+    initialise,
+    make_result,
+    make_trainer,
+    notes,
+    optimisation,
+    settle,
+)
+from modules.tracking import make_logger
+from variants.adapted import Adapted
+from variants.registry import resolve
+from variants.stacked import Stack
+from variants.targets import head_parameters
+
+
+def run_stacked(configs: Sequence[RunConfig], live: bool | None = None) -> list[RunResult]:
+    """Train, score and store runs that differ in their seeds alone; goes on from the last checkpoint of the very same.
+
+    Args:
+        live: show a moving progress bar; by default where standard error is a terminal.
+
+    Raises:
+        VariantError: the variant cannot be stacked.
+    """
+    first = configs[0]
+    begin(first.seed)
+    if first.compile == "inductor":
+        torch._dynamo.reset()  # hooks are no part of what decides whether compiled code fits
+    prepared, adapted, counts, precision, graphs = _adapters(configs)
+    stack = Stack(adapted, [config.id for config in configs])
+    module = StackedTuner(stack, prepared.objective, graphs=graphs, **optimisation(first))
+    prepared.model.train()
+    history = StackedHistory([History(prepared.objective.metric, c.folder, notes(c)) for c in configs])
+    checkpoint = first.folder / checkpoint_name(configs)
+    seeds = ",".join(str(config.seed) for config in configs)
+    progress = Progress(f"{first.task} {first.variant.rpartition(':')[2]} seeds {seeds}", history, live)
+    trainer = make_trainer(first, history, progress, precision, checkpoint, None)
+    fit(trainer, module, prepared.data, checkpoint)
+    results = []
+    for index, (config, own) in enumerate(zip(configs, history.finished(), strict=True)):
+        result = make_result(config, prepared, own, trainer)
+        result.cost |= {"stacked": len(configs), "tokens_per_s": _times(result.cost["tokens_per_s"], len(configs))}
+        result.parameters = counts[index]
+        with stack.alone(index) as alone:
+            result.variant_metrics = alone.metrics()
+        result.wandb_id = _log(config, result)
+        ResultStore(config.results_dir).write(result)
+        results.append(result)
+    for config in configs:
+        for file in config.folder.glob("*.ckpt"):
+            file.unlink(missing_ok=True)
+    return results
+
+
+def checkpoint_name(configs: Iterable[RunConfig]) -> str:
+    """A checkpoint serves these very runs together."""
+    return f"stacked-{run_id({'runs': [config.id for config in configs]})}.ckpt"
+
+
+def _adapters(configs: Sequence[RunConfig]) -> tuple:
+    """What the first seed's run prepares, an adapter for each seed on its model, and their counted parameters."""
+    counts: list[dict[str, int]] = []
+    for config in configs:
+        variant = resolve(config.variant)(**config.options)
+        own = benchmark(config.benchmark).prepare(config)
+        if not counts:
+            prepared, (precision, graphs) = own, settle(own, config, variant)
+            adapted = Adapted(prepared.model, head_parameters(prepared.model))
+        head = {name: p.detach().clone() for name, p in own.model.named_parameters() if name in set(adapted.head)}
+        adapted.add(config.id, variant, config.seed)
+        with torch.no_grad():
+            for name, parameter in prepared.model.named_parameters():
+                if name in head:
+                    parameter.copy_(head[name])
+        own.data.fill = graphs
+        counts.append(initialise(adapted, config, own.data))
+    prepared.data.seeds = [config.seed for config in configs]
+    prepared.data.eval_batch_size = max(1, prepared.data.eval_batch_size // len(configs))
+    return prepared, adapted, counts, precision, graphs
+
+
+class StackedTuner(FineTuner):
+    """Trains S stacked adapters, each by its own loss, on batches that hold equally many rows of each."""
+
+    def __init__(self, stack: Stack, objective: Objective, **options: Any) -> None:
+        super().__init__(stack, objective, **options)
+        self.objectives = nn.ModuleList([objective, *(copy.deepcopy(objective) for _ in range(self.size - 1))])
+
+    @property
+    def size(self) -> int:
+        """How many adapters."""
+        return self.adapted.size
+
+    def _no_sums(self) -> Tensor:
+        return torch.zeros(2, self.size, device=self.device)
+
+    def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        losses, weights, _ = self.objective.losses(self.model, batch, training=True)
+        loss = self._split(weights * losses).sum(1)
+        penalty = self.adapted.penalty()
+        total = (loss if penalty is None else loss + penalty).sum()
+        return total / self.trainer.accumulate_grad_batches if self.graphed else total, loss
+
+    def _split(self, rows: Tensor) -> Tensor:
+        return rows.unflatten(0, (self.size, -1))
+
+    def on_validation_epoch_start(self) -> None:
+        super().on_validation_epoch_start()
+        for objective in self.objectives:
+            objective.reset()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        repeated = {name: torch.cat([rows] * self.size) for name, rows in batch.items()}
+        losses, weights, outputs = self.objective.losses(self.model, repeated, training=False)
+        self._eval += torch.stack((self._split(weights * losses).sum(1), self._split(weights).sum(1)))
+        split = self.trainer.datamodule.eval_splits[dataloader_idx]
+        for objective, own in zip(self.objectives, self._split(outputs), strict=True):
+            objective.update(own, batch, split)
+
+    def epoch_figures(self) -> list[dict[str, float]]:
+        """Losses and metrics of each adapter in the epoch that has just ended."""
+        train, evaluation = self._train.T.tolist(), self._eval.T.tolist()
+        return [
+            {"train_loss": loss / max(steps, 1), "loss": dev / max(weight, 1)} | objective.figures(self)
+            for (loss, steps), (dev, weight), objective in zip(train, evaluation, self.objectives, strict=True)
+        ]
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        if (gradient_clip_algorithm or "norm") != "norm":
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+        elif isinstance(optimizer, GraphedAdamW):
+            optimizer.max_norm, optimizer.clip = gradient_clip_val or 0.0, clip_each
+        elif gradient_clip_val:
+            clip_each(self.adapted.trained().values(), gradient_clip_val)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        return nn.Module.state_dict(self.adapted)
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False) -> None:
+        self.adapted.load_state_dict(state_dict)
+
+
+@torch.no_grad()
+def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Scale the gradients (S, ...) of each adapter to a norm of at most ``max_norm``, as torch does for one model."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients])
+    scale = (max_norm / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
+
+
+class StackedHistory(History):
+    """The history of each seed, and what they cost together. The figures of an epoch are the means over the seeds."""
+
+    def __init__(self, each: Sequence[History]) -> None:
+        super().__init__(each[0].metric, each[0].folder, {})
+        self.each = list(each)
+
+    def on_validation_end(self, trainer: Trainer, module: StackedTuner) -> None:
+        epoch = trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else 0
+        found = [{"epoch": epoch, **figures} for figures in module.epoch_figures()]
+        for index, (own, figures) in enumerate(zip(self.each, found, strict=True)):
+            if own.diverged:  # its run alone would have stopped
+                continue
+            own.take(figures)
+            with module.adapted.alone(index) as adapted:
+                if own.best is figures:
+                    own.save(adapted, "best")
+                if own.diverged:
+                    own.save(adapted, "last")
+        self.take({name: sum(figures[name] for figures in found) / len(found) for name in found[0]} | {"epoch": epoch})
+        self.diverged = all(own.diverged for own in self.each)
+        trainer.should_stop |= self.diverged
+
+    def on_fit_end(self, trainer: Trainer, module: StackedTuner) -> None:
+        for index, own in enumerate(self.each):
+            if not own.diverged:
+                with module.adapted.alone(index) as adapted:
+                    own.save(adapted, "last")
+
+    def finished(self) -> list[History]:
+        """The seeds' histories with their share of the steps; times are those of all seeds together."""
+        for own in self.each:
+            own.step_seconds, own.seconds = self.step_seconds[: len(own.epochs)], self.seconds
+            own.steps = self.steps * len(own.epochs) // len(self.epochs)
+        return self.each
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"each": [own.state_dict() for own in self.each]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict({key: value for key, value in state_dict.items() if key != "each"})
+        for own, state in zip(self.each, state_dict["each"], strict=True):
+            own.load_state_dict(state)
+
+
+def _times(rate: float | None, size: int) -> float | None:
+    return None if rate is None else round(rate * size, 1)
+
+
+def _log(config: RunConfig, result: RunResult) -> str | None:
+    """Put a finished run on the dashboard, epoch by epoch: it takes one run at a time."""
+    logger = make_logger(config)
+    if logger:
+        for figures in result.epochs:
+            step = result.cost["steps"] * figures["epoch"] // len(result.epochs)
+            logger.log_metrics(dashboard(figures, {}), step=step)
+    return finish_logging(logger, result)
