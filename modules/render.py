@@ -68,13 +68,19 @@ def span(values: Sequence[float | None], write: Callable[[float], str]) -> str:
 
 
 def step_ms(runs: Sequence[RunResult]) -> str:
-    """Median step time: of the runs that had the machine to themselves, else of all, saying how many ran at once."""
-    timed = [(run.environment.get("runs_at_once", 1), run.cost["step_ms"]) for run in runs if run.cost.get("step_ms")]
+    """Median step time: of the runs that had machine and step to themselves, else of all that shared them with the
+    fewest, saying how many seeds were stacked in a step and how many runs went on at once."""
+    timed = [
+        ((run.cost.get("stacked", 1), run.environment.get("runs_at_once", 1)), run.cost["step_ms"])
+        for run in runs
+        if run.cost.get("step_ms")
+    ]
     if not timed:
         return ""
-    fewest = min(at_once for at_once, _ in timed)
-    median = statistics.median(ms for at_once, ms in timed if at_once == fewest)
-    return f"{median:.1f}" if fewest == 1 else f"{median:.1f} ({fewest} at once)"
+    fewest = min(shared for shared, _ in timed)
+    median = statistics.median(ms for shared, ms in timed if shared == fewest)
+    words = [f"{count} {word}" for count, word in zip(fewest, ("stacked", "at once"), strict=True) if count > 1]
+    return f"{median:.1f} ({', '.join(words)})" if words else f"{median:.1f}"
 
 
 def peak_mb(runs: Sequence[RunResult]) -> str:

@@ -104,8 +104,9 @@ def test_ways_of_one_library_train_as_much_as_the_other():
 def test_bf16_keeps_what_trains_in_fp32():
     master = shapes.build(ROBERTA, CPU)
     options = {m: ways.METHODS[m] | SMALL.get(m, {}) for m in ways.METHODS}
-    for library in ("limit", "ours", "peft", "peft-bf16"):
-        for method in ("",) if library == "limit" else ways.METHODS:
+    methods = {"limit": ("",), ways.TOGETHER: ("lora",)}
+    for library in ("limit", "ours", ways.TOGETHER, "peft", "peft-bf16"):
+        for method in methods.get(library, ways.METHODS):
             trainee = ways.make(ways.Way(library, method, "eager"), master, options, bf16=True)
             wanted = torch.bfloat16 if library == "peft-bf16" else torch.float32
             assert {p.dtype for p in trainee.parameters} == {wanted}, (library, method)

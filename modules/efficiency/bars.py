@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modules.efficiency.measure import quartiles
+from modules.efficiency.ways import STACKED, TOGETHER
 
 Spread = tuple[float, float, float]
 Row = dict[str, Any]
@@ -64,6 +65,8 @@ def _base(s: dict[str, Any]) -> list[Row]:
             found += _row(
                 f"{name}, {mode}", s, way(s, "ours", method, (mode,)), best_peft(s, method, mode), 1.0, strict=True
             )
+    together = way(s, TOGETHER, "lora", FASTEST)
+    found += _row(f"{STACKED} stacked seeds, whole step", s, together, mine["lora"], 3.0)
     found += _row("AdaLoRA step with allocation", s, mine["adalora"], mine["lora"], 1.3)
     found += _row("AdaLoRA step with allocation", s, mine["adalora"], best_peft(s, "adalora", "eager"), 0.15)
     return found

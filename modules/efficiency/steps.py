@@ -70,7 +70,10 @@ class Stepper:
 
     def _descend(self) -> None:
         if self.optimizer:
-            torch.nn.utils.clip_grad_norm_(self.parameters, CLIP, foreach=self.on_gpu)
+            if self.trainee.clip:
+                self.trainee.clip(self.parameters, CLIP)
+            else:
+                torch.nn.utils.clip_grad_norm_(self.parameters, CLIP, foreach=self.on_gpu)
             self.optimizer.step()
 
     # ---- the whole step as one graph -----------------------------------------------------------------------
@@ -123,6 +126,7 @@ class Stepper:
 
         if self.on_gpu:
             self.optimizer = GraphedAdamW(self.parameters, max_norm=CLIP, lr=self.lr)
+            self.optimizer.clip = self.trainee.clip or self.optimizer.clip
         graphed = GraphedStep(lambda batch: (self.trainee.loss(batch),), self.parameters)
 
         def step(batch: Batch) -> Tensor:

@@ -29,7 +29,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "adalora": {"init_r": 12, "target_r": 8, "alpha": 16.0, "tinit": 10.0, "tfinal": 1000.0},
 }
 """Hyperparameters of each method, the same in every library; on q and v."""
-LIBRARIES = ("limit", "full", "ours", "peft", "peft-bf16")
+STACKED = 5
+TOGETHER = f"ours-x{STACKED}"
+"""Five seeds of LoRA stacked in one step, each on a batch of its own."""
+LIBRARIES = ("limit", "full", "ours", TOGETHER, "peft", "peft-bf16")
 MODES = ("eager", "compiled", "graphs", "compiled+graphs", "trained")
 """``graphs``: the whole step, optimizer included, as one CUDA graph for each shape; ``trained``: as this project's
 command trains (`modules.graphs`)."""
@@ -60,9 +63,11 @@ def grid(methods: tuple[str, ...], modes: tuple[str, ...], patterns: tuple[str, 
     for library in LIBRARIES:
         if library == "peft-bf16" and not bf16:
             continue
-        for method in methods if library in ("ours", "peft", "peft-bf16") else ("",):
+        for method in methods if library not in ("limit", "full") else ("",):
             for mode in modes:
-                if mode == "trained" and library != "ours":
+                if mode == "trained" and library not in ("ours", TOGETHER):
+                    continue
+                if library == TOGETHER and (method != "lora" or mode.startswith("compiled")):
                     continue
                 if mode.startswith("compiled") and (method == "adalora" or library == "peft"):
                     continue  # breaks its graph at every step; of PEFT's two precisions the faster one is compiled
@@ -80,8 +85,8 @@ class Trainee:
         core: the part of ``loss`` that is worth compiling, batch -> loss; ``loss`` calls it as ``trainee.core``.
         parameters: all that trains.
         after: called with the number of each optimizer step, its gradients still there.
-        handle: the adapter's (`Adapted`, `PeftModel`), for those that look into it.
-    """
+        clip: gradients' own way of being clipped, as ``clip_grad_norm_`` is called.
+        handle: the adapter's"""
 
     core: Callable[[Batch], Tensor]
     parameters: list[nn.Parameter]
@@ -89,6 +94,7 @@ class Trainee:
     extra: Callable[[], Tensor | None] | None = None
     after: Callable[[int], None] | None = None
     autocast: bool = False
+    clip: Callable[[list[nn.Parameter], float], Any] | None = None
     handle: Any = None
 
     def loss(self, batch: Batch) -> Tensor:
@@ -120,6 +126,8 @@ def make(way: Way, master: nn.Module, options: dict[str, dict[str, Any]], bf16: 
     if way.library == "full":
         model.requires_grad_(True)
         return Trainee(lambda batch: loss_of(model, batch), list(model.parameters()), autocast=bf16)
+    if way.library == TOGETHER:
+        return stacked(model, way.method, options[way.method], bf16, target)
     if way.library == "ours":
         return ours(model, way.method, options[way.method], bf16, target)
     from modules.efficiency.peft_ways import theirs
@@ -139,6 +147,33 @@ def ours(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, tar
         extra=adapted.penalty if has_step else None,
         after=(lambda step: adapted.after_step(START + step, TOTAL)) if has_step else None,
         handle=adapted,
+    )
+
+
+def stacked(
+    model: nn.Module, method: str, options: dict[str, Any], bf16: bool, target: str = "attn-qv", size: int = STACKED
+) -> Trainee:
+    """``size`` seeds of this project's adapter at once; a batch is repeated for each of them."""
+    from modules.stacked import clip_each
+    from variants.stacked import Stack
+
+    if bf16:
+        _lower(model)
+    names = [str(seed) for seed in range(size)]
+    adapted = attach(model, resolve(method)(**options, target=target), seed=0, name="0")
+    for name in names[1:]:
+        adapted.add(name, resolve(method)(**options, target=target), int(name))
+    stack = Stack(adapted, names)
+
+    def feed(batch: Batch) -> Batch:
+        return {name: torch.cat([rows] * size) for name, rows in batch.items()}
+
+    return Trainee(
+        lambda batch: size * loss_of(model, batch),  # the sum of the seeds' mean losses
+        list(stack.trained().values()),
+        feed=feed,
+        clip=clip_each,
+        handle=stack,
     )
 
 
