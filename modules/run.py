@@ -54,8 +54,6 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
         precision = "32-true"
     graphs = uses_graphs(config, precision)
     data.fill = graphs  # every batch of a length has one shape
-    if config.compile == "inductor":
-        prepared.model.base_model.compile(dynamic=False)
     adapted = attach(prepared.model, variant, config.seed)
     if config.init_from:
         start_from(adapted, Path(config.results_dir) / "runs" / config.init_from["id"] / "best")
