@@ -100,7 +100,7 @@ def test_the_same_text_never_has_two_labels(task):
     del lexicon.groups["noble"]  # few words: texts repeat
     label_of: dict = {}
     repeated = conflicts = 0
-    for _ in range(60_000):
+    for _ in range(200_000 if task == "rte" else 60_000):  # RTE's remarks make texts many
         row, label = TASKS[task](dice, lexicon, dice.below(3 if task == "mnli" else 2))
         repeated += row in label_of
         conflicts += label_of.setdefault(row, label) != label
