@@ -50,16 +50,9 @@ def test_the_comparison_is_at_loras_size() -> None:
     variants = yaml.safe_load(COMPARE.read_text(encoding="utf-8"))["variants"]
     lora = trained_parameters(model, resolve("lora")(r=8))
     assert lora == 6 * 2 * 2 * 384 * 8
+    own = {"head", "full", "dora", "adalora", "vera", "bitfit", "ft_top2", "prefix_embed"}  # sized otherwise, or not at all
     for name, entry in variants.items():
-        if name not in (
-            "head",
-            "full",
-            "adalora",
-            "vera",
-            "bitfit",
-            "ft_top2",
-            "prefix_embed",
-        ):  # no size, or one of their own
+        if name not in own:
             variant = resolve(name)(**entry["options"])
             assert fit(model, variant, lora)[0] == variant
         assert all(lr > 0 for lr in entry["lr"])
