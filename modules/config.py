@@ -44,7 +44,6 @@ NEUTRAL = {
 
 COMPILE = {
     "auto": "on one GPU as CUDA graphs, else eager",
-    "inductor": "the backbone through torch.compile, which pays in runs of many minutes; on one GPU in CUDA graphs",
     "off": "eager",
 }
 """Values of --compile: none changes what is computed."""

@@ -176,7 +176,7 @@ class StackedTuner(FineTuner):
 def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     """Scale the gradients (S, ...) of each adapter to a norm of at most ``max_norm``, as torch does for one model."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in gradients])
+    norms = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in gradients])
     scale = (max_norm / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
     for gradient in gradients:
         gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))

@@ -255,11 +255,9 @@ def read(path: Path) -> dict[str, Any]:
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
     known(plan, PLAN_KEYS, str(path))
-    grids = any(isinstance(row, dict) and isinstance(row.get("lr"), list) for row in plan.get("variants", {}).values())
-    for key in PLAN_KEYS - {"benchmark", "trainer"} - ({"tune"} if not grids else set()):
+    for key in PLAN_KEYS - {"benchmark", "trainer"}:
         if not plan.get(key):
             raise UserError(f"{path} lacks {key!r}: see configs/compare for an example")
-    plan.setdefault("tune", {"tasks": []})  # where no row has a grid nothing is tuned
     known(plan["tune"], TUNE_KEYS, f"{path}: tune")
     if (name := plan.get("benchmark", "glue")) not in BENCHMARKS:
         raise UserError(f"{path}: benchmark must be one of {', '.join(BENCHMARKS)}, not {name!r}")

@@ -330,6 +330,8 @@ class NormOfTheWholeLayer(LoRALayer):
     def delta_weight(self):
         return self.scaling * (self.lora_B @ self.lora_A)
 
+    forward = AdapterLayer.forward  # LoRA's own takes a number as its scaling
+
 
 @breaks("Conv1D")
 class RowsOfTheModuleLayer(LoRALayer):
@@ -337,6 +339,8 @@ class RowsOfTheModuleLayer(LoRALayer):
         super().__init__(site, config, rng)
         rows = site.module.weight.detach()[site.start : site.stop]
         self.scaling = rows.square().sum() / site.out_features
+
+    forward = AdapterLayer.forward
 
 
 @breaks("learns")

@@ -66,6 +66,7 @@ def test_the_totals_of_the_models() -> None:
         "roberta-base": 124647170,
         "roberta-large": 355361794,
         "deberta-v3-base": 184423682,
+        "gpt2": 124439808,
         "gpt2-medium": 354823168,
         "gpt2-large": 774030080,
         "llama-7b": 6738415616,

@@ -17,8 +17,8 @@ from variants.registry import register
 class DoRALayer(LoRALayer):
     """W' = m · (W₀ + sBA) / ‖W₀ + sBA‖, norms per output feature, m = ‖W₀‖ at the start (eq. 5).
 
-    The norm is a constant to the gradient (section 4.3). With g = m/‖W₀ + sBA‖ the output is g·(W₀x + s·BAx) + b, here
-    g·(y + s·BAx) + (1 - g)·b, since y holds the bias; it is y itself where g = 1 and B = 0.
+    The norm is a constant to the gradient (section 4.3). With h = m/‖W₀ + sBA‖ - 1 the output is LoRA's plus
+    h·(W₀x + s·BAx), the bias apart; it is y itself where h = 0 and B = 0.
     """
 
     def __init__(self, site, config: DoRA, rng: torch.Generator) -> None:
@@ -45,13 +45,12 @@ class DoRALayer(LoRALayer):
         return (g - 1) * W + g * super().delta_weight()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        g, dropped = self.magnitude / self.norm(), self.dropout(x)
-        low = (F.linear(dropped, self.lora_A), self.lora_B, self.scaling)
+        h = (self.magnitude / self.norm() - 1).to(y.dtype)  # near 0, where bf16 keeps the digits that it loses near 1
+        dropped, bias = self.dropout(x), self.site.bias()
+        updated = add_product(y, F.linear(dropped, self.lora_A), self.lora_B, self.scaling)
         if self.training and self.config.dropout > 0 and self.config.dropout_mode == "official":
-            Wx = F.linear(dropped, self.site.weight())
-            return y - Wx + g * add_product(Wx, *low)
-        bias = self.site.bias()
-        return g * add_product(y, *low) + (0 if bias is None else (1 - g) * bias)
+            return torch.addcmul(updated, h, F.linear(dropped, self.site.weight()) + (updated - y))
+        return torch.addcmul(updated, h, updated if bias is None else updated - bias)
 
 
 @register("dora")

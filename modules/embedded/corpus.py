@@ -1,7 +1,9 @@
 """The text the small RoBERTa is pretrained on: what people of the small world write, endless, deterministic by seed.
 
-No labelled example of a task occurs. Meaning shows as in real text: through what follows what, through answers to
-questions, and through the discourse word that ties two sentences ("so", "namely", "conversely", "instead", ...).
+Meaning shows as in real text: through what follows what, through answers to questions, and through the discourse word
+that ties two sentences or opens one ("so", "namely", "conversely", "sadly", ...). These words say much of what the
+tasks ask: <s>, which learns to predict them, is what the frozen backbone brings to the tasks. It has read none of their
+rows, and none of the clauses beside the point that most of them contain (`glue.DISTRACTION`).
 """
 
 from __future__ import annotations

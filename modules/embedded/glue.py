@@ -28,18 +28,16 @@ def reword(dice: Dice, first: str, second: Callable[[], str], far: bool, push: f
 
 PUSH = {"mrpc": 0.2, "infer": 0.2, "stsb": 0.4}
 """How often the wording is chosen against the number of shared words; set so that counting them tells nothing."""
-
-
 DISTRACTION = {
     "mnli": (0.4, 0.4), "sst2": (0.2, 0.6), "mrpc": (0.4, 0.4), "cola": (0.4, 0.4), "qnli": (0.4, 0.4),
     "qqp": (0.3, 0.3), "rte": (1.0, 0.0), "stsb": (0.3, 0.2),
 }  # fmt: skip
 """How often a sentence comes with a remark about somebody else ("whatever the king expected"), and how often with an
 aside: another fact or, in SST-2, what somebody else thinks. The pretraining text has neither: they lead the frozen
-backbone astray, and adaptation has to learn to read past them."""
+backbone astray, and adaptation has to learn to read past them. Remarks are learnt sooner than asides."""
 EXPECTED = ("expected", "liked", "disliked", "enjoyed", "admired", "regretted")
 DENIALS = 0.1
-"""Share of denials in SST-2 and of denied hypotheses in MNLI and RTE; in the pretraining text they are half."""
+"""Share of denials in SST-2 and of denied hypotheses in MNLI and RTE; the pretraining text has more."""
 
 
 def distract(dice: Dice, words: Lexicon, task: str, text: str) -> str:
