@@ -86,19 +86,12 @@ def settle(prepared: Prepared, config: RunConfig, variant: BaseVariant) -> tuple
         lower_frozen(prepared.model, torch.bfloat16)  # adapters look after themselves: no autocast is needed
         precision = "32-true"
     graphs = uses_graphs(config, precision)
-<<<<<<< HEAD
     prepared.data.fill = graphs  # every batch of a length has one shape
-    if config.compile == "inductor":
-        prepared.model.base_model.compile(dynamic=False)
     return precision, graphs
 
 
 def initialise(adapted: Adapted, config: RunConfig, data: PaddedDataModule) -> dict[str, int]:
     """Give the active adapter what it starts with beyond its own initial values; its parameters, counted."""
-=======
-    data.fill = graphs  # every batch of a length has one shape
-    adapted = attach(prepared.model, variant, config.seed)
->>>>>>> main
     if config.init_from:
         start_from(adapted, Path(config.results_dir) / "runs" / config.init_from["id"] / "best")
     adapted.init_from_data(_few_batches(data))
