@@ -50,7 +50,7 @@ def test_the_comparison_is_at_loras_size() -> None:
     variants = yaml.safe_load(COMPARE.read_text(encoding="utf-8"))["variants"]
     lora = trained_parameters(model, resolve("lora")(r=8))
     assert lora == 6 * 2 * 2 * 384 * 8
-    own = {"head", "full", "dora", "adalora", "vera", "bitfit", "ft_top2", "prefix_embed"}  # sized otherwise, or not at all
+    own = {"head", "full", "dora", "adalora", "vera", "bitfit", "ft_top2", "prefix_embed"}  # not by this number
     for name, entry in variants.items():
         if name not in own:
             variant = resolve(name)(**entry["options"])
