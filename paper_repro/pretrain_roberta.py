@@ -187,13 +187,18 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
     from torch.nn.functional import cross_entropy
     from transformers import RobertaForMaskedLM
 
+    from modules.graphs import GraphedAdamW, GraphedStep
+
     torch.manual_seed(options.seed)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0  # the text never ends: nothing to overfit
     model = RobertaForMaskedLM(config).to(device)
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=True)
+    adam = {"lr": options.lr, "betas": (0.9, 0.98)}
+    on_gpu = device.type == "cuda"
+    graphed_adam = {"max_norm": 1.0, **adam}
+    optimizer = GraphedAdamW(groups, **graphed_adam) if on_gpu else torch.optim.AdamW(groups, fused=True, **adam)
     steps = math.ceil(options.steps / POOL) * POOL
     warm = max(1, steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -215,9 +220,12 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
     start, every = time.time(), max(POOL, steps // 100 // POOL * POOL)
     pools = range(done // POOL, steps // POOL)
     drawn = batches(rows, ties, options.batch_size, options.seed, pools)
-    for step, (inputs, positions, labels) in enumerate(drawn, start=done + 1):
+
+    def compute(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """(loss, which discourse words were seen and put right)"""
+        inputs, positions, labels = batch.values()
         seen = (inputs != PAD)[:, None, None, :]  # of four dimensions: transformers asks the device nothing about it
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
             hidden = model.roberta(input_ids=inputs, attention_mask=seen)[0]
             hidden = hidden.gather(1, positions[..., None].expand(-1, -1, hidden.shape[-1]))
             logits = model.lm_head(hidden)
@@ -225,19 +233,23 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
             cross_entropy(logits[:, part].float().flatten(0, 1), labels[:, part].flatten(), ignore_index=-100)
             for part in (slice(None, -2), slice(-2, None))
         )
-        loss = told + hidden_words  # of equal weight: a row has many words and says one thing
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        right = logits.detach().argmax(-1) == labels
+        found = []
+        for part in (slice(None, -2), slice(-1, None)):
+            of = labels[:, part, None] == ties
+            found += [(of & right[:, part, None]).sum((0, 1)), of.sum((0, 1))]
+        return told + hidden_words, torch.stack(found, 1)  # of equal weight: a row has many words and says one thing
+
+    graphed = GraphedStep(compute, model.parameters())
+    for step, batch in enumerate(drawn, start=done + 1):
+        graphed.zero()
+        loss, found = graphed(dict(zip(("inputs", "positions", "labels"), batch, strict=True)))
+        if not on_gpu:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        optimizer.zero_grad(set_to_none=True)
-        with torch.no_grad():
-            right = logits.argmax(-1) == labels
-            for k, part in enumerate((slice(None, -2), slice(-1, None))):
-                of = labels[:, part, None] == ties
-                counts[:, 2 * k] += (of & right[:, part, None]).sum((0, 1))
-                counts[:, 2 * k + 1] += of.sum((0, 1))
-            losses += torch.stack([loss.detach(), torch.ones_like(loss)])
+        counts += found
+        losses += torch.stack([loss, torch.ones_like(loss)])
         if step % every == 0 or step == steps:
             spent = (time.time() - start) / (step - done)
             text, at_start = (counts[:, k].sum() / counts[:, k + 1].sum().clamp(min=1) for k in (0, 2))
