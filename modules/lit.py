@@ -70,7 +70,8 @@ class FineTuner(LightningModule):
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(what is differentiated, the batch's own loss)."""
-        losses, weights, _ = self.objective.losses(self.model, batch, training=True)
+        with self.adapted.prepared():
+            losses, weights, _ = self.objective.losses(self.model, batch, training=True)
         loss = (weights * losses).sum()  # the weights make DDP's mean over ranks the mean over the batch
         penalty = self.adapted.penalty()
         total = loss if penalty is None else loss + penalty
@@ -93,7 +94,8 @@ class FineTuner(LightningModule):
         self.objective.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        losses, weights, outputs = self.objective.losses(self.model, batch, training=False)
+        with self.adapted.prepared():
+            losses, weights, outputs = self.objective.losses(self.model, batch, training=False)
         self._eval += torch.stack(((weights * losses).sum(), weights.sum()))
         self.objective.update(outputs, batch, self.trainer.datamodule.eval_splits[dataloader_idx])
 

@@ -122,7 +122,8 @@ class StackedTuner(FineTuner):
         return torch.zeros(2, self.size, device=self.device)
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        losses, weights, _ = self.objective.losses(self.model, batch, training=True)
+        with self.adapted.prepared():
+            losses, weights, _ = self.objective.losses(self.model, batch, training=True)
         loss = self._split(weights * losses).sum(1)
         penalty = self.adapted.penalty()
         total = (loss if penalty is None else loss + penalty).sum()
@@ -138,7 +139,8 @@ class StackedTuner(FineTuner):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
         repeated = {name: torch.cat([rows] * self.size) for name, rows in batch.items()}
-        losses, weights, outputs = self.objective.losses(self.model, repeated, training=False)
+        with self.adapted.prepared():
+            losses, weights, outputs = self.objective.losses(self.model, repeated, training=False)
         self._eval += torch.stack((self._split(weights * losses).sum(1), self._split(weights).sum(1)))
         split = self.trainer.datamodule.eval_splits[dataloader_idx]
         for objective, own in zip(self.objectives, self._split(outputs), strict=True):

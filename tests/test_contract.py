@@ -330,7 +330,7 @@ class NormOfTheWholeLayer(LoRALayer):
     def delta_weight(self):
         return self.scaling * (self.lora_B @ self.lora_A)
 
-    forward = AdapterLayer.forward  # LoRA's own takes a number as its scaling
+    product = AdapterLayer.product  # LoRA's own takes a number as its scaling
 
 
 @breaks("Conv1D")
@@ -340,7 +340,7 @@ class RowsOfTheModuleLayer(LoRALayer):
         rows = site.module.weight.detach()[site.start : site.stop]
         self.scaling = rows.square().sum() / site.out_features
 
-    forward = AdapterLayer.forward
+    product = AdapterLayer.product
 
 
 @breaks("learns")

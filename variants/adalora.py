@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.layer import AdapterLayer, add_product, check_rank
+from variants.layer import AdapterLayer, check_rank
+from variants.low_rank import Product
+from variants.prepared import alike, stacked
 from variants.registry import register
 from variants.variant import Variant, VariantError
 
@@ -29,6 +30,7 @@ class AdaLoRALayer(AdapterLayer):
 
     resizable = {**FACTORS, **AVERAGES, "kept": 0}
     training_only = ("kept", *AVERAGES)
+    low_precision = ("lora_E",)
 
     def __init__(self, site, config: AdaLoRA, rng: torch.Generator) -> None:
         super().__init__(site, config)
@@ -45,9 +47,8 @@ class AdaLoRALayer(AdapterLayer):
     def delta_weight(self) -> Tensor:
         return self.scaling * (self.lora_B * self.lora_E) @ self.lora_A
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        z = self.lora_E * F.linear(self.dropout(x), self.lora_A)
-        return add_product(y, z, self.lora_B, self.scaling)
+    def product(self, x: Tensor) -> Product:
+        return Product(self.lora_E * F.linear(self.dropout(x), self.lora_A), self.lora_B, self.scaling)
 
     @torch.no_grad()
     def shrink(self) -> None:
@@ -162,7 +163,7 @@ class AdaLoRA(Variant):
     def scores(self, layers: Sequence[AdaLoRALayer]) -> list[Tensor]:
         """S of each triplet, (r) per layer: s(λ) + mean s(P) + mean s(Q) with s = Ī·Ū (eqs. 7, 11)."""
         scores: dict[int, Tensor] = {}
-        for group in by_shape(layers):
+        for group in alike(layers, *FACTORS):
             A, E, B = (
                 stacked(group, f"{name}_sensitivity") * stacked(group, f"{name}_uncertainty") for name in FACTORS
             )
@@ -180,7 +181,7 @@ class AdaLoRA(Variant):
     def penalty(self, layers: Sequence[AdaLoRALayer]) -> Tensor:
         """γ times the mean Frobenius norm of PᵀP - I and QQᵀ - I over all P and Q (R of eq. 4, as in the code)."""
         norms = []
-        for group in by_shape(layers):
+        for group in alike(layers, *FACTORS):
             A, B = stacked(group, "lora_A"), stacked(group, "lora_B")
             identity = torch.eye(A.shape[1], dtype=A.dtype, device=A.device)
             norms += [torch.linalg.matrix_norm(gram - identity) for gram in (A @ A.mT, B.mT @ B)]
@@ -190,16 +191,3 @@ class AdaLoRA(Variant):
         ranks = torch.stack([layer.kept.sum() for layer in layers]).int().tolist()
         each = {f"rank/{layer.site.path}": rank for layer, rank in zip(layers, ranks, strict=True)}
         return {"mean_rank": sum(ranks) / len(ranks), "budget": sum(ranks), **each}
-
-
-def by_shape(layers: Sequence[AdaLoRALayer]) -> list[list[AdaLoRALayer]]:
-    """The layers in groups of equal shapes, so that a group is one batched operation."""
-    groups = defaultdict(list)
-    for layer in layers:
-        groups[layer.lora_A.shape, layer.lora_B.shape].append(layer)
-    return list(groups.values())
-
-
-def stacked(layers: Sequence[AdaLoRALayer], name: str) -> Tensor:
-    """One tensor of each layer, stacked: (layers, ...)."""
-    return torch.stack([getattr(layer, name) for layer in layers])

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from variants import hooks
 from variants.adapter import Adapter, check_fit, copy_tensors
 from variants.layer import AdapterLayer, full_precision, seeded
+from variants.prepared import lowered, standing_in
 from variants.targets import head_parameters
 from variants.variant import BaseVariant, VariantError
 
@@ -295,6 +296,12 @@ class Adapted:
         """The variant's addition to the loss, or None; computed in full precision whatever autocast is on."""
         with full_precision(next(self.model.parameters())):
             return self.variant.penalty(self.layers)
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """``with`` this, a forward pass: the same to rounding, in fewer operations (``variants.prepared``)."""
+        with standing_in(lowered(self.layers)), standing_in(self.variant.prepared(self.layers)):
+            yield
 
     def after_step(self, step: int, total_steps: int) -> None:
         """To be called after each optimizer step, before its gradients are cleared."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,8 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.layer import add_product, full_precision
+from variants.layer import full_precision
 from variants.lora import LoRA, LoRALayer
+from variants.low_rank import Product
+from variants.prepared import Standin, alike, stacked
 from variants.registry import register
 
 
@@ -23,34 +26,54 @@ class DoRALayer(LoRALayer):
 
     def __init__(self, site, config: DoRA, rng: torch.Generator) -> None:
         super().__init__(site, config, rng)
-        squares = self._wide(site.weight().detach()).square().sum(dim=1)
+        squares = _wide(site.weight().detach()).square().sum(dim=1)
         self.register_buffer("weight_squares", squares, persistent=False)
         self.magnitude = nn.Parameter(squares.sqrt())
 
-    @torch.no_grad()
     def norm(self) -> Tensor:
-        """‖W₀ + sBA‖ per output feature from ‖W₀‖², W₀Aᵀ and AAᵀ: neither BA nor the sum is ever formed."""
-        s, W, A, B = self.scaling, *map(self._wide, (self.site.weight(), self.lora_A, self.lora_B))
-        with full_precision(A):
-            squares = self.weight_squares + (B * (2 * s * (W @ A.T) + s**2 * (B @ (A @ A.T)))).sum(dim=1)
-            return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
+        """‖W₀ + sBA‖ (out_features), in fp32 at least."""
+        return norms([self])[0]
 
-    @staticmethod
-    def _wide(tensor: Tensor) -> Tensor:
-        """In fp32 at least: squares summed in bf16 have three digits."""
-        return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+    def gain(self) -> Tensor:
+        """h (out_features); near 0 it keeps the digits in bf16 that m/‖W₀ + sBA‖, near 1, would lose."""
+        return self.magnitude / self.norm() - 1
 
     def delta_weight(self) -> Tensor:
-        g, W = (self.magnitude / self.norm())[:, None], self.site.weight()
-        return (g - 1) * W + g * super().delta_weight()
+        h, W = self.gain()[:, None], self.site.weight()
+        return h * W + (1 + h) * super().delta_weight()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h = (self.magnitude / self.norm() - 1).to(y.dtype)  # near 0, where bf16 keeps the digits that it loses near 1
-        dropped, bias = self.dropout(x), self.site.bias()
-        updated = add_product(y, F.linear(dropped, self.lora_A), self.lora_B, self.scaling)
+        h, dropped, bias = self.gain().to(y.dtype), self.dropout(x), self.site.bias()
+        updated = Product(F.linear(dropped, self.lora_A), self.lora_B, self.scaling).added(y)
         if self.training and self.config.dropout > 0 and self.config.dropout_mode == "official":
             return torch.addcmul(updated, h, F.linear(dropped, self.site.weight()) + (updated - y))
         return torch.addcmul(updated, h, updated if bias is None else updated - bias)
+
+
+@torch.no_grad()
+def norms(layers: Sequence[DoRALayer]) -> Tensor:
+    """‖W₀ + sBA‖ (layers, out_features) of layers of one shape and scale, from ‖W₀‖², W₀Aᵀ and AAᵀ.
+
+    Neither BA nor the sum is ever formed.
+    """
+    with full_precision(layers[0].lora_A):
+        s, A, B = layers[0].scaling, _wide(stacked(layers, "lora_A")), _wide(stacked(layers, "lora_B"))
+        WA = torch.stack([_wide_product(layer.site.weight(), layer.lora_A) for layer in layers])
+        twice = torch.baddbmm(WA, B, A @ A.mT, beta=2 * s, alpha=s**2)
+        squares = stacked(layers, "weight_squares") + (B * twice).sum(-1)
+        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """In fp32 at least: squares summed in bf16 have three digits."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def _wide_product(weight: Tensor, a: Tensor) -> Tensor:
+    """W Aᵀ in fp32 at least; a GPU sums products of bf16 in fp32 without widening them first."""
+    if weight.is_cuda and weight.dtype == a.dtype == torch.bfloat16:
+        return torch.mm(weight, a.T, out_dtype=torch.float32)
+    return _wide(weight) @ _wide(a).T
 
 
 @register("dora")
@@ -66,3 +89,9 @@ class DoRA(LoRA):
     dropout_mode: Literal["official", "lora-only"] = "official"
 
     layer = DoRALayer
+
+    def prepared(self, layers: Sequence[DoRALayer]) -> Iterator[Standin]:
+        for group in alike(layers, "lora_A", "lora_B", "scaling"):
+            gains = (stacked(group, "magnitude") / norms(group) - 1).to(group[0].site.dtype)
+            for layer, h in zip(group, gains.unbind(), strict=True):
+                yield layer, "gain", lambda h=h: h

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from variants.layer import AdapterLayer
-
-LOW_PRECISION = (torch.bfloat16, torch.float16)
+from variants.low_rank import add_products
+from variants.prepared import LOW_PRECISION
 
 
 class SiteAdapters(nn.Module):
@@ -28,6 +28,11 @@ class SiteAdapters(nn.Module):
         # what every forward would look up anew: the hooks' own cost is these look-ups
         object.__setattr__(self, "_in_order", tuple(layers))
         self._whole = layers[0].site.is_whole
+        self._spans = [(layer.site.start, layer.site.stop) for layer in layers]
+        edges = sorted({0, layers[0].site.total_out, *itertools.chain(*self._spans)})
+        self._widths = [stop - start for start, stop in itertools.pairwise(edges)]
+        self._parts = [edges.index(start) for start, _ in self._spans]  # of the module's output, which the layers adapt
+        self._products = all(adds_product(layer) for layer in layers)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Adapted output of the module, same shape and dtype as ``y``.
@@ -40,16 +45,29 @@ class SiteAdapters(nn.Module):
         return self._compute(x, y)
 
     def _compute(self, x: Tensor, y: Tensor) -> Tensor:
+        if self._products and plain():
+            return add_products(y, self._spans, [layer.product(x) for layer in self._in_order])
         if self._whole:
             return self._in_order[0](x, y).to(y.dtype)
-        parts, at = [], 0
-        for layer in self._in_order:
-            start, stop = layer.site.start, layer.site.stop
-            if at < start:
-                parts.append(y[..., at:start])
-            parts.append(layer(x, y[..., start:stop]).to(y.dtype))
-            at = stop
-        return torch.cat([*parts, y[..., at:]], dim=-1)
+        parts = list(y.split(self._widths, dim=-1))
+        for layer, number in zip(self._in_order, self._parts, strict=True):
+            parts[number] = layer(x, parts[number]).to(y.dtype)
+        return torch.cat(parts, dim=-1)
+
+
+def adds_product(layer: nn.Module) -> bool:
+    """Whether all that a layer does to its site's output is to add its low-rank product."""
+    own = type(layer)
+    return (
+        isinstance(layer, AdapterLayer)
+        and own.forward is AdapterLayer.forward
+        and own.product is not AdapterLayer.product
+    )
+
+
+def plain() -> bool:
+    """Whether tensors are written as they are: neither a compiler nor a function transform looks on."""
+    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
 
 
 def _adapt(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:

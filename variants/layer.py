@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from variants.low_rank import Product
 from variants.variant import VariantError
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class AdapterLayer(nn.Module):
 
     A subclass is built as ``Layer(site, config, rng, **config.shared(...))``; every random initial value comes from
     ``rng``, a CPU generator seeded by the run's seed and the site's path, so that it is the same on every rank and
-    device. It writes ``delta_weight`` or ``forward``, and both where the second can be faster than the default.
+    device. It writes ``delta_weight`` or ``forward``, and both where the second can be faster than the default; where
+    what is added to the output is a low-rank product, ``product`` in place of ``forward`` is faster still.
     Dtypes are none of its business: inputs arrive in the dtype of its parameters, and the output is cast back.
 
     Args:
@@ -34,6 +36,8 @@ class AdapterLayer(nn.Module):
 
     resizable: Mapping[str, int] = {}
     """Tensors that may come back from a file of another size, and in which dimension (AdaLoRA's rank)."""
+    low_precision: tuple[str, ...] = ()
+    """Vectors that are rounded as matrices are where the base is in low precision; others stay in fp32."""
     training_only: tuple[str, ...] = ()
     """Buffers needed to go on training and not to compute: part of a checkpoint; an adapter file may lack them."""
 
@@ -46,6 +50,10 @@ class AdapterLayer(nn.Module):
         """What is added to the site's weight, shape (out_features, in_features)."""
         raise NotImplementedError(f"{type(self).__name__} defines neither delta_weight() nor forward()")
 
+    def product(self, x: Tensor) -> Product | None:
+        """What is added to the site's output as a low-rank product, or None."""
+        return None
+
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's new output.
 
@@ -53,7 +61,8 @@ class AdapterLayer(nn.Module):
             x: input of the site, (..., in_features).
             y: what the frozen base makes of it, W x + b, (..., out_features).
         """
-        return y + F.linear(x, self.delta_weight())
+        product = self.product(x)
+        return y + F.linear(x, self.delta_weight()) if product is None else product.added(y)
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Weight (out, in) and bias (out) of the plain linear map that equals base and adapter together."""
@@ -92,8 +101,3 @@ def check_rank(r: int, site: Site, option: str = "r") -> int:
             f"so {option} can be at most {limit}"
         )
     return r
-
-
-def add_product(y: Tensor, z: Tensor, factor: Tensor, scale: float = 1.0) -> Tensor:
-    """y + scale · z Fᵀ in one product: (..., out), (..., r) and (out, r) give (..., out)."""
-    return torch.addmm(y.flatten(0, -2), z.flatten(0, -2), factor.t(), alpha=scale).view_as(y)

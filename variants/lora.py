@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.layer import AdapterLayer, add_product, check_rank
+from variants.layer import AdapterLayer, check_rank
+from variants.low_rank import Product
 from variants.registry import register
 from variants.variant import Variant, VariantError
 
@@ -33,8 +34,8 @@ class LoRALayer(AdapterLayer):
     def delta_weight(self) -> Tensor:
         return self.scaling * self.lora_B @ self.lora_A
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return add_product(y, F.linear(self.dropout(x), self.lora_A), self.lora_B, self.scaling)
+    def product(self, x: Tensor) -> Product:
+        return Product(F.linear(self.dropout(x), self.lora_A), self.lora_B, self.scaling)
 
 
 @register("lora")

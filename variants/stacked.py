@@ -14,6 +14,7 @@ from variants import hooks
 from variants.adapted import Adapted
 from variants.adapter import Adapter
 from variants.layer import AdapterLayer, full_precision
+from variants.prepared import LOW_PRECISION, cast, is_lowered, standing_in
 from variants.variant import BaseVariant, VariantError
 
 Place = tuple[nn.Module, str]
@@ -133,6 +134,20 @@ class Stack(nn.Module):
     def own(self, path: str) -> dict[str, Tensor]:
         """The stacked tensors of a site's layers, by their names in one of them."""
         return {name: getattr(self, slot) for name, slot in self._own[path]}
+
+    @contextmanager
+    def prepared(self) -> Iterator[None]:
+        """As :meth:`Adapted.prepared`, the variant's own part apart."""
+        dtypes: dict[torch.dtype, dict[str, Tensor]] = {}
+        for path, layer in self.adapters[0].layers.items():
+            if layer.site.dtype in LOW_PRECISION:
+                for name, slot in self._own[path]:
+                    tensor = getattr(self, slot)
+                    if slot in self._parameters and is_lowered(tensor, name.rpartition(".")[2], layer, ndim=1):
+                        dtypes.setdefault(layer.site.dtype, {})[slot] = tensor
+        copies = ((slots, cast(list(slots.values()), dtype)) for dtype, slots in dtypes.items())
+        with standing_in((self, slot, copy) for slots, made in copies for slot, copy in zip(slots, made, strict=True)):
+            yield
 
     # ---- how the model uses them -----------------------------------------------------------------------------
 

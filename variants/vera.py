@@ -32,6 +32,8 @@ class Bank(nn.Module):
 class VeRALayer(AdapterLayer):
     """h = W₀x + Λ_b B Λ_d A x, with A and B frozen and shared, b = 0 at the start (eq. 2)."""
 
+    low_precision = ("d", "b")
+
     def __init__(self, site, config: VeRA, rng: torch.Generator, banks: dict[tuple[Hashable, ...], Bank]) -> None:
         super().__init__(site, config)
         self.bank = banks[bank_key(site, config)]
@@ -42,7 +44,7 @@ class VeRALayer(AdapterLayer):
         return (self.b[:, None] * self.bank.B) @ (self.d[:, None] * self.bank.A)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return y + self.b * F.linear(self.d * F.linear(x, self.bank.A), self.bank.B)
+        return torch.addcmul(y, self.b, F.linear(self.d * F.linear(x, self.bank.A), self.bank.B))
 
 
 @register("vera")
