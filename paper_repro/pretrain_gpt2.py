@@ -3,7 +3,7 @@
     python paper_repro/pretrain_gpt2.py                                          # as the shipped weights were made
     python paper_repro/pretrain_gpt2.py --steps 100 --out tried-gpt2             # a short try
     python paper_repro/pretrain_gpt2.py --text a.txt.gz,b.txt --bpe FOLDER --layers 8 --hidden 512 --heads 8 \\
-        --positions 512 --length 512 --batch_size 64 --lr 1e-3 --minutes 5 --compile --out FOLDER     # on a GPU
+        --positions 512 --length 512 --batch_size 64 --lr 1e-3 --minutes 5 --out FOLDER               # on a GPU
 
 Without --text the corpus is `modules/embedded/prose.py`, endless, with a word-level tokenizer. With it, --bpe names a
 folder with the tokenizer files of GPT-2 (vocab.json and merges.txt, or tokenizer.json). Documents are separated by the
@@ -60,9 +60,6 @@ def arguments() -> argparse.Namespace:
     add("--text", "", "comma list of text files, plain, .gz, .bz2 or .xz, with empty lines between documents")
     add("--bpe", "", "folder of a GPT-2 tokenizer, for --text")
     add("--out", GPT2, "folder to write: by default the one that ships with the project")
-    parser.add_argument(
-        "--compile", action="store_true", help="torch.compile the step; where that fails, go on without"
-    )
     return parser.parse_args()
 
 
@@ -139,31 +136,21 @@ def loss_of(model, batch: torch.Tensor) -> torch.Tensor:
     return cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
 
 
-def compiled(model, batch: torch.Tensor):
-    """`loss_of`, compiled; as it is where this machine cannot compile it. The model is left without gradients."""
-    import torch
-
-    try:
-        step = torch.compile(loss_of)
-        step(model, batch).backward()
-        return step
-    except Exception as error:  # no C compiler, no Triton, ...: slower, not worse
-        print(f"--compile is left out: {str(error).splitlines()[0][:200]}", flush=True)
-        return loss_of
-    finally:
-        model.zero_grad(set_to_none=True)
-
-
 def train(options: argparse.Namespace, model, rows: Iterator[torch.Tensor], device: torch.device) -> tuple[float, int]:
-    """(mean loss of the last tenth of the steps, steps done)."""
+    """(mean loss of the last tenth of the steps, steps done); on a GPU the step is CUDA graphs."""
     import torch
+
+    from modules.graphs import GraphedAdamW, GraphedStep
 
     model.to(device).train()
     decay = [p for p in model.parameters() if p.ndim > 1]
     rest = [p for p in model.parameters() if p.ndim < 2]
     groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=options.lr, betas=(0.9, 0.98), fused=True)
-    loss_of_batch = compiled(model, next(rows).to(device)) if options.compile else loss_of
+    adam = {"lr": options.lr, "betas": (0.9, 0.98)}
+    on_gpu = device.type == "cuda"
+    graphed_adam = {"max_norm": 1.0, **adam}
+    optimizer = GraphedAdamW(groups, **graphed_adam) if on_gpu else torch.optim.AdamW(groups, fused=True, **adam)
+    graphed = GraphedStep(lambda batch: (loss_of(model, batch["rows"]),), model.parameters())
     start, losses, step = time.time(), [], 0
     while True:
         spent = (time.time() - start) / 60
@@ -172,12 +159,12 @@ def train(options: argparse.Namespace, model, rows: Iterator[torch.Tensor], devi
             break
         for group in optimizer.param_groups:
             group["lr"] = options.lr * min(share / 0.05 + 1e-2, (1 - share) / 0.95, 1.0)
-        loss = loss_of_batch(model, next(rows).to(device, non_blocking=True))
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        graphed.zero()
+        (loss,) = graphed({"rows": next(rows)})
+        if not on_gpu:
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(loss.detach())
+        losses.append(loss.clone())
         step += 1
         if step % 50 == 0:
             line = f"step {step:,}  loss {losses[-1].item():.3f}  {100 * share:.0f} %  {time.time() - start:.0f} s"

@@ -142,7 +142,7 @@ def ours(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, tar
     adapted = attach(model, resolve(method)(**options, target=target), seed=0)
     has_step = method == "adalora"
     return Trainee(
-        lambda batch: loss_of(model, batch),
+        _as_trained(adapted),
         list(adapted.trained().values()),
         extra=adapted.penalty if has_step else None,
         after=(lambda step: adapted.after_step(START + step, TOTAL)) if has_step else None,
@@ -164,17 +164,28 @@ def stacked(
     for name in names[1:]:
         adapted.add(name, resolve(method)(**options, target=target), int(name))
     stack = Stack(adapted, names)
+    loss = _as_trained(stack)
 
     def feed(batch: Batch) -> Batch:
         return {name: torch.cat([rows] * size) for name, rows in batch.items()}
 
     return Trainee(
-        lambda batch: size * loss_of(model, batch),  # the sum of the seeds' mean losses
+        lambda batch: size * loss(batch),  # the sum of the seeds' mean losses
         list(stack.trained().values()),
         feed=feed,
         clip=clip_each,
         handle=stack,
     )
+
+
+def _as_trained(handle: Any) -> Callable[[Batch], Tensor]:
+    """The loss of an adapted model in a prepared pass, as `modules.lit` has it."""
+
+    def core(batch: Batch) -> Tensor:
+        with handle.prepared():
+            return loss_of(handle.model, batch)
+
+    return core
 
 
 def _limit(model: nn.Module, bf16: bool) -> Trainee:
