@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.layer import AdapterLayer, check_rank
-from variants.low_rank import Product
+from variants.low_rank import Product, project
 from variants.prepared import alike, stacked
 from variants.registry import register
 from variants.variant import Variant, VariantError
@@ -31,6 +30,7 @@ class AdaLoRALayer(AdapterLayer):
     resizable = {**FACTORS, **AVERAGES, "kept": 0}
     training_only = ("kept", *AVERAGES)
     low_precision = ("lora_E",)
+    rank_dims = FACTORS
 
     def __init__(self, site, config: AdaLoRA, rng: torch.Generator) -> None:
         super().__init__(site, config)
@@ -48,7 +48,7 @@ class AdaLoRALayer(AdapterLayer):
         return self.scaling * (self.lora_B * self.lora_E) @ self.lora_A
 
     def product(self, x: Tensor) -> Product:
-        return Product(self.lora_E * F.linear(self.dropout(x), self.lora_A), self.lora_B, self.scaling)
+        return Product(self.lora_E * project(self.dropout(x), self.lora_A), self.lora_B, self.scaling)
 
     @torch.no_grad()
     def shrink(self) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from variants.layer import full_precision
 from variants.lora import LoRA, LoRALayer
-from variants.low_rank import Product
+from variants.low_rank import Product, project
 from variants.prepared import Standin, alike, stacked
 from variants.registry import register
 
@@ -44,7 +44,7 @@ class DoRALayer(LoRALayer):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h, dropped, bias = self.gain().to(y.dtype), self.dropout(x), self.site.bias()
-        updated = Product(F.linear(dropped, self.lora_A), self.lora_B, self.scaling).added(y)
+        updated = Product(project(dropped, self.lora_A), self.lora_B, self.scaling).added(y)
         if self.training and self.config.dropout > 0 and self.config.dropout_mode == "official":
             return torch.addcmul(updated, h, F.linear(dropped, self.site.weight()) + (updated - y))
         return torch.addcmul(updated, h, updated if bias is None else updated - bias)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.layer import AdapterLayer
-from variants.low_rank import add_products
+from variants.low_rank import add_products, plain
 from variants.prepared import LOW_PRECISION
 
 
@@ -63,11 +63,6 @@ def adds_product(layer: nn.Module) -> bool:
         and own.forward is AdapterLayer.forward
         and own.product is not AdapterLayer.product
     )
-
-
-def plain() -> bool:
-    """Whether tensors are written as they are: neither a compiler nor a function transform looks on."""
-    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
 
 
 def _adapt(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:

@@ -38,6 +38,8 @@ class AdapterLayer(nn.Module):
     """Tensors that may come back from a file of another size, and in which dimension (AdaLoRA's rank)."""
     low_precision: tuple[str, ...] = ()
     """Vectors that are rounded as matrices are where the base is in low precision; others stay in fp32."""
+    rank_dims: Mapping[str, int] = {}
+    """Tensors of a rank r and which dimension has it; zeros may be appended there without a change of the output."""
     training_only: tuple[str, ...] = ()
     """Buffers needed to go on training and not to compute: part of a checkpoint; an adapter file may lack them."""
 

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.layer import AdapterLayer, check_rank
-from variants.low_rank import Product
+from variants.low_rank import Product, project
 from variants.registry import register
 from variants.variant import Variant, VariantError
 
 
 class LoRALayer(AdapterLayer):
     """h = W₀x + (α/r)·B·A·x, with B = 0 at the start (section 4.1, eq. 3)."""
+
+    rank_dims = {"lora_A": 0, "lora_B": 1}
 
     def __init__(self, site, config: LoRA, rng: torch.Generator) -> None:
         super().__init__(site, config)
@@ -35,7 +36,7 @@ class LoRALayer(AdapterLayer):
         return self.scaling * self.lora_B @ self.lora_A
 
     def product(self, x: Tensor) -> Product:
-        return Product(F.linear(self.dropout(x), self.lora_A), self.lora_B, self.scaling)
+        return Product(project(self.dropout(x), self.lora_A), self.lora_B, self.scaling)
 
 
 @register("lora")

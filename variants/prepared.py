@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from variants.layer import AdapterLayer
+from variants.low_rank import join
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
+ALIGNED = 8
+"""Products of 16-bit numbers are fast where every side is a multiple of this."""
 Standin = tuple[nn.Module, str, Any]
 """A module, the name of one of its tensors, and what is found under that name for a while."""
 
@@ -35,46 +38,87 @@ def lowered(layers: Iterable[AdapterLayer]) -> Iterator[Standin]:
 
     Products would cast them at each use: the values are those, and the gradients arrive at the fp32 tensors.
     """
-    groups: dict[torch.dtype, dict[Tensor, list[tuple[nn.Module, str]]]] = defaultdict(lambda: defaultdict(list))
+    places: dict[Tensor, list[tuple[nn.Module, str]]] = defaultdict(list)
+    wanted: dict[Tensor, Cast] = {}
     for layer in layers:
-        if layer.site.dtype in LOW_PRECISION:
-            for module in layer.modules():
-                for name, tensor in module._parameters.items():
-                    if tensor is not None and is_lowered(tensor, name, layer):
-                        groups[layer.site.dtype][tensor].append((module, name))
-    for dtype, places in groups.items():
-        for own, copy in zip(places.values(), cast(list(places), dtype), strict=True):
-            yield from ((module, name, copy) for module, name in own)
+        for module in layer.modules():
+            for name, tensor in module._parameters.items():
+                if tensor is not None and (cast := cast_of(layer, name, tensor)):
+                    places[tensor].append((module, name))
+                    wanted[tensor] = cast
+    for tensor, copy in copies(wanted).items():
+        yield from ((module, name, copy) for module, name in places[tensor])
 
 
-def is_lowered(tensor: Tensor, name: str, layer: AdapterLayer, ndim: int = 0) -> bool:
-    """Whether a layer's tensor of this name is rounded where the base is; ``ndim``: how many dimensions are no part
-    of it."""
-    return tensor.dtype == torch.float32 and (tensor.ndim - ndim > 1 or name in layer.low_precision)
+class Cast(NamedTuple):
+    """What becomes of a tensor.
+
+    Attributes:
+        dtype: of its copy.
+        rank_dim: dimension that counts ranks, from the end; the copy has zeros there up to a multiple of `ALIGNED`.
+    """
+
+    dtype: torch.dtype
+    rank_dim: int | None
 
 
-def cast(tensors: Sequence[Tensor], dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Copies of fp32 tensors in another dtype, in as few kernels as there may be, as are their gradients."""
-    return _Cast.apply(dtype, *tensors)
+def cast_of(layer: AdapterLayer, name: str, tensor: Tensor, stack: int = 0) -> Cast | None:
+    """How a layer's tensor is rounded, or None where it is not.
+
+    Args:
+        stack: how many of the first dimensions are no part of it.
+    """
+    ndim = tensor.ndim - stack
+    if layer.site.dtype not in LOW_PRECISION or tensor.dtype != torch.float32:
+        return None
+    if ndim < 2 and name not in layer.low_precision:
+        return None
+    dim = layer.rank_dims.get(name)
+    return Cast(layer.site.dtype, None if dim is None else dim - ndim)
 
 
-class _Cast(torch.autograd.Function):
+def copies(wanted: Mapping[Tensor, Cast]) -> dict[Tensor, Tensor]:
+    """The copy of each tensor; those of one shape are made by two kernels, and their gradients by two."""
+    groups: dict[tuple, list[Tensor]] = defaultdict(list)
+    for tensor, cast in wanted.items():
+        groups[tensor.shape, tensor.device, cast].append(tensor)
+    found = {}
+    for (_, _, cast), tensors in groups.items():
+        for tensor, copy in zip(tensors, _Copies.apply(cast, *tensors), strict=True):
+            copy.uses = [0]  # see low_rank.beside
+            found[tensor] = copy
+    return found
+
+
+class _Copies(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, cast: Cast, *tensors: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        return tuple(_copied(tensors, dtype))
+        ctx.cast, ctx.shape = cast, tensors[0].shape
+        together = torch.stack(tensors)
+        if cast.rank_dim is None or not (short := -together.shape[cast.rank_dim] % ALIGNED):
+            return tuple(together.to(cast.dtype).unbind())
+        shape = list(together.shape)
+        shape[cast.rank_dim] += short
+        wide = torch.zeros(shape, dtype=cast.dtype, device=together.device)
+        _own(wide, cast, ctx.shape).copy_(together)
+        return tuple(wide.unbind())
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        wide = iter(_copied([g for g in gradients if g is not None], torch.float32))
-        return None, *(None if gradient is None else next(wide) for gradient in gradients)
+        join()
+        known = [gradient for gradient in gradients if gradient is not None]
+        if not known:
+            return (None,) * (1 + len(gradients))
+        together = _own(torch.stack(known), ctx.cast, ctx.shape).to(torch.float32)
+        each = iter(together.unbind())
+        return None, *(None if gradient is None else next(each) for gradient in gradients)
 
 
-def _copied(tensors: Sequence[Tensor], dtype: torch.dtype) -> list[Tensor]:
-    copies = [torch.empty_like(tensor, dtype=dtype, memory_format=torch.contiguous_format) for tensor in tensors]
-    if copies:
-        torch._foreach_copy_(copies, list(tensors))
-    return copies
+def _own(together: Tensor, cast: Cast, shape: torch.Size) -> Tensor:
+    """The part of copies (n, ...) that is no padding; ``shape`` is that of one of the tensors."""
+    dim = cast.rank_dim
+    return together if dim is None else together.narrow(dim, 0, shape[dim])
 
 
 def alike(layers: Sequence[AdapterLayer], *names: str) -> list[list[AdapterLayer]]:

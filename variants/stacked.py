@@ -14,7 +14,7 @@ from variants import hooks
 from variants.adapted import Adapted
 from variants.adapter import Adapter
 from variants.layer import AdapterLayer, full_precision
-from variants.prepared import LOW_PRECISION, cast, is_lowered, standing_in
+from variants.prepared import Cast, cast_of, copies, standing_in
 from variants.variant import BaseVariant, VariantError
 
 Place = tuple[nn.Module, str]
@@ -138,15 +138,14 @@ class Stack(nn.Module):
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """As :meth:`Adapted.prepared`, the variant's own part apart."""
-        dtypes: dict[torch.dtype, dict[str, Tensor]] = {}
+        slots: dict[Tensor, str] = {}
+        wanted: dict[Tensor, Cast] = {}
         for path, layer in self.adapters[0].layers.items():
-            if layer.site.dtype in LOW_PRECISION:
-                for name, slot in self._own[path]:
-                    tensor = getattr(self, slot)
-                    if slot in self._parameters and is_lowered(tensor, name.rpartition(".")[2], layer, ndim=1):
-                        dtypes.setdefault(layer.site.dtype, {})[slot] = tensor
-        copies = ((slots, cast(list(slots.values()), dtype)) for dtype, slots in dtypes.items())
-        with standing_in((self, slot, copy) for slots, made in copies for slot, copy in zip(slots, made, strict=True)):
+            for name, slot in self._own[path]:
+                tensor = self._parameters.get(slot)
+                if tensor is not None and (cast := cast_of(layer, name.rpartition(".")[2], tensor, stack=1)):
+                    slots[tensor], wanted[tensor] = slot, cast
+        with standing_in((self, slots[tensor], copy) for tensor, copy in copies(wanted).items()):
             yield
 
     # ---- how the model uses them -----------------------------------------------------------------------------
