@@ -216,30 +216,42 @@ def merge(plans: Sequence[Plan]) -> Plan:
     return Plan(sorted(runs.values(), key=lambda run: run.init_from is not None), list(about))
 
 
-def stacks(runs: Sequence[RunConfig]) -> list[list[RunConfig]]:
+def stacks(runs: Sequence[RunConfig], where_possible: bool = False) -> list[list[RunConfig]]:
     """The runs that differ in their seeds alone, together, in the order of the first of each.
+
+    Args:
+        where_possible: leave a run that cannot be stacked to itself.
 
     Raises:
         UserError: a run cannot be stacked with others.
     """
-    from variants.registry import resolve
-    from variants.stacked import why_not
-
     groups: dict[str, list[RunConfig]] = {}
     for run in runs:
-        name = run.variant.rpartition(":")[2]
-        trainer = run.trainer
-        if not benchmark(run.benchmark).stacks:
-            raise UserError(f"--stack_seeds is not for {run.benchmark}: its seeds run one by one, or with --jobs")
-        if reason := why_not(resolve(run.variant)):
-            raise UserError(f"--stack_seeds: {name} cannot be stacked, since {reason}; leave the flag out")
-        if takes_several(trainer):
-            raise UserError("--stack_seeds trains all seeds on one device: leave it out, or --trainer.devices and such")
-        if run.training.get("precision", "").startswith("16"):
-            raise UserError("--stack_seeds is not for fp16, where one seed's overflow would skip the steps of all")
+        if reason := _why_alone(run):
+            if not where_possible:
+                raise UserError(reason)
+            groups[run.id] = [run]
+            continue
         alike = dataclasses.asdict(run) | {"seed": None, "init_from": run.init_from and run.init_from["task"]}
         groups.setdefault(json.dumps(alike, sort_keys=True), []).append(run)
     return list(groups.values())
+
+
+def _why_alone(run: RunConfig) -> str | None:
+    """Why a run cannot be stacked with those of other seeds, or None."""
+    from variants.registry import resolve
+    from variants.stacked import why_not
+
+    if not benchmark(run.benchmark).stacks:
+        return f"--stack_seeds is not for {run.benchmark}: its seeds run one by one, or with --jobs"
+    if reason := why_not(resolve(run.variant)):
+        name = run.variant.rpartition(":")[2]
+        return f"--stack_seeds: {name} cannot be stacked, since {reason}; leave the flag out"
+    if takes_several(run.trainer):
+        return "--stack_seeds trains all seeds on one device: leave it out, or --trainer.devices and such"
+    if run.training.get("precision", "").startswith("16"):
+        return "--stack_seeds is not for fp16, where one seed's overflow would skip the steps of all"
+    return None
 
 
 def takes_several(trainer: Mapping[str, Any]) -> bool:

@@ -28,7 +28,7 @@ from modules.budget import line, pick
 from modules.cli import default_jobs, guarded, run_workers, show_table
 from modules.config import RunConfig
 from modules.errors import UserError
-from modules.plan import Wishes, build_variant, make_plan, open_source
+from modules.plan import Wishes, build_variant, make_plan, open_source, stacks
 from modules.results import ResultStore, RunResult
 from variants.registry import resolve
 
@@ -62,6 +62,7 @@ class Comparison:
     results_dir: Path
     wandb: str = "off"
     jobs: int = 1
+    stack: bool = False
     _source: Any = field(default=None, repr=False)
 
     @property
@@ -168,7 +169,9 @@ class Comparison:
             run.write()
         print(f"{folder}: {len(unique)} runs, {len(unique) - len(missing)} done before", flush=True)
         order = sorted(missing, key=lambda run: (-self._rows_read(run), run.seed))
-        return run_workers([run.id for run in order], str(folder), self.jobs)
+        groups = stacks(order, where_possible=True) if self.stack else [[run] for run in order]
+        words = ["+".join(run.id for run in group) for group in groups]
+        return run_workers(words, str(folder), self.jobs)
 
     def _rows_read(self, run: RunConfig) -> float:
         """In training, as a measure of how long a run takes."""
@@ -219,6 +222,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--variants", help="comma list of the plan's rows (default: all)")
     parser.add_argument("--budget", help="trained adapter parameters, such as 0.3M, or a comma list: picks r, p, ...")
     parser.add_argument("--jobs", type=int, help="runs at once, over all GPUs (default: one for each GPU or core)")
+    parser.add_argument(
+        "--stack_seeds",
+        action="store_true",
+        help="train the seeds of a row and task at once where its variant can be stacked",
+    )
     parser.add_argument("--results_dir", type=Path, default=Path("results/compare"))
     parser.add_argument("--wandb", default="off", help="online, offline, off or auto (default: off)")
     return parser.parse_args()
@@ -230,8 +238,9 @@ def main() -> int:
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
     comparison = Comparison(
-        options.plan, read(options.plan), options.model, options.data_dir, options.results_dir, options.wandb, jobs
-    )
+        options.plan, read(options.plan), options.model, options.data_dir, options.results_dir, options.wandb, jobs,
+        options.stack_seeds,
+    )  # fmt: skip
     rows = comparison.rows(listed(options.variants), listed(options.budget))
     chosen, code = comparison.tune(rows)
     if code == 130 or not chosen:

@@ -125,7 +125,8 @@ def _theirs(task: str, model: Path, data: Path, epochs: int, device: str, place:
 
 def _call(command: list[str], place: Path, project: Path = PROJECT) -> None:
     """Run a job; what it says is kept in its folder and shown where it fails."""
-    own = {"LORA_VARIANTS_CACHE": str(place / "cache"), "PYTHONPATH": str(project), "TOKENIZERS_PARALLELISM": "true"}
+    paths = os.pathsep.join(filter(None, (str(project), os.environ.get("PYTHONPATH"))))
+    own = {"LORA_VARIANTS_CACHE": str(place / "cache"), "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "true"}
     done = subprocess.run(command, cwd=project, env=os.environ | own, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
