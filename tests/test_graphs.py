@@ -172,7 +172,7 @@ def test_captured_steps_equal_eager_ones(variant, lower):
         parameters = list(adapted.trained().values())
 
         def compute(batch, model=model, adapted=adapted, mixed=mixed):
-            with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
+            with torch.autocast("cuda", torch.bfloat16, enabled=mixed), adapted.prepared():
                 loss = F.cross_entropy(model(**batch).logits.float(), batch["input_ids"][:, 0] % 2)
             penalty = adapted.penalty()
             return loss if penalty is None else loss + penalty, loss

@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForSequenceClassification
 
+from modules.graphs import GraphedStep
 from modules.precision import lower_frozen
-from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, attach, names, resolve
+from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, attach, low_rank, names, resolve
 from variants.low_rank import Product, add_products
 from variants.stacked import Stack
 
@@ -124,6 +125,32 @@ def test_stacked(variant):
                 parameter.add_(0.05 * torch.randn_like(parameter))
         (loss, gradients), (same, found) = loss_and_gradients(stack, False), loss_and_gradients(stack, True)
         assert abs(same - loss) <= limit * abs(loss) and distance(found, gradients) < limit
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a branch of a CUDA graph needs a GPU")
+@pytest.mark.parametrize("variant", [LoRA(r=4), AdaLoRA(init_r=12, target_r=8), DoRA(r=8)], ids=lambda v: v.name)
+@pytest.mark.parametrize("build", [roberta, gpt2])
+def test_gradients_computed_beside_the_rest(build, variant, monkeypatch):
+    """Replayed many times over changing batches, they are the gradients of the eager pass."""
+    handle = adapted(build, variant, True, "cuda")
+
+    def compute(batch):
+        with handle.prepared():
+            return (handle.model(input_ids=batch["ids"]).logits.float().square().mean(),)
+
+    parameters = list(handle.trained().values())
+    beside, branches = low_rank.beside, []
+    monkeypatch.setattr(low_rank, "beside", lambda *args: branches.append(args) or beside(*args))
+    captured, eager = GraphedStep(compute, parameters, patience=0), GraphedStep(compute, parameters, patience=10**9)
+    for number in range(20):
+        ids = torch.randint(5, 90, (64, 100), generator=torch.Generator().manual_seed(number))
+        found = []
+        for step in (captured, eager):
+            step.zero()
+            step({"ids": ids})
+            found.append({str(k): p.grad.clone() for k, p in enumerate(parameters) if p.grad.norm() > 0})
+        assert distance(*found) < 1e-2
+    assert captured.failure is None and branches
 
 
 # ---- products -----------------------------------------------------------------------------------------------------
