@@ -34,7 +34,8 @@ BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE, GREY = (
     "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#888888"
 )  # fmt: skip
 COLOURS = {"full": BLACK, "head": GREY, "lora": BLUE, "adalora": RED, "dora": ORANGE, "vera": GREEN, "bitfit": PURPLE}
-OTHERS = (SKY, PURPLE, ORANGE, GREEN, RED, BLUE, BLACK)
+MUTED = ("#882255", "#44AA99", "#999933", "#AA4499", "#332288", "#DDCC77", "#117733")  # Tol's, for more variants
+OTHERS = (SKY, *MUTED, PURPLE, ORANGE, GREEN, RED, BLUE, BLACK)
 MARKERS = "osD^vP*X<>ph"
 LINES = ("-", "--", "-.", ":")
 
@@ -173,7 +174,7 @@ def _names(row: Row, section: Section) -> tuple[str, str]:
     words = [
         own[n] if n == "target" else f"{n}={own[n]}"
         for n in differing
-        if n not in (*sizes, *["alpha", "lr"] * bool(sizes))
+        if n not in (*sizes, *["alpha", "lr", "target_r", "budget"] * bool(sizes))  # what a size brings with it
     ]
     protocols = {other.protocol for other in section.rows if other.variant == row.variant}
     group = " ".join([row.variant, *words, *[row.protocol] * (len(protocols) > 1)])
@@ -181,7 +182,8 @@ def _names(row: Row, section: Section) -> tuple[str, str]:
 
 
 def _few(section: Section) -> list[tuple[Row, Style]]:
-    """The rows whose curves are drawn: all, or of more than ten the smallest and the largest size of each group."""
+    """The rows whose curves are drawn: all, of more than ten the smallest and the largest size of each group, of more
+    than twenty the largest alone."""
     pairs = list(zip(section.rows, _styles(section), strict=True))
     if len(pairs) <= 10:
         return pairs
@@ -189,7 +191,10 @@ def _few(section: Section) -> list[tuple[Row, Style]]:
     for pair in pairs:
         groups.setdefault(pair[1].group, []).append(pair)
     ordered = [sorted(group, key=lambda pair: natural(pair[1].size)) for group in groups.values()]
-    ends = [group if len(group) < 3 else [group[0], group[-1]] for group in ordered]
+    if len(pairs) > 20:
+        ends = [group[-1:] for group in ordered]
+    else:
+        ends = [group if len(group) < 3 else [group[0], group[-1]] for group in ordered]
     return [(row, replace(style, line=LINES[k])) for group in ends for k, (row, style) in enumerate(group)]
 
 
@@ -212,6 +217,7 @@ def _legend(figure: Figure, axes: Sequence[Axes], note: str) -> None:
             entries.setdefault(label, handle)
     width = max((len(label) for label in entries), default=1)
     columns = max(1, min(len(entries), int(figure.get_figwidth() * 11 / (width + 7))))
+    figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(entries) / columns))
     place = {"loc": "outside lower center", "ncols": columns, "title": note, "title_fontsize": 8}
     figure.legend(list(entries.values()), list(entries), **place).get_title().set_color("#555555")
 
@@ -323,7 +329,8 @@ def curves(section: Section) -> Figure:
         ax.xaxis.get_major_locator().set_params(integer=True)
     for ax in axes[len(names) :]:
         ax.remove()
-    fewer = "; of several sizes the smallest and the largest" * (len(shown) < len(section.rows))
+    which = "the largest" if len(section.rows) > 20 else "the smallest and the largest"
+    fewer = f"; of several sizes {which}" * (len(shown) < len(section.rows))
     _legend(figure, axes, f"x: epoch; line: median over the seeds; band: their range{fewer}")
     return figure
 

@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -278,3 +278,18 @@ def git_state(root: Path = PROJECT) -> tuple[str | None, bool | None]:
     oid = next((line.split()[-1] for line in lines if line.startswith("# branch.oid")), "(initial)")
     dirty = any(not line.startswith("#") for line in lines)
     return (None if oid == "(initial)" else oid), dirty
+
+
+def data_names(results: Iterable[RunResult]) -> dict[tuple[str, str], tuple[str, str]]:
+    """(source, name) of each run's data -> the one that stands for it: the first name, in order of the alphabet, of
+    those that name the same content, as two copies of a folder do."""
+    same: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    holders: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for run in results:
+        place = (run.data["source"], run.data["name"])
+        own = same.setdefault(place, {place})
+        other = same[holders.setdefault((place[0], run.task, str(run.data["hash"])), place)]
+        if own is not other:
+            own |= other
+            same |= dict.fromkeys(own, own)
+    return {place: min(places) for place, places in same.items()}

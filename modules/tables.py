@@ -18,7 +18,7 @@ from modules.atomic import write_atomic
 from modules.benchmark import Benchmark, Column
 from modules.glue import GLUE
 from modules.published import PublishedRow
-from modules.results import RunResult, canonical, run_id
+from modules.results import RunResult, canonical, data_names, run_id
 
 Settings = dict[tuple[str, str], str]
 """(part of the result, name) -> the value as canonical JSON, so that equal means equal."""
@@ -126,14 +126,16 @@ def build(
 ) -> list[Section]:
     """Sections, rows and cells of all results of a benchmark, sorted by names: the order of `results` is no matter."""
     groups: dict[tuple[str, ...], list[RunResult]] = {}
-    for run in sorted(results, key=lambda run: run.id):
+    ordered = sorted(results, key=lambda run: run.id)
+    names = data_names(ordered)
+    for run in ordered:
         if run.benchmark == benchmark.name and run.task in benchmark.tasks:
             place = (run.backbone["source"], run.backbone["name"], str(run.backbone["hash"]))
-            groups.setdefault((*place, run.data["source"], run.data["name"]), []).append(run)
+            groups.setdefault((*place, *names[run.data["source"], run.data["name"]]), []).append(run)
     sections = []
-    for _, runs in sorted(groups.items()):
+    for (*_, source, name), runs in sorted(groups.items()):
         rows = sorted(_rows(runs, {run.id: run for run in runs}, benchmark), key=_row_order)
-        backbone, data = runs[0].backbone, runs[0].data
+        backbone, data = runs[0].backbone, runs[0].data | {"source": source, "name": name}
         beside = _beside(rows, backbone, published, benchmark)
         sections.append(Section(backbone, data, tuple(rows), tuple(beside), benchmark))
     return sections

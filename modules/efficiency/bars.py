@@ -58,9 +58,8 @@ def _base(s: dict[str, Any]) -> list[Row]:
     found += _row(f"LoRA step, {title}", s, mine["lora"], limit, 1.25)
     found += _row(f"LoRA step, {title}", s, mine["lora"], best_peft(s, "lora", "eager"), 0.2)
     found += _row(f"LoRA step, {title}", s, mine["lora"], best_peft(s, "lora", "graphs"), 0.9)
-    for method, name in (("dora", "DoRA step"), ("vera", "VeRA step")):
-        found += _row(name, s, mine[method], limit, 1.35)
-        found += _row(name, s, mine[method], mine["lora"], 1.5)
+    for method, name, times in (("dora", "DoRA step", 1.35), ("vera", "VeRA step", 1.5)):
+        found += _row(name, s, mine[method], mine["lora"], times)
         for mode in ("eager", "graphs"):
             found += _row(
                 f"{name}, {mode}", s, way(s, "ours", method, (mode,)), best_peft(s, method, mode), 1.0, strict=True

@@ -8,6 +8,7 @@ from typing import Any
 
 from modules.efficiency import bars
 from modules.efficiency.curves import agrees
+from modules.efficiency.ways import TOGETHER
 from modules.figures import figure
 
 READING = """\
@@ -18,7 +19,14 @@ without it; the bars compare with the better. `graphs`: the whole step as one CU
 command trains. PEFT adapts GPT-2's whole c_attn, ours its q and v."""
 COUNTS = {"launches": "launches", "kernels": "kernels", "peak_mb": "peak, MB", "trained": "trained parameters"}
 _INK, _MUTED = "#1f2328", "#8c959f"
-_COLOURS = {"limit": "#8c959f", "full": "#bf8700", "ours": "#0969da", "peft": "#cf222e", "peft-bf16": "#fa7a83"}
+_COLOURS = {
+    "limit": "#8c959f",
+    "full": "#bf8700",
+    "ours": "#0969da",
+    TOGETHER: "#54aeff",
+    "peft": "#cf222e",
+    "peft-bf16": "#fa7a83",
+}
 
 
 def markdown(result: dict[str, Any]) -> str:
