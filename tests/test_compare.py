@@ -204,6 +204,19 @@ def test_long_runs_come_first_and_then_whole_seeds(made, workers):
     assert order == [(task, seed) for task in ("mrpc", "rte") for seed in (0, 0, 1, 1)]
 
 
+def test_seeds_are_stacked_where_the_variant_can_be(made, workers):
+    comparison = made(variants={"full": {"lr": 0.01}, "wide": {"variant": "lora", "options": {"r": 2}, "lr": 0.01}})
+    comparison.stack = True
+    runs = [run for row in comparison.rows() for run in comparison.runs(row, 0.01)]
+    comparison.carry_out(runs, comparison.results_dir)
+    known = {run.id: run for run in runs}
+    words = [[known[id] for id in word.split("+")] for word in workers[0]]
+    assert sorted((word[0].variant, word[0].task, [run.seed for run in word]) for word in words) == [
+        ("full", "mrpc", [0]), ("full", "mrpc", [1]), ("full", "rte", [0]), ("full", "rte", [1]),
+        ("lora", "mrpc", [0, 1]), ("lora", "rte", [0, 1]),
+    ]  # fmt: skip
+
+
 # ---- several GPUs -------------------------------------------------------------------------------------------------
 
 

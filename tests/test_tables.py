@@ -94,6 +94,20 @@ def test_a_cell_is_median_and_standard_deviation_over_seeds():
     assert row["RTE"] == "65.5 ±13.9"
 
 
+def test_two_copies_of_a_data_set_are_one():
+    """The same content under two names is one section, also where only some tasks say so; other content is not."""
+    place = {"data__source": "folder"}
+    runs = [
+        run(task="rte", data__name="glue", **place),
+        run(task="cola", data__name="glue", **place),
+        run(task="cola", seed=1, data__name="copy", **place),
+        run(task="mrpc", seed=1, data__name="copy", **place),
+    ]
+    (section,) = build(runs)
+    assert section.data["name"] == "copy" and {c for row in section.rows for c in row.cells} == {"rte", "cola", "mrpc"}
+    assert len(build(runs[:2] + [run(task="cola", seed=1, data__name="copy", data__hash="other", **place)])) == 2
+
+
 def test_a_single_seed_has_no_spread():
     assert only([run(score=0.8125)])["RTE"] == "81.2 ±-"
 
