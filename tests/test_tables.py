@@ -226,7 +226,7 @@ def test_two_results_for_one_seed_are_never_silently_one():
         {"backbone__name": "other"},
         {"backbone__hash": "other"},
         {"backbone__source": "folder"},
-        {"data__name": "mine"},
+        {"data__name": "mine", "data__hash": "other"},
         {"data__source": "embedded"},
     ],
     ids=str,
