@@ -221,6 +221,25 @@ def test_a_failing_worker_is_reported(tmp_path, capfd):
 # ---- the Hub -------------------------------------------------------------------------------------------------------
 
 
+def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):
+    given: list[dict[str, str]] = []
+
+    class Worker:
+        def __init__(self, command, env):
+            given.append(env)
+
+        def wait(self) -> int:
+            return 0
+
+        poll = wait
+
+    monkeypatch.setattr("modules.cli.subprocess.Popen", Worker)
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
+    assert run_workers(["a", "b"], str(tmp_path), jobs=2) == 0
+    assert [env["MALLOC_TOP_PAD_"] for env in given] == ["1", "1"]
+    assert int(given[0]["MALLOC_TRIM_THRESHOLD_"]) > int(given[0]["MALLOC_MMAP_THRESHOLD_"]) > 2**20
+
+
 def test_the_papers_preset_runs_from_the_hub(tmp_path):
     """The command itself against a local Hub: RoBERTa's id, the data set's id, the paper's recipe, MNLI first."""
     from tests.hub_server import HubServer, tiny_glue, tiny_roberta
