@@ -13,7 +13,9 @@ import pytest
 from safetensors.torch import load_file
 
 from modules.cli import main, run_workers
+from modules.plan import Wishes, make_plan
 from modules.results import ResultStore
+from variants.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 GLUE = str(ROOT / "paper_repro" / "glue.py")
@@ -271,3 +273,8 @@ def test_no_hub_under_preset_paper_is_one_line_within_seconds(tmp_path):
     assert re.fullmatch(
         r"error: the Hub \(http://127.0.0.1:9\) cannot be reached[^\n]*--preset embedded[^\n]*\n", done.stderr
     )
+
+
+def test_the_longest_runs_come_first():
+    wishes = Wishes(variant="lora", preset="embedded", tasks=["rte", "cola", "mnli"])
+    assert [run.task for run in make_plan(wishes, resolve("lora")).runs] == ["mnli", "cola", "rte"]
