@@ -49,7 +49,11 @@ COMMON: dict[str, Setting] = {
     "weight_decay": Setting(float, "of AdamW", zero=True),
     "adam_eps": Setting(float, "epsilon of AdamW (default: 1e-8)"),
     "gradient_clip_val": Setting(float, "largest norm of the gradient; 0 for none", zero=True),
-    "pad": Setting(str, "bucket (to the next length bucket) or max (to max_length)", choices=("bucket", "max")),
+    "pad": Setting(
+        str,
+        "bucket (to the next length bucket, on a CPU to the longest row) or max (to max_length)",
+        choices=("bucket", "max"),
+    ),
 }
 """Settings of every benchmark."""
 

@@ -128,7 +128,9 @@ def check_trainer(options: dict[str, Any]) -> None:
     """Refuse a Trainer option that does not exist or that the framework sets itself, in one line."""
     import inspect
 
-    from lightning.pytorch import Trainer
+    if not options:
+        return
+    from lightning.pytorch import Trainer  # takes seconds
 
     known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
     for name in options:

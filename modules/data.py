@@ -196,6 +196,11 @@ class PaddedDataModule(LightningDataModule):
         self.edges = [edge for edge in sorted(edges) if edge < max_length] if pad == "bucket" else []
         self.edges.append(max_length)
 
+    def pad_exactly(self) -> None:
+        """Pad a batch to its longest row from now on, where `pad` is "bucket"."""
+        if len(self.edges) > 1:
+            self.edges = list(range(1, self.edges[-1] + 1))
+
     def units(self, tokens: Tokens) -> np.ndarray | None:
         """Losses of each row (N,); None: one."""
         return None

@@ -88,7 +88,12 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant]) -> Plan:
             _add(runs, wishes, cls, recipe, seed, backbone, source, budget)
     if any(run.init_from for run in runs.values()):
         about.append("MRPC, RTE and STS-B start from the MNLI run of the same seed, which is run first")
-    order = sorted(runs.values(), key=lambda run: run.init_from is not None)  # stable: MNLI before what starts from it
+
+    def place(run: RunConfig) -> tuple[bool, int]:
+        """MNLI before what starts from it; else the longest first, so that workers end at about the same time."""
+        return run.init_from is not None, -run.training["epochs"] * source.sizes[run.task]["train"]
+
+    order = sorted(runs.values(), key=place)
     notes = [f"{benchmark.tasks[task].title}: {note}" for task, notes in source.notes.items() for note in notes]
     return Plan(order, list(dict.fromkeys([*about, *notes])))
 

@@ -25,6 +25,7 @@ from modules.lit import FineTuner
 from modules.precision import lower_frozen
 from modules.results import ResultStore, RunResult, environment
 from modules.tracking import make_logger
+from modules.unpadded import unpad
 from variants.adapted import Adapted, attach
 from variants.files import read_adapter
 from variants.registry import resolve
@@ -49,6 +50,8 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
     precision, graphs = settle(prepared, config, variant)
     adapted = attach(prepared.model, variant, config.seed)
     counts = initialise(adapted, config, data)
+    if on_cpu(config):
+        unpad(adapted)
     module = FineTuner(adapted, objective, graphs=graphs, **optimisation(config))
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
     history = History(objective.metric, config.folder, notes(config))
@@ -87,6 +90,8 @@ def settle(prepared: Prepared, config: RunConfig, variant: BaseVariant) -> tuple
         precision = "32-true"
     graphs = uses_graphs(config, precision)
     prepared.data.fill = graphs  # every batch of a length has one shape
+    if on_cpu(config):
+        prepared.data.pad_exactly()  # nothing there gains by few shapes
     return precision, graphs
 
 
@@ -150,6 +155,12 @@ def _few_batches(data: PaddedDataModule, count: int = 8):
         if index == count:
             return
         yield batch
+
+
+def on_cpu(config: RunConfig) -> bool:
+    """Whether the run computes on the CPU."""
+    accelerator = config.trainer.get("accelerator", "auto")
+    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
 
 
 def uses_graphs(config: RunConfig, precision: str) -> bool:

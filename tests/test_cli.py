@@ -13,7 +13,9 @@ import pytest
 from safetensors.torch import load_file
 
 from modules.cli import main, run_workers
+from modules.plan import Wishes, make_plan
 from modules.results import ResultStore
+from variants.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
 GLUE = str(ROOT / "paper_repro" / "glue.py")
@@ -221,6 +223,25 @@ def test_a_failing_worker_is_reported(tmp_path, capfd):
 # ---- the Hub -------------------------------------------------------------------------------------------------------
 
 
+def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):
+    given: list[dict[str, str]] = []
+
+    class Worker:
+        def __init__(self, command, env):
+            given.append(env)
+
+        def wait(self) -> int:
+            return 0
+
+        poll = wait
+
+    monkeypatch.setattr("modules.cli.subprocess.Popen", Worker)
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
+    assert run_workers(["a", "b"], str(tmp_path), jobs=2) == 0
+    assert [env["MALLOC_TOP_PAD_"] for env in given] == ["1", "1"]
+    assert int(given[0]["MALLOC_TRIM_THRESHOLD_"]) > int(given[0]["MALLOC_MMAP_THRESHOLD_"]) > 2**20
+
+
 def test_the_papers_preset_runs_from_the_hub(tmp_path):
     """The command itself against a local Hub: RoBERTa's id, the data set's id, the paper's recipe, MNLI first."""
     from tests.hub_server import HubServer, tiny_glue, tiny_roberta
@@ -252,3 +273,8 @@ def test_no_hub_under_preset_paper_is_one_line_within_seconds(tmp_path):
     assert re.fullmatch(
         r"error: the Hub \(http://127.0.0.1:9\) cannot be reached[^\n]*--preset embedded[^\n]*\n", done.stderr
     )
+
+
+def test_the_longest_runs_come_first():
+    wishes = Wishes(variant="lora", preset="embedded", tasks=["rte", "cola", "mnli"])
+    assert [run.task for run in make_plan(wishes, resolve("lora")).runs] == ["mnli", "cola", "rte"]

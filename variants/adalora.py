@@ -29,6 +29,7 @@ class AdaLoRALayer(AdapterLayer):
 
     resizable = {**FACTORS, **AVERAGES, "kept": 0}
     training_only = ("kept", *AVERAGES)
+    per_token = True
     low_precision = ("lora_E",)
     rank_dims = FACTORS
 

@@ -22,6 +22,8 @@ class BottleneckLayer(AdapterLayer):
     The paper draws both matrices from N(0, 0.01²), cut at two σ, for a near-identity; a zero W_up makes it exact.
     """
 
+    per_token = True
+
     def __init__(self, site, config: AdapterH, rng: torch.Generator) -> None:
         super().__init__(site, config)
         d = site.out_features

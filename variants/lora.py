@@ -18,6 +18,7 @@ from variants.variant import Variant, VariantError
 class LoRALayer(AdapterLayer):
     """h = W₀x + (α/r)·B·A·x, with B = 0 at the start (section 4.1, eq. 3)."""
 
+    per_token = True
     rank_dims = {"lora_A": 0, "lora_B": 1}
 
     def __init__(self, site, config: LoRA, rng: torch.Generator) -> None:

@@ -32,6 +32,7 @@ class Bank(nn.Module):
 class VeRALayer(AdapterLayer):
     """h = W₀x + Λ_b B Λ_d A x, with A and B frozen and shared, b = 0 at the start (eq. 2)."""
 
+    per_token = True
     low_precision = ("d", "b")
 
     def __init__(self, site, config: VeRA, rng: torch.Generator, banks: dict[tuple[Hashable, ...], Bank]) -> None:
