@@ -69,7 +69,8 @@ class Places(NamedTuple):
 def unpad(adapted: Adapted) -> bool:
     """Let the encoder of a model compute without padding from now on, where that can be; whether it can.
 
-    It cannot where a layer does not say that it works token by token (prefixes act on the sequence), or the model is none of `MODELS` with PyTorch's attention.
+    It cannot where a layer does not say that it works token by token (prefixes act on the sequence), or the model is
+    none of `MODELS` with PyTorch's attention.
     """
     model = adapted.model
     config = getattr(model, "config", None)
