@@ -7,7 +7,6 @@ import difflib
 import os
 import re
 import signal
-import subprocess
 import sys
 import threading
 import typing
@@ -20,15 +19,10 @@ from modules.config import COMPILE
 from modules.errors import UserError
 from modules.glue import GLUE
 from modules.plan import Plan, Wishes, make_plan, merge, stacks, takes_several
+from modules.workers import default_jobs, run_workers
 from variants.registry import BUILT_IN, names, outline, resolve
 from variants.variant import VariantError
 
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
-    "MALLOC_TRIM_THRESHOLD_": str(512 * 2**20),
-    "MALLOC_TOP_PAD_": str(64 * 2**20),
-}
-"""For glibc in a worker: keep the memory that a step frees. Asking the system anew is a tenth of a CPU step."""
 PUBLISHED = Path(__file__).resolve().parents[1] / "paper_repro" / "published"
 
 
@@ -281,23 +275,6 @@ def _seeds(value: str | int | list[int] | None) -> list[int]:
         raise UserError(f"--seeds must be whole numbers such as 0,1,2, not {value!r}") from None
 
 
-def default_jobs() -> int:
-    """A run for each GPU; on CPUs for each core: small models gain little from several threads."""
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    return torch.cuda.device_count() or cores
-
-
-def visible_gpus() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES may name: its own entries where it is set, else the numbers of all GPUs."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    gpus = [str(k) for k in range(torch.cuda.device_count())] if named is None else named.split(",")
-    return [gpu.strip() for gpu in gpus if gpu.strip()][: torch.cuda.device_count()]
-
-
 def execute(
     plan: Plan,
     results_dir: str,
@@ -346,42 +323,6 @@ def _first_process() -> bool:
 def _several_processes(plan: Plan) -> bool:
     """Whether a run itself takes several processes: then each run has a command of its own."""
     return takes_several(plan.runs[0].trainer if plan.runs else {})
-
-
-def run_workers(ids: list[str], results_dir: str, jobs: int, one_by_one: bool = False) -> int:
-    """Start workers for the runs ``ids`` (``id+id`` for runs that are stacked) and wait; the worst of their exit codes.
-
-    Workers that run at once take the visible GPUs in turn, one each.
-    """
-    if not ids:
-        return 0
-    lists = [[id] for id in ids] if one_by_one else [ids[k:] + ids[:k] for k in range(min(jobs, len(ids)))]
-    at_once = 1 if one_by_one else len(lists)
-    environment = dict(os.environ) | {"LORA_VARIANTS_RUNS_AT_ONCE": str(at_once)}
-    if at_once > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
-    environment = KEEP_MEMORY | environment
-    gpus = visible_gpus() if at_once > 1 else []
-    worst = 0
-    for start in range(0, len(lists), at_once):
-        workers = [
-            subprocess.Popen(
-                [sys.executable, "-m", "modules.worker", results_dir, *part],
-                env=environment | ({"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {}),
-            )
-            for k, part in enumerate(lists[start : start + at_once])
-        ]
-        try:
-            worst = max([worst, *(abs(worker.wait()) for worker in workers)])
-        finally:  # stopped by hand or by a scheduler: no worker is left behind
-            for worker in workers:
-                if worker.poll() is None:
-                    worker.terminate()
-            for worker in workers:
-                worker.wait()
-        if worst == 2:
-            break
-    return worst
 
 
 def show_table(results_dir: str, write: bool = True, ids: set[str] | None = None, benchmark: Benchmark = GLUE) -> int:

@@ -25,11 +25,12 @@ from typing import Any
 from modules.atomic import write_atomic
 from modules.benchmark import BENCHMARKS, Benchmark, benchmark
 from modules.budget import line, pick
-from modules.cli import default_jobs, guarded, run_workers, show_table
+from modules.cli import guarded, show_table
 from modules.config import RunConfig
 from modules.errors import UserError
 from modules.plan import Wishes, build_variant, make_plan, open_source, stacks
 from modules.results import ResultStore, RunResult
+from modules.workers import default_jobs, run_workers
 from variants.registry import resolve
 
 PLAN_KEYS = {"benchmark", "seeds", "common", "trainer", "tasks", "tune", "variants"}

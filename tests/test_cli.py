@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from modules.cli import main, run_workers
+from modules.cli import main
 from modules.plan import Wishes, make_plan
 from modules.results import ResultStore
+from modules.workers import run_workers
 from variants.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -235,7 +236,7 @@ def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):
 
         poll = wait
 
-    monkeypatch.setattr("modules.cli.subprocess.Popen", Worker)
+    monkeypatch.setattr("modules.workers.subprocess.Popen", Worker)
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
     assert run_workers(["a", "b"], str(tmp_path), jobs=2) == 0
     assert [env["MALLOC_TOP_PAD_"] for env in given] == ["1", "1"]

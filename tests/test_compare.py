@@ -11,7 +11,8 @@ import yaml
 from e2e_tiny import csv_folder, tiny_gpt2
 from test_tables import run as result_of
 
-from modules import cli, worker
+from modules import worker
+from modules import workers as launcher
 from modules.errors import UserError
 from modules.results import ResultStore
 from paper_repro import compare
@@ -237,7 +238,7 @@ def test_visible_gpus(monkeypatch, named, count, gpus):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if named is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    assert cli.visible_gpus() == gpus
+    assert launcher.visible_gpus() == gpus
 
 
 def test_workers_take_the_gpus_in_turn(monkeypatch, tmp_path):
@@ -249,13 +250,13 @@ def test_workers_take_the_gpus_in_turn(monkeypatch, tmp_path):
 
         wait = poll = staticmethod(lambda: 0)
 
-    monkeypatch.setattr(cli.subprocess, "Popen", Process)
-    monkeypatch.setattr(cli, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.setattr(launcher.subprocess, "Popen", Process)
+    monkeypatch.setattr(launcher, "visible_gpus", lambda: ["0", "1"])
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert cli.run_workers(["a", "b", "c", "d"], str(tmp_path), jobs=3) == 0
+    assert launcher.run_workers(["a", "b", "c", "d"], str(tmp_path), jobs=3) == 0
     assert started == [("a", "0"), ("b", "1"), ("c", "0")]
     started.clear()
-    cli.run_workers(["a", "b"], str(tmp_path), jobs=1)
+    launcher.run_workers(["a", "b"], str(tmp_path), jobs=1)
     assert started == [("a", None)], "a run that is alone may use what it likes"
 
 
