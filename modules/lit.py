@@ -31,6 +31,8 @@ class FineTuner(LightningModule):
     """
 
     strict_loading = True
+    clip = staticmethod(torch.nn.utils.clip_grad_norm_)
+    """Scales gradients, those of the model together, to a norm."""
 
     def __init__(
         self,
@@ -136,10 +138,14 @@ class FineTuner(LightningModule):
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        # Lightning refuses a fused optimizer under every mixed precision; only fp16's scaled gradients forbid it
         if isinstance(optimizer, GraphedAdamW) and (gradient_clip_algorithm or "norm") == "norm":
-            optimizer.max_norm = gradient_clip_val or 0.0  # part of its graph
+            optimizer.max_norm, optimizer.clip = gradient_clip_val or 0.0, self.clip  # part of its graph
             return
+        if self._scaler is None and (gradient_clip_algorithm or "norm") == "norm":
+            if gradient_clip_val:
+                self.clip([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
+            return
+        # Lightning refuses a fused optimizer under every mixed precision; only fp16's scaled gradients forbid it
         plugin = Precision() if self._scaler is None else self.trainer.precision_plugin
         algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
         plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, algorithm)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from modules.benchmark import benchmark
 from modules.callbacks import History, Progress, dashboard
 from modules.config import RunConfig
-from modules.graphs import GraphedAdamW
 from modules.lit import FineTuner
 from modules.objectives import Objective
 from modules.results import ResultStore, RunResult, run_id
@@ -106,8 +105,20 @@ def _adapters(configs: Sequence[RunConfig]) -> tuple:
     return prepared, adapted, counts, precision, graphs
 
 
+@torch.no_grad()
+def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+    """Scale the gradients (S, ...) of each adapter to a norm of at most ``max_norm``, as torch does for one model."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in gradients])
+    scale = (max_norm / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
+    for gradient in gradients:
+        gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
+
+
 class StackedTuner(FineTuner):
     """Trains S stacked adapters, each by its own loss, on batches that hold equally many rows of each."""
+
+    clip = staticmethod(clip_each)
 
     def __init__(self, stack: Stack, objective: Objective, **options: Any) -> None:
         super().__init__(stack, objective, **options)
@@ -154,34 +165,11 @@ class StackedTuner(FineTuner):
             for (loss, steps), (dev, weight), objective in zip(train, evaluation, self.objectives, strict=True)
         ]
 
-    def configure_gradient_clipping(
-        self,
-        optimizer: torch.optim.Optimizer,
-        gradient_clip_val: float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        if (gradient_clip_algorithm or "norm") != "norm":
-            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
-        elif isinstance(optimizer, GraphedAdamW):
-            optimizer.max_norm, optimizer.clip = gradient_clip_val or 0.0, clip_each
-        elif gradient_clip_val:
-            clip_each(self.adapted.trained().values(), gradient_clip_val)
-
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         return nn.Module.state_dict(self.adapted)
 
     def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False) -> None:
         self.adapted.load_state_dict(state_dict)
-
-
-@torch.no_grad()
-def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
-    """Scale the gradients (S, ...) of each adapter to a norm of at most ``max_norm``, as torch does for one model."""
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in gradients])
-    scale = (max_norm / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
 
 
 class StackedHistory(History):

@@ -65,10 +65,10 @@ def test_prepared_is_the_plain_pass(name, build, device):
     """In fp32 to the last digits; over a bf16 base within bf16's rounding of what the fp32 pass gives."""
     try:
         handle = adapted(build, resolve(name)(), False, device)
-    except VariantError:  # it does not fit this small model, and says so
-        return
+    except VariantError as refusal:
+        pytest.skip(f"{name} does not fit this small model: {refusal}")
     if not handle.trained():
-        return
+        pytest.skip(f"{name} trains nothing here")
     loss, gradients = loss_and_gradients(handle, prepared=False)
     same, found = loss_and_gradients(handle, prepared=True)
     assert abs(same - loss) <= 1e-6 * abs(loss) and distance(found, gradients) < 1e-4
