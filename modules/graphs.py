@@ -7,6 +7,7 @@ step, so the numbers are the same, and capturing one takes a fraction of a secon
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -161,16 +162,22 @@ def capture(compute: Callable[[], tuple], pool: tuple | None = None, warm: bool 
         pool: memory to share with other graphs, where none runs while another's outputs are in use.
         warm: carry it out once first, on another stream: libraries set themselves up outside of the capture.
     """
+    stream = side_stream()
     if warm:
-        stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             compute()
         torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool):
+    with torch.cuda.graph(graph, pool=pool, stream=stream):
         outputs = compute()
     return graph, outputs
+
+
+@functools.cache
+def side_stream() -> torch.cuda.Stream:
+    """One for all captures: every stream costs the linear algebra libraries a workspace."""
+    return torch.cuda.Stream()
 
 
 @contextlib.contextmanager

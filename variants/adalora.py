@@ -14,6 +14,7 @@ from variants.low_rank import Product, project
 from variants.prepared import alike, stacked
 from variants.registry import register
 from variants.variant import Variant, VariantError
+from variants.vectors import scale
 
 FACTORS = {"lora_A": 0, "lora_E": 0, "lora_B": 1}
 """Q, Λ and P, and the dimension of each that counts the triplets."""
@@ -49,7 +50,7 @@ class AdaLoRALayer(AdapterLayer):
         return self.scaling * (self.lora_B * self.lora_E) @ self.lora_A
 
     def product(self, x: Tensor) -> Product:
-        return Product(self.lora_E * project(self.dropout(x), self.lora_A), self.lora_B, self.scaling)
+        return Product(scale(self.lora_E, project(self.dropout(x), self.lora_A)), self.lora_B, self.scaling)
 
     @torch.no_grad()
     def shrink(self) -> None:

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from variants import hooks
 from variants.adapter import Adapter, check_fit, copy_tensors
 from variants.layer import AdapterLayer, full_precision, seeded
-from variants.prepared import lowered, standing_in
+from variants.prepared import Standin, lowered, standing_in
+from variants.reading import read_together
 from variants.targets import head_parameters
 from variants.variant import BaseVariant, VariantError
 
@@ -54,6 +55,7 @@ class Adapted:
         self.adapters: dict[str, Adapter] = {}
         self.active: str | None = None
         self._handles: list[tuple[nn.Module, list]] = []
+        self._reading: list[Standin] = []  # of the frozen maps, for a prepared pass
         self._original: dict[str, Tensor] = {}  # base values that an active adapter has changed in place
         self._unmerged: dict[str, tuple[Tensor, Tensor | None]] = {}
         if hasattr(model, "save_pretrained"):
@@ -151,6 +153,7 @@ class Adapted:
                 self._original[path] = site.weight().detach().clone()
                 site.write(weight, None)
         self._handles = hooks.hook_all(layer.to(layer.site.device) for layer in adapter.layers.values())
+        self._reading = list(read_together(self.model, (layer.site.module for layer in adapter.layers.values())))
         self.active = name
 
     def deactivate(self) -> None:
@@ -300,7 +303,7 @@ class Adapted:
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """``with`` this, a forward pass: the same to rounding, in fewer operations (``variants.prepared``)."""
-        with standing_in(lowered(self.layers)), standing_in(self.variant.prepared(self.layers)):
+        with standing_in((*self._reading, *lowered(self.layers))), standing_in(self.variant.prepared(self.layers)):
             yield
 
     def after_step(self, step: int, total_steps: int) -> None:

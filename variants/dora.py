@@ -10,11 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from variants.beside import apart
 from variants.layer import full_precision
 from variants.lora import LoRA, LoRALayer
 from variants.low_rank import Product, project
 from variants.prepared import Standin, alike, stacked
 from variants.registry import register
+from variants.vectors import add_gain, add_scaled
 
 
 class DoRALayer(LoRALayer):
@@ -43,11 +45,11 @@ class DoRALayer(LoRALayer):
         return h * W + (1 + h) * super().delta_weight()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h, dropped, bias = self.gain().to(y.dtype), self.dropout(x), self.site.bias()
+        h, dropped = self.gain().to(y.dtype), self.dropout(x)
         updated = Product(project(dropped, self.lora_A), self.lora_B, self.scaling).added(y)
         if self.training and self.config.dropout > 0 and self.config.dropout_mode == "official":
-            return torch.addcmul(updated, h, F.linear(dropped, self.site.weight()) + (updated - y))
-        return torch.addcmul(updated, h, updated if bias is None else updated - bias)
+            return add_scaled(updated, h, F.linear(dropped, self.site.weight()) + (updated - y))
+        return add_gain(updated, h, self.site.bias())
 
 
 @torch.no_grad()
@@ -93,5 +95,5 @@ class DoRA(LoRA):
     def prepared(self, layers: Sequence[DoRALayer]) -> Iterator[Standin]:
         for group in alike(layers, "lora_A", "lora_B", "scaling"):
             gains = (stacked(group, "magnitude") / norms(group) - 1).to(group[0].site.dtype)
-            for layer, h in zip(group, gains.unbind(), strict=True):
+            for layer, h in zip(group, apart(gains), strict=True):
                 yield layer, "gain", lambda h=h: h

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from variants.layer import AdapterLayer
-from variants.low_rank import add_products, plain
+from variants.low_rank import add_products
 from variants.prepared import LOW_PRECISION
+from variants.reading import plain
 
 
 class SiteAdapters(nn.Module):

@@ -9,6 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from variants.beside import beside, used
+from variants.reading import GradientSum, plain, reading_of, vmapped
+
 
 class Product(NamedTuple):
     """scale · z Fᵀ, which a layer adds to its site's output.
@@ -26,19 +29,24 @@ class Product(NamedTuple):
     def added(self, y: Tensor) -> Tensor:
         """y + scale · z Fᵀ in one product and a new tensor, in the dtype of y."""
         z, factor = self.z.to(y.dtype), self.factor.to(y.dtype)
-        return torch.addmm(y.flatten(0, -2), z.flatten(0, -2), factor.t(), alpha=self.scale).view_as(y)
-
-
-def plain() -> bool:
-    """Whether tensors are computed as they are: neither a compiler nor a function transform looks on."""
-    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+        if vmapped():
+            return _EachAdded.apply(y, z, factor, self.scale)
+        return _AddProducts.apply(y, None, [self.scale], z, factor) if plain() else _added(y, z, factor, self.scale)
 
 
 def project(x: Tensor, A: Tensor) -> Tensor:
-    """z = x Aᵀ: (..., in_features) and (r, in_features) give (..., r)."""
-    if hasattr(A, "uses") and x.dtype == A.dtype and plain():
-        return _Project.apply(x, A)
-    return F.linear(x, A)
+    """z = x Aᵀ: (..., in_features) and (r, in_features) give (..., r).
+
+    With a matrix of its own for each part of x: (S, ..., in_features) and (S, r, in_features) give (S, ..., r).
+    """
+    if x.dtype != A.dtype:
+        return F.linear(x, A)
+    if vmapped():
+        return _EachProject.apply(x, A)
+    if not plain():
+        return F.linear(x, A)
+    reading = reading_of(x)
+    return _Project.apply(reading.x.view_as(x), A, reading.sum) if reading else _Project.apply(x, A, None)
 
 
 def add_products(y: Tensor, spans: Sequence[tuple[int, int]], products: Sequence[Product]) -> Tensor:
@@ -57,27 +65,37 @@ def add_products(y: Tensor, spans: Sequence[tuple[int, int]], products: Sequence
 
 class _Project(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, A: Tensor) -> Tensor:
-        ctx.save_for_backward(x, A)
-        ctx.uses = _used(A)
-        return F.linear(x, A)
+    def forward(ctx: Any, x: Tensor, A: Tensor, sum: GradientSum | None) -> Tensor:
+        ctx.sum, ctx.uses = sum, used(A)
+        ctx.save_for_backward(A, *((x,) if sum is None else sum.keep(x)))
+        return (_rows(x, A) @ A.mT).view(*x.shape[:-1], -1)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        x, A = ctx.saved_tensors
-        wants_x, wants_A = ctx.needs_input_grad
-        found = None
-        if wants_A:
-            z, rows = gradient.flatten(0, -2), x.flatten(0, -2)
-            found = beside(ctx.uses, lambda: z.t() @ rows, z, rows)
-        return gradient @ A if wants_x else None, found
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (A, *kept), found = ctx.saved_tensors, None
+        rows = _rows(gradient, A)
+        if ctx.needs_input_grad[1]:
+            again = ctx.sum.again if ctx.sum else lambda x: x
+            found = beside(ctx.uses, lambda: rows.mT @ _rows(again(*kept), A), rows, *kept)
+        if ctx.needs_input_grad[0] and ctx.sum:
+            ctx.sum.add(rows, A)
+        elif ctx.needs_input_grad[0]:
+            return (rows @ A).view(*gradient.shape[:-1], -1), found, None
+        return None, found, None
 
 
 class _AddProducts(torch.autograd.Function):
+    """Without ``spans`` one product is added to all features, in a new tensor."""
+
     @staticmethod
-    def forward(ctx: Any, y: Tensor, spans: list[tuple[int, int]], scales: list[float], *pairs: Tensor) -> Tensor:
-        ctx.spans, ctx.scales, ctx.uses = spans, scales, [_used(factor) for factor in pairs[1::2]]
+    def forward(
+        ctx: Any, y: Tensor, spans: list[tuple[int, int]] | None, scales: list[float], *pairs: Tensor
+    ) -> Tensor:
+        ctx.spans, ctx.scales = spans or [(0, y.shape[-1])], scales
+        ctx.uses = [used(factor) for factor in pairs[1::2]]
         ctx.save_for_backward(*pairs)
+        if spans is None:
+            return _added(y, *pairs, scales[0])
         out = y.detach()  # the same memory: what made y does not need its values for its gradient
         rows = out.flatten(0, -2)
         for (start, stop), scale, z, factor in zip(spans, scales, pairs[::2], pairs[1::2], strict=True):
@@ -86,62 +104,71 @@ class _AddProducts(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        pairs = ctx.saved_tensors
-        rows, found = gradient.flatten(0, -2), []
+        pairs, found = ctx.saved_tensors, []
         for number, ((start, stop), scale) in enumerate(zip(ctx.spans, ctx.scales, strict=True)):
             z, factor = pairs[2 * number : 2 * number + 2]
-            part = rows[:, start:stop]
+            part = _rows(gradient, factor)[..., start:stop]
             wants_z, wants_factor = ctx.needs_input_grad[3 + 2 * number : 5 + 2 * number]
             found.append(_scaled(part, factor, scale).view_as(z) if wants_z else None)
             found.append(beside(ctx.uses[number], _factor_gradient(part, z, scale), part, z) if wants_factor else None)
         return gradient, None, None, *found
 
 
+class _EachProject(torch.autograd.Function):
+    """:func:`project` where ``vmap`` hides that there is a matrix for each part."""
+
+    @staticmethod
+    def forward(x: Tensor, A: Tensor) -> Tensor:
+        return F.linear(x, A)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        """Nothing: the rule below is differentiated itself."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, x: Tensor, A: Tensor) -> tuple[Tensor, int]:
+        return project(_each(info, in_dims[0], x), A if in_dims[1] is None else _each(info, in_dims[1], A)), 0
+
+
+class _EachAdded(torch.autograd.Function):
+    """:meth:`Product.added` where ``vmap`` hides that there is a factor for each part."""
+
+    @staticmethod
+    def forward(y: Tensor, z: Tensor, factor: Tensor, scale: float) -> Tensor:
+        return _added(y, z, factor, scale)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        """Nothing: the rule below is differentiated itself."""
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, y: Tensor, z: Tensor, factor: Tensor, scale: float) -> tuple[Tensor, int]:
+        y, z, factor = (_each(info, dim, t) for dim, t in zip(in_dims, (y, z, factor), strict=False))
+        return Product(z, factor, scale).added(y), 0
+
+
+def _each(info: Any, dim: int | None, tensor: Tensor) -> Tensor:
+    """The parts of a tensor as its first dimension; the very tensor, with what it carries, where they are."""
+    if dim is None:
+        return tensor.expand(info.batch_size, *tensor.shape)
+    return tensor.movedim(dim, 0) if dim else tensor
+
+
+def _rows(tensor: Tensor, matrix: Tensor) -> Tensor:
+    """(..., n) as rows (N, n) for one matrix, and as (S, N/S, n) for S of them."""
+    return tensor.flatten(0, -2) if matrix.ndim == 2 else tensor.flatten(1, -2)
+
+
+def _added(y: Tensor, z: Tensor, factor: Tensor, scale: float) -> Tensor:
+    add = torch.addmm if factor.ndim == 2 else torch.baddbmm
+    return add(_rows(y, factor), _rows(z, factor), factor.mT, alpha=scale).view_as(y)
+
+
 def _scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
     """scale · a b, without a kernel for the scale."""
-    return torch.addmm(a.new_empty(()).expand(a.shape[0], b.shape[1]), a, b, beta=0, alpha=scale)
+    nothing = a.new_empty(()).expand(*a.shape[:-1], b.shape[-1])
+    return (torch.addmm if a.ndim == 2 else torch.baddbmm)(nothing, a, b, beta=0, alpha=scale)
 
 
 def _factor_gradient(part: Tensor, z: Tensor, scale: float) -> Callable[[], Tensor]:
-    return lambda: _scaled(part.t(), z.flatten(0, -2), scale)
-
-
-# ---- gradients that nothing waits for ------------------------------------------------------------------------------
-_STREAMS: dict[torch.device, torch.cuda.Stream] = {}
-_WAITED_FOR: list[tuple[Tensor, ...]] = []
-
-
-def _used(tensor: Tensor) -> list[int] | None:
-    """Count one more use of a prepared copy; its counter, or None for any other tensor."""
-    uses = getattr(tensor, "uses", None)
-    if uses is not None:
-        uses[0] += 1
-    return uses
-
-
-def beside(uses: list[int] | None, compute: Callable[[], Tensor], *operands: Tensor) -> Tensor:
-    """The gradient of a prepared copy, which is not needed before :func:`join`.
-
-    While a CUDA graph is captured it goes to a branch of its own, so that the small products of adapters run beside
-    the large ones of the base. Everywhere else, and for a copy that is used twice, whose gradients are added up
-    before :func:`join`, it is simply computed.
-    """
-    if uses is None or uses[0] != 1 or not operands[0].is_cuda or not torch.cuda.is_current_stream_capturing():
-        return compute()
-    device = operands[0].device
-    if device not in _STREAMS:
-        _STREAMS[device] = torch.cuda.Stream(device)
-    side = _STREAMS[device]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        result = compute()
-    _WAITED_FOR.append((*operands, result))  # their memory is not another's before the branch has ended
-    return result
-
-
-def join() -> None:
-    """Wait for all gradients that were computed beside the rest."""
-    if _WAITED_FOR:
-        device = _WAITED_FOR[0][0].device
-        torch.cuda.current_stream(device).wait_stream(_STREAMS[device])
-        _WAITED_FOR.clear()
+    return lambda: _scaled(part.mT, z.view(*part.shape[:-1], -1), scale)

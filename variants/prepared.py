@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from variants.beside import join
 from variants.layer import AdapterLayer
-from variants.low_rank import join
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 ALIGNED = 8
@@ -85,7 +85,7 @@ def copies(wanted: Mapping[Tensor, Cast]) -> dict[Tensor, Tensor]:
     found = {}
     for (_, _, cast), tensors in groups.items():
         for tensor, copy in zip(tensors, _Copies.apply(cast, *tensors), strict=True):
-            copy.uses = [0]  # see low_rank.beside
+            copy.uses = [0]  # see variants.beside
             found[tensor] = copy
     return found
 

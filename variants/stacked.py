@@ -14,7 +14,8 @@ from variants import hooks
 from variants.adapted import Adapted
 from variants.adapter import Adapter
 from variants.layer import AdapterLayer, full_precision
-from variants.prepared import Cast, cast_of, copies, standing_in
+from variants.prepared import Cast, Standin, cast_of, copies, standing_in
+from variants.reading import read_together, reading_of
 from variants.variant import BaseVariant, VariantError
 
 Place = tuple[nn.Module, str]
@@ -145,7 +146,8 @@ class Stack(nn.Module):
                 tensor = self._parameters.get(slot)
                 if tensor is not None and (cast := cast_of(layer, name.rpartition(".")[2], tensor, stack=1)):
                     slots[tensor], wanted[tensor] = slot, cast
-        with standing_in((self, slots[tensor], copy) for tensor, copy in copies(wanted).items()):
+        own = ((self, slots[tensor], copy) for tensor, copy in copies(wanted).items())
+        with standing_in((*self._reading, *own)):
             yield
 
     # ---- how the model uses them -----------------------------------------------------------------------------
@@ -163,6 +165,7 @@ class Stack(nn.Module):
             inside = {key[len(path) + 1 :]: getattr(self, _slot(key)) for key in keys if key.startswith(f"{path}.")}
             module.forward = _each(self.size, module, module.forward, lambda inside=inside: inside)
             self._undo.append(lambda module=module: delattr(module, "forward"))
+        self._reading: list[Standin] = list(read_together(self.model, (layer.site.module for layer in layers)))
 
     def release(self) -> None:
         """Take the stack off the model; the handle's adapters hold what was learnt."""
@@ -279,7 +282,11 @@ def _each(
         if rest := [len(x) for x in args if len(x) % size]:
             raise VariantError(f"{type(module).__name__} gets {rest[0]} rows, which {size} adapters cannot share")
         tensors = {f"inner.{name}": tensor for name, tensor in stacked().items()}
-        return every(tensors, *(x.unflatten(0, (size, -1)) for x in args)).flatten(0, 1)
+        parts = [x.unflatten(0, (size, -1)) for x in args]
+        for x, part in zip(args, parts, strict=True):
+            if reading := reading_of(x):
+                part.reading = reading
+        return every(tensors, *parts).flatten(0, 1)
 
     return call
 

@@ -115,6 +115,18 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
     return chosen
 
 
+def siblings(model: nn.Module) -> list[list[nn.Module]]:
+    """The maps to queries, keys and values of each attention to its own input, which all three read."""
+    roles = ROLES.get(model_type(model), {})
+    if not all(isinstance(roles.get(role), str) for role in "qkv"):
+        return []
+    found: dict[str, list[nn.Module]] = {}
+    for path, module in model.named_modules():
+        if any(_role_match(path, roles[role]) for role in "qkv") and not re.search("cross|EncDec", path):
+            found.setdefault(path.rpartition(".")[0], []).append(module)
+    return [group for group in found.values() if len(group) == 3]
+
+
 def name_target(model: nn.Module, sites: Sequence[Site], explicit: bool = False) -> str:
     """A target that finds exactly the spans of ``sites``: a preset or roles where one does, else every name.
 

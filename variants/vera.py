@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.layer import AdapterLayer, seeded
+from variants.low_rank import project
 from variants.registry import register
 from variants.variant import Variant, VariantError
+from variants.vectors import add_scaled, scale
 
 if TYPE_CHECKING:
     from variants.sites import Site
@@ -45,7 +47,8 @@ class VeRALayer(AdapterLayer):
         return (self.b[:, None] * self.bank.B) @ (self.d[:, None] * self.bank.A)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.addcmul(y, self.b, F.linear(self.d * F.linear(x, self.bank.A), self.bank.B))
+        u = scale(self.d, project(x, self.bank.A))
+        return add_scaled(y, self.b, F.linear(u, self.bank.B))
 
 
 @register("vera")

@@ -34,6 +34,7 @@ class Scenario:
         key: name on the command line; shape: a key of `shapes.SHAPES`, or embedded-roberta, embedded-gpt2.
         rows, width: of a batch; a width of 0 draws real lengths from the table ``lengths``.
         at_once: all ways are kept on the device and take turns; else one after the other, where memory is short.
+        stacked: seeds together are measured too.
         options: hyperparameters that differ from `ways.METHODS`.
     """
 
@@ -45,6 +46,7 @@ class Scenario:
     methods: tuple[str, ...] = ("lora", "dora", "vera", "adalora")
     modes: tuple[str, ...] = ("eager", "graphs", "trained")
     at_once: bool = True
+    stacked: bool = False
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -63,7 +65,7 @@ _SMALL = {"vera": {"r": 256}}
 SCENARIOS = {
     s.key: s
     for s in (
-        Scenario("base", "roberta-base", 32, 48),
+        Scenario("base", "roberta-base", 32, 48, stacked=True),
         Scenario("glue", "roberta-base", 32, lengths="glue", **_LONE),
         Scenario("e2e", "gpt2-medium", 8, lengths="e2e", **_LONE),
         Scenario("large", "roberta-large", 64, 256, at_once=False, **_LONE),
@@ -71,7 +73,7 @@ SCENARIOS = {
         Scenario("wide", "roberta-base", 64, 128),
         Scenario("small", "embedded-roberta", 32, 24, modes=("eager",), options=_SMALL),
         Scenario("small-glue", "embedded-roberta", 32, 0, "glue", ("lora",), ("eager",)),
-        Scenario("small-e2e", "embedded-gpt2", 8, 0, "e2e", ("lora", "dora", "vera"), ("eager",), True, _SMALL),
+        Scenario("small-e2e", "embedded-gpt2", 8, 0, "e2e", ("lora", "dora", "vera"), ("eager",), options=_SMALL),
     )
 }
 DEFAULT = {"cuda": ("glue", "e2e", "large", "base"), "cpu": ("small", "small-glue", "small-e2e")}

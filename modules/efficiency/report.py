@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.efficiency import bars
 from modules.efficiency.curves import agrees
-from modules.efficiency.ways import TOGETHER
+from modules.efficiency.ways import LIMIT_TOGETHER, TOGETHER
 from modules.figures import figure
 
 READING = """\
@@ -24,6 +24,7 @@ _COLOURS = {
     "full": "#bf8700",
     "ours": "#0969da",
     TOGETHER: "#54aeff",
+    LIMIT_TOGETHER: "#d0d7de",
     "peft": "#cf222e",
     "peft-bf16": "#fa7a83",
 }

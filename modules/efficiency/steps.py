@@ -11,6 +11,7 @@ from torch import Tensor
 
 from modules.efficiency.shapes import Batch, shape_of
 from modules.efficiency.ways import Trainee
+from modules.graphs import GraphedAdamW, GraphedStep, side_stream
 
 CLIP = 1.0
 WARM_UP = 2  # eager steps before a capture: libraries and the optimizer's state set themselves up
@@ -94,7 +95,7 @@ class Stepper:
     def _capture(self, batch: Batch) -> _Graph:
         before = [p.detach().clone() for p in self.parameters] if self.faithful else None
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
-        side = _side_stream()
+        side = side_stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(WARM_UP):
@@ -122,8 +123,6 @@ class Stepper:
     # ---- as the command trains -----------------------------------------------------------------------------
 
     def _trained(self) -> Callable[[Batch], Tensor]:
-        from modules.graphs import GraphedAdamW, GraphedStep
-
         if self.on_gpu:
             self.optimizer = GraphedAdamW(self.parameters, max_norm=CLIP, lr=self.lr)
             self.optimizer.clip = self.trainee.clip or self.optimizer.clip
@@ -141,16 +140,6 @@ class Stepper:
             return loss
 
         return step
-
-
-_STREAMS: list[torch.cuda.Stream] = []
-
-
-def _side_stream() -> torch.cuda.Stream:
-    """One for all captures: every stream costs the linear algebra libraries a workspace."""
-    if not _STREAMS:
-        _STREAMS.append(torch.cuda.Stream())
-    return _STREAMS[0]
 
 
 def compile_core(trainee: Trainee) -> None:

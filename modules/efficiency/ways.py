@@ -32,7 +32,10 @@ METHODS: dict[str, dict[str, Any]] = {
 STACKED = 5
 TOGETHER = f"ours-x{STACKED}"
 """Five seeds of LoRA stacked in one step, each on a batch of its own."""
-LIBRARIES = ("limit", "full", "ours", TOGETHER, "peft", "peft-bf16")
+LIMIT_TOGETHER = f"limit-x{STACKED}"
+"""The limit on as many rows as the stacked seeds have."""
+LIBRARIES = ("limit", LIMIT_TOGETHER, "full", "ours", TOGETHER, "peft", "peft-bf16")
+WITHOUT_METHOD = ("limit", LIMIT_TOGETHER, "full")
 MODES = ("eager", "compiled", "graphs", "compiled+graphs", "trained")
 """``graphs``: the whole step, optimizer included, as one CUDA graph for each shape; ``trained``: as this project's
 command trains (`modules.graphs`)."""
@@ -52,22 +55,30 @@ class Way:
         return " ".join(part for part in (self.library, self.method, self.mode) if part)
 
 
-def grid(methods: tuple[str, ...], modes: tuple[str, ...], patterns: tuple[str, ...] = (), bf16: bool = True) -> list:
+def grid(
+    methods: tuple[str, ...],
+    modes: tuple[str, ...],
+    patterns: tuple[str, ...] = (),
+    bf16: bool = True,
+    stacked: bool = True,
+) -> list[Way]:
     """Every way of these methods in these modes, PEFT's last: a capture that fails may disturb what follows.
 
     Args:
         patterns: globs over names (``ours lora *``); empty: all.
         bf16: whether the run is in bf16, where PEFT has two precisions.
+        stacked: seeds together as well.
     """
     ways = []
     for library in LIBRARIES:
         if library == "peft-bf16" and not bf16:
             continue
-        for method in methods if library not in ("limit", "full") else ("",):
+        for method in methods if library not in WITHOUT_METHOD else ("",):
             for mode in modes:
                 if mode == "trained" and library not in ("ours", TOGETHER):
                     continue
-                if library == TOGETHER and (method != "lora" or mode.startswith("compiled")):
+                together = library in (TOGETHER, LIMIT_TOGETHER)
+                if together and not (stacked and method in ("lora", "") and "compiled" not in mode):
                     continue
                 if mode.startswith("compiled") and (method == "adalora" or library == "peft"):
                     continue  # breaks its graph at every step; of PEFT's two precisions the faster one is compiled
@@ -123,6 +134,11 @@ def make(way: Way, master: nn.Module, options: dict[str, dict[str, Any]], bf16: 
     model = copy.deepcopy(master)
     if way.library == "limit":
         return _limit(model, bf16)
+    if way.library == LIMIT_TOGETHER:
+        limit = _limit(model, bf16)
+        own = limit.feed
+        limit.feed = lambda batch: own(_repeated(batch, STACKED))
+        return limit
     if way.library == "full":
         model.requires_grad_(True)
         return Trainee(lambda batch: loss_of(model, batch), list(model.parameters()), autocast=bf16)
@@ -165,17 +181,17 @@ def stacked(
         adapted.add(name, resolve(method)(**options, target=target), int(name))
     stack = Stack(adapted, names)
     loss = _as_trained(stack)
-
-    def feed(batch: Batch) -> Batch:
-        return {name: torch.cat([rows] * size) for name, rows in batch.items()}
-
     return Trainee(
         lambda batch: size * loss(batch),  # the sum of the seeds' mean losses
         list(stack.trained().values()),
-        feed=feed,
+        feed=lambda batch: _repeated(batch, size),
         clip=clip_each,
         handle=stack,
     )
+
+
+def _repeated(batch: Batch, times: int) -> Batch:
+    return {name: torch.cat([rows] * times) for name, rows in batch.items()}
 
 
 def _as_trained(handle: Any) -> Callable[[Batch], Tensor]:

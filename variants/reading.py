@@ -1,0 +1,202 @@
+"""Frozen linear maps that read one tensor, and adapters that read it too: one product, and one gradient.
+
+Queries, keys and values are three maps of one input, and adapters beside them are more. PyTorch multiplies for each,
+and adds up as many gradients of the input, a kernel for each sum. Here the frozen maps are one product, and whoever
+reads adds to the one gradient with the product that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from variants.sites import is_conv1d, is_linear
+from variants.targets import siblings
+
+LARGE = 2**23
+"""Bytes of an input from which on it is computed again in the backward pass, where a LayerNorm made it: its own input
+is kept anyway. Of smaller ones the time counts more."""
+
+
+def plain() -> bool:
+    """Whether tensors are computed as they are: neither a compiler nor a function transform looks on."""
+    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+
+
+def vmapped() -> bool:
+    """Whether ``vmap`` alone looks on, as where adapters are stacked."""
+    stack = torch._C._functorch.get_interpreter_stack()
+    return stack is not None and len(stack) == 1 and stack[0].key() == torch._C._functorch.TransformType.Vmap
+
+
+class GradientSum:
+    """The gradient of what is read, which readers add to, and the values of what is read."""
+
+    def __init__(self, norm: nn.LayerNorm | None = None, source: Tensor | None = None) -> None:
+        self.total: Tensor | None = None
+        self._norm, self._source, self._values = norm, source, None
+
+    def add(self, rows: Tensor, matrix: Tensor) -> None:
+        """Add rows (N, n) times a matrix (n, in_features), or rows (S, N/S, n) times S matrices."""
+        if self.total is None:
+            self.total = (rows @ matrix).view(-1, matrix.shape[-1])
+        elif matrix.ndim == 2:
+            self.total.addmm_(rows, matrix)
+        else:
+            self.total.view(*rows.shape[:-1], -1).baddbmm_(rows, matrix)
+
+    def take(self) -> Tensor | None:
+        """The sum (N, in_features), and an end of it."""
+        total, self.total, self._values = self.total, None, None
+        return total
+
+    def keep(self, x: Tensor) -> tuple[Tensor]:
+        """What :meth:`again` needs, to be saved for the backward pass."""
+        return (x if self._source is None else self._source,)
+
+    def again(self, kept: Tensor) -> Tensor:
+        """The values of what is read."""
+        if self._norm is None:
+            return kept
+        if self._values is None:
+            with torch.no_grad():
+                self._values = type(self._norm).forward(self._norm, kept)
+        return self._values
+
+
+class Reading:
+    """One tensor as its readers see it in one forward pass.
+
+    Attributes:
+        x: the same values; gradients of it go to ``sum`` or, as usual, through autograd.
+        outputs: of frozen maps that have not been asked yet, by their place among those that read together.
+    """
+
+    def __init__(self, x: Tensor, maps: Maps) -> None:
+        self.sum = GradientSum(*getattr(x, "source", ()))
+        self.x, *outputs = _Read.apply(x, maps, self.sum)
+        self.maps, self.outputs = maps, dict(enumerate(outputs))
+
+
+def reading_of(x: Tensor) -> Reading | None:
+    """How a tensor is being read, if frozen maps read it together."""
+    return getattr(x, "reading", None)
+
+
+class Maps:
+    """Frozen linear maps that read one tensor: one module, or several whose weights are kept as one matrix."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = list(modules)
+        self._whole: tuple[Tensor, Tensor | None] | None = None
+        self._places: list[int] = []
+
+    def standins(self) -> Iterator[tuple[nn.Module, str, Any]]:
+        """Forward functions of the modules that compute together."""
+        for place, module in enumerate(self.modules):
+            yield module, "forward", partial(self._forward, place)
+
+    def _forward(self, place: int, x: Tensor) -> Tensor:
+        module = self.modules[place]
+        if x.dtype != module.weight.dtype or x.is_meta or torch.is_autocast_enabled(x.device.type) or not plain():
+            return type(module).forward(module, x)
+        reading = reading_of(x)
+        if reading is None or reading.maps is not self or place not in reading.outputs:
+            reading = x.reading = Reading(x, self)
+        return reading.outputs.pop(place)
+
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        """W x + b of each map, (..., out_features)."""
+        if len(self.modules) == 1:
+            return [type(self.modules[0]).forward(self.modules[0], x)]
+        if self._places != [p.data_ptr() for p in self._parameters()]:  # never joined, or moved since
+            self._whole = _joined([m.weight for m in self.modules]), _joined([m.bias for m in self.modules])
+            self._places = [p.data_ptr() for p in self._parameters()]
+        parts = F.linear(x, *self._whole).split([len(m.weight) for m in self.modules], dim=-1)
+        return [part.data for part in parts]  # adapters write into each by itself
+
+    def matrix(self, place: int) -> Tensor:
+        """The weight of a map, (out_features, in_features)."""
+        module = self.modules[place]
+        return module.weight.t() if is_conv1d(module) else module.weight
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for module in self.modules for p in (module.weight, module.bias) if p is not None]
+
+
+@torch.no_grad()
+def _joined(parameters: Sequence[nn.Parameter | None]) -> Tensor | None:
+    """One tensor of all, whose parts the parameters are from now on."""
+    if parameters[0] is None:
+        return None
+    whole = torch.cat([p.data for p in parameters])
+    for parameter, part in zip(parameters, whole.split([len(p) for p in parameters]), strict=True):
+        parameter.data = part
+    return whole
+
+
+class _Read(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, maps: Maps, sum: GradientSum) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.maps, ctx.sum = maps, sum
+        return x.detach(), *maps.outputs(x)
+
+    @staticmethod
+    def backward(ctx: Any, own: Tensor | None, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
+        for place, gradient in enumerate(gradients):
+            if gradient is not None:
+                ctx.sum.add(gradient.flatten(0, -2), ctx.maps.matrix(place))
+                shape = gradient.shape[:-1]
+        total = ctx.sum.take()
+        if total is None:
+            return own, None, None
+        total = total.view(*shape, -1)
+        return total if own is None else total + own, None, None
+
+
+def read_together(model: nn.Module, adapted: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, Any]]:
+    """For `variants.prepared`: in a prepared pass frozen maps of one tensor compute together.
+
+    Args:
+        adapted: maps with adapters: they share a gradient with them. Queries, keys and values of a block are joined.
+    """
+    groups = [group for group in siblings(model) if all(map(_frozen_linear, group)) and _joinable(group)]
+    known = {id(module) for group in groups for module in group}
+    alone = {id(module): module for module in adapted if id(module) not in known and _frozen_linear(module)}
+    maps = [Maps(group) for group in (*groups, *([module] for module in alone.values()))]
+    norms = (module for module in model.modules() if type(module) is nn.LayerNorm)
+    for standin in (*(one for together in maps for one in together.standins()), *map(_remembering, norms)):
+        if "forward" not in standin[0].__dict__:  # somebody else's
+            yield standin
+
+
+def _frozen_linear(module: nn.Module) -> bool:
+    known = type(module) is nn.Linear or (is_linear(module) and is_conv1d(module))
+    return (
+        known
+        and "forward" not in module.__dict__
+        and not any(p.requires_grad for p in module._parameters.values() if p is not None)
+    )
+
+
+def _joinable(group: Sequence[nn.Module]) -> bool:
+    kinds = {(m.weight.dtype, m.weight.device, m.bias is None, m.in_features) for m in group}
+    return len(kinds) == 1 and all(type(m) is nn.Linear for m in group)
+
+
+def _remembering(norm: nn.LayerNorm) -> tuple[nn.Module, str, Any]:
+    """In a prepared pass, what the norm puts out says what it was made of, where it is large."""
+
+    def forward(x: Tensor) -> Tensor:
+        y = type(norm).forward(norm, x)
+        if y.nbytes >= LARGE and y.dtype == x.dtype and plain():
+            y.source = norm, x.detach()
+        return y
+
+    return norm, "forward", forward
