@@ -67,7 +67,8 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, A: Tensor, sum: GradientSum | None) -> Tensor:
         ctx.sum, ctx.uses = sum, used(A)
-        ctx.save_for_backward(A, *((x,) if sum is None else sum.keep(x)))
+        needed = () if not ctx.needs_input_grad[1] else (x,) if sum is None else sum.keep(x)
+        ctx.save_for_backward(A, *needed)
         return (_rows(x, A) @ A.mT).view(*x.shape[:-1], -1)
 
     @staticmethod
