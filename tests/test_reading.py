@@ -173,9 +173,11 @@ def test_siblings_read_one_tensor():
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("large", [reading.LARGE, 0], ids=["kept", "computed again"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
-def test_stacked_adapters_add_to_the_same_gradient(variant, monkeypatch):
+def test_stacked_adapters_add_to_the_same_gradient(variant, large, monkeypatch):
     """Under vmap too, each adapter's A multiplies its own rows."""
+    monkeypatch.setattr(reading, "LARGE", large)
     handle = adapted(roberta, variant, low=False)
     handle.add("second", variant, seed=1)
     stack = Stack(handle, ["default", "second"])

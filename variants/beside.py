@@ -1,4 +1,4 @@
-"""Gradients that nothing waits for, computed beside the rest of the backward pass."""
+"""Small products and sums of adapters in a branch of the CUDA graph, beside the large products of the base."""
 
 from __future__ import annotations
 
@@ -27,17 +27,45 @@ def beside(uses: list[int] | None, compute: Callable[[], Tensor], *operands: Ten
     the large ones of the base. Everywhere else, and for a part that is used twice, whose gradients are added up
     before :func:`join`, it is simply computed.
     """
-    if uses is None or uses[0] != 1 or not operands[0].is_cuda or not torch.cuda.is_current_stream_capturing():
+    if uses is None or uses[0] != 1 or not _capturing(operands[0]):
         return compute()
-    device = operands[0].device
-    if device not in _STREAMS:
-        _STREAMS[device] = torch.cuda.Stream(device)
-    side = _STREAMS[device]
+    side = _branch(operands[0].device)
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         result = compute()
     _WAITED_FOR.append((*operands, result))  # their memory is not another's before the branch has ended
     return result
+
+
+def mark(x: Tensor) -> torch.cuda.Event | None:
+    """The moment at which ``x`` is there, while a CUDA graph is captured."""
+    if not _capturing(x):
+        return None
+    event = torch.cuda.Event()
+    event.record()
+    return event
+
+
+def since(ready: torch.cuda.Event | None, device: torch.device, compute: Callable[[], Tensor]) -> Tensor:
+    """What is computed from a marked moment on, beside all that was started after it."""
+    if ready is None:
+        return compute()
+    side = _branch(device)
+    side.wait_event(ready)
+    with torch.cuda.stream(side):
+        result = compute()
+    torch.cuda.current_stream().wait_stream(side)
+    return result
+
+
+def _capturing(tensor: Tensor) -> bool:
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def _branch(device: torch.device) -> torch.cuda.Stream:
+    if device not in _STREAMS:
+        _STREAMS[device] = torch.cuda.Stream(device)
+    return _STREAMS[device]
 
 
 def join() -> None:

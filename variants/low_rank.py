@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from variants.beside import beside, used
+from variants.beside import beside, since, used
 from variants.reading import GradientSum, plain, reading_of, vmapped
 
 
@@ -66,18 +66,19 @@ def add_products(y: Tensor, spans: Sequence[tuple[int, int]], products: Sequence
 class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, A: Tensor, sum: GradientSum | None) -> Tensor:
-        ctx.sum, ctx.uses = sum, used(A)
+        ctx.sum, ctx.uses, ctx.values = sum, used(A), sum.again if sum else lambda x: x
         needed = () if not ctx.needs_input_grad[1] else (x,) if sum is None else sum.keep(x)
         ctx.save_for_backward(A, *needed)
-        return (_rows(x, A) @ A.mT).view(*x.shape[:-1], -1)
+        early = hasattr(A, "uses") or isinstance(A, nn.Parameter)  # it was there before x
+        ready = sum.ready if sum and early else None
+        return since(ready, x.device, lambda: _rows(x, A) @ A.mT).view(*x.shape[:-1], -1)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (A, *kept), found = ctx.saved_tensors, None
         rows = _rows(gradient, A)
         if ctx.needs_input_grad[1]:
-            again = ctx.sum.again if ctx.sum else lambda x: x
-            found = beside(ctx.uses, lambda: rows.mT @ _rows(again(*kept), A), rows, *kept)
+            found = beside(ctx.uses, lambda: rows.mT @ ctx.values(*kept).view(*rows.shape[:-1], -1), rows, *kept)
         if ctx.needs_input_grad[0] and ctx.sum:
             ctx.sum.add(rows, A)
         elif ctx.needs_input_grad[0]:

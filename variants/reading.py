@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from variants.beside import mark
 from variants.sites import is_conv1d, is_linear
 from variants.targets import siblings
 
@@ -35,10 +36,15 @@ def vmapped() -> bool:
 
 
 class GradientSum:
-    """The gradient of what is read, which readers add to, and the values of what is read."""
+    """The gradient of what is read, which readers add to, and the values of what is read.
+
+    Attributes:
+        ready: when the values were there (`variants.beside`).
+    """
 
     def __init__(self, norm: nn.LayerNorm | None = None, source: Tensor | None = None) -> None:
         self.total: Tensor | None = None
+        self.ready: torch.cuda.Event | None = None
         self._norm, self._source, self._values = norm, source, None
 
     def add(self, rows: Tensor, matrix: Tensor) -> None:
@@ -79,6 +85,7 @@ class Reading:
 
     def __init__(self, x: Tensor, maps: Maps) -> None:
         self.sum = GradientSum(*getattr(x, "source", ()))
+        self.sum.ready = mark(x)
         self.x, *outputs = _Read.apply(x, maps, self.sum)
         self.maps, self.outputs = maps, dict(enumerate(outputs))
 

@@ -33,7 +33,9 @@ def _together(*tensors: Tensor) -> bool:
 
 def _summed(gradient: Tensor, factor: Tensor) -> Tensor:
     """The gradient (n) of a vector that multiplies rows of a factor (..., n)."""
-    return (gradient * factor).flatten(0, -2).sum(0)
+    rows = (gradient * factor).flatten(0, -2)
+    # a product with ones takes a third of the time of PyTorch's sum on a GPU, and sums in fp32 as well
+    return (rows.new_ones(1, len(rows)) @ rows)[0] if rows.is_cuda else rows.sum(0)
 
 
 class _Scale(torch.autograd.Function):
