@@ -46,7 +46,7 @@ class SiteAdapters(nn.Module):
         return self._compute(x, y)
 
     def _compute(self, x: Tensor, y: Tensor) -> Tensor:
-        if self._products and plain():
+        if self._products and plain(y):
             return add_products(y, self._spans, [layer.product(x) for layer in self._in_order])
         if self._whole:
             return self._in_order[0](x, y).to(y.dtype)

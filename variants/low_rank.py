@@ -31,7 +31,7 @@ class Product(NamedTuple):
         z, factor = self.z.to(y.dtype), self.factor.to(y.dtype)
         if vmapped():
             return _EachAdded.apply(y, z, factor, self.scale)
-        return _AddProducts.apply(y, None, [self.scale], z, factor) if plain() else _added(y, z, factor, self.scale)
+        return _AddProducts.apply(y, None, [self.scale], z, factor) if plain(y) else _added(y, z, factor, self.scale)
 
 
 def project(x: Tensor, A: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def project(x: Tensor, A: Tensor) -> Tensor:
         return F.linear(x, A)
     if vmapped():
         return _EachProject.apply(x, A)
-    if not plain():
+    if not plain(x):
         return F.linear(x, A)
     reading = reading_of(x)
     return _Project.apply(reading.x.view_as(x), A, reading.sum) if reading else _Project.apply(x, A, None)
@@ -71,18 +71,20 @@ class _Project(torch.autograd.Function):
         ctx.save_for_backward(A, *needed)
         early = hasattr(A, "uses") or isinstance(A, nn.Parameter)  # it was there before x
         ready = sum.ready if sum and early else None
-        return since(ready, x.device, lambda: _rows(x, A) @ A.mT).view(*x.shape[:-1], -1)
+        return since(ready, x.device, lambda: _rows(x, A) @ A.mT).view(*x.shape[:-1], A.shape[-2])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (A, *kept), found = ctx.saved_tensors, None
         rows = _rows(gradient, A)
         if ctx.needs_input_grad[1]:
-            found = beside(ctx.uses, lambda: rows.mT @ ctx.values(*kept).view(*rows.shape[:-1], -1), rows, *kept)
+            found = beside(
+                ctx.uses, lambda: rows.mT @ ctx.values(*kept).reshape(*rows.shape[:-1], A.shape[-1]), rows, *kept
+            )
         if ctx.needs_input_grad[0] and ctx.sum:
             ctx.sum.add(rows, A)
         elif ctx.needs_input_grad[0]:
-            return (rows @ A).view(*gradient.shape[:-1], -1), found, None
+            return (rows @ A).view(*gradient.shape[:-1], A.shape[-1]), found, None
         return None, found, None
 
 
@@ -173,4 +175,4 @@ def _scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
 
 
 def _factor_gradient(part: Tensor, z: Tensor, scale: float) -> Callable[[], Tensor]:
-    return lambda: _scaled(part.mT, z.view(*part.shape[:-1], -1), scale)
+    return lambda: _scaled(part.mT, z.reshape(*part.shape[:-1], z.shape[-1]), scale)

@@ -24,13 +24,18 @@ LARGE = 2**23
 is kept anyway. Of smaller ones the time counts more."""
 
 
-def plain() -> bool:
-    """Whether tensors are computed as they are: neither a compiler nor a function transform looks on."""
-    return not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+def plain(x: Tensor) -> bool:
+    """Whether ``x`` is computed with as it is: by no compiler, function transform or autocast to another dtype."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.is_meta:
+        return False
+    kind = x.device.type
+    return not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) == x.dtype
 
 
 def vmapped() -> bool:
     """Whether ``vmap`` alone looks on, as where adapters are stacked."""
+    if torch.compiler.is_compiling():
+        return False
     stack = torch._C._functorch.get_interpreter_stack()
     return stack is not None and len(stack) == 1 and stack[0].key() == torch._C._functorch.TransformType.Vmap
 
@@ -45,7 +50,8 @@ class GradientSum:
     def __init__(self, norm: nn.LayerNorm | None = None, source: Tensor | None = None) -> None:
         self.total: Tensor | None = None
         self.ready: torch.cuda.Event | None = None
-        self._norm, self._source, self._values = norm, source, None
+        self._norm, self._source = norm, source
+        self._values: tuple[torch.cuda.Stream | None, Tensor] | None = None
 
     def add(self, rows: Tensor, matrix: Tensor) -> None:
         """Add rows (N, n) times a matrix (n, in_features), or rows (S, N/S, n) times S matrices."""
@@ -54,7 +60,7 @@ class GradientSum:
         elif matrix.ndim == 2:
             self.total.addmm_(rows, matrix)
         else:
-            self.total.view(*rows.shape[:-1], -1).baddbmm_(rows, matrix)
+            self.total.view(*rows.shape[:-1], matrix.shape[-1]).baddbmm_(rows, matrix)
 
     def take(self) -> Tensor | None:
         """The sum (N, in_features), and an end of it."""
@@ -69,10 +75,11 @@ class GradientSum:
         """The values of what is read."""
         if self._norm is None:
             return kept
-        if self._values is None:
+        where = torch.cuda.current_stream(kept.device) if kept.is_cuda else None
+        if self._values is None or self._values[0] != where:  # another branch would not wait for this one's
             with torch.no_grad():
-                self._values = type(self._norm).forward(self._norm, kept)
-        return self._values
+                self._values = where, type(self._norm).forward(self._norm, kept)
+        return self._values[1]
 
 
 class Reading:
@@ -110,7 +117,7 @@ class Maps:
 
     def _forward(self, place: int, x: Tensor) -> Tensor:
         module = self.modules[place]
-        if x.dtype != module.weight.dtype or x.is_meta or torch.is_autocast_enabled(x.device.type) or not plain():
+        if x.dtype != module.weight.dtype or not plain(x):
             return type(module).forward(module, x)
         reading = reading_of(x)
         if reading is None or reading.maps is not self or place not in reading.outputs:
@@ -163,7 +170,7 @@ class _Read(torch.autograd.Function):
         total = ctx.sum.take()
         if total is None:
             return own, None, None
-        total = total.view(*shape, -1)
+        total = total.view(*shape, total.shape[-1])
         return total if own is None else total + own, None, None
 
 
@@ -202,7 +209,7 @@ def _remembering(norm: nn.LayerNorm) -> tuple[nn.Module, str, Any]:
 
     def forward(x: Tensor) -> Tensor:
         y = type(norm).forward(norm, x)
-        if y.nbytes >= LARGE and y.dtype == x.dtype and plain():
+        if y.nbytes >= LARGE and y.dtype == x.dtype and plain(x):
             y.source = norm, x.detach()
         return y
 

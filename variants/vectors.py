@@ -28,7 +28,7 @@ def add_gain(u: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _together(*tensors: Tensor) -> bool:
-    return plain() and len({tensor.dtype for tensor in tensors}) == 1
+    return plain(tensors[0]) and len({tensor.dtype for tensor in tensors}) == 1
 
 
 def _summed(gradient: Tensor, factor: Tensor) -> Tensor:
