@@ -36,7 +36,7 @@ from modules.workers import default_jobs, run_workers
 from variants.registry import resolve
 
 PLAN_KEYS = {"benchmark", "seeds", "common", "trainer", "tasks", "tune", "variants"}
-TUNE_KEYS = {"seed", "tasks", "epochs", "common", "metric"}
+TUNE_KEYS = {"seed", "tasks", "epochs", "common", "metric", "trainer"}
 ROW_KEYS = {"variant", "options", "common", "lr", "seeds"}
 NEAR = 0.5  # how far from a budget, as a share of it, a size may be and still count as one of that budget
 
@@ -139,7 +139,7 @@ class Comparison:
             results_dir=str(folder),
             wandb=self.wandb,
             compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
-            trainer=self.plan.get("trainer") or {},
+            trainer=(self.plan.get("trainer") or {}) | ((rule.get("trainer") or {}) if tuning else {}),
             benchmark=self.benchmark,
         )
         if self._source is None:  # read once for all plans
@@ -188,8 +188,9 @@ class Comparison:
 
     def steps(self, run: RunConfig) -> int:
         """Optimizer steps of a run."""
-        rows = self._source.sizes[run.task]["train"]
-        return math.ceil(rows / run.training["batch_size"]) * run.training["epochs"]
+        steps = math.ceil(self._source.sizes[run.task]["train"] / run.training["batch_size"])
+        limit = run.trainer.get("limit_train_batches", 1.0)
+        return (int(steps * limit) if isinstance(limit, float) else min(steps, limit)) * run.training["epochs"]
 
     # ---- the two steps ----------------------------------------------------------------------------------------
 
