@@ -237,9 +237,9 @@ class Comparison:
         return 0
 
     def _show(self, runs: dict[str, list[RunConfig]], folder: Path) -> None:
-        names = {run.id: name for name, group in runs.items() for run in group}
+        names = {run.id: name for name, own in runs.items() for run in own}
         total = Counter()
-        for group in self.missing([run for group in runs.values() for run in group], folder):
+        for group in self.missing([run for own in runs.values() for run in own], folder):
             first, steps = group[0], self.steps(group[0])
             total.update(groups=1, runs=len(group), steps=steps)
             seeds = ",".join(str(run.seed) for run in group)
