@@ -184,7 +184,7 @@ class Comparison:
         groups = stacks(missing, where_possible=True) if self.stack else [[run] for run in missing]
         at_once = f", in {len(groups)} stacks" if len(groups) < len(missing) else ""
         print(f"{folder}: {len(unique)} runs, {len(unique) - len(missing)} done before{at_once}", flush=True)
-        return sorted(groups, key=lambda group: -self.steps(group[0]))
+        return sorted(groups, key=lambda group: -self.steps(group[0]) * len(group))
 
     def steps(self, run: RunConfig) -> int:
         """Optimizer steps of a run."""

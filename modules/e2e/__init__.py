@@ -71,7 +71,6 @@ class E2ENLG(Benchmark):
         Column("cider", "e2e", "CIDEr", "CIDEr", scale=1.0, digits=2),
     )
     statistic = "mean"
-    stacks = True
 
     auto_class = "AutoModelForCausalLM"
     hub_model = "openai-community/gpt2-medium"
