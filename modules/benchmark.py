@@ -101,7 +101,6 @@ class Benchmark:
     settings: ClassVar[Mapping[str, Setting]]
     columns: ClassVar[tuple[Column, ...]]
     statistic: ClassVar[str] = "median"  # over the seeds of a cell: median or mean
-    stacks: ClassVar[bool] = False  # whether --stack_seeds is for it
     average: ClassVar[bool] = False  # whether a mean over the columns means something
 
     auto_class: ClassVar[str]  # transformers' name of the kind of model

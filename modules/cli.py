@@ -147,15 +147,14 @@ def make_parser(cls: type, benchmark: Benchmark = GLUE):
         type=int | None,
         help="runs at once, each in a process of its own, spread over the GPUs (default: one for each GPU or core)",
     )
-    if benchmark.stacks:
-        add(
-            "--stack_seeds",
-            type=bool,
-            nargs="?",
-            const=True,
-            default=False,
-            help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each",
-        )
+    add(
+        "--stack_seeds",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each",
+    )
     add("--table_only", type=bool, nargs="?", const=True, default=False, help="rebuild the table from the result files")
     add("--results_dir", type=str, default="results", help="where runs and tables are written (default: results)")
     add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")

@@ -33,7 +33,6 @@ class Glue(Benchmark):
     }
     columns = tuple(Column(task.name, task.name, task.title) for task in TASKS.values())
     average = True
-    stacks = True
 
     auto_class = "AutoModelForSequenceClassification"
     hub_model = "FacebookAI/roberta-base"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.benchmark import Benchmark, benchmark
+from modules.benchmark import Benchmark
 from modules.budget import line, pick
 from modules.config import COMPILE, RunConfig, check_trainer, source_hash
 from modules.errors import UserError
@@ -247,8 +247,6 @@ def _why_alone(run: RunConfig) -> str | None:
     from variants.registry import resolve
     from variants.stacked import why_not
 
-    if not benchmark(run.benchmark).stacks:
-        return f"--stack_seeds is not for {run.benchmark}: its seeds run one by one, or with --jobs"
     if reason := why_not(resolve(run.variant)):
         name = run.variant.rpartition(":")[2]
         return f"--stack_seeds: {name} cannot be stacked, since {reason}; leave the flag out"

@@ -6,8 +6,8 @@ result are its own. Dropout of the backbone draws other masks than in a run alon
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from modules.run import (
 )
 from modules.tracking import make_logger
 from variants.adapted import Adapted
+from variants.files import restore
 from variants.registry import resolve
 from variants.stacked import Stack
 from variants.targets import head_parameters
@@ -62,9 +63,11 @@ def run_stacked(configs: Sequence[RunConfig], live: bool | None = None) -> list[
     progress = Progress(f"{first.task} {first.variant.rpartition(':')[2]} seeds {seeds}", history, live)
     trainer = make_trainer(first, history, progress, precision, checkpoint, None)
     fit(trainer, module, prepared.data, checkpoint)
-    results = []
-    for index, (config, own) in enumerate(zip(configs, history.finished(), strict=True)):
+    results, histories = [], history.finished()
+    tests = prepared.objective.test_each(module, module.restore, [config.folder for config in configs])
+    for index, (config, own) in enumerate(zip(configs, histories, strict=True)):
         result = make_result(config, prepared, own, trainer)
+        result.test = tests[index]
         result.cost |= {"stacked": len(configs), "tokens_per_s": _times(result.cost["tokens_per_s"], len(configs))}
         result.parameters = counts[index]
         with stack.alone(index) as alone:
@@ -122,7 +125,7 @@ class StackedTuner(FineTuner):
 
     def __init__(self, stack: Stack, objective: Objective, **options: Any) -> None:
         super().__init__(stack, objective, **options)
-        self.objectives = nn.ModuleList([objective, *(copy.deepcopy(objective) for _ in range(self.size - 1))])
+        self.objectives = nn.ModuleList(objective.copies(self.size))
 
     @property
     def size(self) -> int:
@@ -135,13 +138,10 @@ class StackedTuner(FineTuner):
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         with self.adapted.prepared():
             losses, weights, _ = self.objective.losses(self.model, batch, training=True)
-        loss = self._split(weights * losses).sum(1)
+        loss = self.objective.sums(weights * losses, batch, self.size)
         penalty = self.adapted.penalty()
         total = (loss if penalty is None else loss + penalty).sum()
         return total / self.trainer.accumulate_grad_batches if self.graphed else total, loss
-
-    def _split(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(0, (self.size, -1))
 
     def on_validation_epoch_start(self) -> None:
         super().on_validation_epoch_start()
@@ -149,21 +149,33 @@ class StackedTuner(FineTuner):
             objective.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        repeated = {name: torch.cat([rows] * self.size) for name, rows in batch.items()}
+        repeated = self.objective.repeated(batch, self.size)
         with self.adapted.prepared():
             losses, weights, outputs = self.objective.losses(self.model, repeated, training=False)
-        self._eval += torch.stack((self._split(weights * losses).sum(1), self._split(weights).sum(1)))
+        sums = [self.objective.sums(values, repeated, self.size) for values in (weights * losses, weights)]
+        self._eval += torch.stack(sums)
         split = self.trainer.datamodule.eval_splits[dataloader_idx]
-        for objective, own in zip(self.objectives, self._split(outputs), strict=True):
+        parts = [None] * self.size if outputs is None else outputs.unflatten(0, (self.size, -1))
+        for objective, own in zip(self.objectives, parts, strict=True):
             objective.update(own, batch, split)
 
     def epoch_figures(self) -> list[dict[str, float]]:
         """Losses and metrics of each adapter in the epoch that has just ended."""
         train, evaluation = self._train.T.tolist(), self._eval.T.tolist()
+        every = self.objective.figures_of_each(self, self.objectives)
         return [
-            {"train_loss": loss / max(steps, 1), "loss": dev / max(weight, 1)} | objective.figures(self)
-            for (loss, steps), (dev, weight), objective in zip(train, evaluation, self.objectives, strict=True)
+            {"train_loss": loss / max(steps, 1), "loss": dev / max(weight, 1)} | figures
+            for (loss, steps), (dev, weight), figures in zip(train, evaluation, every, strict=True)
         ]
+
+    @torch.no_grad()
+    def restore(self, index: int, folder: Path) -> None:
+        """Give one adapter the values that it had when it was saved to ``folder``."""
+        with self.adapted.alone(index) as adapted:
+            restore(adapted, folder)
+            parameters = dict(self.model.named_parameters())
+            for key in adapted.adapter.in_place:  # restored in the model, whose own tensors a stack does not use
+                adapted.adapter.values[key].copy_(parameters[key])
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         return nn.Module.state_dict(self.adapted)

@@ -4,6 +4,7 @@
     python paper_repro/compare.py configs/compare/e2e-small.yaml --model FOLDER --data_dir E2E_CSVS --jobs 8
     python paper_repro/compare.py configs/compare/rank-study.yaml --model FOLDER --data_dir GLUE_TSVS
     python paper_repro/compare.py PLAN --model FOLDER --budget 18K,74K     # every variant at two equal sizes
+    python paper_repro/compare.py PLAN --model FOLDER --plan               # what is missing, and its steps
 
 The learning rate of a row is the one of its grid with the best mean dev figure over the tuning tasks, with a seed that
 the comparison itself does not use; a grid of one value needs no tuning. Tuning runs lie under RESULTS_DIR/tuning, the
@@ -17,6 +18,7 @@ import argparse
 import math
 import os
 import sys
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -34,7 +36,7 @@ from modules.workers import default_jobs, run_workers
 from variants.registry import resolve
 
 PLAN_KEYS = {"benchmark", "seeds", "common", "trainer", "tasks", "tune", "variants"}
-TUNE_KEYS = {"seed", "tasks", "epochs", "common", "metric"}
+TUNE_KEYS = {"seed", "tasks", "epochs", "common", "metric", "trainer"}
 ROW_KEYS = {"variant", "options", "common", "lr", "seeds"}
 NEAR = 0.5  # how far from a budget, as a share of it, a size may be and still count as one of that budget
 
@@ -69,6 +71,11 @@ class Comparison:
     @property
     def benchmark(self) -> Benchmark:
         return benchmark(self.plan.get("benchmark", "glue"))
+
+    @property
+    def tuning(self) -> Path:
+        """The folder of the tuning runs."""
+        return self.results_dir / "tuning"
 
     @property
     def folder(self) -> Path:
@@ -119,7 +126,7 @@ class Comparison:
         folder, rule = self.results_dir, self.plan["tune"]
         recipe = folder / "recipes" / f"{row.name}.yaml"
         if tuning:
-            folder = folder / "tuning"
+            folder = self.tuning
             recipe = folder / "recipes" / f"{row.name}-{lr:g}.yaml"
         write_atomic(recipe, self.recipe(row, lr, tuning))
         wishes = Wishes(
@@ -132,7 +139,7 @@ class Comparison:
             results_dir=str(folder),
             wandb=self.wandb,
             compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
-            trainer=self.plan.get("trainer") or {},
+            trainer=(self.plan.get("trainer") or {}) | ((rule.get("trainer") or {}) if tuning else {}),
             benchmark=self.benchmark,
         )
         if self._source is None:  # read once for all plans
@@ -162,46 +169,82 @@ class Comparison:
         return yaml.safe_dump(content, sort_keys=False)
 
     def carry_out(self, runs: list[RunConfig], folder: Path) -> int:
-        """Do what is missing of ``runs``, the longest first, so that workers end together; the exit code."""
+        """Do what is missing of ``runs``; the exit code."""
+        groups = self.missing(runs, folder)
+        for run in (run for group in groups for run in group):
+            run.write()
+        return run_workers(["+".join(run.id for run in group) for group in groups], str(folder), self.jobs)
+
+    def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:
+        """What is not done yet, those that are stacked together: the longest first, so that workers end together, and
+        row by row, so that what a killed comparison leaves is complete rows."""
         store = ResultStore(folder)
         unique = {run.id: run for run in runs}
         missing = [run for run in unique.values() if not store.done(run.id)]
-        for run in missing:
-            run.write()
-        print(f"{folder}: {len(unique)} runs, {len(unique) - len(missing)} done before", flush=True)
-        order = sorted(missing, key=lambda run: (-self._rows_read(run), run.seed))
-        groups = stacks(order, where_possible=True) if self.stack else [[run] for run in order]
-        words = ["+".join(run.id for run in group) for group in groups]
-        return run_workers(words, str(folder), self.jobs)
+        groups = stacks(missing, where_possible=True) if self.stack else [[run] for run in missing]
+        at_once = f", in {len(groups)} stacks" if len(groups) < len(missing) else ""
+        print(f"{folder}: {len(unique)} runs, {len(unique) - len(missing)} done before{at_once}", flush=True)
+        return sorted(groups, key=lambda group: -self.steps(group[0]) * len(group))
 
-    def _rows_read(self, run: RunConfig) -> float:
-        """In training, as a measure of how long a run takes."""
-        return self._source.sizes[run.task]["train"] * run.training["epochs"]
+    def steps(self, run: RunConfig) -> int:
+        """Optimizer steps of a run."""
+        steps = math.ceil(self._source.sizes[run.task]["train"] / run.training["batch_size"])
+        limit = run.trainer.get("limit_train_batches", 1.0)
+        return (int(steps * limit) if isinstance(limit, float) else min(steps, limit)) * run.training["epochs"]
 
     # ---- the two steps ----------------------------------------------------------------------------------------
 
+    def tuning_runs(self, rows: list[Row]) -> dict[tuple[str, float], list[RunConfig]]:
+        """(name of a row, learning rate of its grid) -> runs that say how good it is; rows of one rate have none."""
+        grids = [row for row in rows if len(row.grid) > 1]
+        return {(row.name, lr): self.runs(row, lr, tuning=True) for row in grids for lr in row.grid}
+
     def tune(self, rows: list[Row]) -> tuple[dict[str, float], int]:
         """(learning rate of each row, exit code); a row whose grid is not complete is left out, and named."""
-        grids = [row for row in rows if len(row.grid) > 1]
-        runs = {(row.name, lr): self.runs(row, lr, tuning=True) for row in grids for lr in row.grid}
-        folder = self.results_dir / "tuning"
-        code = self.carry_out([run for group in runs.values() for run in group], folder) if runs else 0
-        store, chosen = ResultStore(folder), {}
+        runs = self.tuning_runs(rows)
+        code = self.carry_out([run for group in runs.values() for run in group], self.tuning) if runs else 0
+        chosen = self.choose(rows, runs)
+        return chosen, code if len(chosen) == len(rows) else code or 1
+
+    def choose(self, rows: list[Row], runs: dict[tuple[str, float], list[RunConfig]]) -> dict[str, float]:
+        """The learning rate of each row whose grid is complete."""
+        store, chosen = ResultStore(self.tuning), {}
         for row in rows:
+            if len(row.grid) == 1:
+                chosen[row.name] = row.grid[0]
+                continue
             figures = {}
-            for lr in row.grid if row in grids else ():
+            for lr in row.grid:
                 results = [store.read(run.id) for run in runs[row.name, lr]]
                 if all(results):
                     figures[lr] = fmean(self.figure(result) for result in results)
                     print(f"tuning: {row.name} lr {lr:g}: {figures[lr]:.4f}", flush=True)
-            if row not in grids:
-                chosen[row.name] = row.grid[0]
-            elif len(figures) == len(row.grid) and max(figures.values()) > -math.inf:
+            if len(figures) == len(row.grid) and max(figures.values()) > -math.inf:
                 chosen[row.name] = max(figures, key=figures.get)
             else:
                 print(f"{row.name} is left out: {len(figures)} of {len(row.grid)} learning rates tried", flush=True)
-                code = code or 1
-        return chosen, code
+        return chosen
+
+    def show_plan(self, rows: list[Row]) -> int:
+        """Say which runs are missing, row by row, and their steps; nothing trains. The exit code."""
+        tuning = self.tuning_runs(rows)
+        self._show(
+            {row.name: [r for lr in row.grid for r in tuning.get((row.name, lr), ())] for row in rows}, self.tuning
+        )
+        chosen = self.choose(rows, tuning)  # a row that is not tuned yet counts with whatever rate
+        runs = {row.name: self.runs(row, chosen.get(row.name, row.grid[0])) for row in rows}
+        self._show(runs, self.results_dir)
+        return 0
+
+    def _show(self, runs: dict[str, list[RunConfig]], folder: Path) -> None:
+        names = {run.id: name for name, own in runs.items() for run in own}
+        total = Counter()
+        for group in self.missing([run for own in runs.values() for run in own], folder):
+            first, steps = group[0], self.steps(group[0])
+            total.update(groups=1, runs=len(group), steps=steps)
+            seeds = ",".join(str(run.seed) for run in group)
+            print(f"  {first.task} {names[first.id]} lr {first.training['lr']:g} seed {seeds}: {steps:,} steps")
+        print(f"  {total['runs']} runs are missing, {total['steps']:,} steps if stacked seeds count once", flush=True)
 
     def figure(self, result: RunResult) -> float:
         """What tuning compares, higher is better: the run's best dev metric, or with `metric: loss` its lowest loss."""
@@ -228,6 +271,7 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="train the seeds of a row and task at once where its variant can be stacked",
     )
+    parser.add_argument("--plan", action="store_true", dest="only_plan", help="say what is missing; nothing trains")
     parser.add_argument("--results_dir", type=Path, default=Path("results/compare"))
     parser.add_argument("--wandb", default="off", help="online, offline, off or auto (default: off)")
     return parser.parse_args()
@@ -243,6 +287,8 @@ def main() -> int:
         options.stack_seeds,
     )  # fmt: skip
     rows = comparison.rows(listed(options.variants), listed(options.budget))
+    if options.only_plan:
+        return comparison.show_plan(rows)
     chosen, code = comparison.tune(rows)
     if code == 130 or not chosen:
         return code

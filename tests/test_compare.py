@@ -196,13 +196,13 @@ def test_a_diverged_run_is_not_picked_and_an_incomplete_grid_leaves_its_row_out(
     assert "wide is left out: 1 of 2 learning rates tried" in capsys.readouterr().out
 
 
-def test_long_runs_come_first_and_then_whole_seeds(made, workers):
+def test_long_runs_come_first_and_rows_come_whole(made, workers):
     comparison = made()
     runs = [run for row in comparison.rows(["narrow", "wide"]) for run in comparison.runs(row, 0.01)]
     comparison.carry_out(runs, comparison.results_dir)
     known = {run.id: run for run in runs}
-    order = [(known[id].task, known[id].seed) for id in workers[0]]
-    assert order == [(task, seed) for task in ("mrpc", "rte") for seed in (0, 0, 1, 1)]
+    order = [(known[id].task, known[id].options["r"], known[id].seed) for id in workers[0]]
+    assert order == [(task, r, seed) for task in ("mrpc", "rte") for r in (1, 2) for seed in (0, 1)]
 
 
 def test_seeds_are_stacked_where_the_variant_can_be(made, workers):
@@ -216,6 +216,40 @@ def test_seeds_are_stacked_where_the_variant_can_be(made, workers):
         ("full", "mrpc", [0]), ("full", "mrpc", [1]), ("full", "rte", [0]), ("full", "rte", [1]),
         ("lora", "mrpc", [0, 1]), ("lora", "rte", [0, 1]),
     ]  # fmt: skip
+
+
+def test_only_the_missing_seeds_of_a_row_are_stacked(made, workers):
+    comparison = made(variants={"wide": {"variant": "lora", "options": {"r": 2}, "lr": 0.01}}, seeds=[0, 1, 2])
+    comparison.stack = True
+    (row,) = comparison.rows()
+    runs = comparison.runs(row, 0.01)
+    (done,) = (run for run in runs if (run.task, run.seed) == ("rte", 1))
+    ResultStore(comparison.results_dir).write(result_of(id=done.id, task="rte"))
+    comparison.carry_out(runs, comparison.results_dir)
+    known = {run.id: run for run in runs}
+    groups = [[(known[id].task, known[id].seed) for id in word.split("+")] for word in workers[0]]
+    assert groups == [[("mrpc", 0), ("mrpc", 1), ("mrpc", 2)], [("rte", 0), ("rte", 2)]]
+
+
+def test_a_plan_says_what_is_missing_and_trains_nothing(made, workers, capsys):
+    comparison = made()
+    comparison.stack = True
+    rows = comparison.rows()
+    leave(comparison, rows[1], 0.01, epochs=[{"epoch": 1, "accuracy": 0.6}])
+    leave(comparison, rows[1], 0.02, epochs=[{"epoch": 1, "accuracy": 0.7}])
+    assert comparison.show_plan(rows) == 0 and workers == []
+    rte, mrpc = (comparison._source.sizes[task]["train"] for task in ("rte", "mrpc"))
+    said = capsys.readouterr().out
+    assert said.count("  rte wide lr 0.0") == 3 and "2 runs are missing" in said  # tuning: one for each rate
+    assert f"  mrpc narrow lr 0.02 seed 0,1: {2 * -(-mrpc // 8):,} steps" in said
+    assert f"10 runs are missing, {3 * (2 * -(-mrpc // 8) + -(-rte // 8)):,} steps" in said
+
+
+def test_tuning_may_read_a_part_of_the_rows(made):
+    comparison = made(tune={"seed": 7, "tasks": ["rte"], "trainer": {"limit_train_batches": 0.5}})
+    row = comparison.rows(["wide"])[0]
+    assert comparison.runs(row, 0.01, tuning=True)[0].trainer == {"limit_train_batches": 0.5}
+    assert comparison.runs(row, 0.01)[0].trainer == {}
 
 
 # ---- several GPUs -------------------------------------------------------------------------------------------------

@@ -105,6 +105,35 @@ def scores(result: RunResult) -> dict:
     return {name: result.test[name] for name in METRICS}
 
 
+# ---- seeds that are stacked ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["lora", "dora", "adalora", "vera", "bitfit", "adapter_h", "adapter_l"])
+def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_path, variant):
+    """Batches of unequally many targets; the epoch that is decoded is not the last one of every seed."""
+    from modules.run import run as train
+    from modules.stacked import run_stacked
+
+    options = {"adalora": {"init_r": 3, "target_r": 2}, "vera": {"r": 8}}.get(variant, {})
+    options |= {"dropout": 0.0} if variant in ("lora", "dora") else {}
+
+    def both(folder: str) -> list[RunConfig]:
+        flags = [*command, "--epochs", "3", "--results_dir", str(tmp_path / folder)]
+        return [planned(flags, variant, seeds=[seed], options=options) for seed in (0, 1)]
+
+    stacked, alone = both("stacked"), both("alone")
+    run_stacked(stacked)
+    for ours, theirs in zip(stacked, alone, strict=True):
+        train(theirs)
+        one, two = result_of(ours), result_of(theirs)
+        assert one.id == two.id and one.cost["stacked"] == 2
+        for a, b in zip(one.epochs, two.epochs, strict=True):
+            assert a == pytest.approx(b, rel=1e-4, abs=1e-5)
+        assert outputs_of(ours) == outputs_of(theirs) and scores(one) == pytest.approx(scores(two))
+        assert one.test["epoch"] == two.test["epoch"] == two.best["epoch"]
+        assert one.parameters == two.parameters and not (ours.folder / "decoding").exists()
+
+
 # ---- one run ------------------------------------------------------------------------------------------------------
 
 

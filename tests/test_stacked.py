@@ -12,7 +12,6 @@ import modules.run
 from modules import worker
 from modules.cli import main
 from modules.config import RunConfig
-from modules.errors import UserError
 from modules.graphs import GraphedAdamW
 from modules.plan import stacks
 from modules.results import ResultStore
@@ -226,12 +225,6 @@ def test_what_cannot_be_stacked_is_refused_in_one_line(command, capsys, tmp_path
     assert main([*command, "--stack_seeds", *flags]) == 2
     error = capsys.readouterr().err
     assert reason in error and error.count("\n") == 1 and not (tmp_path / "results" / "runs").exists()
-
-
-def test_e2e_says_that_it_does_not_stack():
-    (run,) = [RunConfig("e2e", "e2e", "lora", {}, "p", 0, {}, {}, {})]
-    with pytest.raises(UserError, match="not for e2e"):
-        stacks([run])
 
 
 def test_only_adapters_of_one_configuration_stack():

@@ -145,38 +145,53 @@ def low_precision(model: nn.Module, device: torch.device, on: bool | None = None
 def decode(
     model: nn.Module, contexts: Sequence[list[int]], tokenizer, decoding: Decoding, keep: Path | None = None
 ) -> list[str]:
-    """One line of text per context, in their order, the same on every process.
+    """One line of text per context, in their order: see :func:`decode_each`."""
+    return decode_each(model, contexts, tokenizer, decoding, 1, keep)[0]
+
+
+def decode_each(
+    model: nn.Module,
+    contexts: Sequence[list[int]],
+    tokenizer,
+    decoding: Decoding,
+    size: int,
+    keep: Path | None = None,
+) -> list[list[str]]:
+    """By adapter one line of text per context, in their order, the same on every process.
 
     Contexts are sorted by length and cut into batches, which do not depend on the number of processes; each process
     takes every world-th of them.
 
     Args:
+        size: how many adapters are stacked on the model; they share a batch's rows.
         keep: a folder for the outputs of each batch. What lies there already is not decoded again, so that a killed
             decode loses at most the batch in hand; the caller names the folder by all that decides the outputs.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     order = sorted(range(len(contexts)), key=lambda row: (-len(contexts[row]), row))
-    batches = [order[start : start + decoding.batch_size] for start in range(0, len(order), decoding.batch_size)]
+    rows_at_once = max(1, decoding.batch_size // size)
+    batches = [order[start : start + rows_at_once] for start in range(0, len(order), rows_at_once)]
     training = model.training
     model.eval()
-    mine: dict[int, list[int]] = {}
+    mine: dict[tuple[int, int], list[int]] = {}
     for number in range(rank, len(batches), world):
         rows = batches[number]
         file = keep / f"{number}.json" if keep else None
-        outputs = _kept(file, len(rows))
+        outputs = _kept(file, size * len(rows))
         if outputs is None:
-            outputs = generate(model, [contexts[row] for row in rows], decoding)
+            outputs = generate(model, [contexts[row] for row in rows] * size, decoding)
             if file:
                 write_atomic(file, json.dumps(outputs))
-        mine |= dict(zip(rows, outputs, strict=True))
+        mine |= dict(zip([(k, row) for k in range(size) for row in rows], outputs, strict=True))
     model.train(training)
-    parts: list[dict[int, list[int]]] = [mine]
+    parts = [mine]
     if world > 1:
         parts = [{} for _ in range(world)]
         dist.all_gather_object(parts, mine)
-    found = {row: tokens for part in parts for row, tokens in part.items()}
-    texts = tokenizer.batch_decode([found[row] for row in range(len(contexts))], skip_special_tokens=True)
-    return [" ".join(text.split()) for text in texts]
+    found = {place: tokens for part in parts for place, tokens in part.items()}
+    every = [[found[k, row] for row in range(len(contexts))] for k in range(size)]
+    texts = [tokenizer.batch_decode(outputs, skip_special_tokens=True) for outputs in every]
+    return [[" ".join(text.split()) for text in lines] for lines in texts]
 
 
 def _kept(file: Path | None, rows: int) -> list[list[int]] | None:
