@@ -21,8 +21,8 @@ from torch.autograd.function import once_differentiable
 from variants.adapted import Adapted
 
 MODELS = ("bert", "roberta", "xlm-roberta", "camembert")
-"""Model types whose blocks work token by token, hand keyword arguments on to their attention, and whose heads for
-sequence classification read the first token."""
+"""Model types with blocks of BERT's parts, which get the encoder's keyword arguments, and whose heads for sequence
+classification read the first token."""
 
 
 class Places(NamedTuple):
@@ -133,15 +133,15 @@ def unpad(adapted: Adapted) -> bool:
     if not known or not classifies or config.is_decoder or not all(layer.per_token for layer in adapted.layers):
         return False
     backbone = model.base_model
-    attentions = [block.attention for block in backbone.encoder.layer]
-    replaced = {id(module) for attention in attentions for module in (attention, attention.self)}
-    if any(id(layer.site.module) in replaced for layer in adapted.layers):
+    blocks = backbone.encoder.layer
+    skipped = {id(module) for block in blocks for module in (block.attention, block.attention.self)}
+    if any(id(layer.site.module) in skipped for layer in adapted.layers):
         return False
     backbone.register_forward_pre_hook(_find_places, with_kwargs=True)
     backbone.encoder.register_forward_pre_hook(_without_padding, with_kwargs=True)
     backbone.encoder.register_forward_hook(_by_row, with_kwargs=True)
-    for attention in attentions:
-        attention.forward = functools.partial(_attend, attention, attention is attentions[-1])
+    for block in blocks:
+        block.forward = functools.partial(_block, block, block is blocks[-1])
     return True
 
 
@@ -169,14 +169,15 @@ def _by_row(encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
     return output
 
 
-def _attend(module: nn.Module, last: bool, tokens: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Any]:
-    """A block's attention and what follows it up to the norm: tokens (1, N, d), of the last block (1, rows, d)."""
+def _block(block: nn.Module, last: bool, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """A block's forward function: tokens (1, N, d) give as many, of the last block (1, rows, d)."""
     places = kwargs.pop("places", None)
     if places is None:
-        return type(module).forward(module, tokens, *args, **kwargs)
-    own = module.self
+        return type(block).forward(block, tokens, *args, **kwargs)
+    own = block.attention.self
     asked = tokens.index_select(1, places.first) if last else tokens
     products = [own.query(asked), own.key(tokens), own.value(tokens)]
     dropout = own.dropout.p if own.training else 0.0
     mixed = attention(*(product.squeeze(0) for product in products), places, own.scaling, dropout)
-    return module.output(mixed.unsqueeze(0), asked), None
+    attended = block.attention.output(mixed.unsqueeze(0), asked)
+    return block.output(block.intermediate(attended), attended)

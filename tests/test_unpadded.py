@@ -93,6 +93,24 @@ def test_other_models_keep_their_padding(architecture):
     assert not unpad(attach(MODELS[architecture](), resolve("lora")(), seed=0))
 
 
+@pytest.mark.parametrize("lowered", [False, True], ids=["mixed", "backbone"])
+def test_bf16_too(lowered):
+    adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
+    train(adapted.trained(), seed=3)
+    if lowered:
+        adapted.model.base_model.to(torch.bfloat16)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, gradients = outcome(adapted, MASK)
+        assert unpad(adapted)
+        again, own = outcome(adapted, MASK)
+    torch.testing.assert_close(again, logits, rtol=0.02, atol=0.02)
+    total, difference = (
+        sum(g.float().square().sum() for g in each)
+        for each in (gradients.values(), [own[name] - gradient for name, gradient in gradients.items()])
+    )
+    assert difference < 0.01 * total
+
+
 def test_a_layer_on_attention_itself_keeps_its_padding():
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
     site = adapted.layers[0].site
