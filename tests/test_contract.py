@@ -330,7 +330,7 @@ class NormOfTheWholeLayer(LoRALayer):
     def delta_weight(self):
         return self.scaling * (self.lora_B @ self.lora_A)
 
-    product = AdapterLayer.product  # LoRA's own takes a number as its scaling
+    factors = AdapterLayer.factors  # LoRA's have a number as their scale
 
 
 @breaks("Conv1D")
@@ -340,7 +340,10 @@ class RowsOfTheModuleLayer(LoRALayer):
         rows = site.module.weight.detach()[site.start : site.stop]
         self.scaling = rows.square().sum() / site.out_features
 
-    product = AdapterLayer.product
+    def delta_weight(self):
+        return self.scaling * (self.lora_B @ self.lora_A)
+
+    factors = AdapterLayer.factors
 
 
 @breaks("learns")

@@ -10,10 +10,17 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from tests.test_prepared import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import AdaLoRA, DoRA, LoRA, VeRA, attach, reading
+from variants import adapted as adapted_module
 from variants.stacked import Stack
 from variants.targets import siblings
 
 VARIANTS = [LoRA(r=4), AdaLoRA(init_r=4, target_r=2), DoRA(r=4), VeRA(r=8)]
+
+
+@pytest.fixture(autouse=True)
+def as_on_a_gpu(monkeypatch):
+    """On a CPU LoRA's maps take another way, which tests/test_updated.py is about."""
+    monkeypatch.setattr(adapted_module, "updated", lambda layers: ())
 
 
 class Ops(TorchDispatchMode):

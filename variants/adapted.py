@@ -16,6 +16,7 @@ from variants.layer import AdapterLayer, full_precision, seeded
 from variants.prepared import Standin, lowered, standing_in
 from variants.reading import read_together
 from variants.targets import head_parameters
+from variants.updated import updated
 from variants.variant import BaseVariant, VariantError
 
 
@@ -303,7 +304,10 @@ class Adapted:
     @contextmanager
     def prepared(self) -> Iterator[None]:
         """``with`` this, a forward pass: the same to rounding, in fewer operations (``variants.prepared``)."""
-        with standing_in((*self._reading, *lowered(self.layers))), standing_in(self.variant.prepared(self.layers)):
+        with (
+            standing_in((*self._reading, *lowered(self.layers), *updated(self.layers))),
+            standing_in(self.variant.prepared(self.layers)),
+        ):
             yield
 
     def after_step(self, step: int, total_steps: int) -> None:

@@ -62,7 +62,7 @@ def adds_product(layer: nn.Module) -> bool:
     return (
         isinstance(layer, AdapterLayer)
         and own.forward is AdapterLayer.forward
-        and own.product is not AdapterLayer.product
+        and (own.product is not AdapterLayer.product or own.factors is not AdapterLayer.factors)
     )
 
 

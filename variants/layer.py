@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.low_rank import Product
+from variants.low_rank import Product, project
 from variants.variant import VariantError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class AdapterLayer(nn.Module):
     A subclass is built as ``Layer(site, config, rng, **config.shared(...))``; every random initial value comes from
     ``rng``, a CPU generator seeded by the run's seed and the site's path, so that it is the same on every rank and
     device. It writes ``delta_weight`` or ``forward``, and both where the second can be faster than the default; where
-    what is added to the output is a low-rank product, ``product`` in place of ``forward`` is faster still.
+    the update is a low-rank product, ``factors`` alone says it all, and is the fastest.
     Dtypes are none of its business: inputs arrive in the dtype of its parameters, and the output is cast back.
 
     Args:
@@ -50,13 +50,28 @@ class AdapterLayer(nn.Module):
         self.site = site  # plain attributes: the base model is not a child of its adapter
         self.config = config
 
+    def factors(self) -> tuple[Tensor, Tensor, float] | None:
+        """A (r, in_features), B (out_features, r) and s of an update s·B·A, or None where it is another.
+
+        ``self.dropout``, if there is one, acts on what A multiplies.
+        """
+        return None
+
     def delta_weight(self) -> Tensor:
         """What is added to the site's weight, shape (out_features, in_features)."""
-        raise NotImplementedError(f"{type(self).__name__} defines neither delta_weight() nor forward()")
+        factors = self.factors()
+        if factors is None:
+            raise NotImplementedError(f"{type(self).__name__} defines none of factors(), delta_weight() and forward()")
+        A, B, s = factors
+        return s * B @ A
 
     def product(self, x: Tensor) -> Product | None:
         """What is added to the site's output as a low-rank product, or None."""
-        return None
+        factors = self.factors()
+        if factors is None:
+            return None
+        A, B, s = factors
+        return Product(project(self.dropout(x) if hasattr(self, "dropout") else x, A), B, s)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's new output.

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from variants.layer import AdapterLayer, check_rank
-from variants.low_rank import Product, project
 from variants.registry import register
 from variants.variant import Variant, VariantError
 
@@ -33,11 +32,8 @@ class LoRALayer(AdapterLayer):
         else:
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=rng)
 
-    def delta_weight(self) -> Tensor:
-        return self.scaling * self.lora_B @ self.lora_A
-
-    def product(self, x: Tensor) -> Product:
-        return Product(project(self.dropout(x), self.lora_A), self.lora_B, self.scaling)
+    def factors(self) -> tuple[Tensor, Tensor, float]:
+        return self.lora_A, self.lora_B, self.scaling
 
 
 @register("lora")

@@ -16,6 +16,7 @@ from variants.layer import AdapterLayer
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 ALIGNED = 8
 """Products of 16-bit numbers are fast where every side is a multiple of this."""
+_NOTHING = object()
 Standin = tuple[nn.Module, str, Any]
 """A module, the name of one of its tensors, and what is found under that name for a while."""
 
@@ -23,14 +24,18 @@ Standin = tuple[nn.Module, str, Any]
 @contextmanager
 def standing_in(standins: Iterable[Standin]) -> Iterator[None]:
     """``with`` this, each module has another value under a name: an instance's attribute hides its parameter."""
-    standins = list(standins)
-    for module, name, value in standins:
-        module.__dict__[name] = value
+    before = []
     try:
+        for module, name, value in standins:
+            before.append((module, name, module.__dict__.get(name, _NOTHING)))
+            module.__dict__[name] = value
         yield
     finally:
-        for module, name, _ in standins:
-            del module.__dict__[name]
+        for module, name, value in reversed(before):
+            if value is _NOTHING:
+                del module.__dict__[name]
+            else:
+                module.__dict__[name] = value
 
 
 def lowered(layers: Iterable[AdapterLayer]) -> Iterator[Standin]:

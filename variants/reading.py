@@ -180,9 +180,9 @@ def read_together(model: nn.Module, adapted: Iterable[nn.Module]) -> Iterator[tu
     Args:
         adapted: maps with adapters: they share a gradient with them. Queries, keys and values of a block are joined.
     """
-    groups = [group for group in siblings(model) if all(map(_frozen_linear, group)) and _joinable(group)]
+    groups = [group for group in siblings(model) if all(map(frozen_linear, group)) and _joinable(group)]
     known = {id(module) for group in groups for module in group}
-    alone = {id(module): module for module in adapted if id(module) not in known and _frozen_linear(module)}
+    alone = {id(module): module for module in adapted if id(module) not in known and frozen_linear(module)}
     maps = [Maps(group) for group in (*groups, *([module] for module in alone.values()))]
     norms = (module for module in model.modules() if type(module) is nn.LayerNorm)
     for standin in (*(one for together in maps for one in together.standins()), *map(_remembering, norms)):
@@ -190,7 +190,8 @@ def read_together(model: nn.Module, adapted: Iterable[nn.Module]) -> Iterator[tu
             yield standin
 
 
-def _frozen_linear(module: nn.Module) -> bool:
+def frozen_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map of PyTorch's or GPT-2's, of which nothing trains."""
     known = type(module) is nn.Linear or (is_linear(module) and is_conv1d(module))
     return (
         known

@@ -1,0 +1,75 @@
+"""On a CPU, in a prepared pass: one product with the updated weight W + s·BA where there were three and two sums.
+
+Thin products are slow there, and every operation has a cost of its own. W + s·BA costs r multiplications for each entry
+of the weight; what it saves grows with the number of tokens. Only in fp32 and above: in bf16 the sum would lose the update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from variants.layer import AdapterLayer
+from variants.prepared import LOW_PRECISION
+from variants.reading import frozen_linear, plain
+
+
+def updated(layers: list[AdapterLayer]) -> Iterator[tuple[nn.Module, str, Any]]:
+    """For `variants.prepared`: the maps whose layers' updates are low-rank products, and their hooks asleep."""
+    for layer in layers:
+        module = layer.site.module
+        if _can(layer):
+            yield module, "forward", partial(_forward, module, layer)
+            yield module.adapter, "enabled", False
+
+
+def _can(layer: AdapterLayer) -> bool:
+    own, site = type(layer), layer.site
+    is_product = own.forward is AdapterLayer.forward and own.product is AdapterLayer.product
+    drops = layer.training and getattr(getattr(layer, "dropout", None), "p", 0) > 0
+    if (
+        own.factors is AdapterLayer.factors
+        or not is_product
+        or drops
+        or not site.is_whole
+        or site.dtype in LOW_PRECISION
+    ):
+        return False
+    module = site.module
+    return (
+        frozen_linear(module) and isinstance(module, nn.Linear) and site.device.type == "cpu" and module.adapter.enabled
+    )
+
+
+def _forward(module: nn.Linear, layer: AdapterLayer, x: Tensor) -> Tensor:
+    A, B, s = layer.factors()
+    if not plain(x) or {x.dtype, A.dtype, B.dtype} != {module.weight.dtype}:
+        return module.adapter(x, nn.Linear.forward(module, x))
+    with torch.no_grad():
+        whole = torch.addmm(module.weight, B, A, alpha=s)
+    return _Updated.apply(x, A, B, s, whole, module.bias)
+
+
+class _Updated(torch.autograd.Function):
+    """x W'ᵀ + b with W' = W + s·BA, of which A and B train."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, A: Tensor, B: Tensor, s: float, whole: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, A, B, whole)
+        ctx.s = s
+        return F.linear(x, whole, bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, A, B, whole = ctx.saved_tensors
+        wants_x, wants_A, wants_B = ctx.needs_input_grad[:3]
+        rows, given = gradient.flatten(0, -2), x.flatten(0, -2)
+        of_x = (rows @ whole).view_as(x) if wants_x else None
+        of_A = (rows @ B).t() @ given * ctx.s if wants_A else None
+        of_B = rows.t() @ (given @ A.t()) * ctx.s if wants_B else None
+        return of_x, of_A, of_B, None, None, None
