@@ -1,7 +1,7 @@
 """On a CPU, in a prepared pass: one product with the updated weight W + s·BA where there were three and two sums.
 
 Thin products are slow there, and every operation has a cost of its own. W + s·BA costs r multiplications for each entry
-of the weight; what it saves grows with the number of tokens. Only in fp32 and above: in bf16 the sum would lose the update.
+of the weight; what it saves grows with the number of tokens. Only in fp32 and above: the sum in bf16 loses the update.
 """
 
 from __future__ import annotations
@@ -32,18 +32,11 @@ def _can(layer: AdapterLayer) -> bool:
     own, site = type(layer), layer.site
     is_product = own.forward is AdapterLayer.forward and own.product is AdapterLayer.product
     drops = layer.training and getattr(getattr(layer, "dropout", None), "p", 0) > 0
-    if (
-        own.factors is AdapterLayer.factors
-        or not is_product
-        or drops
-        or not site.is_whole
-        or site.dtype in LOW_PRECISION
-    ):
+    if own.factors is AdapterLayer.factors or not is_product or drops:
         return False
-    module = site.module
-    return (
-        frozen_linear(module) and isinstance(module, nn.Linear) and site.device.type == "cpu" and module.adapter.enabled
-    )
+    if not site.is_whole or site.device.type != "cpu" or site.dtype in LOW_PRECISION:
+        return False
+    return frozen_linear(site.module) and isinstance(site.module, nn.Linear) and site.module.adapter.enabled
 
 
 def _forward(module: nn.Linear, layer: AdapterLayer, x: Tensor) -> Tensor:
