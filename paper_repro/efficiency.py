@@ -134,7 +134,8 @@ def run(options: argparse.Namespace, device: Any, result: dict[str, Any], path: 
             modes = tuple(m for m in ("eager", "graphs", "trained") if on_gpu or m == "eager")
             precisions = ("fp32", "bf16") if on_gpu and not options.quick else ("fp32",)
             found = curves.compare(scenario, device, modes, precisions=precisions)
-            result["curves"] = [c for c in result["curves"] if c["shape"] != scenario.shape] + found
+            anew = {curves.what(record) for record in found}
+            result["curves"] = [c for c in result["curves"] if curves.what(c) not in anew] + found
     if options.curves == "only":
         return
     rounds = options.rounds or ((8 if options.quick else 20) if on_gpu else (3 if options.quick else 7))

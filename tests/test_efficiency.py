@@ -11,7 +11,7 @@ import torch
 
 from modules.cli import guarded
 from modules.data import EDGES, TrainBatches
-from modules.efficiency import bars, curves, measure, report, shapes, steps, ways
+from modules.efficiency import bars, curves, measure, peft_ways, report, shapes, steps, ways
 from modules.efficiency.measure import Scenario
 from modules.results import PROJECT, device_name
 from paper_repro import efficiency
@@ -224,6 +224,26 @@ def test_command_writes_result_table_and_plot(tmp_path, monkeypatch):
     file.with_suffix(".md").unlink()
     assert command("--report_only", out=tmp_path) == 0
     assert file.with_suffix(".md").read_text() == table
+
+
+def test_curves_of_other_methods_stay(tmp_path, monkeypatch):
+    """A scenario of the same backbone that compares fewer methods replaces theirs alone."""
+    found = iter((1.0, 2.0))
+
+    def compared(scenario, *args, **kwargs):
+        value = next(found)
+        common = {"shape": "tiny", "precision": "fp32", "library": "ours", "mode": "eager", "steps": 30, "effect": 9.0}
+        return [common | {"method": method, "difference": value} for method in scenario.methods]
+
+    monkeypatch.setattr(curves, "compare", compared)
+    monkeypatch.setattr(peft_ways, "available", lambda: True)
+    for key, methods in (("all", ("lora", "dora")), ("one", ("lora",))):
+        monkeypatch.setitem(measure.SCENARIOS, key, Scenario(key, "tiny", 4, 16, methods=methods))
+        words = ["--scenarios", key, "--device", "cpu", "--curves", "only", "--out", str(tmp_path)]
+        assert guarded(lambda words=words: efficiency.main(words)) == 0
+    (file,) = tmp_path.glob("cpu-*.json")
+    kept = {record["method"]: record["difference"] for record in json.loads(file.read_text())["curves"]}
+    assert kept == {"dora": 1.0, "lora": 2.0}
 
 
 @pytest.mark.parametrize(

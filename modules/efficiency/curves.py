@@ -114,6 +114,11 @@ def _absent(master, method: str, options: dict[str, Any], bf16: bool, batches: l
     return _run(Stepper(trainee, "eager", RATE), batches)
 
 
+def what(record: dict[str, Any]) -> tuple[str, ...]:
+    """Of what a record is: one that is measured again takes the place of the former."""
+    return tuple(record[key] for key in ("shape", "method", "precision", "library", "mode"))
+
+
 def agrees(record: dict[str, Any]) -> bool:
     """Whether the curves of a record count as equal."""
     return record["difference"] <= AGREE[record["precision"]] * record["effect"]
