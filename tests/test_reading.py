@@ -128,6 +128,19 @@ def test_merging_after_a_joined_pass():
     assert all(torch.equal(layer.site.weight(), w) for layer, w in zip(handle.layers, weights, strict=True))
 
 
+def test_a_reading_ends_with_its_pass():
+    """The very tensor that a prepared pass has read is read again without one: its gradient is whole."""
+    handle = attach(nn.Sequential(nn.Linear(6, 6)), LoRA(r=2, target="0"), head=[])
+    with torch.no_grad():
+        handle.layers[0].lora_B.normal_()
+    x = torch.randn(3, 6, requires_grad=True) * 1.0
+    with handle.prepared():
+        handle.model(x).sum()
+    again = torch.autograd.grad(handle.model(x).square().sum(), x)
+    fresh = x.detach().clone().requires_grad_()
+    assert torch.allclose(*again, *torch.autograd.grad(handle.model(fresh).square().sum(), fresh))
+
+
 class Normed(nn.Module):
     """Attention whose queries are normed, and saved for the backward pass, before the values are made."""
 

@@ -98,8 +98,9 @@ class Reading:
 
 
 def reading_of(x: Tensor) -> Reading | None:
-    """How a tensor is being read, if frozen maps read it together."""
-    return getattr(x, "reading", None)
+    """How a tensor is being read, if frozen maps read it together; a reading ends with its prepared pass."""
+    reading = getattr(x, "reading", None)
+    return reading if reading and "forward" in reading.maps.modules[0].__dict__ else None
 
 
 class Maps:
@@ -158,7 +159,7 @@ class _Read(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, maps: Maps, sum: GradientSum) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        ctx.maps, ctx.sum = maps, sum
+        ctx.maps, ctx.sum, ctx.shape = maps, sum, x.shape
         return x.detach(), *maps.outputs(x)
 
     @staticmethod
@@ -166,11 +167,10 @@ class _Read(torch.autograd.Function):
         for place, gradient in enumerate(gradients):
             if gradient is not None:
                 ctx.sum.add(gradient.flatten(0, -2), ctx.maps.matrix(place))
-                shape = gradient.shape[:-1]
         total = ctx.sum.take()
         if total is None:
             return own, None, None
-        total = total.view(*shape, total.shape[-1])
+        total = total.view(ctx.shape)
         return total if own is None else total + own, None, None
 
 
