@@ -1,7 +1,6 @@
-"""``python -m modules.worker [--copies N] RESULTS_DIR ID...``: carries out planned runs, one after the other.
+"""``python -m modules.worker RESULTS_DIR ID...``: carries out planned runs, one after the other.
 
-``--copies`` makes N workers of this one, once everything is imported. ``ID+ID+ID`` are runs that are trained at once,
-as seeds stacked on one backbone.
+``ID+ID+ID`` are runs that are trained at once, as seeds stacked on one backbone.
 
 Runs live in processes of their own: under DDP Lightning starts this very command again for the other ranks. Several
 workers may be given the same list: each run is locked by whoever works on it, and what is done is not done again.
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import sys
 import time
 import traceback
@@ -46,39 +44,6 @@ def main(arguments: list[str]) -> int:
             print(f"error: {config.title} failed; the other runs go on", file=sys.stderr, flush=True)
             code = code or 1
     return code
-
-
-def copies(count: int, results_dir: str, ids: list[str]) -> int:
-    """``count`` workers that share what this process has imported, each beginning elsewhere in the list; the worst of
-    their exit codes. They are made before any thread is started, and end when this process is told to."""
-    try:
-        import modules.run  # noqa: F401  (several seconds, once for all)
-    except KeyboardInterrupt:
-        return 130
-    children: list[int] = []
-
-    def stop(signum: int, frame: object) -> None:
-        for child in children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signum)
-        sys.exit(128 + signum)
-
-    signal.signal(signal.SIGTERM, stop)
-    for k in range(count):
-        if not (child := os.fork()):
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            return main([results_dir, *ids[k:], *ids[:k]])
-        children.append(child)
-    return max(_ended(child) for child in children)
-
-
-def _ended(child: int) -> int:
-    """The exit code of a child, waited for; that of its signal where one has ended it."""
-    while True:
-        try:
-            return abs(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-        except KeyboardInterrupt:  # the child has got it too, and ends
-            continue
 
 
 def is_user_error(error: BaseException) -> bool:
@@ -152,6 +117,4 @@ def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> No
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--copies":
-        sys.exit(copies(int(sys.argv[2]), sys.argv[3], sys.argv[4:]))
     sys.exit(main(sys.argv[1:]))

@@ -38,23 +38,18 @@ def run_workers(ids: list[str], results_dir: str, jobs: int, one_by_one: bool = 
     """
     if not ids:
         return 0
-    at_once = 1 if one_by_one else min(jobs, len(ids))
+    lists = [[id] for id in ids] if one_by_one else [ids[k:] + ids[:k] for k in range(min(jobs, len(ids)))]
+    at_once = 1 if one_by_one else len(lists)
     environment = dict(os.environ) | {"LORA_VARIANTS_RUNS_AT_ONCE": str(at_once)}
     if at_once > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
     environment = KEEP_MEMORY | environment
     gpus = visible_gpus() if at_once > 1 else []
-    if one_by_one:
-        lists = [[results_dir, id] for id in ids]
-    elif at_once > 1 and not gpus and hasattr(os, "fork"):
-        lists, at_once = [["--copies", str(at_once), results_dir, *ids]], 1
-    else:
-        lists = [[results_dir, *ids[k:], *ids[:k]] for k in range(at_once)]
     worst = 0
     for start in range(0, len(lists), at_once):
         workers = [
             subprocess.Popen(
-                [sys.executable, "-m", "modules.worker", *part],
+                [sys.executable, "-m", "modules.worker", results_dir, *part],
                 env=environment | ({"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {}),
             )
             for k, part in enumerate(lists[start : start + at_once])

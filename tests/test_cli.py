@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from modules.cli import main
 from modules.plan import Wishes, make_plan
-from modules.results import PROJECT, ResultStore
+from modules.results import ResultStore
 from modules.workers import run_workers
 from variants.registry import resolve
 
@@ -224,42 +224,6 @@ def test_a_failing_worker_is_reported(tmp_path, capfd):
 # ---- the Hub -------------------------------------------------------------------------------------------------------
 
 
-def test_copies_of_a_worker_end_with_it(tmp_path):
-    """Told to stop, the process that made them takes both along, in the middle of their work."""
-    script = (
-        "import sys, time, modules.worker as w; from pathlib import Path\n"
-        "def main(words):\n"
-        "    Path(words[0], words[1]).touch(); time.sleep(60)\n"
-        "w.main = main; sys.exit(w.copies(2, sys.argv[1], ['a', 'b']))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=PROJECT, start_new_session=True)
-    deadline = time.time() + 120
-    while len(list(tmp_path.iterdir())) < 2 and time.time() < deadline:
-        time.sleep(0.1)
-    assert {file.name for file in tmp_path.iterdir()} == {"a", "b"}  # each begins elsewhere
-    process.terminate()
-    assert process.wait(timeout=30) == 143
-    for _ in range(100):
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
-            return
-        time.sleep(0.1)
-    pytest.fail("a copy is left behind")
-
-
-@pytest.mark.parametrize("codes, worst", [((0, 0), 0), ((0, 2), 2), ((1, 0), 1)])
-def test_the_worst_exit_code_of_copies(codes, worst):
-    script = (
-        "import os, sys, modules.worker as w\n"
-        f"codes = {{'a': {codes[0]}, 'b': {codes[1]}}}\n"
-        "w.main = lambda words: codes[words[1]]\n"
-        "mine = os.getpid(); code = w.copies(2, 'x', ['a', 'b'])\n"
-        "sys.exit(code)"
-    )
-    assert subprocess.run([sys.executable, "-c", script], cwd=PROJECT).returncode == worst
-
-
 def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):
     given: list[dict[str, str]] = []
 
@@ -275,7 +239,7 @@ def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):
     monkeypatch.setattr("modules.workers.subprocess.Popen", Worker)
     monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
     assert run_workers(["a", "b"], str(tmp_path), jobs=2) == 0
-    assert [env["MALLOC_TOP_PAD_"] for env in given] == ["1"]  # one process, which makes two of itself
+    assert [env["MALLOC_TOP_PAD_"] for env in given] == ["1", "1"]
     assert int(given[0]["MALLOC_TRIM_THRESHOLD_"]) > int(given[0]["MALLOC_MMAP_THRESHOLD_"]) > 2**20
 
 
