@@ -168,14 +168,10 @@ class StackedTuner(FineTuner):
             for (loss, steps), (dev, weight), figures in zip(train, evaluation, every, strict=True)
         ]
 
-    @torch.no_grad()
     def restore(self, index: int, folder: Path) -> None:
         """Give one adapter the values that it had when it was saved to ``folder``."""
         with self.adapted.alone(index) as adapted:
             restore(adapted, folder)
-            parameters = dict(self.model.named_parameters())
-            for key in adapted.adapter.in_place:  # restored in the model, whose own tensors a stack does not use
-                adapted.adapter.values[key].copy_(parameters[key])
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         return nn.Module.state_dict(self.adapted)

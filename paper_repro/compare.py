@@ -1,7 +1,7 @@
 """Compare variants on equal terms: a learning rate for each from a stated grid, then seeds, then the table.
 
     python paper_repro/compare.py configs/compare/minilm.yaml --model FOLDER --data_dir GLUE_TSVS
-    python paper_repro/compare.py configs/compare/e2e-small.yaml --model FOLDER --data_dir E2E_CSVS --jobs 8
+    python paper_repro/compare.py configs/compare/e2e.yaml --model FOLDER --data_dir E2E_CSVS --jobs 8
     python paper_repro/compare.py configs/compare/rank-study.yaml --model FOLDER --data_dir GLUE_TSVS
     python paper_repro/compare.py PLAN --model FOLDER --budget 18K,74K     # every variant at two equal sizes
     python paper_repro/compare.py PLAN --model FOLDER --plan               # what is missing, and its steps

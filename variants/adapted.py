@@ -340,8 +340,9 @@ class Adapted:
         copy_tensors(self.adapter, {k: t for k, t in tensors.items() if k not in in_place})
         parameters = dict(self.model.named_parameters())
         for key, tensor in in_place.items():
-            check_fit(key, tensor, parameters[key])
-            parameters[key].data.copy_(tensor)
+            own = self.adapter.values.get(key, parameters[key])  # as in state_dict
+            check_fit(key, tensor, own)
+            own.data.copy_(tensor)
 
     def __repr__(self) -> str:
         counts = self.count() if self.active else {}

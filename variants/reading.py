@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.beside import mark
-from variants.sites import is_conv1d, is_linear
+from variants.sites import is_conv1d
 from variants.targets import siblings
 
 LARGE = 2**23
@@ -184,20 +184,18 @@ def read_together(model: nn.Module, adapted: Iterable[nn.Module]) -> Iterator[tu
     known = {id(module) for group in groups for module in group}
     alone = {id(module): module for module in adapted if id(module) not in known and frozen_linear(module)}
     maps = [Maps(group) for group in (*groups, *([module] for module in alone.values()))]
+    for together in maps:
+        yield from together.standins()
     norms = (module for module in model.modules() if type(module) is nn.LayerNorm)
-    for standin in (*(one for together in maps for one in together.standins()), *map(_remembering, norms)):
-        if "forward" not in standin[0].__dict__:  # somebody else's
-            yield standin
+    yield from (_remembering(norm) for norm in norms if "forward" not in norm.__dict__)
 
 
 def frozen_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear map of PyTorch's or GPT-2's, of which nothing trains."""
-    known = type(module) is nn.Linear or (is_linear(module) and is_conv1d(module))
-    return (
-        known
-        and "forward" not in module.__dict__
-        and not any(p.requires_grad for p in module._parameters.values() if p is not None)
-    )
+    """Whether a module is a linear map of PyTorch's or GPT-2's with a forward function of its class, and nothing of it
+    trains."""
+    known = type(module) is nn.Linear or is_conv1d(module)
+    trains = any(p.requires_grad for p in module._parameters.values() if p is not None)
+    return known and not trains and "forward" not in module.__dict__
 
 
 def _joinable(group: Sequence[nn.Module]) -> bool:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from variants.hooks import adds_product
 from variants.layer import AdapterLayer
 from variants.prepared import LOW_PRECISION
 from variants.reading import frozen_linear, plain
@@ -29,14 +30,13 @@ def updated(layers: list[AdapterLayer]) -> Iterator[tuple[nn.Module, str, Any]]:
 
 
 def _can(layer: AdapterLayer) -> bool:
-    own, site = type(layer), layer.site
-    is_product = own.forward is AdapterLayer.forward and own.product is AdapterLayer.product
+    site = layer.site
+    if site.device.type != "cpu" or site.dtype in LOW_PRECISION or not site.is_whole or not site.module.adapter.enabled:
+        return False
+    if not adds_product(layer) or type(layer).product is not AdapterLayer.product:  # which is that of its factors
+        return False
     drops = layer.training and getattr(getattr(layer, "dropout", None), "p", 0) > 0
-    if own.factors is AdapterLayer.factors or not is_product or drops:
-        return False
-    if not site.is_whole or site.device.type != "cpu" or site.dtype in LOW_PRECISION:
-        return False
-    return frozen_linear(site.module) and isinstance(site.module, nn.Linear) and site.module.adapter.enabled
+    return not drops and isinstance(site.module, nn.Linear) and frozen_linear(site.module)
 
 
 def _forward(module: nn.Linear, layer: AdapterLayer, x: Tensor) -> Tensor:
