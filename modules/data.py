@@ -15,12 +15,16 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from modules.config import RunConfig
 from modules.errors import UserError
+from modules.packed import PackedRows, Rows
 from modules.tasks import Task
 from modules.tokens import Tokens
 
 EDGES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 
-Rows = tuple[np.ndarray, np.ndarray]  # row numbers (B,) and their weights (B,)
+MULTIPLE = 128
+"""Under CUDA graphs, tokens of a packed batch come in multiples of this: each number of them costs a graph."""
+MULTIPLE_OF_MANY = 64
+"""The same for each of several seeds: their steps are long, so that filling up costs more than a graph."""
 
 
 def share(rows: np.ndarray, rank: int, world: int, weight: float, size: int) -> Rows:
@@ -195,6 +199,17 @@ class PaddedDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.fill = batch_size, eval_batch_size, fill
         self.edges = [edge for edge in sorted(edges) if edge < max_length] if pad == "bucket" else []
         self.edges.append(max_length)
+        self.longest = next(edge for edge in self.edges if edge >= longest)
+        self._first_position, self._rounded = None, False
+
+    def pack(self, first_position: int, rounded: bool = False) -> None:
+        """Leave padding out from now on (`modules.packed`).
+
+        Args:
+            first_position: the number of a row's first position in the model.
+            rounded: give batches few lengths, for CUDA graphs.
+        """
+        self._first_position, self._rounded = first_position, rounded
 
     def pad_exactly(self) -> None:
         """Pad a batch to its longest row from now on, where `pad` is "bucket"."""
@@ -219,7 +234,7 @@ class PaddedDataModule(LightningDataModule):
         tokens = self.splits["train"]
         place = (*self._place(), self.fill, self.units(tokens))
         orders = [TrainBatches(len(tokens), self.batch_size, seed, *place) for seed in self.seeds]
-        return self._loader(tokens, orders[0] if len(orders) == 1 else StackedBatches(orders))
+        return self._loader(tokens, orders[0] if len(orders) == 1 else StackedBatches(orders), len(orders))
 
     def val_dataloader(self) -> list[DataLoader]:
         """One loader per dev split that exists; `dataloader_idx` indexes `eval_splits`."""
@@ -238,9 +253,15 @@ class PaddedDataModule(LightningDataModule):
     def _place(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _loader(self, tokens: Tokens, sampler: Sampler[Rows]) -> DataLoader:
+    def _rows(self, tokens: Tokens, parts: int) -> Dataset:
+        if self._first_position is None:
+            return self.rows_type(tokens, self.pad_id, self.edges, self.fill)
+        multiple = (MULTIPLE if parts == 1 else MULTIPLE_OF_MANY) if self._rounded else 1
+        return PackedRows(tokens, self.pad_id, self._first_position, self.longest, parts, multiple)
+
+    def _loader(self, tokens: Tokens, sampler: Sampler[Rows], parts: int = 1) -> DataLoader:
         return DataLoader(
-            self.rows_type(tokens, self.pad_id, self.edges, self.fill),
+            self._rows(tokens, parts),
             sampler=sampler,
             batch_size=None,  # the sampler makes the batches
             collate_fn=_as_is,

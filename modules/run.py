@@ -25,10 +25,11 @@ from modules.lit import FineTuner
 from modules.precision import lower_frozen
 from modules.results import ResultStore, RunResult, environment
 from modules.tracking import make_logger
-from modules.unpadded import unpad
+from modules.unpadded import first_position, unpad
 from variants.adapted import Adapted, attach
 from variants.files import read_adapter
 from variants.registry import resolve
+from variants.stacked import Stack
 from variants.variant import BaseVariant
 
 CHECKPOINT = "last.ckpt"
@@ -50,8 +51,7 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
     precision, graphs = settle(prepared, config, variant)
     adapted = attach(prepared.model, variant, config.seed)
     counts = initialise(adapted, config, data)
-    if on_cpu(config):
-        unpad(adapted)
+    leave_padding_out(adapted, data, config)
     module = FineTuner(adapted, objective, graphs=graphs, **optimisation(config))
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
     history = History(objective.metric, config.folder, notes(config))
@@ -101,6 +101,13 @@ def initialise(adapted: Adapted, config: RunConfig, data: PaddedDataModule) -> d
         start_from(adapted, Path(config.results_dir) / "runs" / config.init_from["id"] / "best")
     adapted.init_from_data(_few_batches(data))
     return adapted.count()
+
+
+def leave_padding_out(handle: Adapted | Stack, data: PaddedDataModule, config: RunConfig) -> None:
+    """Pack the rows of batches from now on, where the model can take them; torch.compile wants few shapes."""
+    somewhere = on_cpu(config) or torch.cuda.is_available()
+    if somewhere and config.compile != "inductor" and unpad(handle, data.longest):
+        data.pack(first_position(handle.model), rounded=data.fill and not on_cpu(config))
 
 
 def optimisation(config: RunConfig) -> dict[str, Any]:

@@ -26,9 +26,11 @@ from modules.run import (
     finish_logging,
     fit,
     initialise,
+    leave_padding_out,
     make_result,
     make_trainer,
     notes,
+    on_cpu,
     optimisation,
     settle,
 )
@@ -55,6 +57,8 @@ def run_stacked(configs: Sequence[RunConfig], live: bool | None = None) -> list[
         torch._dynamo.reset()  # hooks are no part of what decides whether compiled code fits
     prepared, adapted, counts, precision, graphs = _adapters(configs)
     stack = Stack(adapted, [config.id for config in configs])
+    if not on_cpu(first):  # where the rows of each seed would have to be equally many tokens
+        leave_padding_out(stack, prepared.data, first)
     module = StackedTuner(stack, prepared.objective, graphs=graphs, **optimisation(first))
     prepared.model.train()
     history = StackedHistory([History(prepared.objective.metric, c.folder, notes(c)) for c in configs])
@@ -112,10 +116,11 @@ def _adapters(configs: Sequence[RunConfig]) -> tuple:
 def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     """Scale the gradients (S, ...) of each adapter to a norm of at most ``max_norm``, as torch does for one model."""
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in gradients])
-    scale = (max_norm / (torch.linalg.vector_norm(norms, dim=0) + 1e-6)).clamp(max=1.0)
-    for gradient in gradients:
-        gradient.mul_(scale.view(-1, *[1] * (gradient.ndim - 1)))
+    each = list(zip(*(gradient.unbind() for gradient in gradients), strict=True))
+    norms = torch.stack(torch._foreach_norm([part for parts in each for part in parts])).view(len(each), -1)
+    scales = (max_norm / (torch.linalg.vector_norm(norms, dim=1) + 1e-6)).clamp(max=1.0)
+    for parts, scale in zip(each, scales.unbind(), strict=True):
+        torch._foreach_mul_(parts, scale)
 
 
 class StackedTuner(FineTuner):

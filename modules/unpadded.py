@@ -1,11 +1,10 @@
-"""A classifier's encoder on a CPU without what its answer does not need: padding, and the last block's other tokens.
+"""A classifier's encoder without what its answer does not need: padding, and the last block's other tokens.
 
-GLUE's rows are short and uneven: padded to the longest of a batch, two tokens in five are padding, and on a CPU each of
-them costs what a real one does. Linear maps, norms, activations and adapters work token by token, so the encoder's
-blocks can carry (1, real tokens, d) in place of (rows, T, d); attention alone puts the rows back in place. The heads
-read each row's first token, so the last block computes that one alone: its keys and values are all that it takes from
-the others. What is computed is what it was, up to the rounding of products of another size. On a GPU, where a step is
-a graph of one shape for each length, all stays as transformers has it.
+GLUE's rows are short and uneven: padded to the longest of a batch, two tokens in five are padding, and each of them
+costs what a real one does. Linear maps, norms, activations and adapters work token by token, so the encoder's blocks
+can carry the rows one behind the other (`modules.packed`); attention alone must know where each begins. The heads read
+each row's first token, so the last block computes that one alone: its keys and values are all that it takes from the
+others. What is computed is what it was, up to the rounding of products of another size.
 """
 
 from __future__ import annotations
@@ -18,18 +17,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from modules.packed import block as block_length
 from variants.adapted import Adapted
+from variants.prepared import LOW_PRECISION
+from variants.stacked import Stack
 
 MODELS = ("bert", "roberta", "xlm-roberta", "camembert")
 """Model types with blocks of BERT's parts, which get the encoder's keyword arguments, and whose heads for sequence
 classification read the first token."""
+FLASH_FROM = 192
+"""Tokens of the longest row from which on flash attention is used on a GPU."""
 
 
 class Places(NamedTuple):
-    """Where the N real tokens of a batch (rows, T), counted row after row, are, for attention with some heads.
+    """Where the N tokens of rows that lie one behind the other are, for attention with some heads on a CPU.
 
     Attributes:
-        tokens: (N,) places of the tokens among the rows * T.
         first: (rows,) the first token of each row.
         index: (N * heads,) places of the tokens' parts, one for each head, among the rows * heads * T.
         source: (rows * heads * T,) the part that is found at each place; where there is none, one of the row's last.
@@ -37,7 +40,6 @@ class Places(NamedTuple):
         bias: (rows * heads, 1, T) 0 at a token, elsewhere -inf.
     """
 
-    tokens: Tensor
     first: Tensor
     index: Tensor
     source: Tensor
@@ -45,20 +47,19 @@ class Places(NamedTuple):
     bias: Tensor
 
     @classmethod
-    def of(cls, mask: Tensor, heads: int) -> Places:
-        """The places of a mask (rows, T) that is 1 at tokens, which come before the padding of their row."""
-        rows, width = mask.shape
-        lengths = mask.sum(1, keepdim=True)
+    def of(cls, lengths: Tensor, heads: int) -> Places:
+        """The places of rows of these lengths (rows,)."""
+        rows, width = len(lengths), int(lengths.max())
         first = lengths.cumsum(0) - lengths
-        head = torch.arange(heads)
-        row, column = mask.nonzero().unbind(1)
+        head, place = torch.arange(heads), torch.arange(width)
+        row = torch.arange(rows).repeat_interleave(lengths)
+        column = torch.arange(len(row)) - first[row]
         index = (row.unsqueeze(1) * heads + head) * width + column.unsqueeze(1)
-        token = first + torch.arange(width).minimum(lengths - 1)
+        token = first.unsqueeze(1) + place.minimum(lengths.unsqueeze(1) - 1)
         source = token.unsqueeze(1) * heads + head.unsqueeze(1)
-        real = mask.repeat_interleave(heads, 0).float()
+        real = (place < lengths.unsqueeze(1)).repeat_interleave(heads, 0).float()
         bias = torch.zeros_like(real).masked_fill_(real == 0, -torch.inf)
-        places = (row * width + column, first.flatten(), index.flatten(), source.flatten())
-        return cls(*places, real.unsqueeze(2), bias.unsqueeze(1))
+        return cls(first, index.flatten(), source.flatten(), real.unsqueeze(2), bias.unsqueeze(1))
 
     def apart(self, tokens: Tensor) -> Tensor:
         """(N, heads * d) -> (rows * heads, T, d)."""
@@ -68,7 +69,67 @@ class Places(NamedTuple):
 
     def together(self, parts: Tensor) -> Tensor:
         """(rows * heads, T, d) -> (N, heads * d)."""
-        return parts.flatten(0, 1).index_select(0, self.index).view(len(self.tokens), -1)
+        heads = len(self.real) // len(self.first)
+        return parts.flatten(0, 1).index_select(0, self.index).view(len(self.index) // heads, -1)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
+        """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
+        return attention(*(x.flatten(0, 1) for x in (query, key, value)), self, scale, dropout).view(query.shape)
+
+
+class Sequences(NamedTuple):
+    """Where rows begin and end among S * n tokens on a GPU.
+
+    Attributes:
+        ends: (1 + S * (R + K),) int32: 0, then where each row or piece of what is unused ends.
+        asked: of the same shape: how many of the rows' first tokens come before that.
+        first: (S * R,) the first token of each row.
+        heads: of the attention.
+        longest: tokens that a row or piece may have.
+    """
+
+    ends: Tensor
+    asked: Tensor
+    first: Tensor
+    heads: int
+    longest: int
+
+    @classmethod
+    def of(cls, starts: Tensor, ends: Tensor, tokens: int, heads: int, longest: int) -> Sequences:
+        """Of ``starts`` (S, R) and ``ends`` (S, R + K) as `modules.packed.Layout` has them in parts of ``tokens``."""
+        (parts, rows), many = starts.shape, ends.shape[1]
+        if parts > 1:
+            before = torch.arange(0, parts * tokens, tokens, dtype=ends.dtype, device=ends.device).unsqueeze(1)
+            starts, ends = starts + before, ends + before
+        asked = _asked(parts, many, rows, ends.device)
+        return cls(F.pad(ends.flatten(), (1, 0)), asked, starts.flatten(), heads, longest)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
+        """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
+        q, k, v = (x.flatten(0, 1).unflatten(-1, (self.heads, -1)) for x in (query, key, value))
+        of_queries, most = (self.asked, 1) if first else (self.ends, self.longest)
+        if self._flash(q):
+            found = torch.ops.aten._flash_attention_forward(
+                q, k, v, of_queries, self.ends, most, self.longest, dropout, False, False, scale=scale
+            )[0]
+        else:
+            found = torch.ops.aten._efficient_attention_forward(
+                *(x.unsqueeze(0) for x in (q, k, v)), None, of_queries, self.ends, most, self.longest, dropout, 0, True,
+                scale=scale,
+            )[0]  # fmt: skip
+        return found.view(query.shape)
+
+    def _flash(self, q: Tensor) -> bool:
+        """Whether flash attention, whose blocks of 128 short rows do not fill, is faster; and can be."""
+        new = q.is_cuda and torch.cuda.get_device_capability(q.device) >= (8, 0)
+        return self.longest >= FLASH_FROM and new and q.dtype in LOW_PRECISION
+
+
+@functools.cache
+def _asked(parts: int, many: int, rows: int, device: torch.device) -> Tensor:
+    """What `Sequences` says of first tokens, the same for all batches of a shape."""
+    one = (torch.arange(many) < rows).repeat(parts)
+    return F.pad(one.cumsum(0), (1, 0)).to(device, torch.int32)
 
 
 class _Attention(torch.autograd.Function):
@@ -80,7 +141,7 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, places: Places, scale: float, dropout: float
     ) -> Tensor:
         ctx.places, ctx.scale, ctx.shape = places, scale, query.shape
-        ctx.all = len(query) == len(places.tokens)
+        ctx.all = len(query) == len(key)
         many = len(places.bias)
         q = places.apart(query) if ctx.all else query.reshape(many, 1, -1)
         k, v = places.apart(key), places.apart(value)
@@ -120,64 +181,67 @@ def attention(query: Tensor, key: Tensor, value: Tensor, places: Places, scale: 
     return _Attention.apply(query, key, value, places, scale, dropout)
 
 
-def unpad(adapted: Adapted) -> bool:
-    """Let the encoder of a classifier leave out what its answer does not need, where that can be; whether it can.
+def unpad(handle: Adapted | Stack, longest: int) -> bool:
+    """Let the encoder of a classifier take packed batches (`modules.packed`) too; whether it can.
 
     It cannot where a layer does not say that it works token by token (prefixes act on the sequence), or the model is
-    no classifier of `MODELS` with PyTorch's attention.
+    no classifier of `MODELS` with PyTorch's attention on a CPU or an NVIDIA GPU.
+
+    Args:
+        longest: tokens that a row may have.
     """
-    model = adapted.model
+    model = handle.model
     config = getattr(model, "config", None)
     known = getattr(config, "model_type", None) in MODELS and getattr(config, "_attn_implementation", None) == "sdpa"
     classifies = type(model).__name__.endswith("ForSequenceClassification")
-    if not known or not classifies or config.is_decoder or not all(layer.per_token for layer in adapted.layers):
+    if not known or not classifies or config.is_decoder or not all(layer.per_token for layer in handle.layers):
         return False
     backbone = model.base_model
     blocks = backbone.encoder.layer
     skipped = {id(module) for block in blocks for module in (block.attention, block.attention.self)}
-    if any(id(layer.site.module) in skipped for layer in adapted.layers):
+    if any(id(layer.site.module) in skipped for layer in handle.layers):
         return False
-    backbone.register_forward_pre_hook(_find_places, with_kwargs=True)
-    backbone.encoder.register_forward_pre_hook(_without_padding, with_kwargs=True)
+    backbone.register_forward_pre_hook(functools.partial(_find_places, longest), with_kwargs=True)
     backbone.encoder.register_forward_hook(_by_row, with_kwargs=True)
     for block in blocks:
         block.forward = functools.partial(_block, block, block is blocks[-1])
+    handle.read_apart([blocks[-1].attention.self.query])
     return True
 
 
-def _find_places(backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    mask = kwargs.get("attention_mask")
-    if mask is not None and mask.ndim == 2 and mask.device.type == "cpu" and _starts_rows(mask):
-        kwargs["places"] = Places.of(mask, backbone.config.num_attention_heads)  # transformers hands it on to blocks
-    return args, kwargs
+def first_position(model: nn.Module) -> int:
+    """The number of a row's first position in a model of `MODELS`."""
+    return 0 if model.config.model_type == "bert" else model.config.pad_token_id + 1
 
 
-def _starts_rows(mask: Tensor) -> bool:
-    """Whether tokens come before padding in all rows, at least one in each."""
-    return bool(mask[:, 0].all() and (mask[:, 1:] <= mask[:, :-1]).all())
-
-
-def _without_padding(encoder: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-    if places := kwargs.get("places"):
-        args = (args[0].flatten(0, 1).index_select(0, places.tokens).unsqueeze(0), *args[1:])
+def _find_places(longest: int, backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    """Replace ``starts`` and ``ends`` by what attention needs: transformers hands it on to the blocks."""
+    if (ends := kwargs.pop("ends", None)) is not None:
+        starts, heads = kwargs.pop("starts"), backbone.config.num_attention_heads
+        if ends.is_cuda:
+            tokens = next(x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
+            kwargs["places"] = Sequences.of(starts, ends, tokens.shape[1], heads, block_length(longest))
+        elif starts.shape == ends.shape:
+            kwargs["places"] = Places.of((ends - starts).flatten().long(), heads)
+        else:
+            raise ValueError("on a CPU packed rows must fill their batch")
     return args, kwargs
 
 
 def _by_row(encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
     if kwargs.get("places"):
-        output.last_hidden_state = output.last_hidden_state.transpose(0, 1)  # (rows, 1, d): a row is its first token
+        output.last_hidden_state = output.last_hidden_state.flatten(0, 1).unsqueeze(1)  # a row is its first token
     return output
 
 
 def _block(block: nn.Module, last: bool, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A block's forward function: tokens (1, N, d) give as many, of the last block (1, rows, d)."""
+    """A block's forward function: tokens (S, n, d) give as many, of the last block (S, R, d)."""
     places = kwargs.pop("places", None)
     if places is None:
         return type(block).forward(block, tokens, *args, **kwargs)
     own = block.attention.self
-    asked = tokens.index_select(1, places.first) if last else tokens
-    products = [own.query(asked), own.key(tokens), own.value(tokens)]
+    asked = tokens.flatten(0, 1).index_select(0, places.first).unflatten(0, (len(tokens), -1)) if last else tokens
+    query, key, value = own.query(asked), own.key(tokens), own.value(tokens)
     dropout = own.dropout.p if own.training else 0.0
-    mixed = attention(*(product.squeeze(0) for product in products), places, own.scaling, dropout)
-    attended = block.attention.output(mixed.unsqueeze(0), asked)
+    attended = block.attention.output(places.attend(query, key, value, own.scaling, dropout, last), asked)
     return block.output(block.intermediate(attended), attended)

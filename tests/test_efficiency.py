@@ -78,7 +78,7 @@ def test_language_model_predicts_its_targets():
 @pytest.mark.parametrize("config", [ROBERTA, GPT2], ids=["roberta", "gpt2"])
 def test_limit_goes_through_every_block_and_trains_the_head_alone(config):
     master = shapes.build(config, CPU)
-    trainee = ways.make(ways.Way("limit", "", "eager"), master, {}, bf16=False)
+    trainee = ways.make(ways.Way("limit", "", "eager"), master, {}, bf16=False, longest=16)
     reached = []
     model = trainee.handle.model
     blocks = model.transformer.h if config is GPT2 else model.roberta.encoder.layer
@@ -107,7 +107,7 @@ def test_bf16_keeps_what_trains_in_fp32():
     methods = {"limit": ("",), ways.TOGETHER: ("lora",)}
     for library in ("limit", "ours", ways.TOGETHER, "peft", "peft-bf16"):
         for method in methods.get(library, ways.METHODS):
-            trainee = ways.make(ways.Way(library, method, "eager"), master, options, bf16=True)
+            trainee = ways.make(ways.Way(library, method, "eager"), master, options, bf16=True, longest=16)
             wanted = torch.bfloat16 if library == "peft-bf16" else torch.float32
             assert {p.dtype for p in trainee.parameters} == {wanted}, (library, method)
             model = trainee.handle.model

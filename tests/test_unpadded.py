@@ -1,17 +1,21 @@
-"""An encoder that leaves padding out on a CPU computes what it does with padding."""
+"""An encoder that gets rows without padding computes what it does with padding."""
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
+from modules import unpadded
 from modules.config import RunConfig
-from modules.data import GlueDataModule
+from modules.data import GlueDataModule, PaddedRows
+from modules.packed import Layout, PackedRows
 from modules.run import on_cpu
 from modules.tasks import TASKS
-from modules.unpadded import Places, attention, unpad
+from modules.unpadded import Places, Sequences, attention, first_position, unpad
 from tests.models import MODELS
 from tests.test_data import make_tokens
 from tests.tiny import train
@@ -22,10 +26,29 @@ from variants.registry import resolve
 MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
 
 
-def outcome(adapted, mask: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+LONGEST = 8
+
+
+def packed(ids: torch.Tensor, mask: torch.Tensor, parts: int = 1, multiple: int = 1) -> dict[str, torch.Tensor]:
+    """The rows of a padded batch one behind the other."""
+    layout = Layout.of(mask.sum(1).reshape(parts, -1).numpy(), LONGEST, multiple)
+    return {
+        "input_ids": layout.spread(ids[mask == 1].numpy(), 1),
+        "position_ids": layout.spread(layout.positions, 0),
+        "starts": torch.from_numpy(layout.starts),
+        "ends": torch.from_numpy(layout.ends),
+    }
+
+
+def outcome(adapted, mask: torch.Tensor, pack: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Logits of a fixed batch, and the gradients of all that trains."""
-    ids = torch.randint(5, 50, mask.shape, generator=torch.Generator().manual_seed(1))
-    logits = adapted.model(input_ids=ids.where(mask == 1, 1), attention_mask=mask).logits
+    ids = torch.randint(5, 50, mask.shape, generator=torch.Generator().manual_seed(1)).where(mask == 1, 1)
+    batch = {"input_ids": ids, "attention_mask": mask}
+    if pack:
+        batch = packed(ids, mask)
+        batch["position_ids"] += first_position(adapted.model)
+    with adapted.prepared():
+        logits = adapted.model(**batch).logits
     trained = adapted.trained()
     found = torch.autograd.grad(logits.square().sum(), list(trained.values()))
     return logits.detach(), dict(zip(trained, found, strict=True))
@@ -38,40 +61,57 @@ def test_logits_and_gradients_are_those_with_padding(architecture, variant, mask
     adapted = attach(MODELS[architecture](), resolve(variant)(), seed=0)
     train(adapted.trained(), seed=3)
     logits, gradients = outcome(adapted, mask)
-    assert unpad(adapted)
-    again, own = outcome(adapted, mask)
-    torch.testing.assert_close(again, logits)
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(own[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda text, n=name: f"{n}: {text}")
+    assert unpad(adapted, LONGEST)
+    for pack in (True, False):  # it still takes padded batches
+        again, own = outcome(adapted, mask, pack)
+        torch.testing.assert_close(again, logits)
+        for name, gradient in gradients.items():
+            say = lambda text, name=name: f"{name}: {text}"  # noqa: E731
+            torch.testing.assert_close(own[name], gradient, rtol=1e-4, atol=1e-5, msg=say)
 
 
-def test_blocks_see_real_tokens_alone_and_the_last_one_the_first_of_each_row():
+def test_blocks_see_tokens_alone_and_the_last_one_the_first_of_each_row():
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
     blocks = len(adapted.model.base_model.encoder.layer)
     seen: list[torch.Size] = []
     for module in adapted.model.modules():
         if isinstance(module, nn.LayerNorm):
             module.register_forward_hook(lambda module, args, output: seen.append(output.shape[:2]))
-    outcome(adapted, MASK)
-    assert set(seen) == {(3, 6)}
-    seen.clear()
-    unpad(adapted)
-    outcome(adapted, MASK)
-    assert seen[0] == (3, 6)  # of the embeddings
-    assert seen[1:] == [(1, int(MASK.sum()))] * 2 * (blocks - 1) + [(1, 3)] * 2
+    unpad(adapted, LONGEST)
+    outcome(adapted, MASK, pack=True)
+    tokens = int(MASK.sum())
+    assert seen == [(1, tokens)] * (1 + 2 * (blocks - 1)) + [(1, 3)] * 2
 
 
-@pytest.mark.parametrize("mask", [MASK.flip(1), torch.cat((MASK, torch.zeros_like(MASK[:1])))], ids=["left", "empty"])
-def test_rows_that_do_not_start_with_a_token_keep_their_padding(mask):
+def test_queries_of_the_last_block_read_alone():
+    """What the other maps of that block compute is for all tokens; it is no product more than needed."""
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
-    logits, _ = outcome(adapted, mask)
-    unpad(adapted)
-    assert torch.equal(outcome(adapted, mask)[0], logits)
+    unpad(adapted, LONGEST)
+    products = []
+
+    class Sizes(TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function is F.linear:
+                products.append((args[0].shape[-2], len(args[1])))
+            return function(*args, **(kwargs or {}))
+
+    with Sizes():
+        outcome(adapted, MASK, pack=True)
+    width, tokens, rows = adapted.model.config.hidden_size, int(MASK.sum()), len(MASK)
+    assert products.count((tokens, 2 * width)) == 1 and products.count((tokens, 3 * width)) == 1  # of two blocks
+    assert (rows, width) in products and (rows, 3 * width) not in products
+
+
+def test_rows_that_do_not_fill_their_batch_are_refused_on_a_cpu():
+    adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
+    unpad(adapted, LONGEST)
+    with pytest.raises(ValueError, match="must fill"):
+        adapted.model(**packed(torch.full_like(MASK, 7), MASK, multiple=16))
 
 
 @pytest.mark.parametrize("variant", ["prefix_embed", "prefix_layer", "prefix_tuning"])
 def test_prefixes_keep_their_padding(variant):
-    assert not unpad(attach(MODELS["roberta"](), resolve(variant)(), seed=0))
+    assert not unpad(attach(MODELS["roberta"](), resolve(variant)(), seed=0), LONGEST)
 
 
 def test_a_layer_that_says_nothing_of_tokens_keeps_its_padding():
@@ -84,13 +124,13 @@ def test_a_layer_that_says_nothing_of_tokens_keeps_its_padding():
             def forward(self, x, y):
                 return y + F.linear(x.roll(1, dims=-2), self.delta_weight())
 
-    assert not unpad(attach(MODELS["roberta"](), Shifted(), seed=0))
-    assert unpad(attach(MODELS["roberta"](), LoRA(), seed=0))
+    assert not unpad(attach(MODELS["roberta"](), Shifted(), seed=0), LONGEST)
+    assert unpad(attach(MODELS["roberta"](), LoRA(), seed=0), LONGEST)
 
 
 @pytest.mark.parametrize("architecture", ["distilbert", "deberta-v2", "gpt2"])
 def test_other_models_keep_their_padding(architecture):
-    assert not unpad(attach(MODELS[architecture](), resolve("lora")(), seed=0))
+    assert not unpad(attach(MODELS[architecture](), resolve("lora")(), seed=0), LONGEST)
 
 
 @pytest.mark.parametrize("lowered", [False, True], ids=["mixed", "backbone"])
@@ -101,8 +141,8 @@ def test_bf16_too(lowered):
         adapted.model.base_model.to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         logits, gradients = outcome(adapted, MASK)
-        assert unpad(adapted)
-        again, own = outcome(adapted, MASK)
+        assert unpad(adapted, LONGEST)
+        again, own = outcome(adapted, MASK, pack=True)
     torch.testing.assert_close(again, logits, rtol=0.02, atol=0.02)
     total, difference = (
         sum(g.float().square().sum() for g in each)
@@ -116,7 +156,7 @@ def test_a_layer_on_attention_itself_keeps_its_padding():
     site = adapted.layers[0].site
     assert site.module is not (module := adapted.model.base_model.encoder.layer[0].attention.self)
     adapted.layers[0].site = dataclasses.replace(site, module=module)
-    assert not unpad(adapted)
+    assert not unpad(adapted, LONGEST)
 
 
 def attention_of_rows(query, key, value, lengths: list[int], heads: int) -> torch.Tensor:
@@ -131,7 +171,7 @@ def attention_of_rows(query, key, value, lengths: list[int], heads: int) -> torc
 
 @pytest.mark.parametrize("first", [False, True])
 def test_attention_within_rows_is_pytorchs(first):
-    places, lengths = Places.of(MASK, heads=2), MASK.sum(1).tolist()
+    places, lengths = Places.of(MASK.sum(1), heads=2), MASK.sum(1).tolist()
     tokens = [torch.randn(sum(lengths), 6, dtype=torch.float64, requires_grad=True) for _ in range(3)]
     tokens[0] = tokens[0].detach()[: len(MASK) if first else None].requires_grad_()
 
@@ -143,7 +183,7 @@ def test_attention_within_rows_is_pytorchs(first):
 
 
 def test_dropout_leaves_weights_out_and_scales_the_others():
-    places, count = Places.of(MASK, heads=2), int(MASK.sum())
+    places, count = Places.of(MASK.sum(1), heads=2), int(MASK.sum())
     torch.manual_seed(0)
     tokens = [torch.randn(count, 6, dtype=torch.float64, requires_grad=True) for _ in range(3)]
 
@@ -156,6 +196,113 @@ def test_dropout_leaves_weights_out_and_scales_the_others():
     found = torch.stack([dropped(*tokens[:2], ones, seed=seed).detach() for seed in range(400)])
     assert found.std(0).min() > 0.1
     torch.testing.assert_close(found.mean(0), ones, atol=0.12, rtol=0)
+
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its attention of packed rows")
+
+
+@needs_gpu
+@pytest.mark.parametrize(("dtype", "flash"), [(torch.float32, 0), (torch.bfloat16, 0), (torch.bfloat16, 2**20)])
+@pytest.mark.parametrize("first", [False, True])
+def test_attention_within_rows_on_a_gpu_is_pytorchs(first, dtype, flash, monkeypatch):
+    """Two parts of two rows and what is left over, whose values and gradients are numbers."""
+    monkeypatch.setattr(unpadded, "FLASH_FROM", flash)
+    lengths = np.array([[3, 70], [40, 1]])
+    layout = Layout.of(lengths, longest=80, multiple=64)
+    n, heads, width = layout.filled.shape[1], 2, 64
+    assert n == 128 and layout.ends.shape == (2, 3) and layout.ends[1, 1] == 41
+    starts, ends = torch.from_numpy(layout.starts).cuda(), torch.from_numpy(layout.ends).cuda()
+    places = Sequences.of(starts, ends, n, heads, 128)
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator, device="cuda").to(dtype).requires_grad_()
+
+    tokens = [draw(2, 2 if first else n, width), draw(2, n, width), draw(2, n, width)]
+    found = places.attend(*tokens, scale=0.2, dropout=0.0, first=first)
+    real = torch.from_numpy(layout.filled).cuda()
+    flat = [x.flatten(0, 1) if len(x[0]) == 2 else x[real] for x in tokens]
+    rows = []
+    queries = flat[0].split([1] * 4 if first else lengths.ravel().tolist())
+    for q, k, v in zip(queries, *(x.split(lengths.ravel().tolist()) for x in flat[1:]), strict=True):
+        q, k, v = (part.double().unflatten(1, (heads, -1)).transpose(0, 1) for part in (q, k, v))
+        rows.append(F.scaled_dot_product_attention(q, k, v, scale=0.2).transpose(0, 1).flatten(1))
+    expected = torch.cat(rows)
+    own = found.flatten(0, 1) if first else found[real]
+    close = {"rtol": 0.03, "atol": 0.03} if dtype == torch.bfloat16 else {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(own.double(), expected, **close)
+    weight = torch.randn(expected.shape, generator=generator, device="cuda", dtype=torch.float64)
+    mine = torch.autograd.grad((own.double() * weight).sum(), tokens)
+    theirs = torch.autograd.grad((expected * weight).sum(), tokens)
+    for a, b in zip(mine, theirs, strict=True):
+        assert torch.isfinite(a).all()
+        torch.testing.assert_close(a, b, **close)
+
+
+@needs_gpu
+@pytest.mark.parametrize("lowered", [False, True])
+@pytest.mark.parametrize("variant", ["lora", "dora", "vera", "adapter_p"])
+def test_packed_on_a_gpu_computes_what_padded_does(variant, lowered):
+    adapted = attach(MODELS["roberta"](), resolve(variant)(), seed=0)
+    train(adapted.trained(), seed=3)
+    adapted.model.cuda()
+    if lowered:
+        adapted.model.base_model.to(torch.bfloat16)
+    ids = torch.randint(5, 50, MASK.shape, generator=torch.Generator().manual_seed(1)).where(MASK == 1, 1)
+    padded = {"input_ids": ids, "attention_mask": MASK}
+    filled = packed(ids, MASK, multiple=16)
+    filled["position_ids"] += first_position(adapted.model)
+    assert unpad(adapted, LONGEST)
+    outcomes = []
+    for batch in (padded, filled):
+        with adapted.prepared():
+            logits = adapted.model(**{name: x.cuda() for name, x in batch.items()}).logits.float()
+        found = torch.autograd.grad(logits.square().sum(), list(adapted.trained().values()))
+        outcomes.append((logits, torch.cat([g.flatten().float() for g in found])))
+    (logits, gradient), (again, own) = outcomes
+    close = {"rtol": 0.03, "atol": 0.03} if lowered else {"rtol": 1e-4, "atol": 1e-5}
+    torch.testing.assert_close(again, logits, **close)
+    assert (own - gradient).norm() < (0.05 if lowered else 1e-3) * gradient.norm()
+
+
+def test_packed_rows_are_the_padded_ones():
+    """Every token, position and label of a padded batch, part by part; few lengths with a multiple."""
+    tokens = make_tokens([9, 3, 16, 5, 7, 11])
+    rows = (np.array([4, 0, 2, 5]), np.ones(4, np.float32))
+    padded = PaddedRows(tokens, 1, [16])[rows]
+    for parts, multiple, pieces in ((1, 1, 0), (2, 1, 1), (2, 100, 2)):
+        found = PackedRows(tokens, 1, 2, 16, parts, multiple)[rows]
+        n = found["input_ids"].shape[1]
+        assert found["input_ids"].shape == found["position_ids"].shape == (parts, n) and n % multiple == 0
+        lengths = padded["attention_mask"].sum(1)
+        starts, ends = found["starts"], found["ends"]
+        assert starts.shape == (parts, 4 // parts) and ends.shape == (parts, 4 // parts + pieces)
+        assert torch.equal((ends[:, : 4 // parts] - starts).flatten().long(), lengths)
+        assert (ends[:, -1] == n).all() and (ends.diff(dim=1) <= 64).all()
+        for row in range(4):
+            part, place = divmod(row, 4 // parts)
+            stop = int(ends[part, place])
+            own = slice(stop - int(lengths[row]), stop)
+            assert torch.equal(found["input_ids"][part, own], padded["input_ids"][row, : lengths[row]])
+            assert torch.equal(found["position_ids"][part, own], torch.arange(2, 2 + int(lengths[row])))
+        assert (found["input_ids"] != 1).sum() == lengths.sum()
+        assert torch.equal(found["labels"], padded["labels"]) and torch.equal(found["weight"], padded["weight"])
+
+
+def test_a_module_that_packs_gives_packed_batches():
+    data = GlueDataModule(
+        TASKS["rte"], {"train": make_tokens(list(range(3, 43)))}, pad_id=1, batch_size=4, max_length=64
+    )
+    assert data.longest == 48
+    data.pack(2)
+    batches = list(data.train_dataloader())
+    assert sum(int((batch["input_ids"] != 1).sum()) for batch in batches) == sum(range(3, 43))
+    assert all(batch["ends"].max() == batch["input_ids"].numel() for batch in batches)
+    data.pack(2, rounded=True)
+    assert all(batch["input_ids"].shape[1] % 128 == 0 for batch in data.train_dataloader())
+    data.seeds = [0, 1]
+    assert all(batch["input_ids"].shape[1] % 64 == 0 for batch in data.train_dataloader())
+    assert all(batch["input_ids"].shape[0] == 2 for batch in data.train_dataloader())
 
 
 def test_exact_padding_is_to_the_longest_row():

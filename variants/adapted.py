@@ -57,6 +57,7 @@ class Adapted:
         self.active: str | None = None
         self._handles: list[tuple[nn.Module, list]] = []
         self._reading: list[Standin] = []  # of the frozen maps, for a prepared pass
+        self._apart: list[nn.Module] = []
         self._original: dict[str, Tensor] = {}  # base values that an active adapter has changed in place
         self._unmerged: dict[str, tuple[Tensor, Tensor | None]] = {}
         if hasattr(model, "save_pretrained"):
@@ -154,8 +155,13 @@ class Adapted:
                 self._original[path] = site.weight().detach().clone()
                 site.write(weight, None)
         self._handles = hooks.hook_all(layer.to(layer.site.device) for layer in adapter.layers.values())
-        self._reading = list(read_together(self.model, (layer.site.module for layer in adapter.layers.values())))
         self.active = name
+        self.read_apart(self._apart)
+
+    def read_apart(self, modules: Iterable[nn.Module]) -> None:
+        """Say which maps to queries, keys or values read another tensor than the other two of their attention."""
+        self._apart = list(modules)
+        self._reading = list(read_together(self.model, (layer.site.module for layer in self.layers), self._apart))
 
     def deactivate(self) -> None:
         """Leave the plain base model, with the head it came with; :meth:`switch` brings an adapter back."""

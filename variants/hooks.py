@@ -59,10 +59,10 @@ class SiteAdapters(nn.Module):
 def adds_product(layer: nn.Module) -> bool:
     """Whether all that a layer does to its site's output is to add its low-rank product."""
     own = type(layer)
-    return (
-        isinstance(layer, AdapterLayer)
-        and own.forward is AdapterLayer.forward
-        and (own.product is not AdapterLayer.product or own.factors is not AdapterLayer.factors)
+    if not isinstance(layer, AdapterLayer):
+        return layer.adds_product  # of stacked ones
+    return own.forward is AdapterLayer.forward and (
+        own.product is not AdapterLayer.product or own.factors is not AdapterLayer.factors
     )
 
 

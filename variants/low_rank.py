@@ -17,8 +17,8 @@ class Product(NamedTuple):
     """scale · z Fᵀ, which a layer adds to its site's output.
 
     Attributes:
-        z: (..., r), such as A x.
-        factor: F (out_features, r), such as B.
+        z: (..., r), such as A x; of stacked adapters (S, ..., r).
+        factor: F (out_features, r), such as B; of stacked adapters (S, out_features, r).
         scale: such as α/r.
     """
 
@@ -101,9 +101,10 @@ class _AddProducts(torch.autograd.Function):
         if spans is None:
             return _added(y, *pairs, scales[0])
         out = y.detach()  # the same memory: what made y does not need its values for its gradient
-        rows = out.flatten(0, -2)
         for (start, stop), scale, z, factor in zip(spans, scales, pairs[::2], pairs[1::2], strict=True):
-            rows[:, start:stop].addmm_(z.flatten(0, -2), factor.t(), alpha=scale)
+            part = _rows(out, factor)[..., start:stop]
+            add = part.addmm_ if factor.ndim == 2 else part.baddbmm_
+            add(_rows(z, factor), factor.mT, alpha=scale)
         return out
 
     @staticmethod
@@ -160,7 +161,8 @@ def _each(info: Any, dim: int | None, tensor: Tensor) -> Tensor:
 
 def _rows(tensor: Tensor, matrix: Tensor) -> Tensor:
     """(..., n) as rows (N, n) for one matrix, and as (S, N/S, n) for S of them."""
-    return tensor.flatten(0, -2) if matrix.ndim == 2 else tensor.flatten(1, -2)
+    rows = tensor.flatten(0, -2)
+    return rows if matrix.ndim == 2 else rows.unflatten(0, (len(matrix), -1))
 
 
 def _added(y: Tensor, z: Tensor, factor: Tensor, scale: float) -> Tensor:

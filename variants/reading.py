@@ -19,7 +19,7 @@ from variants.beside import mark
 from variants.sites import is_conv1d
 from variants.targets import siblings
 
-LARGE = 2**23
+LARGE = 2**24
 """Bytes of an input from which on it is computed again in the backward pass, where a LayerNorm made it: its own input
 is kept anyway. Of smaller ones the time counts more."""
 
@@ -174,13 +174,18 @@ class _Read(torch.autograd.Function):
         return total if own is None else total + own, None, None
 
 
-def read_together(model: nn.Module, adapted: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, str, Any]]:
+def read_together(
+    model: nn.Module, adapted: Iterable[nn.Module], apart: Iterable[nn.Module] = ()
+) -> Iterator[tuple[nn.Module, str, Any]]:
     """For `variants.prepared`: in a prepared pass frozen maps of one tensor compute together.
 
     Args:
         adapted: maps with adapters: they share a gradient with them. Queries, keys and values of a block are joined.
+        apart: maps that read another tensor than their siblings.
     """
-    groups = [group for group in siblings(model) if all(map(frozen_linear, group)) and _joinable(group)]
+    others = {id(module) for module in apart}
+    groups = [[module for module in group if id(module) not in others] for group in siblings(model)]
+    groups = [group for group in groups if all(map(frozen_linear, group)) and _joinable(group)]
     known = {id(module) for group in groups for module in group}
     alone = {id(module): module for module in adapted if id(module) not in known and frozen_linear(module)}
     maps = [Maps(group) for group in (*groups, *([module] for module in alone.values()))]

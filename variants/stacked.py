@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from variants import hooks
 from variants.adapted import Adapted
 from variants.adapter import Adapter
 from variants.layer import AdapterLayer, full_precision
+from variants.low_rank import Product
 from variants.prepared import Cast, Standin, cast_of, copies, standing_in
 from variants.reading import read_together, reading_of
 from variants.variant import BaseVariant, VariantError
@@ -70,6 +72,11 @@ class Stack(nn.Module):
     @property
     def model(self) -> nn.Module:
         return self.adapted.model
+
+    @property
+    def layers(self) -> list[AdapterLayer]:
+        """Those of the first adapter: the others are of the same kind at the same sites."""
+        return list(self.adapters[0].layers.values())
 
     def _check(self) -> None:
         first, name = self.adapters[0], self.variant.name
@@ -163,9 +170,14 @@ class Stack(nn.Module):
                 raise VariantError(f"{self.variant.name} cannot be stacked: the whole model is its task head")
             module = self.model.get_submodule(path)
             inside = {key[len(path) + 1 :]: getattr(self, _slot(key)) for key in keys if key.startswith(f"{path}.")}
-            module.forward = _each(self.size, module, module.forward, lambda inside=inside: inside)
+            module.forward = _joined(_each(self.size, module, module.forward, lambda inside=inside: inside))
             self._undo.append(lambda module=module: delattr(module, "forward"))
-        self._reading: list[Standin] = list(read_together(self.model, (layer.site.module for layer in layers)))
+        self.read_apart(())
+
+    def read_apart(self, modules: Iterable[nn.Module]) -> None:
+        """As :meth:`Adapted.read_apart`."""
+        adapted = (layer.site.module for layer in self.layers)
+        self._reading: list[Standin] = list(read_together(self.model, adapted, modules))
 
     def release(self) -> None:
         """Take the stack off the model; the handle's adapters hold what was learnt."""
@@ -243,10 +255,25 @@ class StackedLayer(nn.Module):
         super().__init__()
         self.site = layer.site
         self.__dict__["_layer"] = layer  # no children: their tensors are the stack's
-        tensors = self.__dict__["_tensors"] = lambda: stack.own(path)
-        self.__dict__["_forward"] = _each(stack.size, layer, layer.forward, tensors)
+        each = partial(_each, stack.size, layer, stacked=lambda: stack.own(path))
+        self.__dict__["_forward"] = _joined(each(layer.forward))
+        self.__dict__["_factors"] = each(self._product)
         if hasattr(layer, "pre"):
-            self.__dict__["pre"] = _each(stack.size, layer, layer.pre, tensors)
+            self.__dict__["pre"] = _joined(each(layer.pre))
+
+    @property
+    def adds_product(self) -> bool:
+        """See :func:`variants.hooks.adds_product`."""
+        return hooks.adds_product(self._layer)
+
+    def product(self, x: Tensor) -> Product:
+        """The layers' products: z (S, B, ..., r) and a factor for each, (S, out_features, r)."""
+        z, factor = self._factors(x)
+        return Product(z, factor, self._scale)
+
+    def _product(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z, factor, self.__dict__["_scale"] = self._layer.product(x)
+        return z, factor
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         return self._forward(x, y)
@@ -268,17 +295,18 @@ class _Swapped(nn.Module):
 
 
 def _each(
-    size: int, module: nn.Module, function: Callable[..., Tensor], stacked: Callable[[], Mapping[str, Tensor]]
-) -> Callable[..., Tensor]:
-    """``function`` of ``module``, computed with the tensors of adapter i on the i-th part of the rows."""
+    size: int, module: nn.Module, function: Callable[..., Any], stacked: Callable[[], Mapping[str, Tensor]]
+) -> Callable[..., Any]:
+    """``function`` of ``module``, computed with the tensors of adapter i on the i-th part of the rows; what it gives
+    for each, stacked (S, ...)."""
     swapped = _Swapped(module, function)
 
-    def one(tensors: dict[str, Tensor], *args: Tensor) -> Tensor:
+    def one(tensors: dict[str, Tensor], *args: Tensor) -> Any:
         return functional_call(swapped, tensors, args, tie_weights=False)
 
     every = vmap(one, randomness="different")  # each has its own dropout
 
-    def call(*args: Tensor) -> Tensor:
+    def call(*args: Tensor) -> Any:
         if rest := [len(x) for x in args if len(x) % size]:
             raise VariantError(f"{type(module).__name__} gets {rest[0]} rows, which {size} adapters cannot share")
         tensors = {f"inner.{name}": tensor for name, tensor in stacked().items()}
@@ -286,9 +314,14 @@ def _each(
         for x, part in zip(args, parts, strict=True):
             if reading := reading_of(x):
                 part.reading = reading
-        return every(tensors, *parts).flatten(0, 1)
+        return every(tensors, *parts)
 
     return call
+
+
+def _joined(each: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Its rows one behind the other, (S·B, ...)."""
+    return lambda *args: each(*args).flatten(0, 1)
 
 
 def _places(layers: Mapping[str, nn.Module]) -> dict[str, Place]:

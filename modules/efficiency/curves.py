@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import statistics
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,54 @@ TARGET = {"roberta": "attn-qv", "gpt2": "c_attn"}
 """What both adapt: PEFT knows no slices of GPT-2's fused map."""
 AGREE = {"fp32": 0.01, "bf16": 0.25}
 """The share of the adapter's effect on the losses up to which two curves count as equal."""
+DRAWS = 3
+"""Starting adapters in bf16."""
 RATE = 1e-3
 SPREAD = 0.5
 """Standard deviation of what a method starts at zero."""
+
+
+class Case(NamedTuple):
+    """What both libraries start from: a backbone, a method with its options, batches of one width, and the draw of
+    what the method starts at zero."""
+
+    master: nn.Module
+    method: str
+    options: dict[str, Any]
+    batches: list[Batch]
+    draw: int = 0
+
+    def pair(self, bf16: bool) -> tuple[W.Trainee, W.Trainee]:
+        """Ours and PEFT's with equal values."""
+        from modules.efficiency.peft_ways import equalise, theirs
+
+        target = TARGET[self.master.config.model_type]
+        width = self.batches[0]["input_ids"].shape[1]
+        mine = W.ours(copy.deepcopy(self.master), self.method, self.options, bf16, width, target)
+        other = theirs(copy.deepcopy(self.master), self.method, self.options, bf16, low=False)
+        rng = torch.Generator().manual_seed(5 + self.draw)
+        with torch.no_grad():
+            for key, tensor in mine.handle.trained().items():
+                if not tensor.any() and key not in mine.handle.head:  # a zero hides errors, and AdaLoRA's importances
+                    tensor.copy_(SPREAD * torch.randn(tensor.shape, generator=rng))
+        equalise(mine.handle, other.handle, self.method)
+        return mine, other
+
+    def theirs(self, bf16: bool) -> list[float]:
+        """PEFT's losses, eager."""
+        return _run(Stepper(self.pair(bf16)[1], "eager", RATE), self.batches)
+
+    def ours(self, bf16: bool, mode: str) -> list[float]:
+        return _run(Stepper(self.pair(bf16)[0], mode, RATE, faithful=True), self.batches)
+
+    def absent(self, bf16: bool) -> list[float]:
+        """Losses without the adapter: its layers are off, the head learns alone (a language model has none)."""
+        trainee = self.pair(bf16)[0]
+        trainee.handle.enable(False)
+        trainee.extra = trainee.after = None
+        if not trainee.handle.head:
+            return _run(torch.no_grad()(trainee.loss), self.batches)
+        return _run(Stepper(trainee, "eager", RATE), self.batches)
 
 
 def compare(
@@ -33,85 +79,78 @@ def compare(
     *,
     precisions: tuple[str, ...],
 ) -> list[dict[str, Any]]:
-    """A record for each method, precision and mode of ours: both curves and their largest difference.
+    """A record for each method, precision and mode of ours: curves and their largest difference.
 
     PEFT's curve is that of its eager step. No dropout, the same batches, fp32 without TF32; adapters are away from zero
-    at the start. ``effect`` is the difference that leaving the adapter out makes: what a difference is measured by.
+    at the start. ``effect`` is the difference that leaving the adapter out makes: what a difference is measured by. In
+    bf16, where thirty steps amplify what is rounded, figures are medians over several starting adapters (``draws``,
+    the last of the modes alone), and ``rounding`` is how far bf16 takes PEFT's own curve from its curve in fp32.
     """
     config = sizes(scenario.shape)
     master = build(config, device, dropout=False)
-    rows, width = (scenario.rows, scenario.width or 48)
-    batches = fixed_batches(config, rows, width, device, BATCHES)
+    batches = fixed_batches(config, scenario.rows, scenario.width or 48, device, BATCHES)
     records = []
     for method in scenario.methods:
         if method == "adalora" and config["model_type"] == "gpt2":
             continue  # PEFT's penalty comes with its own loss over all tokens
-        options = W.METHODS[method] | scenario.options.get(method, {})
+        case = Case(master, method, W.METHODS[method] | scenario.options.get(method, {}), batches)
         for precision in precisions:
+            bf16 = precision == "bf16"
             record = {"shape": scenario.shape, "method": method, "precision": precision, "steps": STEPS}
             with _full_precision():
                 try:
-                    reference = _theirs(master, method, options, precision == "bf16", batches)
-                    absent = _absent(master, method, options, precision == "bf16", batches)
-                    record["effect"] = difference(absent, reference)
-                except Exception as error:
-                    records.append(record | {"library": "peft", "mode": "eager", "failed": reason(error)})
-                    say(f"  {scenario.shape} {method:8} {precision} PEFT failed: {reason(error)}")
+                    found = {mode: _measured(case, bf16, mode) for mode in modes[:-1]}
+                    found[modes[-1]] = _measured(case, bf16, modes[-1], DRAWS if bf16 else 1)
+                except PeftFailed as failure:
+                    records.append(record | {"library": "peft", "mode": "eager", "failed": str(failure)})
+                    say(f"  {scenario.shape} {method:8} {precision} PEFT failed: {failure}")
                     recover()
                     continue
-                for mode in modes:
-                    try:
-                        losses = _ours(master, method, options, precision == "bf16", batches, mode)
-                        found = {"difference": difference(losses, reference), "losses": losses, "peft": reference}
-                    except Exception as error:
-                        found = {"failed": reason(error)}
-                        recover()
-                    records.append(record | {"library": "ours", "mode": mode} | found)
-                    result = (
-                        found.get("failed") or f"difference {found['difference']:.1e} (adapter: {record['effect']:.1e})"
-                    )
-                    say(f"  {scenario.shape} {method:8} {precision} ours {mode:8} against PEFT: {result}")
-                    free(device)
+            for mode, figures in found.items():
+                records.append(record | {"library": "ours", "mode": mode} | figures)
+                say(f"  {scenario.shape} {method:8} {precision} ours {mode:8} against PEFT: {_in_words(figures)}")
+            free(device)
     return records
+
+
+class PeftFailed(Exception):
+    """PEFT could not compute the curve to compare with, and why."""
+
+
+def _measured(case: Case, bf16: bool, mode: str, draws: int = 1) -> dict[str, Any]:
+    """Curves of the first draw, and medians over all draws of how far they are apart."""
+    every: list[dict[str, float]] = []
+    curves: dict[str, Any] = {}
+    for draw in range(draws):
+        one = case._replace(draw=draw)
+        try:
+            peft = one.theirs(bf16)
+            figures = {"effect": difference(one.absent(bf16), peft)}
+            if draws > 1:
+                figures["rounding"] = difference(peft, one.theirs(False))
+        except Exception as error:
+            raise PeftFailed(reason(error)) from error
+        try:
+            losses = one.ours(bf16, mode)
+        except Exception as error:
+            recover()
+            return figures | {"failed": reason(error)}
+        every.append({"difference": difference(losses, peft)} | figures)
+        curves = curves or {"losses": losses, "peft": peft}
+    medians = {name: statistics.median(figures[name] for figures in every) for name in every[0]}
+    return medians | curves | ({"draws": every} if draws > 1 else {})
+
+
+def _in_words(figures: dict[str, Any]) -> str:
+    if "failed" in figures:
+        return figures["failed"]
+    rounding = f", rounding alone: {figures['rounding']:.1e}" if "rounding" in figures else ""
+    return f"difference {figures['difference']:.1e} (adapter: {figures['effect']:.1e}{rounding})"
 
 
 def difference(losses: list[float], reference: list[float]) -> float:
     """The largest difference of two curves, as a share of the first loss (later ones may be next to nothing)."""
     return max(abs(a - b) for a, b in zip(losses, reference, strict=True)) / abs(reference[0])
-
-
-def _pair(master: nn.Module, method: str, options: dict[str, Any], bf16: bool) -> tuple[W.Trainee, W.Trainee]:
-    """Ours and PEFT's with equal values."""
-    from modules.efficiency.peft_ways import equalise, theirs
-
-    target = TARGET[master.config.model_type]
-    mine = W.ours(copy.deepcopy(master), method, options, bf16, target)
-    other = theirs(copy.deepcopy(master), method, options, bf16, low=False)
-    rng = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for key, tensor in mine.handle.trained().items():
-            if not tensor.any() and key not in mine.handle.head:  # a zero hides errors, and AdaLoRA's importances
-                tensor.copy_(SPREAD * torch.randn(tensor.shape, generator=rng))
-    equalise(mine.handle, other.handle, method)
-    return mine, other
-
-
-def _theirs(master, method: str, options: dict[str, Any], bf16: bool, batches: list) -> list[float]:
-    return _run(Stepper(_pair(master, method, options, bf16)[1], "eager", RATE), batches)
-
-
-def _ours(master, method: str, options: dict[str, Any], bf16: bool, batches: list, mode: str) -> list[float]:
-    return _run(Stepper(_pair(master, method, options, bf16)[0], mode, RATE, faithful=True), batches)
-
-
-def _absent(master, method: str, options: dict[str, Any], bf16: bool, batches: list) -> list[float]:
-    """The same without the adapter: its layers are off, the head learns alone (a language model has none)."""
-    trainee = _pair(master, method, options, bf16)[0]
-    trainee.handle.enable(False)
-    trainee.extra = trainee.after = None
-    if not trainee.handle.head:
-        return _run(torch.no_grad()(trainee.loss), batches)
-    return _run(Stepper(trainee, "eager", RATE), batches)
 
 
 def what(record: dict[str, Any]) -> tuple[str, ...]:

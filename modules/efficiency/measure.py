@@ -13,7 +13,16 @@ from typing import Any
 import torch
 
 from modules.efficiency import ways as W
-from modules.efficiency.shapes import Batch, build, drawn_batches, fixed_batches, shape_of, sizes, tokens_of
+from modules.efficiency.shapes import (
+    Batch,
+    build,
+    drawn_batches,
+    fixed_batches,
+    longest_row,
+    shape_of,
+    sizes,
+    tokens_of,
+)
 from modules.efficiency.steps import Stepper, compile_core, repair
 from modules.results import environment
 
@@ -53,6 +62,10 @@ class Scenario:
     def title(self) -> str:
         size = f"{self.rows} x {self.width} tokens" if self.width else f"batch {self.rows}, lengths of {self.lengths}"
         return f"{self.shape}, {size}"
+
+    def longest(self, config: dict[str, Any]) -> int:
+        """Tokens that a row may have."""
+        return self.width or longest_row(config)
 
     def batches(self, config: dict[str, Any], device: torch.device) -> list[Batch]:
         if self.width:
@@ -116,7 +129,7 @@ def measure(
     for way in chosen:
         began = time.perf_counter()
         try:
-            running = _built(way, master, options, bf16, batches, device, compiled)
+            running = _built(way, master, options, bf16, scenario.longest(config), batches, device, compiled)
         except Exception as error:  # one way that cannot be is a row that says so
             records[way.name] = _about(way) | {"failed": reason(error)}
             say(f"  {way.name:28} failed: {reason(error)}")
@@ -160,7 +173,7 @@ def measure(
 
 
 def _built(
-    way: W.Way, master, options, bf16: bool, batches: list[Batch], device: torch.device, compiled: dict
+    way: W.Way, master, options, bf16: bool, longest: int, batches: list[Batch], device: torch.device, compiled: dict
 ) -> Running:
     """A way with every shape of batch seen, so that nothing is compiled, captured or allocated later.
 
@@ -169,7 +182,7 @@ def _built(
     """
     free(device)
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-    trainee = compiled.get((way.library, way.method)) or W.make(way, master, options, bf16)
+    trainee = compiled.get((way.library, way.method)) or W.make(way, master, options, bf16, longest)
     if way.mode.startswith("compiled") and (way.library, way.method) not in compiled:
         compile_core(trainee)
         compiled[way.library, way.method] = trainee

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules import data
 from modules.data import EDGES
+from modules.packed import Layout
 
 Batch = dict[str, Tensor]
 LENGTHS = Path(__file__).with_name("lengths.json")
 """Histograms of row lengths, made by ``python -m modules.efficiency.lengths``."""
+PACKED = {"packed": data.MULTIPLE, "each": data.MULTIPLE_OF_MANY}
+"""Kinds of packed batches, for one adapter and for each of several, and what their lengths are multiples of: a
+classifier's batch holds their parts as ``packed.input_ids`` and so on beside the padded ones."""
 MULTIPLE = 128  # target tokens of a language model's batch come in multiples of this, as in training
 SMOOTHING = 0.1  # of the E2E loss, as in the LoRA authors' recipe
 
@@ -71,7 +77,8 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
     Args:
         model: a transformers model, or PEFT's around one; logits of a language model are computed at targets alone.
     """
-    inputs = {k: batch[k] for k in ("input_ids", "inputs_embeds", "attention_mask") if k in batch}
+    names = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "starts", "ends")
+    inputs = {k: batch[k] for k in names if k in batch}
     if "targets" not in batch:
         return F.cross_entropy(model(**inputs).logits.float(), batch["labels"])
     hidden = model.transformer(**inputs).last_hidden_state
@@ -107,7 +114,7 @@ def fixed_batches(config: dict[str, Any], rows: int, width: int, device: torch.d
     """Batches of rows x width: the first row is full, the others have between half of the width and all of it."""
     rng = np.random.default_rng(0)
     lengths = [np.concatenate([[width], rng.integers(max(3, width // 2), width + 1, rows - 1)]) for _ in range(count)]
-    return _finished([_batch(config, n, n // 2, width, rng) for n in lengths], device)
+    return [_batch(config, n, n // 2, width, width, rng, device) for n in lengths]
 
 
 def positions(config: dict[str, Any]) -> int:
@@ -117,42 +124,74 @@ def positions(config: dict[str, Any]) -> int:
     return config["max_position_embeddings"] - config["pad_token_id"] - 1
 
 
+def longest_row(config: dict[str, Any]) -> int:
+    """Tokens of the longest row that a batch of real lengths may have."""
+    return max(edge for edge in EDGES if edge <= positions(config))
+
+
 def drawn_batches(config: dict[str, Any], rows: int, name: str, device: torch.device, count: int) -> list[Batch]:
     """Batches of real lengths, padded to the first of EDGES that the longest row fits in; the tasks take turns.
 
     Rows that are longer than the backbone has positions for are cut.
     """
-    longest = max(edge for edge in EDGES if edge <= positions(config))
+    longest = longest_row(config)
     rng, batches = np.random.default_rng(0), []
     tables = list(table(name).values())
     for index in range(count):
         lengths, targets = tables[index % len(tables)].draw(rows, rng)
         lengths = lengths.clip(3, longest)
         width = EDGES[np.searchsorted(EDGES, lengths.max())]
-        batches.append(_batch(config, lengths, targets.clip(1, lengths - 1), width, rng))
-    return _finished(batches, device)
+        batches.append(_batch(config, lengths, targets.clip(1, lengths - 1), width, longest, rng, device))
+    return batches
 
 
-def _batch(config: dict[str, Any], lengths: np.ndarray, targets: np.ndarray, width: int, rng) -> Batch:
+def _batch(
+    config: dict[str, Any],
+    lengths: np.ndarray,
+    targets: np.ndarray,
+    width: int,
+    longest: int,
+    rng: np.random.Generator,
+    device: torch.device,
+) -> Batch:
     ids = torch.from_numpy(rng.integers(5, config.get("vocab_size", 50257), (len(lengths), width)))
     place, length = torch.arange(width), torch.from_numpy(np.asarray(lengths, np.int64))[:, None]
     mask = place < length
     ids = ids.where(mask, torch.tensor(config.get("pad_token_id") or 0))
     batch = {"input_ids": ids, "attention_mask": mask.long()}
-    if config["model_type"] != "gpt2":
-        return batch | {"labels": torch.from_numpy(rng.integers(0, 2, len(lengths)))}
-    is_target = mask & (place >= length - torch.from_numpy(np.asarray(targets, np.int64))[:, None])
-    rows, columns = is_target.nonzero(as_tuple=True)
+    if config["model_type"] == "gpt2":
+        batch |= _targets(ids, mask & (place >= length - torch.from_numpy(np.asarray(targets, np.int64))[:, None]))
+    else:
+        for kind, multiple in PACKED.items():
+            layout = Layout.of(np.asarray(lengths)[None], longest, multiple if device.type == "cuda" else 1)
+            batch |= {f"{kind}.{name}": part for name, part in _packed(config["pad_token_id"], ids[mask], layout)}
+        batch["labels"] = torch.from_numpy(rng.integers(0, 2, len(lengths)))
+    return {name: part.to(device) for name, part in batch.items()}
+
+
+def _targets(ids: Tensor, chosen: Tensor) -> Batch:
+    rows, columns = chosen.nonzero(as_tuple=True)
     filler = (0, -len(rows) % MULTIPLE)
-    return batch | {
-        "positions": F.pad(rows * width + columns - 1, filler),
-        "targets": F.pad(ids[is_target], filler),
+    return {
+        "positions": F.pad(rows * ids.shape[1] + columns - 1, filler),
+        "targets": F.pad(ids[chosen], filler),
         "weights": F.pad(torch.full((len(rows),), 1 / len(rows)), filler),
     }
 
 
-def _finished(batches: list[Batch], device: torch.device) -> list[Batch]:
-    return [{k: v.to(device) for k, v in batch.items()} for batch in batches]
+def _packed(pad_id: int, tokens: Tensor, layout: Layout) -> Iterator[tuple[str, Tensor]]:
+    yield "input_ids", layout.spread(tokens.numpy(), pad_id)
+    yield "position_ids", layout.spread(layout.positions + pad_id + 1, pad_id + 1)
+    yield "starts", torch.from_numpy(layout.starts)
+    yield "ends", torch.from_numpy(layout.ends)
+
+
+def picked(batch: Batch, kind: str) -> Batch:
+    """The parts of a batch that are of one kind, a key of `PACKED`, or, where it is empty, padded."""
+    if not kind:
+        return {name: part for name, part in batch.items() if "." not in name}
+    own = {name.partition(".")[2]: part for name, part in batch.items() if name.startswith(f"{kind}.")}
+    return own | {"labels": batch["labels"]}
 
 
 def tokens_of(batches: list[Batch]) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from modules.efficiency.shapes import Batch, shape_of
+from modules.efficiency.shapes import Batch, picked, shape_of
 from modules.efficiency.ways import Trainee
 from modules.graphs import GraphedAdamW, GraphedStep, side_stream
 
@@ -52,7 +52,7 @@ class Stepper:
 
     def __call__(self, batch: Batch) -> Tensor:
         """The loss before the step, detached; valid until the next call."""
-        loss = self._run(batch)
+        loss = self._run(picked(batch, self.trainee.kind))
         self.steps += 1
         if self.trainee.after:
             self.trainee.after(self.steps)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.efficiency.shapes import Batch, loss_of
+from modules.unpadded import unpad
 from variants import attach
 from variants.registry import resolve
 
@@ -97,7 +98,9 @@ class Trainee:
         parameters: all that trains.
         after: called with the number of each optimizer step, its gradients still there.
         clip: gradients' own way of being clipped, as ``clip_grad_norm_`` is called.
-        handle: the adapter's"""
+        handle: the adapter's.
+        kind: of the batches that it reads (`shapes.picked`).
+    """
 
     core: Callable[[Batch], Tensor]
     parameters: list[nn.Parameter]
@@ -107,6 +110,7 @@ class Trainee:
     autocast: bool = False
     clip: Callable[[list[nn.Parameter], float], Any] | None = None
     handle: Any = None
+    kind: str = ""
 
     def loss(self, batch: Batch) -> Tensor:
         batch = self.feed(batch) if self.feed else batch
@@ -120,12 +124,15 @@ class Trainee:
         return loss if extra is None else loss + extra
 
 
-def make(way: Way, master: nn.Module, options: dict[str, dict[str, Any]], bf16: bool, target: str = "attn-qv"):
+def make(
+    way: Way, master: nn.Module, options: dict[str, dict[str, Any]], bf16: bool, longest: int, target: str = "attn-qv"
+) -> Trainee:
     """A trainee on a copy of the master.
 
     Args:
         master: the backbone in fp32; its copies train.
         options: hyperparameters of each method.
+        longest: tokens that a row may have.
         target: of our adapters; PEFT adapts what it does by default.
 
     Raises:
@@ -143,16 +150,18 @@ def make(way: Way, master: nn.Module, options: dict[str, dict[str, Any]], bf16: 
         model.requires_grad_(True)
         return Trainee(lambda batch: loss_of(model, batch), list(model.parameters()), autocast=bf16)
     if way.library == TOGETHER:
-        return stacked(model, way.method, options[way.method], bf16, target)
+        return stacked(model, way.method, options[way.method], bf16, longest, target)
     if way.library == "ours":
-        return ours(model, way.method, options[way.method], bf16, target)
+        return ours(model, way.method, options[way.method], bf16, longest, target)
     from modules.efficiency.peft_ways import theirs
 
     return theirs(model, way.method, options[way.method], bf16, low=way.library == "peft-bf16")
 
 
-def ours(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, target: str = "attn-qv") -> Trainee:
-    """This project's adapter."""
+def ours(
+    model: nn.Module, method: str, options: dict[str, Any], bf16: bool, longest: int, target: str = "attn-qv"
+) -> Trainee:
+    """This project's adapter, on batches without padding where the model is a classifier, as the command trains."""
     if bf16:
         _lower(model)
     adapted = attach(model, resolve(method)(**options, target=target), seed=0)
@@ -163,11 +172,18 @@ def ours(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, tar
         extra=adapted.penalty if has_step else None,
         after=(lambda step: adapted.after_step(START + step, TOTAL)) if has_step else None,
         handle=adapted,
+        kind="packed" if unpad(adapted, longest) else "",
     )
 
 
 def stacked(
-    model: nn.Module, method: str, options: dict[str, Any], bf16: bool, target: str = "attn-qv", size: int = STACKED
+    model: nn.Module,
+    method: str,
+    options: dict[str, Any],
+    bf16: bool,
+    longest: int,
+    target: str = "attn-qv",
+    size: int = STACKED,
 ) -> Trainee:
     """``size`` seeds of this project's adapter at once; a batch is repeated for each of them."""
     from modules.stacked import clip_each
@@ -187,6 +203,7 @@ def stacked(
         feed=lambda batch: _repeated(batch, size),
         clip=clip_each,
         handle=stack,
+        kind="each" if unpad(stack, longest) else "",
     )
 
 

@@ -1,0 +1,99 @@
+"""Batches without padding: rows one behind the other, for models that `modules.unpadded` has made ready for them."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from modules.tokens import Tokens
+
+Rows = tuple[np.ndarray, np.ndarray]  # row numbers (B,) and their weights (B,)
+
+
+def block(longest: int) -> int:
+    """The length of rows that attention is prepared for, where rows have at most ``longest`` tokens: GPUs take them in
+    blocks of 64."""
+    return -(-longest // 64) * 64
+
+
+class Layout(NamedTuple):
+    """Where the tokens of S parts, each of R rows, are in (S, n).
+
+    Attributes:
+        filled: (S, n) whether there is a token; the rest of a part is unused.
+        positions: (tokens,) place of each token in its row.
+        starts: (S, R) int32, where each row of a part starts in it.
+        ends: (S, R + K) int32, where each row ends, then each of K pieces of the unused rest, none longer than
+            `block`: attention takes them for rows, so that it gives numbers everywhere.
+    """
+
+    filled: np.ndarray
+    positions: np.ndarray
+    starts: np.ndarray
+    ends: np.ndarray
+
+    @classmethod
+    def of(cls, lengths: np.ndarray, longest: int, multiple: int = 1) -> Layout:
+        """The layout of rows of lengths (S, R), none above ``longest``; n is a multiple of ``multiple``."""
+        ends = lengths.cumsum(1)
+        sums = ends[:, -1:]
+        n = -(-int(sums.max()) // multiple) * multiple
+        rest = max(n - int(sums.min()), multiple - 1)  # the same K for most batches: each costs a graph
+        pieces = 2 ** math.ceil(math.log2(math.ceil(rest / block(longest)))) if rest else 0
+        cuts = np.minimum(sums + block(longest) * np.arange(1, pieces + 1), n)
+        positions = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths.ravel(), lengths.ravel())
+        filled, every = np.arange(n) < sums, np.concatenate([ends, cuts], 1)
+        return cls(filled, positions, (ends - lengths).astype(np.int32), every.astype(np.int32))
+
+    def spread(self, values: np.ndarray, fill: int) -> torch.Tensor:
+        """(tokens,) -> (S, n) int64."""
+        found = np.full(self.filled.shape, fill, np.int64)
+        found[self.filled] = values
+        return torch.from_numpy(found)
+
+
+class PackedRows(Dataset):
+    """Indexed by `Rows`, gives a packed batch.
+
+    Args:
+        tokens: of a split.
+        pad_id: what unused places hold.
+        first_position: the model's number of a row's first position.
+        longest: tokens that a row may have.
+        parts: in how many equal parts the rows of a batch are packed (seeds that are trained at once).
+        multiple: of which a part's length is one: for CUDA graphs few lengths are better.
+    """
+
+    def __init__(
+        self, tokens: Tokens, pad_id: int, first_position: int, longest: int, parts: int = 1, multiple: int = 1
+    ) -> None:
+        self.tokens, self.pad_id, self.first_position, self.longest = tokens, pad_id, first_position, longest
+        self.parts, self.multiple = parts, multiple
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __getitem__(self, batch: Rows) -> dict[str, torch.Tensor]:
+        """-> input_ids, position_ids[, token_type_ids] (S, n) int64; starts (S, R), ends (S, R + K) int32;
+        labels (S * R,); weight (S * R,) float32. See `Layout`."""
+        rows, weights = batch
+        tokens = self.tokens
+        starts = tokens.offsets[rows]
+        lengths = tokens.offsets[rows + 1] - starts
+        layout = Layout.of(lengths.reshape(self.parts, -1), self.longest, self.multiple)
+        source = np.repeat(starts, lengths) + layout.positions
+        result = {
+            "input_ids": layout.spread(tokens.ids[source], self.pad_id),
+            "position_ids": layout.spread(layout.positions + self.first_position, self.first_position),
+            "starts": torch.from_numpy(layout.starts),
+            "ends": torch.from_numpy(layout.ends),
+        }
+        if tokens.types is not None:
+            result["token_type_ids"] = layout.spread(tokens.types[source], 0)
+        result["labels"] = torch.from_numpy(tokens.labels[rows])
+        result["weight"] = torch.from_numpy(weights)
+        return result
