@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from variants.reading import for_graph
+
 Batch = dict[str, Tensor]
 
 
@@ -163,14 +165,15 @@ def capture(compute: Callable[[], tuple], pool: tuple | None = None, warm: bool 
         warm: carry it out once first, on another stream: libraries set themselves up outside of the capture.
     """
     stream = side_stream()
-    if warm:
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            compute()
-        torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, pool=pool, stream=stream):
-        outputs = compute()
+    with for_graph():
+        if warm:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                compute()
+            torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool, stream=stream):
+            outputs = compute()
     return graph, outputs
 
 

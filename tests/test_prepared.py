@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,10 +14,18 @@ from modules.graphs import GraphedStep
 from modules.precision import lower_frozen
 from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, attach, low_rank, names, resolve
 from variants.low_rank import Product, add_products
+from variants.reading import for_graph
 from variants.stacked import Stack
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 IDS = torch.tensor([[5, 17, 33, 8, 61], [9, 70, 4, 4, 11]])
+
+
+@pytest.fixture(autouse=True, params=[True, False], ids=["in a graph", "eager"])
+def computed(request):
+    """As for a CUDA graph, and as in an eager step."""
+    with for_graph() if request.param else nullcontext():
+        yield request.param
 
 
 def roberta() -> nn.Module:

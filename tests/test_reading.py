@@ -18,9 +18,11 @@ VARIANTS = [LoRA(r=4), AdaLoRA(init_r=4, target_r=2), DoRA(r=4), VeRA(r=8)]
 
 
 @pytest.fixture(autouse=True)
-def as_on_a_gpu(monkeypatch):
+def as_in_a_graph(monkeypatch):
     """On a CPU LoRA's maps take another way, which tests/test_updated.py is about."""
     monkeypatch.setattr(adapted_module, "updated", lambda layers: ())
+    with reading.for_graph():
+        yield
 
 
 class Ops(TorchDispatchMode):
@@ -84,6 +86,21 @@ def test_an_input_that_a_norm_made_is_not_kept(variant, monkeypatch):
 
     assert kept(2**40) == (variant.name != "vera")  # whose A is frozen: the input is not needed at all
     assert not kept(0)
+
+
+def test_only_graphs_and_large_inputs_are_read_together(monkeypatch):
+    """Elsewhere the host's time counts, and PyTorch's own functions cost it less."""
+    seen = []
+    monkeypatch.setattr(reading, "Reading", lambda x, maps, own=reading.Reading: seen.append(x) or own(x, maps))
+    handle = adapted(roberta, LoRA(r=4), low=False)
+    loss_and_gradients(handle, True)
+    assert len(seen) == 2  # the blocks
+    monkeypatch.setattr(reading, "_for_graph", False)
+    loss_and_gradients(handle, True)
+    assert len(seen) == 2
+    monkeypatch.setattr(reading, "LARGE", 0)
+    loss_and_gradients(handle, True)
+    assert len(seen) == 4
 
 
 def test_joined_weights_are_the_models_own():

@@ -21,6 +21,7 @@ from tests.test_data import make_tokens
 from tests.tiny import train
 from variants import AdapterLayer, LoRA, attach
 from variants.lora import LoRALayer
+from variants.reading import for_graph
 from variants.registry import resolve
 
 MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
@@ -95,7 +96,7 @@ def test_queries_of_the_last_block_read_alone():
                 products.append((args[0].shape[-2], len(args[1])))
             return function(*args, **(kwargs or {}))
 
-    with Sizes():
+    with Sizes(), for_graph():
         outcome(adapted, MASK, pack=True)
     width, tokens, rows = adapted.model.config.hidden_size, int(MASK.sum()), len(MASK)
     assert products.count((tokens, 2 * width)) == 1 and products.count((tokens, 3 * width)) == 1  # of two blocks

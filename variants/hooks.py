@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from variants.layer import AdapterLayer
 from variants.low_rank import add_products
 from variants.prepared import LOW_PRECISION
-from variants.reading import plain
+from variants.reading import few_kernels, plain
 
 
 class SiteAdapters(nn.Module):
@@ -46,7 +46,7 @@ class SiteAdapters(nn.Module):
         return self._compute(x, y)
 
     def _compute(self, x: Tensor, y: Tensor) -> Tensor:
-        if self._products and plain(y):
+        if self._products and (few_kernels(y) or (plain(y) and not self._whole)):  # of spans a copy is saved
             return add_products(y, self._spans, [layer.product(x) for layer in self._in_order])
         if self._whole:
             return self._in_order[0](x, y).to(y.dtype)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.beside import beside, since, used
-from variants.reading import GradientSum, plain, reading_of, vmapped
+from variants.reading import GradientSum, few_kernels, reading_of, vmapped
 
 
 class Product(NamedTuple):
@@ -31,7 +31,8 @@ class Product(NamedTuple):
         z, factor = self.z.to(y.dtype), self.factor.to(y.dtype)
         if vmapped():
             return _EachAdded.apply(y, z, factor, self.scale)
-        return _AddProducts.apply(y, None, [self.scale], z, factor) if plain(y) else _added(y, z, factor, self.scale)
+        own = few_kernels(y)
+        return _AddProducts.apply(y, None, [self.scale], z, factor) if own else _added(y, z, factor, self.scale)
 
 
 def project(x: Tensor, A: Tensor) -> Tensor:
@@ -43,7 +44,7 @@ def project(x: Tensor, A: Tensor) -> Tensor:
         return F.linear(x, A)
     if vmapped():
         return _EachProject.apply(x, A)
-    if not plain(x):
+    if A.ndim == 2 and not few_kernels(x):
         return F.linear(x, A)
     reading = reading_of(x)
     return _Project.apply(reading.x.view_as(x), A, reading.sum) if reading else _Project.apply(x, A, None)

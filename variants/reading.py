@@ -8,6 +8,7 @@ reads adds to the one gradient with the product that makes it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,8 @@ from variants.sites import is_conv1d
 from variants.targets import siblings
 
 LARGE = 2**24
-"""Bytes of an input from which on it is computed again in the backward pass, where a LayerNorm made it: its own input
-is kept anyway. Of smaller ones the time counts more."""
+"""Bytes of an input from which on memory counts: it is computed again in the backward pass where a LayerNorm made it,
+whose own input is kept anyway. Of smaller ones the time counts more."""
 
 
 def plain(x: Tensor) -> bool:
@@ -30,6 +31,26 @@ def plain(x: Tensor) -> bool:
         return False
     kind = x.device.type
     return not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) == x.dtype
+
+
+def few_kernels(x: Tensor) -> bool:
+    """Whether what reads ``x`` is to be computed in as few operations and as little memory as can be, by functions of
+    our own. They cost the host more than PyTorch's: they pay in a CUDA graph, and where ``x`` is large."""
+    return (_for_graph or x.nbytes >= LARGE) and plain(x)
+
+
+_for_graph = False
+
+
+@contextmanager
+def for_graph() -> Iterator[None]:
+    """``with`` this, passes are computed as a CUDA graph is to have them, whatever that costs the host."""
+    global _for_graph
+    before, _for_graph = _for_graph, True
+    try:
+        yield
+    finally:
+        _for_graph = before
 
 
 def vmapped() -> bool:
@@ -118,7 +139,7 @@ class Maps:
 
     def _forward(self, place: int, x: Tensor) -> Tensor:
         module = self.modules[place]
-        if x.dtype != module.weight.dtype or not plain(x):
+        if x.dtype != module.weight.dtype or not few_kernels(x):
             return type(module).forward(module, x)
         reading = reading_of(x)
         if reading is None or reading.maps is not self or place not in reading.outputs:

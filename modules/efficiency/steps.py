@@ -12,6 +12,7 @@ from torch import Tensor
 from modules.efficiency.shapes import Batch, picked, shape_of
 from modules.efficiency.ways import Trainee
 from modules.graphs import GraphedAdamW, GraphedStep, side_stream
+from variants.reading import for_graph
 
 CLIP = 1.0
 WARM_UP = 2  # eager steps before a capture: libraries and the optimizer's state set themselves up
@@ -92,6 +93,7 @@ class Stepper:
                 parameter.grad = gradient
         return captured.loss
 
+    @for_graph()
     def _capture(self, batch: Batch) -> _Graph:
         before = [p.detach().clone() for p in self.parameters] if self.faithful else None
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
