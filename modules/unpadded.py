@@ -25,8 +25,10 @@ from variants.stacked import Stack
 MODELS = ("bert", "roberta", "xlm-roberta", "camembert")
 """Model types with blocks of BERT's parts, which get the encoder's keyword arguments, and whose heads for sequence
 classification read the first token."""
-FLASH_FROM = 192
-"""Tokens of the longest row from which on flash attention is used on a GPU."""
+FLASH_ABOVE = 64
+"""Tokens of a row, on average, above which flash attention is used on a GPU: its blocks of 128 are slower for shorter
+rows (by 1.6 and 2.3 for 32 and 160 rows of 24 to 48 tokens on an H100), faster for longer ones (1.4 and 1.2 for 64 to
+128 tokens, 2 for 128 to 256)."""
 
 
 class Places(NamedTuple):
@@ -86,6 +88,7 @@ class Sequences(NamedTuple):
         first: (S * R,) the first token of each row.
         heads: of the attention.
         longest: tokens that a row or piece may have.
+        flash: whether flash attention is used, which is there for 16-bit numbers alone.
     """
 
     ends: Tensor
@@ -93,6 +96,7 @@ class Sequences(NamedTuple):
     first: Tensor
     heads: int
     longest: int
+    flash: bool
 
     @classmethod
     def of(cls, starts: Tensor, ends: Tensor, tokens: int, heads: int, longest: int) -> Sequences:
@@ -101,14 +105,15 @@ class Sequences(NamedTuple):
         if parts > 1:
             before = torch.arange(0, parts * tokens, tokens, dtype=ends.dtype, device=ends.device).unsqueeze(1)
             starts, ends = starts + before, ends + before
-        asked = _asked(parts, many, rows, ends.device)
-        return cls(F.pad(ends.flatten(), (1, 0)), asked, starts.flatten(), heads, longest)
+        asked, ends = _asked(parts, many, rows, ends.device), F.pad(ends.flatten(), (1, 0))
+        flash = tokens > FLASH_ABOVE * rows and torch.cuda.get_device_capability(ends.device) >= (8, 0)
+        return cls(ends, asked, starts.flatten(), heads, min(longest, parts * tokens), flash)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
         q, k, v = (x.flatten(0, 1).unflatten(-1, (self.heads, -1)) for x in (query, key, value))
         of_queries, most = (self.asked, 1) if first else (self.ends, self.longest)
-        if self._flash(q):
+        if self.flash and q.dtype in LOW_PRECISION:
             found = torch.ops.aten._flash_attention_forward(
                 q, k, v, of_queries, self.ends, most, self.longest, dropout, False, False, scale=scale
             )[0]
@@ -118,11 +123,6 @@ class Sequences(NamedTuple):
                 scale=scale,
             )[0]  # fmt: skip
         return found.view(query.shape)
-
-    def _flash(self, q: Tensor) -> bool:
-        """Whether flash attention, whose blocks of 128 short rows do not fill, is faster; and can be."""
-        new = q.is_cuda and torch.cuda.get_device_capability(q.device) >= (8, 0)
-        return self.longest >= FLASH_FROM and new and q.dtype in LOW_PRECISION
 
 
 @functools.cache

@@ -13,6 +13,7 @@ from modules import unpadded
 from modules.config import RunConfig
 from modules.data import GlueDataModule, PaddedRows
 from modules.packed import Layout, PackedRows
+from modules.precision import lower_frozen
 from modules.run import on_cpu
 from modules.tasks import TASKS
 from modules.unpadded import Places, Sequences, attention, first_position, unpad
@@ -207,7 +208,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GP
 @pytest.mark.parametrize("first", [False, True])
 def test_attention_within_rows_on_a_gpu_is_pytorchs(first, dtype, flash, monkeypatch):
     """Two parts of two rows and what is left over, whose values and gradients are numbers."""
-    monkeypatch.setattr(unpadded, "FLASH_FROM", flash)
+    monkeypatch.setattr(unpadded, "FLASH_ABOVE", flash)
     lengths = np.array([[3, 70], [40, 1]])
     layout = Layout.of(lengths, longest=80, multiple=64)
     n, heads, width = layout.filled.shape[1], 2, 64
@@ -244,11 +245,12 @@ def test_attention_within_rows_on_a_gpu_is_pytorchs(first, dtype, flash, monkeyp
 @pytest.mark.parametrize("lowered", [False, True])
 @pytest.mark.parametrize("variant", ["lora", "dora", "vera", "adapter_p"])
 def test_packed_on_a_gpu_computes_what_padded_does(variant, lowered):
-    adapted = attach(MODELS["roberta"](), resolve(variant)(), seed=0)
-    train(adapted.trained(), seed=3)
-    adapted.model.cuda()
+    model = MODELS["roberta"]()
     if lowered:
-        adapted.model.base_model.to(torch.bfloat16)
+        lower_frozen(model, torch.bfloat16)
+    adapted = attach(model, resolve(variant)(), seed=0)
+    train(adapted.trained(), seed=3)
+    model.cuda()
     ids = torch.randint(5, 50, MASK.shape, generator=torch.Generator().manual_seed(1)).where(MASK == 1, 1)
     padded = {"input_ids": ids, "attention_mask": MASK}
     filled = packed(ids, MASK, multiple=16)

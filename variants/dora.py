@@ -15,6 +15,7 @@ from variants.layer import full_precision
 from variants.lora import LoRA, LoRALayer
 from variants.low_rank import Product, project
 from variants.prepared import Standin, alike, stacked
+from variants.reading import vmapped
 from variants.registry import register
 from variants.vectors import add_gain, add_scaled
 
@@ -73,7 +74,7 @@ def _wide(tensor: Tensor) -> Tensor:
 
 def _wide_product(weight: Tensor, a: Tensor) -> Tensor:
     """W Aᵀ in fp32 at least; a GPU sums products of bf16 in fp32 without widening them first."""
-    if weight.is_cuda and weight.dtype == a.dtype == torch.bfloat16:
+    if weight.is_cuda and weight.dtype == a.dtype == torch.bfloat16 and not vmapped():  # which has no rule for it
         return torch.mm(weight, a.T, out_dtype=torch.float32)
     return _wide(weight) @ _wide(a).T
 
