@@ -63,6 +63,6 @@ class _Updated(torch.autograd.Function):
         wants_x, wants_A, wants_B = ctx.needs_input_grad[:3]
         rows, given = gradient.flatten(0, -2), x.flatten(0, -2)
         of_x = (rows @ whole).view_as(x) if wants_x else None
-        of_A = (rows @ B).t() @ given * ctx.s if wants_A else None
-        of_B = rows.t() @ (given @ A.t()) * ctx.s if wants_B else None
+        of_A = B.t() @ rows.t() @ given * ctx.s if wants_A else None
+        of_B = (A @ given.t() @ rows).t() * ctx.s if wants_B else None  # thin products are fast with few rows
         return of_x, of_A, of_B, None, None, None
