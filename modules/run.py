@@ -104,9 +104,10 @@ def initialise(adapted: Adapted, config: RunConfig, data: PaddedDataModule) -> d
 
 
 def leave_padding_out(handle: Adapted | Stack, data: PaddedDataModule, config: RunConfig) -> None:
-    """Pack the rows of batches from now on, where the model can take them; torch.compile wants few shapes."""
-    somewhere = on_cpu(config) or torch.cuda.is_available()
-    if somewhere and config.compile != "inductor" and unpad(handle, data.longest):
+    """Pack the rows of batches from now on, where the model can take them; torch.compile wants few shapes, and on a CPU
+    seeds that are trained at once would have to have equally many tokens."""
+    can = len(data.seeds) == 1 if on_cpu(config) else on_gpu(config)
+    if can and config.compile != "inductor" and unpad(handle, data.longest):
         data.pack(first_position(handle.model), rounded=data.fill and not on_cpu(config))
 
 
@@ -170,12 +171,16 @@ def on_cpu(config: RunConfig) -> bool:
     return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
 
 
+def on_gpu(config: RunConfig) -> bool:
+    """Whether the run computes on GPUs."""
+    return torch.cuda.is_available() and config.trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+
+
 def uses_graphs(config: RunConfig, precision: str) -> bool:
     """Whether training steps are replayed as CUDA graphs: on one GPU, not under fp16, whose scale may skip a step."""
     trainer = config.trainer
     alone = trainer.get("devices", 1) in (1, "1") and trainer.get("num_nodes", 1) == 1 and "strategy" not in trainer
-    on_gpu = torch.cuda.is_available() and trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
-    return config.compile != "off" and alone and on_gpu and precision != "16-mixed"
+    return config.compile != "off" and alone and on_gpu(config) and precision != "16-mixed"
 
 
 def make_trainer(

@@ -30,7 +30,6 @@ from modules.run import (
     make_result,
     make_trainer,
     notes,
-    on_cpu,
     optimisation,
     settle,
 )
@@ -57,8 +56,7 @@ def run_stacked(configs: Sequence[RunConfig], live: bool | None = None) -> list[
         torch._dynamo.reset()  # hooks are no part of what decides whether compiled code fits
     prepared, adapted, counts, precision, graphs = _adapters(configs)
     stack = Stack(adapted, [config.id for config in configs])
-    if not on_cpu(first):  # where the rows of each seed would have to be equally many tokens
-        leave_padding_out(stack, prepared.data, first)
+    leave_padding_out(stack, prepared.data, first)
     module = StackedTuner(stack, prepared.objective, graphs=graphs, **optimisation(first))
     prepared.model.train()
     history = StackedHistory([History(prepared.objective.metric, c.folder, notes(c)) for c in configs])

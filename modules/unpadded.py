@@ -100,14 +100,15 @@ class Sequences(NamedTuple):
 
     @classmethod
     def of(cls, starts: Tensor, ends: Tensor, tokens: int, heads: int, longest: int) -> Sequences:
-        """Of ``starts`` (S, R) and ``ends`` (S, R + K) as `modules.packed.Layout` has them in parts of ``tokens``."""
+        """Of ``starts`` (S, R) and ``ends`` (S, R + K) as `modules.packed.Layout` has them in parts of ``tokens``, for
+        rows of at most ``longest``."""
         (parts, rows), many = starts.shape, ends.shape[1]
         if parts > 1:
             before = torch.arange(0, parts * tokens, tokens, dtype=ends.dtype, device=ends.device).unsqueeze(1)
             starts, ends = starts + before, ends + before
         asked, ends = _asked(parts, many, rows, ends.device), F.pad(ends.flatten(), (1, 0))
         flash = tokens > FLASH_ABOVE * rows and torch.cuda.get_device_capability(ends.device) >= (8, 0)
-        return cls(ends, asked, starts.flatten(), heads, min(longest, parts * tokens), flash)
+        return cls(ends, asked, starts.flatten(), heads, min(block_length(longest), parts * tokens), flash)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
@@ -126,6 +127,7 @@ class Sequences(NamedTuple):
 
 
 @functools.cache
+@torch.inference_mode(False)  # it may be made in an evaluation first, and is saved for backward passes later
 def _asked(parts: int, many: int, rows: int, device: torch.device) -> Tensor:
     """What `Sequences` says of first tokens, the same for all batches of a shape."""
     one = (torch.arange(many) < rows).repeat(parts)
@@ -217,15 +219,18 @@ def first_position(model: nn.Module) -> int:
 def _find_places(longest: int, backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
     """Replace ``starts`` and ``ends`` by what attention needs: transformers hands it on to the blocks."""
     if (ends := kwargs.pop("ends", None)) is not None:
-        starts, heads = kwargs.pop("starts"), backbone.config.num_attention_heads
-        if ends.is_cuda:
-            tokens = next(x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
-            kwargs["places"] = Sequences.of(starts, ends, tokens.shape[1], heads, block_length(longest))
-        elif starts.shape == ends.shape:
-            kwargs["places"] = Places.of((ends - starts).flatten().long(), heads)
-        else:
-            raise ValueError("on a CPU packed rows must fill their batch")
+        tokens = next(x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
+        place = (kwargs.pop("starts"), ends, tokens.shape[1], backbone.config.num_attention_heads)
+        kwargs["places"] = _places(*place, longest)
     return args, kwargs
+
+
+def _places(starts: Tensor, ends: Tensor, tokens: int, heads: int, longest: int) -> Places | Sequences:
+    if ends.is_cuda:
+        return Sequences.of(starts, ends, tokens, heads, longest)
+    if starts.shape != ends.shape:
+        raise ValueError("on a CPU packed rows must fill their batch")
+    return Places.of((ends - starts).flatten().long(), heads)
 
 
 def _by_row(encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:

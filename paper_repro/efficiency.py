@@ -3,6 +3,7 @@
     python paper_repro/efficiency.py                          # on a GPU four scenarios, on a CPU three small ones
     python paper_repro/efficiency.py --quick                  # fewer rounds
     python paper_repro/efficiency.py --scenarios compiled     # with torch.compile: half a minute for each way first
+    python paper_repro/efficiency.py --scenarios host --precision bf16     # what an eager step costs the host, on a CPU
     python paper_repro/efficiency.py --ways "ours lora,limit" --modes graphs,trained
     python paper_repro/efficiency.py --job --data_dir GLUE    # whole jobs: RTE and MRPC against transformers' Trainer
     python paper_repro/efficiency.py --since COMMIT           # the embedded GLUE command, at that commit and now
@@ -37,7 +38,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--scenarios", type=names, default=(), help="base, glue, e2e, large, compiled, wide; small, small-glue, ...")
+    add(
+        "--scenarios",
+        type=names,
+        default=(),
+        help="base, glue, e2e, large, compiled, wide; host, small, small-glue, ...",
+    )
     add("--shape", type=names, default=(), help="only scenarios of these backbones, such as roberta-base")
     add("--ways", type=names, default=(), help="beginnings or globs of ways' names, such as 'ours lora,peft*'")
     add("--modes", type=names, default=(), help="eager, compiled, graphs, compiled+graphs, trained")

@@ -124,6 +124,17 @@ def test_joined_weights_are_the_models_own():
     assert attention.key.weight.data_ptr() == attention.query.weight.data_ptr() + 2 * step
 
 
+def test_weights_may_be_joined_in_an_evaluation():
+    handle = adapted(roberta, LoRA(r=4), low=False)
+    before, _ = loss_and_gradients(handle, False)
+    with torch.inference_mode(), handle.prepared():
+        handle.model(input_ids=IDS)
+    attention = handle.model.roberta.encoder.layer[1].attention.self
+    assert attention.key.weight.data_ptr() == attention.query.weight.data_ptr() + attention.query.weight.nbytes
+    loss, gradients = loss_and_gradients(handle, False)  # PyTorch's own functions keep the weights for the gradient
+    assert loss == before and all(g.norm() > 0 for g in gradients.values())
+
+
 def test_the_plain_model_is_saved(tmp_path):
     """save_pretrained writes each part as a tensor of its own."""
     handle = adapted(roberta, LoRA(r=4), low=False)

@@ -2,21 +2,25 @@
 
 import json
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import modules.run
+import modules.unpadded
 from modules import worker
 from modules.cli import main
 from modules.config import RunConfig
 from modules.graphs import GraphedAdamW
 from modules.plan import stacks
-from modules.results import ResultStore
+from modules.results import ResultStore, RunResult
 from modules.run import run
 from modules.stacked import StackedTuner, checkpoint_name, clip_each, run_stacked
+from modules.unpadded import Sequences
 from tests.models import MODELS, inputs
 from tests.test_run import adapter, planned
 from variants import LoRA, attach
@@ -109,6 +113,44 @@ def test_three_stacked_seeds_equal_three_runs(command, tmp_path, outside, varian
 @pytest.mark.parametrize("variant", ["lora", "adalora"])
 def test_so_they_do_on_the_path_of_cuda_graphs(command, tmp_path, graphed, variant):
     both(command, variant, tmp_path)
+
+
+def of_rows(self, query, key, value, scale, dropout, first):
+    """What attention on a GPU computes, row by row; nothing for what is unused would be a number by chance."""
+    q, k, v = (x.flatten(0, 1).unflatten(-1, (self.heads, -1)) for x in (query, key, value))
+    bounds = (self.asked if first else self.ends).tolist()
+    mixed = []
+    for (a, b), (c, d) in zip(pairwise(bounds), pairwise(self.ends.tolist()), strict=True):
+        assert d - c <= self.longest and b - a in (d - c, int(first), 0)
+        if b > a:
+            parts = (x[None, i:j].transpose(1, 2) for x, i, j in ((q, a, b), (k, c, d), (v, c, d)))
+            mixed.append(F.scaled_dot_product_attention(*parts, scale=scale).transpose(1, 2).flatten(2)[0])
+    return torch.cat(mixed).view(query.shape)
+
+
+@pytest.mark.parametrize("variant", ["lora", "dora", "adapter_h"])
+def test_so_they_do_packed_as_on_a_gpu(command, tmp_path, graphed, monkeypatch, variant):
+    """One seed alone and two stacked: few lengths of batches, parts that are filled up, an evaluation's one part
+    repeated; against padded runs."""
+    monkeypatch.setattr(modules.run, "on_cpu", lambda config: False)
+    monkeypatch.setattr(modules.unpadded, "_places", lambda *place: Sequences.of(*place))
+    monkeypatch.setattr(Sequences, "attend", of_rows)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    training = {"lr": 5e-3, "batch_size": 16, "epochs": 2, "gradient_clip_val": 0.5}
+
+    def outcome(packed: bool) -> list[tuple[RunConfig, RunResult]]:
+        monkeypatch.setattr(modules.run, "on_gpu", lambda config: packed)
+        folder = str(tmp_path / ("packed" if packed else "padded"))
+        configs = planned(command, variant, seeds=[0, 1, 2], training=training, results_dir=folder)
+        return list(zip(configs, [run(configs[0]), *run_stacked(configs[1:])], strict=True))
+
+    for (config, one), (other, two) in zip(outcome(False), outcome(True), strict=True):
+        assert one.parameters == two.parameters and one.cost["tokens"] == two.cost["tokens"]
+        for a, b in zip(one.epochs, two.epochs, strict=True):
+            assert a == pytest.approx(b, rel=1e-4, abs=1e-4)
+        others = adapter(other)
+        for name, tensor in adapter(config).items():
+            torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_start_from_other_runs_is_each_seed_s_own(command, tmp_path):

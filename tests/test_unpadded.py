@@ -214,7 +214,7 @@ def test_attention_within_rows_on_a_gpu_is_pytorchs(first, dtype, flash, monkeyp
     n, heads, width = layout.filled.shape[1], 2, 64
     assert n == 128 and layout.ends.shape == (2, 3) and layout.ends[1, 1] == 41
     starts, ends = torch.from_numpy(layout.starts).cuda(), torch.from_numpy(layout.ends).cuda()
-    places = Sequences.of(starts, ends, n, heads, 128)
+    places = Sequences.of(starts, ends, n, heads, 80)
     generator = torch.Generator("cuda").manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
@@ -266,6 +266,14 @@ def test_packed_on_a_gpu_computes_what_padded_does(variant, lowered):
     close = {"rtol": 0.03, "atol": 0.03} if lowered else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(again, logits, **close)
     assert (own - gradient).norm() < (0.05 if lowered else 1e-3) * gradient.norm()
+
+
+def test_what_attention_is_told_of_first_tokens():
+    """Two parts of three rows and two pieces of what is unused; made in an evaluation, used in training."""
+    with torch.inference_mode():
+        asked = unpadded._asked(2, 5, 3, torch.device("cpu"))
+    assert not asked.is_inference() and asked.dtype == torch.int32
+    assert asked.tolist() == [0, 1, 2, 3, 3, 3, 4, 5, 6, 6, 6]
 
 
 def test_packed_rows_are_the_padded_ones():

@@ -165,6 +165,7 @@ class Maps:
         return [p for module in self.modules for p in (module.weight, module.bias) if p is not None]
 
 
+@torch.inference_mode(False)  # the first pass may be an evaluation's, and a later one wants gradients
 @torch.no_grad()
 def _joined(parameters: Sequence[nn.Parameter | None]) -> Tensor | None:
     """One tensor of all, whose parts the parameters are from now on."""

@@ -86,6 +86,7 @@ SCENARIOS = {
         Scenario("wide", "roberta-base", 64, 128),
         Scenario("small", "embedded-roberta", 32, 24, modes=("eager",), options=_SMALL),
         Scenario("small-glue", "embedded-roberta", 32, 0, "glue", ("lora",), ("eager",)),
+        Scenario("host", "roberta-thin", 2, 4, modes=("eager",), options={"vera": {"r": 16}}),
         Scenario("small-e2e", "embedded-gpt2", 8, 0, "e2e", ("lora", "dora", "vera"), ("eager",), options=_SMALL),
     )
 }
