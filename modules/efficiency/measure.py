@@ -186,6 +186,7 @@ def _built(
     trainee = compiled.get((way.library, way.method)) or W.make(way, master, options, bf16, longest)
     if way.mode.startswith("compiled") and (way.library, way.method) not in compiled:
         compile_core(trainee)
+        trainee.kind = ""  # padded, as in runs with torch.compile: it wants few shapes
         compiled[way.library, way.method] = trainee
     stepper = Stepper(trainee, way.mode)
     record = _about(way) | {"trained": sum(p.numel() for p in trainee.parameters)}
