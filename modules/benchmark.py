@@ -51,7 +51,7 @@ COMMON: dict[str, Setting] = {
     "gradient_clip_val": Setting(float, "largest norm of the gradient; 0 for none", zero=True),
     "pad": Setting(
         str,
-        "bucket (to the next length bucket, on a CPU to the longest row) or max (to max_length)",
+        "bucket (as little padding as the model can do with) or max (every row to max_length)",
         choices=("bucket", "max"),
     ),
 }

@@ -107,7 +107,8 @@ def leave_padding_out(handle: Adapted | Stack, data: PaddedDataModule, config: R
     """Pack the rows of batches from now on, where the model can take them; torch.compile wants few shapes, and on a CPU
     seeds that are trained at once would have to have equally many tokens."""
     can = len(data.seeds) == 1 if on_cpu(config) else on_gpu(config)
-    if can and config.compile != "inductor" and unpad(handle, data.longest):
+    wanted = config.training.get("pad", "bucket") == "bucket" and config.compile != "inductor"
+    if can and wanted and unpad(handle, data.longest):
         data.pack(first_position(handle.model), rounded=data.fill and not on_cpu(config))
 
 

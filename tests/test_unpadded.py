@@ -14,7 +14,7 @@ from modules.config import RunConfig
 from modules.data import GlueDataModule, PaddedRows
 from modules.packed import Layout, PackedRows
 from modules.precision import lower_frozen
-from modules.run import on_cpu
+from modules.run import leave_padding_out, on_cpu
 from modules.tasks import TASKS
 from modules.unpadded import Places, Sequences, attention, first_position, unpad
 from tests.models import MODELS
@@ -298,6 +298,21 @@ def test_packed_rows_are_the_padded_ones():
             assert torch.equal(found["position_ids"][part, own], torch.arange(2, 2 + int(lengths[row])))
         assert (found["input_ids"] != 1).sum() == lengths.sum()
         assert torch.equal(found["labels"], padded["labels"]) and torch.equal(found["weight"], padded["weight"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "packs"),
+    [({}, True), ({"training": {"pad": "max"}}, False), ({"compile": "inductor"}, False), ({"seeds": [0, 1]}, False)],
+)
+def test_which_runs_leave_padding_out(changes, packs):
+    """On a CPU those of one seed, unless padding is asked for, or torch.compile."""
+    config = RunConfig.__new__(RunConfig)
+    for name, value in {"trainer": {"accelerator": "cpu"}, "training": {}, "compile": "off", **changes}.items():
+        object.__setattr__(config, name, value)
+    data = GlueDataModule(TASKS["rte"], {"train": make_tokens([3, 5])}, pad_id=1, batch_size=2, max_length=64)
+    data.seeds = changes.get("seeds", [0])
+    leave_padding_out(attach(MODELS["roberta"](), LoRA(), seed=0), data, config)
+    assert ("ends" in next(iter(data.train_dataloader()))) == packs
 
 
 def test_a_module_that_packs_gives_packed_batches():
