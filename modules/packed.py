@@ -14,9 +14,8 @@ from modules.tokens import Tokens
 Rows = tuple[np.ndarray, np.ndarray]  # row numbers (B,) and their weights (B,)
 
 
-def block(longest: int) -> int:
-    """The length of rows that attention is prepared for, where rows have at most ``longest`` tokens: GPUs take them in
-    blocks of 64."""
+def up_to_64s(longest: int) -> int:
+    """The next multiple of 64: a GPU's attention takes rows in blocks of that many tokens."""
     return -(-longest // 64) * 64
 
 
@@ -28,7 +27,7 @@ class Layout(NamedTuple):
         positions: (tokens,) place of each token in its row.
         starts: (S, R) int32, where each row of a part starts in it.
         ends: (S, R + K) int32, where each row ends, then each of K pieces of the unused rest, none longer than
-            `block`: attention takes them for rows, so that it gives numbers everywhere.
+            `up_to_64s` of the longest row: attention takes them for rows, so that it gives numbers everywhere.
     """
 
     filled: np.ndarray
@@ -43,8 +42,8 @@ class Layout(NamedTuple):
         sums = ends[:, -1:]
         n = -(-int(sums.max()) // multiple) * multiple
         rest = max(n - int(sums.min()), multiple - 1)  # the same K for most batches: each costs a graph
-        pieces = 2 ** math.ceil(math.log2(math.ceil(rest / block(longest)))) if rest else 0
-        cuts = np.minimum(sums + block(longest) * np.arange(1, pieces + 1), n)
+        pieces = 2 ** math.ceil(math.log2(math.ceil(rest / up_to_64s(longest)))) if rest else 0
+        cuts = np.minimum(sums + up_to_64s(longest) * np.arange(1, pieces + 1), n)
         positions = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths.ravel(), lengths.ravel())
         filled, every = np.arange(n) < sums, np.concatenate([ends, cuts], 1)
         return cls(filled, positions, (ends - lengths).astype(np.int32), every.astype(np.int32))

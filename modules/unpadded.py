@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modules.packed import block as block_length
+from modules.packed import up_to_64s
 from variants.adapted import Adapted
 from variants.prepared import LOW_PRECISION
 from variants.stacked import Stack
@@ -108,7 +108,7 @@ class Sequences(NamedTuple):
             starts, ends = starts + before, ends + before
         asked, ends = _asked(parts, many, rows, ends.device), F.pad(ends.flatten(), (1, 0))
         flash = tokens > FLASH_ABOVE * rows and torch.cuda.get_device_capability(ends.device) >= (8, 0)
-        return cls(ends, asked, starts.flatten(), heads, min(block_length(longest), parts * tokens), flash)
+        return cls(ends, asked, starts.flatten(), heads, min(up_to_64s(longest), parts * tokens), flash)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
@@ -187,7 +187,7 @@ def unpad(handle: Adapted | Stack, longest: int) -> bool:
     """Let the encoder of a classifier take packed batches (`modules.packed`) too; whether it can.
 
     It cannot where a layer does not say that it works token by token (prefixes act on the sequence), or the model is
-    no classifier of `MODELS` with PyTorch's attention on a CPU or an NVIDIA GPU.
+    no classifier of `MODELS` with PyTorch's attention and heads that a GPU's kernels take.
 
     Args:
         longest: tokens that a row may have.
@@ -197,6 +197,8 @@ def unpad(handle: Adapted | Stack, longest: int) -> bool:
     known = getattr(config, "model_type", None) in MODELS and getattr(config, "_attn_implementation", None) == "sdpa"
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     if not known or not classifies or config.is_decoder or not all(layer.per_token for layer in handle.layers):
+        return False
+    if config.hidden_size // config.num_attention_heads % 8:  # which are PyTorch's own, without what it does for others
         return False
     backbone = model.base_model
     blocks = backbone.encoder.layer
