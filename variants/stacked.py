@@ -15,9 +15,9 @@ from variants import hooks
 from variants.adapted import Adapted
 from variants.adapter import Adapter
 from variants.layer import AdapterLayer, full_precision
-from variants.low_rank import Product
 from variants.prepared import Cast, Standin, cast_of, copies, standing_in
-from variants.reading import read_together, reading_of
+from variants.reading import read_together
+from variants.stacked_layer import StackedLayer, Swapped, for_each, joined
 from variants.variant import BaseVariant, VariantError
 
 Place = tuple[nn.Module, str]
@@ -160,7 +160,9 @@ class Stack(nn.Module):
     # ---- how the model uses them -----------------------------------------------------------------------------
 
     def _hook(self) -> None:
-        layers = [StackedLayer(self, path, layer) for path, layer in self.adapters[0].layers.items()]
+        layers = [
+            StackedLayer(self.size, layer, partial(self.own, path)) for path, layer in self.adapters[0].layers.items()
+        ]
         for module, handles in hooks.hook_all(layers):
             self._undo.append(lambda module=module, handles=handles: hooks.unhook(module, handles))
         keys = self.adapters[0].in_place
@@ -170,7 +172,7 @@ class Stack(nn.Module):
                 raise VariantError(f"{self.variant.name} cannot be stacked: the whole model is its task head")
             module = self.model.get_submodule(path)
             inside = {key[len(path) + 1 :]: getattr(self, _slot(key)) for key in keys if key.startswith(f"{path}.")}
-            module.forward = _joined(_each(self.size, module, module.forward, lambda inside=inside: inside))
+            module.forward = joined(for_each(self.size, module, module.forward, lambda inside=inside: inside))
             self._undo.append(lambda module=module: delattr(module, "forward"))
         self.read_apart(())
 
@@ -216,7 +218,7 @@ class Stack(nn.Module):
         if type(self.variant).penalty is BaseVariant.penalty:
             return None
         layers = self.adapters[0].layers
-        every = _Swapped(nn.ModuleList(layers.values()), lambda: self.variant.penalty(list(layers.values())))
+        every = Swapped(nn.ModuleList(layers.values()), lambda: self.variant.penalty(list(layers.values())))
         stacked = {
             f"inner.{number}.{name}": tensor
             for number, path in enumerate(layers)
@@ -246,82 +248,6 @@ class Stack(nn.Module):
         for shares in trained.values():
             for module, leaf in (place for share in shares for place in share):
                 module._parameters[leaf].grad = None
-
-
-class StackedLayer(nn.Module):
-    """One site's layers of all adapters: rows (S·B, ...) go through them as (S, B, ...)."""
-
-    def __init__(self, stack: Stack, path: str, layer: AdapterLayer) -> None:
-        super().__init__()
-        self.site = layer.site
-        self.__dict__["_layer"] = layer  # no children: their tensors are the stack's
-        each = partial(_each, stack.size, layer, stacked=lambda: stack.own(path))
-        self.__dict__["_forward"] = _joined(each(layer.forward))
-        self.__dict__["_factors"] = each(self._product)
-        if hasattr(layer, "pre"):
-            self.__dict__["pre"] = _joined(each(layer.pre))
-
-    @property
-    def adds_product(self) -> bool:
-        """See :func:`variants.hooks.adds_product`."""
-        return hooks.adds_product(self._layer)
-
-    def product(self, x: Tensor) -> Product:
-        """The layers' products: z (S, B, ..., r) and a factor for each, (S, out_features, r)."""
-        z, factor = self._factors(x)
-        return Product(z, factor, self._scale)
-
-    def _product(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, factor, self.__dict__["_scale"] = self._layer.product(x)
-        return z, factor
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return self._forward(x, y)
-
-    def train(self, mode: bool = True) -> StackedLayer:
-        self._layer.train(mode)
-        return super().train(mode)
-
-
-class _Swapped(nn.Module):
-    """A function whose look-ups of a module's tensors ``functional_call`` can redirect."""
-
-    def __init__(self, inner: nn.Module, function: Callable[..., Any]) -> None:
-        super().__init__()
-        self.inner, self.function = inner, function
-
-    def forward(self, *args: Any) -> Any:
-        return self.function(*args)
-
-
-def _each(
-    size: int, module: nn.Module, function: Callable[..., Any], stacked: Callable[[], Mapping[str, Tensor]]
-) -> Callable[..., Any]:
-    """``function`` of ``module``, computed with the tensors of adapter i on the i-th part of the rows; what it gives
-    for each, stacked (S, ...)."""
-    swapped = _Swapped(module, function)
-
-    def one(tensors: dict[str, Tensor], *args: Tensor) -> Any:
-        return functional_call(swapped, tensors, args, tie_weights=False)
-
-    every = vmap(one, randomness="different")  # each has its own dropout
-
-    def call(*args: Tensor) -> Any:
-        if rest := [len(x) for x in args if len(x) % size]:
-            raise VariantError(f"{type(module).__name__} gets {rest[0]} rows, which {size} adapters cannot share")
-        tensors = {f"inner.{name}": tensor for name, tensor in stacked().items()}
-        parts = [x.unflatten(0, (size, -1)) for x in args]
-        for x, part in zip(args, parts, strict=True):
-            if reading := reading_of(x):
-                part.reading = reading
-        return every(tensors, *parts)
-
-    return call
-
-
-def _joined(each: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Its rows one behind the other, (S·B, ...)."""
-    return lambda *args: each(*args).flatten(0, 1)
 
 
 def _places(layers: Mapping[str, nn.Module]) -> dict[str, Place]:
