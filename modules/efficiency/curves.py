@@ -99,13 +99,13 @@ def compare(
             record = {"shape": scenario.shape, "method": method, "precision": precision, "steps": STEPS}
             with _full_precision():
                 try:
-                    found = {mode: _measured(case, bf16, mode) for mode in modes[:-1]}
-                    found[modes[-1]] = _measured(case, bf16, modes[-1], DRAWS if bf16 else 1)
-                except PeftFailed as failure:
-                    records.append(record | {"library": "peft", "mode": "eager", "failed": str(failure)})
-                    say(f"  {scenario.shape} {method:8} {precision} PEFT failed: {failure}")
+                    starts = [Start.of(case._replace(draw=draw), bf16) for draw in range(DRAWS if bf16 else 1)]
+                except Exception as error:
+                    records.append(record | {"library": "peft", "mode": "eager", "failed": reason(error)})
+                    say(f"  {scenario.shape} {method:8} {precision} PEFT failed: {reason(error)}")
                     recover()
                     continue
+                found = {mode: _measured(starts if mode == modes[-1] else starts[:1], bf16, mode) for mode in modes}
             for mode, figures in found.items():
                 records.append(record | {"library": "ours", "mode": mode} | figures)
                 say(f"  {scenario.shape} {method:8} {precision} ours {mode:8} against PEFT: {_in_words(figures)}")
@@ -113,32 +113,36 @@ def compare(
     return records
 
 
-class PeftFailed(Exception):
-    """PEFT could not compute the curve to compare with, and why."""
+class Start(NamedTuple):
+    """What every mode of ours is compared with from one start: PEFT's curve and how far others are from it."""
+
+    case: Case
+    peft: list[float]
+    effect: float
+    rounding: float | None
+
+    @classmethod
+    def of(cls, case: Case, bf16: bool) -> Start:
+        peft = case.theirs(bf16)
+        rounding = difference(peft, case.theirs(False)) if bf16 else None
+        return cls(case, peft, difference(case.absent(bf16), peft), rounding)
 
 
-def _measured(case: Case, bf16: bool, mode: str, draws: int = 1) -> dict[str, Any]:
-    """Curves of the first draw, and medians over all draws of how far they are apart."""
+def _measured(starts: list[Start], bf16: bool, mode: str) -> dict[str, Any]:
+    """Curves from the first start, and medians over all of how far they are apart."""
     every: list[dict[str, float]] = []
     curves: dict[str, Any] = {}
-    for draw in range(draws):
-        one = case._replace(draw=draw)
+    for case, peft, effect, rounding in starts:
+        figures = {"effect": effect} | ({"rounding": rounding} if len(starts) > 1 else {})
         try:
-            peft = one.theirs(bf16)
-            figures = {"effect": difference(one.absent(bf16), peft)}
-            if draws > 1:
-                figures["rounding"] = difference(peft, one.theirs(False))
-        except Exception as error:
-            raise PeftFailed(reason(error)) from error
-        try:
-            losses = one.ours(bf16, mode)
+            losses = case.ours(bf16, mode)
         except Exception as error:
             recover()
             return figures | {"failed": reason(error)}
         every.append({"difference": difference(losses, peft)} | figures)
         curves = curves or {"losses": losses, "peft": peft}
     medians = {name: statistics.median(figures[name] for figures in every) for name in every[0]}
-    return medians | curves | ({"draws": every} if draws > 1 else {})
+    return medians | curves | ({"draws": every} if len(starts) > 1 else {})
 
 
 def _in_words(figures: dict[str, Any]) -> str:
