@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import types
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -95,32 +96,42 @@ class Stepper:
 
     @for_graph()
     def _capture(self, batch: Batch) -> _Graph:
-        before = [p.detach().clone() for p in self.parameters] if self.faithful else None
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
         side = side_stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                self._step(inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        torch.cuda.synchronize()
+        with self._undone() if self.faithful else contextlib.nullcontext():
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                for _ in range(WARM_UP):
+                    self._step(inputs)
+            torch.cuda.current_stream().wait_stream(side)
+            torch.cuda.synchronize()
         self._clear()
-        if before is not None:
-            self._restore(before)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=side):
             loss = self._step(inputs)
         self._pool = graph.pool()
         return _Graph(graph, inputs, loss, [p.grad for p in self.parameters])
 
-    @torch.no_grad()
-    def _restore(self, values: list[Tensor]) -> None:
-        """As before the first step; only sensible then."""
-        for parameter, value in zip(self.parameters, values, strict=True):
-            parameter.copy_(value)
+    @contextlib.contextmanager
+    def _undone(self) -> Iterator[None]:
+        """Afterwards weights and the optimizer's state are what they were, in place, where graphs look for them.
+
+        Packed batches have several shapes: at the capture of a later one, steps of an earlier one have been taken.
+        """
+        before = {tensor: tensor.detach().clone() for tensor in self._changing()}
+        yield
+        with torch.no_grad():
+            for tensor in self._changing():
+                if tensor in before:
+                    tensor.copy_(before[tensor])
+                else:  # state that has just come to be starts at zero
+                    tensor.zero_()
+
+    def _changing(self) -> Iterator[Tensor]:
+        """All that a step changes."""
+        yield from self.parameters
         for state in self.optimizer.state.values() if self.optimizer else ():
-            for tensor in state.values():
-                tensor.zero_()
+            yield from state.values()
 
     # ---- as the command trains -----------------------------------------------------------------------------
 
