@@ -147,7 +147,7 @@ def run(options: argparse.Namespace, device: Any, result: dict[str, Any], path: 
     rounds = options.rounds or ((8 if options.quick else 20) if on_gpu else (3 if options.quick else 7))
     for scenario in chosen:
         modes = options.modes or scenario.modes
-        these = ways.grid(scenario.methods, modes, options.ways, bf16, scenario.stacked)
+        these = ways.grid(scenario.methods, modes, options.ways, bf16, scenario.stacked, scenario.packed)
         these = [w for w in these if (has_peft or not w.library.startswith("peft"))]
         if not these:
             raise UserError(

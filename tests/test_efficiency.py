@@ -93,6 +93,27 @@ def test_limit_goes_through_every_block_and_trains_the_head_alone(config):
     assert trainee.handle.model.eval() and torch.allclose(trainee.loss(batch), plain, atol=1e-5)
 
 
+def test_limit_without_padding_computes_the_limits_loss():
+    master = shapes.build(ROBERTA, CPU, dropout=False)
+    batch = shapes.fixed_batches(ROBERTA, 4, 16, CPU)[0]
+    padded, packed = (
+        ways.make(ways.Way(library, "", "eager"), master, {}, bf16=False, longest=16)
+        for library in ("limit", ways.LIMIT_PACKED)
+    )
+    tokens = []
+    packed.handle.model.roberta.encoder.layer[0].intermediate.register_forward_hook(
+        lambda module, inputs, output: tokens.append(output.shape[:-1].numel())
+    )
+    losses = [trainee.loss(shapes.picked(batch, trainee.kind)) for trainee in (padded, packed)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-6)
+    assert tokens == [batch["attention_mask"].sum()]
+    sum(losses).backward()
+    for one, other in zip(padded.parameters, packed.parameters, strict=True):
+        assert one.grad.abs().max() > 1e-4 and torch.allclose(one.grad, other.grad, atol=1e-6)
+    names = [way.name for way in ways.grid(("lora",), ways.MODES, packed=False)]
+    assert "limit graphs" in names and not any(name.startswith(ways.LIMIT_PACKED) for name in names)
+
+
 def test_ways_of_one_library_train_as_much_as_the_other():
     found = measured(Scenario("t", "tiny", 4, 16, modes=("eager",), options=SMALL))["ways"]
     for method in ways.METHODS:

@@ -63,6 +63,11 @@ class Scenario:
         size = f"{self.rows} x {self.width} tokens" if self.width else f"batch {self.rows}, lengths of {self.lengths}"
         return f"{self.shape}, {size}"
 
+    @property
+    def packed(self) -> bool:
+        """Whether the backbone can do without padding (`modules.unpadded`)."""
+        return "roberta" in self.shape
+
     def longest(self, config: dict[str, Any]) -> int:
         """Tokens that a row may have."""
         return self.width or longest_row(config)

@@ -8,15 +8,16 @@ from typing import Any
 
 from modules.efficiency import bars
 from modules.efficiency.curves import agrees
-from modules.efficiency.ways import LIMIT_TOGETHER, TOGETHER
+from modules.efficiency.ways import LIMIT_PACKED, LIMIT_TOGETHER, TOGETHER
 from modules.figures import figure
 
 READING = """\
 A cell is a median; brackets hold the quartiles over the rounds. Ratios are taken within a round, in which all ways
 take turns. The limit is the frozen model's forward pass and the backward pass to its activations alone, with the task
-head trained; / limit: the limit in the same mode. `peft` has fp32 adapters under autocast, `peft-bf16` bf16 adapters
-without it; the bars compare with the better. `graphs`: the whole step as one CUDA graph; `trained`: as this project's
-command trains. PEFT adapts GPT-2's whole c_attn, ours its q and v."""
+head trained; / limit: the limit in the same mode. It has padding, as the batch has; `limit-packed` and ours have none
+(BERTs alone), and `limit-packed` is what the same work would cost without an adapter. `peft` has fp32 adapters under
+autocast, `peft-bf16` bf16 adapters without it; the bars compare with the better. `graphs`: the whole step as one CUDA
+graph; `trained`: as this project's command trains. PEFT adapts GPT-2's whole c_attn, ours its q and v."""
 COUNTS = {"launches": "launches", "kernels": "kernels", "peak_mb": "peak, MB", "trained": "trained parameters"}
 _INK, _MUTED = "#1f2328", "#8c959f"
 _COLOURS = {
@@ -24,6 +25,7 @@ _COLOURS = {
     "full": "#bf8700",
     "ours": "#0969da",
     TOGETHER: "#54aeff",
+    LIMIT_PACKED: "#afb8c1",
     LIMIT_TOGETHER: "#d0d7de",
     "peft": "#cf222e",
     "peft-bf16": "#fa7a83",

@@ -35,8 +35,10 @@ TOGETHER = f"ours-x{STACKED}"
 """Five seeds of LoRA stacked in one step, each on a batch of its own."""
 LIMIT_TOGETHER = f"limit-x{STACKED}"
 """The limit on as many rows as the stacked seeds have."""
-LIBRARIES = ("limit", LIMIT_TOGETHER, "full", "ours", TOGETHER, "peft", "peft-bf16")
-WITHOUT_METHOD = ("limit", LIMIT_TOGETHER, "full")
+LIMIT_PACKED = "limit-packed"
+"""The limit on batches without padding, such as ours trains on: what is left between the two is the adapter's."""
+LIBRARIES = ("limit", LIMIT_PACKED, LIMIT_TOGETHER, "full", "ours", TOGETHER, "peft", "peft-bf16")
+WITHOUT_METHOD = ("limit", LIMIT_PACKED, LIMIT_TOGETHER, "full")
 MODES = ("eager", "compiled", "graphs", "compiled+graphs", "trained")
 """``graphs``: the whole step, optimizer included, as one CUDA graph for each shape; ``trained``: as this project's
 command trains (`modules.graphs`)."""
@@ -62,6 +64,7 @@ def grid(
     patterns: tuple[str, ...] = (),
     bf16: bool = True,
     stacked: bool = True,
+    packed: bool = True,
 ) -> list[Way]:
     """Every way of these methods in these modes, PEFT's last: a capture that fails may disturb what follows.
 
@@ -69,10 +72,11 @@ def grid(
         patterns: globs over names (``ours lora *``); empty: all.
         bf16: whether the run is in bf16, where PEFT has two precisions.
         stacked: seeds together as well.
+        packed: the limit without padding as well, where the backbone can do without.
     """
     ways = []
     for library in LIBRARIES:
-        if library == "peft-bf16" and not bf16:
+        if library == "peft-bf16" and not bf16 or library == LIMIT_PACKED and not packed:
             continue
         for method in methods if library not in WITHOUT_METHOD else ("",):
             for mode in modes:
@@ -81,8 +85,8 @@ def grid(
                 together = library in (TOGETHER, LIMIT_TOGETHER)
                 if together and not (stacked and method in ("lora", "") and "compiled" not in mode):
                     continue
-                if mode.startswith("compiled") and (method == "adalora" or library == "peft"):
-                    continue  # breaks its graph at every step; of PEFT's two precisions the faster one is compiled
+                if mode.startswith("compiled") and (method == "adalora" or library in ("peft", LIMIT_PACKED)):
+                    continue  # AdaLoRA breaks its graph; PEFT's faster precision is compiled; packed is never compiled
                 ways.append(Way(library, method, mode))
     ways.sort(key=lambda way: way.method == "adalora" and way.library.startswith("peft"))
     return [way for way in ways if not patterns or any(fnmatchcase(way.name, f"{p}*") for p in patterns)]
@@ -141,6 +145,11 @@ def make(
     model = copy.deepcopy(master)
     if way.library == "limit":
         return _limit(model, bf16)
+    if way.library == LIMIT_PACKED:
+        limit = _limit(model, bf16)
+        if unpad(limit.handle, longest):
+            limit.kind = "packed"
+        return limit
     if way.library == LIMIT_TOGETHER:
         limit = _limit(model, bf16)
         own = limit.feed
