@@ -236,6 +236,34 @@ def test_what_was_decoded_is_not_decoded_again(fresh, splits, tmp_path, monkeypa
     assert len(calls) == math.ceil(len(contexts) / 3) - 1
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(fresh, splits, monkeypatch, capsys, size):
+    """With two adapters each must get its own outputs back: here the second's are those of the contexts reversed."""
+    from modules.e2e import decode as module
+
+    model, tokenizer = fresh
+    contexts = inputs_of(splits["train"], tokenizer, "authors").ids[:7]
+    decoding = Decoding(1, 1.0, 4, 12, 7 * size, (0,), 0)
+
+    def each(model, batch, decoding):
+        rows = len(batch) // size
+        return [*generate(model, batch[:rows], decoding), *(list(reversed(c)) for c in batch[rows:])]
+
+    def crowded(model, batch, decoding):
+        if len(batch) > 2 * size:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return each(model, batch, decoding)
+
+    monkeypatch.setattr(module, "generate", each)
+    whole = module.decode_each(model, contexts, tokenizer, decoding, size)
+    monkeypatch.setattr(module, "generate", crowded)
+    assert module.decode_each(model, contexts, tokenizer, decoding, size) == whole
+    assert "too little memory on the GPU for 7 inputs at once; now 3" in capsys.readouterr().out
+    monkeypatch.setattr(module, "generate", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("one")))
+    with pytest.raises(torch.OutOfMemoryError, match="one"):
+        module.decode_each(model, contexts, tokenizer, decoding, size)
+
+
 def test_the_stop_tokens_of_the_official_code():
     """GPT-2's tokenizer has the empty line as a token of its own; a word-level one has none."""
     from tokenizers import ByteLevelBPETokenizer

@@ -56,7 +56,7 @@ class E2ENLG(Benchmark):
         "length_penalty": Setting(float, "a hypothesis' log-probability is divided by length ** this", zero=True),
         "no_repeat_ngram": Setting(int, "no output has an n-gram of this size twice; 0 allows it", zero=True),
         "max_new_tokens": Setting(int, "longest output, in tokens"),
-        "decode_batch_size": Setting(int, "meaning representations decoded at once, on each device"),
+        "decode_batch_size": Setting(int, "meaning representations decoded at once, on each device, or as many as fit"),
         "score_epoch": Setting(
             str,
             "the epoch scored on the test: best on the dev set, last, or none",

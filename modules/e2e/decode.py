@@ -179,11 +179,13 @@ def decode_each(
         file = keep / f"{number}.json" if keep else None
         outputs = _kept(file, size * len(rows))
         if outputs is None:
-            outputs = generate(model, [contexts[row] for row in rows] * size, decoding)
+            each = _generate_each(model, [contexts[row] for row in rows], decoding, size)
+            outputs = [output for one in each for output in one]
             if file:
                 write_atomic(file, json.dumps(outputs))
         mine |= dict(zip([(k, row) for k in range(size) for row in rows], outputs, strict=True))
     model.train(training)
+    _let_go()
     parts = [mine]
     if world > 1:
         parts = [{} for _ in range(world)]
@@ -192,6 +194,27 @@ def decode_each(
     every = [[found[k, row] for row in range(len(contexts))] for k in range(size)]
     texts = [tokenizer.batch_decode(outputs, skip_special_tokens=True) for outputs in every]
     return [[" ".join(text.split()) for text in lines] for lines in texts]
+
+
+def _generate_each(
+    model: nn.Module, contexts: Sequence[list[int]], decoding: Decoding, size: int
+) -> list[list[list[int]]]:
+    """By adapter the outputs of the contexts; in halves, and so on, where a GPU's memory is too small for all of them:
+    how much there is depends on whoever shares the GPU, and hours of training must not end here."""
+    with contextlib.suppress(torch.OutOfMemoryError) if len(contexts) > 1 else contextlib.nullcontext():
+        outputs = generate(model, list(contexts) * size, decoding)
+        return [outputs[k * len(contexts) : (k + 1) * len(contexts)] for k in range(size)]
+    _let_go()
+    half = len(contexts) // 2
+    print(f"decoding: too little memory on the GPU for {len(contexts)} inputs at once; now {half}", flush=True)
+    first, second = (_generate_each(model, part, decoding, size) for part in (contexts[:half], contexts[half:]))
+    return [one + other for one, other in zip(first, second, strict=True)]
+
+
+def _let_go() -> None:
+    """Give the memory of a search back: training wants blocks of other sizes, and other runs may share the GPU."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 def _kept(file: Path | None, rows: int) -> list[list[int]] | None:
