@@ -28,12 +28,15 @@ class Layout(NamedTuple):
         starts: (S, R) int32, where each row of a part starts in it.
         ends: (S, R + K) int32, where each row ends, then each of K pieces of the unused rest, none longer than
             `up_to_64s` of the longest row: attention takes them for rows, so that it gives numbers everywhere.
+        columns: (1, T) int32, the numbers below T, which is more than any of these rows has tokens: how wide attention
+            may have to lay them out (`modules.row_attention.Padded`).
     """
 
     filled: np.ndarray
     positions: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
+    columns: np.ndarray
 
     @classmethod
     def of(cls, lengths: np.ndarray, longest: int, multiple: int = 1) -> Layout:
@@ -46,7 +49,8 @@ class Layout(NamedTuple):
         cuts = np.minimum(sums + up_to_64s(longest) * np.arange(1, pieces + 1), n)
         positions = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths.ravel(), lengths.ravel())
         filled, every = np.arange(n) < sums, np.concatenate([ends, cuts], 1)
-        return cls(filled, positions, (ends - lengths).astype(np.int32), every.astype(np.int32))
+        columns = np.arange(up_to_64s(int(lengths.max()) + 1), dtype=np.int32)[None]
+        return cls(filled, positions, (ends - lengths).astype(np.int32), every.astype(np.int32), columns)
 
     def spread(self, values: np.ndarray, fill: int) -> torch.Tensor:
         """(tokens,) -> (S, n) int64."""
@@ -77,8 +81,8 @@ class PackedRows(Dataset):
         return len(self.tokens)
 
     def __getitem__(self, batch: Rows) -> dict[str, torch.Tensor]:
-        """-> input_ids, position_ids[, token_type_ids] (S, n) int64; starts (S, R), ends (S, R + K) int32;
-        labels (S * R,); weight (S * R,) float32. See `Layout`."""
+        """-> input_ids, position_ids[, token_type_ids] (S, n) int64; starts (S, R), ends (S, R + K),
+        columns (1, T) int32; labels (S * R,); weight (S * R,) float32. See `Layout`."""
         rows, weights = batch
         tokens = self.tokens
         starts = tokens.offsets[rows]
@@ -90,6 +94,7 @@ class PackedRows(Dataset):
             "position_ids": layout.spread(layout.positions + self.first_position, self.first_position),
             "starts": torch.from_numpy(layout.starts),
             "ends": torch.from_numpy(layout.ends),
+            "columns": torch.from_numpy(layout.columns),
         }
         if tokens.types is not None:
             result["token_type_ids"] = layout.spread(tokens.types[source], 0)

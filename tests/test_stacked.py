@@ -18,9 +18,9 @@ from modules.config import RunConfig
 from modules.graphs import GraphedAdamW
 from modules.plan import stacks
 from modules.results import ResultStore, RunResult
+from modules.row_attention import Padded, Sequences
 from modules.run import run
 from modules.stacked import StackedTuner, checkpoint_name, clip_each, run_stacked
-from modules.unpadded import Sequences
 from tests.models import MODELS, inputs
 from tests.test_run import adapter, planned
 from variants import LoRA, attach
@@ -128,14 +128,20 @@ def of_rows(self, query, key, value, scale, dropout, first):
     return torch.cat(mixed).view(query.shape)
 
 
-@pytest.mark.parametrize("variant", ["lora", "dora", "adapter_h"])
-def test_so_they_do_packed_as_on_a_gpu(command, tmp_path, graphed, monkeypatch, variant):
+@pytest.mark.parametrize(("variant", "side_by_side"), [("lora", False), ("dora", True), ("adapter_h", False)])
+def test_so_they_do_packed_as_on_a_gpu(command, tmp_path, graphed, monkeypatch, variant, side_by_side):
     """One seed alone and two stacked: few lengths of batches, parts that are filled up, an evaluation's one part
     repeated; against padded runs."""
     monkeypatch.setattr(modules.run, "on_cpu", lambda config: False)
-    monkeypatch.setattr(modules.unpadded, "_places", lambda *place: Sequences.of(*place))
+
+    def places(starts, ends, columns, tokens, backbone, longest):
+        heads = backbone.config.num_attention_heads
+        if side_by_side:
+            return Padded.of(starts, ends[:, : starts.shape[1]], tokens, columns[0], heads, torch.float32)
+        return Sequences.of(starts, ends, tokens, heads, longest, False)
+
+    monkeypatch.setattr(modules.unpadded, "places_of", places)
     monkeypatch.setattr(Sequences, "attend", of_rows)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     training = {"lr": 5e-3, "batch_size": 16, "epochs": 2, "gradient_clip_val": 0.5}
 
     def outcome(packed: bool) -> list[tuple[RunConfig, RunResult]]:

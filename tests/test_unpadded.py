@@ -9,14 +9,13 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from modules import unpadded
 from modules.config import RunConfig
 from modules.data import GlueDataModule, PaddedRows
 from modules.packed import Layout, PackedRows
 from modules.precision import lower_frozen
 from modules.run import leave_padding_out, on_cpu
 from modules.tasks import TASKS
-from modules.unpadded import Places, Sequences, attention, first_position, unpad
+from modules.unpadded import first_position, unpad
 from tests.models import MODELS
 from tests.test_data import make_tokens
 from tests.tiny import train
@@ -39,6 +38,7 @@ def packed(ids: torch.Tensor, mask: torch.Tensor, parts: int = 1, multiple: int 
         "position_ids": layout.spread(layout.positions, 0),
         "starts": torch.from_numpy(layout.starts),
         "ends": torch.from_numpy(layout.ends),
+        "columns": torch.from_numpy(layout.columns),
     }
 
 
@@ -161,84 +161,7 @@ def test_a_layer_on_attention_itself_keeps_its_padding():
     assert not unpad(adapted, LONGEST)
 
 
-def attention_of_rows(query, key, value, lengths: list[int], heads: int) -> torch.Tensor:
-    """PyTorch's, row after row; where there is one query for each row, that one."""
-    rows = []
-    queries = query.split(lengths if len(query) == len(key) else [1] * len(lengths))
-    for q, k, v in zip(queries, key.split(lengths), value.split(lengths), strict=True):
-        q, k, v = (part.unflatten(1, (heads, -1)).transpose(0, 1) for part in (q, k, v))
-        rows.append(F.scaled_dot_product_attention(q, k, v).transpose(0, 1).flatten(1))
-    return torch.cat(rows)
-
-
-@pytest.mark.parametrize("first", [False, True])
-def test_attention_within_rows_is_pytorchs(first):
-    places, lengths = Places.of(MASK.sum(1), heads=2), MASK.sum(1).tolist()
-    tokens = [torch.randn(sum(lengths), 6, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-    tokens[0] = tokens[0].detach()[: len(MASK) if first else None].requires_grad_()
-
-    def own(*tokens: torch.Tensor) -> torch.Tensor:
-        return attention(*tokens, places, 3**-0.5)
-
-    torch.testing.assert_close(own(*tokens), attention_of_rows(*tokens, lengths, heads=2))
-    assert torch.autograd.gradcheck(own, tokens)
-
-
-def test_dropout_leaves_weights_out_and_scales_the_others():
-    places, count = Places.of(MASK.sum(1), heads=2), int(MASK.sum())
-    torch.manual_seed(0)
-    tokens = [torch.randn(count, 6, dtype=torch.float64, requires_grad=True) for _ in range(3)]
-
-    def dropped(*tokens: torch.Tensor, seed: int = 0) -> torch.Tensor:
-        torch.manual_seed(seed)
-        return attention(*tokens, places, 1.0, dropout=0.25)
-
-    assert torch.autograd.gradcheck(dropped, tokens)
-    ones = torch.ones_like(tokens[2])  # one value for all: 1 but for dropout
-    found = torch.stack([dropped(*tokens[:2], ones, seed=seed).detach() for seed in range(400)])
-    assert found.std(0).min() > 0.1
-    torch.testing.assert_close(found.mean(0), ones, atol=0.12, rtol=0)
-
-
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its attention of packed rows")
-
-
-@needs_gpu
-@pytest.mark.parametrize(("dtype", "flash"), [(torch.float32, 0), (torch.bfloat16, 0), (torch.bfloat16, 2**20)])
-@pytest.mark.parametrize("first", [False, True])
-def test_attention_within_rows_on_a_gpu_is_pytorchs(first, dtype, flash, monkeypatch):
-    """Two parts of two rows and what is left over, whose values and gradients are numbers."""
-    monkeypatch.setattr(unpadded, "FLASH_ABOVE", flash)
-    lengths = np.array([[3, 70], [40, 1]])
-    layout = Layout.of(lengths, longest=80, multiple=64)
-    n, heads, width = layout.filled.shape[1], 2, 64
-    assert n == 128 and layout.ends.shape == (2, 3) and layout.ends[1, 1] == 41
-    starts, ends = torch.from_numpy(layout.starts).cuda(), torch.from_numpy(layout.ends).cuda()
-    places = Sequences.of(starts, ends, n, heads, 80)
-    generator = torch.Generator("cuda").manual_seed(0)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=generator, device="cuda").to(dtype).requires_grad_()
-
-    tokens = [draw(2, 2 if first else n, width), draw(2, n, width), draw(2, n, width)]
-    found = places.attend(*tokens, scale=0.2, dropout=0.0, first=first)
-    real = torch.from_numpy(layout.filled).cuda()
-    flat = [x.flatten(0, 1) if len(x[0]) == 2 else x[real] for x in tokens]
-    rows = []
-    queries = flat[0].split([1] * 4 if first else lengths.ravel().tolist())
-    for q, k, v in zip(queries, *(x.split(lengths.ravel().tolist()) for x in flat[1:]), strict=True):
-        q, k, v = (part.double().unflatten(1, (heads, -1)).transpose(0, 1) for part in (q, k, v))
-        rows.append(F.scaled_dot_product_attention(q, k, v, scale=0.2).transpose(0, 1).flatten(1))
-    expected = torch.cat(rows)
-    own = found.flatten(0, 1) if first else found[real]
-    close = {"rtol": 0.03, "atol": 0.03} if dtype == torch.bfloat16 else {"rtol": 1e-3, "atol": 1e-4}
-    torch.testing.assert_close(own.double(), expected, **close)
-    weight = torch.randn(expected.shape, generator=generator, device="cuda", dtype=torch.float64)
-    mine = torch.autograd.grad((own.double() * weight).sum(), tokens)
-    theirs = torch.autograd.grad((expected * weight).sum(), tokens)
-    for a, b in zip(mine, theirs, strict=True):
-        assert torch.isfinite(a).all()
-        torch.testing.assert_close(a, b, **close)
 
 
 @needs_gpu
@@ -266,14 +189,6 @@ def test_packed_on_a_gpu_computes_what_padded_does(variant, lowered):
     close = {"rtol": 0.03, "atol": 0.03} if lowered else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(again, logits, **close)
     assert (own - gradient).norm() < (0.05 if lowered else 1e-3) * gradient.norm()
-
-
-def test_what_attention_is_told_of_first_tokens():
-    """Two parts of three rows and two pieces of what is unused; made in an evaluation, used in training."""
-    with torch.inference_mode():
-        asked = unpadded._asked(2, 5, 3, torch.device("cpu"))
-    assert not asked.is_inference() and asked.dtype == torch.int32
-    assert asked.tolist() == [0, 1, 2, 3, 3, 3, 4, 5, 6, 6, 6]
 
 
 def test_packed_rows_are_the_padded_ones():

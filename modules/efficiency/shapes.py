@@ -86,7 +86,7 @@ def loss_of(model: nn.Module, batch: Batch) -> Tensor:
     Args:
         model: a transformers model, or PEFT's around one; logits of a language model are computed at targets alone.
     """
-    names = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "starts", "ends")
+    names = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "starts", "ends", "columns")
     inputs = {k: batch[k] for k in names if k in batch}
     if "targets" not in batch:
         return F.cross_entropy(model(**inputs).logits.float(), batch["labels"])
@@ -193,6 +193,7 @@ def _packed(pad_id: int, tokens: Tensor, layout: Layout) -> Iterator[tuple[str, 
     yield "position_ids", layout.spread(layout.positions + pad_id + 1, pad_id + 1)
     yield "starts", torch.from_numpy(layout.starts)
     yield "ends", torch.from_numpy(layout.ends)
+    yield "columns", torch.from_numpy(layout.columns)
 
 
 def picked(batch: Batch, kind: str) -> Batch:

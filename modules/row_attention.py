@@ -1,0 +1,273 @@
+"""Attention within the rows of a packed batch (`modules.packed`), as each device does it best."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from modules.packed import up_to_64s
+from variants.prepared import LOW_PRECISION
+
+FLASH_ABOVE = 64
+"""Tokens of a row, on average, above which flash attention is used on a GPU: its blocks of 128 are slower for shorter
+rows (by 1.6 and 2.3 for 32 and 160 rows of 24 to 48 tokens on an H100), faster for longer ones (1.4 and 1.2 for 64 to
+128 tokens, 2 for 128 to 256)."""
+
+
+def places_of(
+    starts: Tensor, ends: Tensor, columns: Tensor, tokens: int, backbone: nn.Module, longest: int
+) -> Places | Padded | Sequences:
+    """What the blocks' attention is to know of a layout (`modules.packed.Layout`) in parts of ``tokens``, which depends
+    on where and how the model computes.
+
+    Args:
+        longest: tokens that a row may have.
+    """
+    heads, kind = backbone.config.num_attention_heads, ends.device.type
+    if kind == "cpu":
+        if starts.shape != ends.shape:
+            raise ValueError("on a CPU packed rows must fill their batch")
+        return Places.of((ends - starts).flatten().long(), heads)
+    weight = backbone.encoder.layer[0].attention.self.query.weight
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    rows = starts.shape[1]
+    recent = torch.cuda.get_device_capability(ends.device) >= (8, 0)
+    flash = recent and dtype in LOW_PRECISION and tokens > FLASH_ABOVE * rows
+    if backbone.training and backbone.config.attention_probs_dropout_prob and not flash:
+        return Padded.of(starts, ends[:, :rows], tokens, columns[0], heads, dtype)
+    return Sequences.of(starts, ends, tokens, heads, longest, flash)
+
+
+class Places(NamedTuple):
+    """Where the N tokens of rows that lie one behind the other are, for attention with some heads on a CPU.
+
+    Attributes:
+        first: (rows,) the first token of each row.
+        index: (N * heads,) places of the tokens' parts, one for each head, among the rows * heads * T.
+        source: (rows * heads * T,) the part that is found at each place; where there is none, one of the row's last.
+        real: (rows * heads, T, 1) 1 at a token, elsewhere 0.
+        bias: (rows * heads, 1, T) 0 at a token, elsewhere -inf.
+    """
+
+    first: Tensor
+    index: Tensor
+    source: Tensor
+    real: Tensor
+    bias: Tensor
+
+    @classmethod
+    def of(cls, lengths: Tensor, heads: int) -> Places:
+        """The places of rows of these lengths (rows,)."""
+        rows, width = len(lengths), int(lengths.max())
+        first = lengths.cumsum(0) - lengths
+        head, place = torch.arange(heads), torch.arange(width)
+        row = torch.arange(rows).repeat_interleave(lengths)
+        column = torch.arange(len(row)) - first[row]
+        index = (row.unsqueeze(1) * heads + head) * width + column.unsqueeze(1)
+        token = first.unsqueeze(1) + place.minimum(lengths.unsqueeze(1) - 1)
+        source = token.unsqueeze(1) * heads + head.unsqueeze(1)
+        real = (place < lengths.unsqueeze(1)).repeat_interleave(heads, 0).float()
+        bias = torch.zeros_like(real).masked_fill_(real == 0, -torch.inf)
+        return cls(first, index.flatten(), source.flatten(), real.unsqueeze(2), bias.unsqueeze(1))
+
+    def apart(self, tokens: Tensor) -> Tensor:
+        """(N, heads * d) -> (rows * heads, T, d)."""
+        many, width, _ = self.real.shape
+        parts = tokens.reshape(len(self.index), -1)
+        return parts.index_select(0, self.source).view(many, width, -1)
+
+    def together(self, parts: Tensor) -> Tensor:
+        """(rows * heads, T, d) -> (N, heads * d)."""
+        heads = len(self.real) // len(self.first)
+        return parts.flatten(0, 1).index_select(0, self.index).view(len(self.index) // heads, -1)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
+        """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
+        return attention(*(x.flatten(0, 1) for x in (query, key, value)), self, scale, dropout).view(query.shape)
+
+
+class Padded(NamedTuple):
+    """Where N = S * n tokens are among S * R rows of T places, for attention with dropout on a GPU.
+
+    There PyTorch's memory-efficient attention drops other weights in the backward pass than in the forward pass where
+    rows lie one behind the other: it counts random numbers by the number of keys, which its forward pass takes to be 0
+    (ATen's attention.cu, https://github.com/pytorch/pytorch/issues/115590). Of rows side by side it knows the number.
+
+    Attributes:
+        first: (S * R,) the first token of each row.
+        index: (N,) the place of each token among S * R * T; of what is unused, one that no row fills.
+        source: (S * R * T,) the token at each place; where there is none, the row's last.
+        real: (S * R * T, 1) whether there is one.
+        bias: (S * R, 1, 1, T) 0 at a token, elsewhere -inf.
+        heads: of the attention.
+    """
+
+    first: Tensor
+    index: Tensor
+    source: Tensor
+    real: Tensor
+    bias: Tensor
+    heads: int
+
+    @classmethod
+    def of(cls, starts: Tensor, ends: Tensor, tokens: int, columns: Tensor, heads: int, dtype: torch.dtype) -> Padded:
+        """Of ``starts`` and ``ends`` (S, R) in parts of ``tokens``; ``columns`` (T,) are more than a row has tokens."""
+        before = torch.arange(0, len(starts) * tokens, tokens, device=starts.device).unsqueeze(1)
+        first, ends, width = (starts + before).flatten(), (ends + before).flatten(), len(columns)
+        last = (ends - 1).unsqueeze(1)
+        source = (first.unsqueeze(1) + columns).minimum(last)
+        real = first.unsqueeze(1) + columns <= last
+        token = torch.arange(len(starts) * tokens, device=starts.device)
+        row = torch.bucketize(token, ends, right=True).clamp_(max=len(ends) - 1)  # the next one, of what is unused
+        column = token - first[row]
+        unfilled = (column < 0) | (token >= ends[row])
+        index = (row * width + column).masked_fill_(unfilled, width - 1)  # the first row's last place
+        bias = torch.zeros(real.shape, dtype=dtype, device=starts.device).masked_fill_(~real, -torch.inf)
+        return cls(first, index, source.flatten(), real.view(-1, 1), bias[:, None, None], heads)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
+        """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
+        tokens = query if first else _Apart.apply(self, query.flatten(0, 1))
+        parts = [tokens, *(_Apart.apply(self, x.flatten(0, 1)) for x in (key, value))]
+        shape = len(self.first), -1, self.heads, query.shape[-1] // self.heads
+        q, k, v = (part.reshape(shape).transpose(1, 2) for part in parts)
+        bias = self.bias.to(q.dtype)
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale).transpose(1, 2)
+        return (found if first else _Together.apply(self, found.flatten(0, 1).flatten(1))).reshape(query.shape)
+
+
+class _Apart(torch.autograd.Function):
+    """(N, d) -> (S * R * T, d), each row for itself. No gradient comes to places without a token."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Padded, tokens: Tensor) -> Tensor:
+        ctx.padded = padded
+        return tokens.index_select(0, padded.source)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient.index_select(0, ctx.padded.index)
+
+
+class _Together(torch.autograd.Function):
+    """(S * R * T, d) -> (N, d), rows one behind the other."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Padded, parts: Tensor) -> Tensor:
+        ctx.padded = padded
+        return parts.index_select(0, padded.index)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+        return None, gradient.index_select(0, ctx.padded.source).mul_(ctx.padded.real)
+
+
+class Sequences(NamedTuple):
+    """Where rows begin and end among S * n tokens on a GPU.
+
+    Attributes:
+        ends: (1 + S * (R + K),) int32: 0, then where each row or piece of what is unused ends.
+        asked: of the same shape: how many of the rows' first tokens come before that.
+        first: (S * R,) the first token of each row.
+        heads: of the attention.
+        longest: tokens that a row or piece may have.
+        flash: whether flash attention is used; else memory-efficient attention, which must not drop anything
+            (`Padded`).
+    """
+
+    ends: Tensor
+    asked: Tensor
+    first: Tensor
+    heads: int
+    longest: int
+    flash: bool
+
+    @classmethod
+    def of(cls, starts: Tensor, ends: Tensor, tokens: int, heads: int, longest: int, flash: bool) -> Sequences:
+        """Of ``starts`` (S, R) and ``ends`` (S, R + K) as `modules.packed.Layout` has them in parts of ``tokens``, for
+        rows of at most ``longest``."""
+        (parts, rows), many = starts.shape, ends.shape[1]
+        if parts > 1:
+            before = torch.arange(0, parts * tokens, tokens, dtype=ends.dtype, device=ends.device).unsqueeze(1)
+            starts, ends = starts + before, ends + before
+        asked, ends = _asked(parts, many, rows, ends.device), F.pad(ends.flatten(), (1, 0))
+        return cls(ends, asked, starts.flatten(), heads, min(up_to_64s(longest), parts * tokens), flash)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
+        """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
+        q, k, v = (x.flatten(0, 1).unflatten(-1, (self.heads, -1)) for x in (query, key, value))
+        of_queries, most = (self.asked, 1) if first else (self.ends, self.longest)
+        if self.flash:
+            found = torch.ops.aten._flash_attention_forward(
+                q, k, v, of_queries, self.ends, most, self.longest, dropout, False, False, scale=scale
+            )[0]
+        elif dropout:
+            raise ValueError("memory-efficient attention of rows one behind the other has no dropout: see Padded")
+        else:
+            found = torch.ops.aten._efficient_attention_forward(
+                *(x.unsqueeze(0) for x in (q, k, v)), None, of_queries, self.ends, most, self.longest, 0.0, 0, True,
+                scale=scale,
+            )[0]  # fmt: skip
+        return found.view(query.shape)
+
+
+@functools.cache
+@torch.inference_mode(False)  # it may be made in an evaluation first, and is saved for backward passes later
+def _asked(parts: int, many: int, rows: int, device: torch.device) -> Tensor:
+    """What `Sequences` says of first tokens, the same for all batches of a shape."""
+    one = (torch.arange(many) < rows).repeat(parts)
+    return F.pad(one.cumsum(0), (1, 0)).to(device, torch.int32)
+
+
+class _Attention(torch.autograd.Function):
+    """Softmax attention within rows. Products of many small matrices are fast where none of them is transposed by the
+    product itself, which is why it is written out, with its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, places: Places, scale: float, dropout: float
+    ) -> Tensor:
+        ctx.places, ctx.scale, ctx.shape = places, scale, query.shape
+        ctx.all = len(query) == len(key)
+        many = len(places.bias)
+        q = places.apart(query) if ctx.all else query.reshape(many, 1, -1)
+        k, v = places.apart(key), places.apart(value)
+        scores = torch.baddbmm(places.bias.to(q.dtype), q, k.transpose(1, 2).contiguous(), alpha=scale)
+        weights = torch.softmax(scores, -1).to(q.dtype)
+        kept = F.dropout(torch.ones_like(weights), dropout) if dropout else None
+        ctx.save_for_backward(q, k, v, weights, kept)
+        mixed = torch.bmm(weights if kept is None else weights * kept, v)
+        return places.together(mixed) if ctx.all else mixed.view(query.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple:
+        q, k, v, weights, kept = ctx.saved_tensors
+        places = ctx.places
+        of_mixed = places.apart(gradient).mul_(places.real) if ctx.all else gradient.reshape(q.shape)
+        of_weights = torch.bmm(of_mixed, v.transpose(1, 2).contiguous())
+        of_value = torch.bmm((weights if kept is None else weights * kept).transpose(1, 2), of_mixed)
+        if kept is not None:
+            of_weights *= kept
+        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(ctx.scale)
+        of_query = torch.bmm(of_scores, k)
+        of_query = places.together(of_query) if ctx.all else of_query.view(ctx.shape)
+        of_key = torch.bmm(of_scores.transpose(1, 2), q)
+        return of_query, places.together(of_key), places.together(of_value), None, None, None
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, places: Places, scale: float, dropout: float = 0.0) -> Tensor:
+    """Softmax attention within rows, without double backward.
+
+    Args:
+        query: (N, d), or (rows, d), of the first tokens alone; the result has its shape.
+        key, value: (N, d).
+        scale: of the products of queries and keys.
+        dropout: of the weights.
+    """
+    return _Attention.apply(query, key, value, places, scale, dropout)
