@@ -98,9 +98,8 @@ def main(argv: list[str] | None = None) -> int:
         if not before:
             raise UserError(f"{path} does not exist: measure first, or name its folder with --out")
         return finish(path, before)
-    result |= {
-        key: before.get(key, empty) for key, empty in (("scenarios", {}), ("curves", []), ("jobs", []), ("remarks", []))
-    }
+    kept = {"scenarios": {}, "curves": [], "jobs": [], "remarks": []}
+    result |= {key: before.get(key, empty) for key, empty in kept.items()}
     if options.job or options.since:
         from modules.efficiency.job import command_since, whole_jobs
 
@@ -139,9 +138,10 @@ def run(options: argparse.Namespace, device: Any, result: dict[str, Any], path: 
             print(f"loss curves, {scenario.shape}")
             modes = tuple(m for m in ("eager", "graphs", "trained") if on_gpu or m == "eager")
             precisions = ("fp32", "bf16") if on_gpu and not options.quick else ("fp32",)
-            found = curves.compare(scenario, device, modes, precisions=precisions)
-            anew = {curves.what(record) for record in found}
-            result["curves"] = [c for c in result["curves"] if curves.what(c) not in anew] + found
+            for record in curves.compare(scenario, device, modes, precisions=precisions):
+                others = [c for c in result["curves"] if curves.what(c) != curves.what(record)]
+                result["curves"] = [*others, record]
+                save(path, result)
     if options.curves == "only":
         return
     rounds = options.rounds or ((8 if options.quick else 20) if on_gpu else (3 if options.quick else 7))

@@ -161,9 +161,8 @@ def test_patterns_choose_ways():
 @pytest.mark.parametrize("shape", ["tiny", "tiny-gpt2"])
 def test_losses_equal_pefts(shape, monkeypatch):
     monkeypatch.setattr(curves, "STEPS", 12)
-    records = curves.compare(
-        Scenario("t", shape, 4, 16, options=SMALL), CPU, ("eager", "trained"), precisions=("fp32",)
-    )
+    scenario = Scenario("t", shape, 4, 16, options=SMALL)
+    records = list(curves.compare(scenario, CPU, ("eager", "trained"), precisions=("fp32",)))
     assert len(records) == (8 if shape == "tiny" else 6)
     for record in records:
         assert record["difference"] < 1e-5 and record["effect"] > 1e-3 and curves.agrees(record), record

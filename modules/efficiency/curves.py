@@ -78,7 +78,7 @@ def compare(
     modes: tuple[str, ...],
     *,
     precisions: tuple[str, ...],
-) -> list[dict[str, Any]]:
+) -> Iterator[dict[str, Any]]:
     """A record for each method, precision and mode of ours: curves and their largest difference.
 
     PEFT's curve is that of its eager step. No dropout, the same batches, fp32 without TF32; adapters are away from zero
@@ -89,7 +89,6 @@ def compare(
     config = sizes(scenario.shape)
     master = build(config, device, dropout=False)
     batches = fixed_batches(config, scenario.rows, scenario.width or 48, device, BATCHES)
-    records = []
     for method in scenario.methods:
         if method == "adalora" and config["model_type"] == "gpt2":
             continue  # PEFT's penalty comes with its own loss over all tokens
@@ -101,16 +100,15 @@ def compare(
                 try:
                     starts = [Start.of(case._replace(draw=draw), bf16) for draw in range(DRAWS if bf16 else 1)]
                 except Exception as error:
-                    records.append(record | {"library": "peft", "mode": "eager", "failed": reason(error)})
+                    yield record | {"library": "peft", "mode": "eager", "failed": reason(error)}
                     say(f"  {scenario.shape} {method:8} {precision} PEFT failed: {reason(error)}")
                     recover()
                     continue
                 found = {mode: _measured(starts if mode == modes[-1] else starts[:1], bf16, mode) for mode in modes}
             for mode, figures in found.items():
-                records.append(record | {"library": "ours", "mode": mode} | figures)
                 say(f"  {scenario.shape} {method:8} {precision} ours {mode:8} against PEFT: {_in_words(figures)}")
+                yield record | {"library": "ours", "mode": mode} | figures
             free(device)
-    return records
 
 
 class Start(NamedTuple):
