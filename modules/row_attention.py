@@ -33,12 +33,12 @@ def places_of(
         if starts.shape != ends.shape:
             raise ValueError("on a CPU packed rows must fill their batch")
         return Places.of((ends - starts).flatten().long(), heads)
-    weight = backbone.encoder.layer[0].attention.self.query.weight
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else weight.dtype
+    own = backbone.encoder.layer[0].attention.self
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.query.weight.dtype
     rows = starts.shape[1]
     recent = torch.cuda.get_device_capability(ends.device) >= (8, 0)
     flash = recent and dtype in LOW_PRECISION and tokens > FLASH_ABOVE * rows
-    if backbone.training and backbone.config.attention_probs_dropout_prob and not flash:
+    if own.training and own.dropout.p and not flash:
         return Padded.of(starts, ends[:, :rows], tokens, columns[0], heads, dtype)
     return Sequences.of(starts, ends, tokens, heads, longest, flash)
 

@@ -153,7 +153,8 @@ def test_what_a_gpu_computes_with(training, dropout, dtype, tokens, expected, mo
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no tensors without memory
     backbone = MODELS["roberta"]().base_model.to(dtype).train(training)
-    backbone.config.attention_probs_dropout_prob = dropout
+    for block in backbone.encoder.layer:
+        block.attention.self.dropout.p = dropout
     starts = torch.empty(1, 8, dtype=torch.int32, device="meta")
     ends, columns = starts.new_empty(1, 9), starts.new_empty(1, 128)
     places = places_of(starts, ends, columns, tokens, backbone, 128)
