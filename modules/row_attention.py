@@ -132,39 +132,35 @@ class Padded(NamedTuple):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
-        tokens = query if first else _Apart.apply(self, query.flatten(0, 1))
-        parts = [tokens, *(_Apart.apply(self, x.flatten(0, 1)) for x in (key, value))]
         shape = len(self.first), -1, self.heads, query.shape[-1] // self.heads
-        q, k, v = (part.reshape(shape).transpose(1, 2) for part in parts)
+        key, value = self._apart(key), self._apart(value)
+        q, k, v = (x.reshape(shape).transpose(1, 2) for x in (query if first else self._apart(query), key, value))
         bias = self.bias.to(q.dtype)
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale).transpose(1, 2)
-        return (found if first else _Together.apply(self, found.flatten(0, 1).flatten(1))).reshape(query.shape)
+        return (found if first else self._together(found.flatten(0, 1).flatten(1))).reshape(query.shape)
+
+    def _apart(self, tokens: Tensor) -> Tensor:
+        """(S, n, d) -> (S * R * T, d)."""
+        return _Moved.apply(tokens.flatten(0, 1), self.source, self.index, None)
+
+    def _together(self, parts: Tensor) -> Tensor:
+        """(S * R * T, d) -> (S * n, d)."""
+        return _Moved.apply(parts, self.index, self.source, self.real)
 
 
-class _Apart(torch.autograd.Function):
-    """(N, d) -> (S * R * T, d), each row for itself. No gradient comes to places without a token."""
-
-    @staticmethod
-    def forward(ctx: Any, padded: Padded, tokens: Tensor) -> Tensor:
-        ctx.padded = padded
-        return tokens.index_select(0, padded.source)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        return None, gradient.index_select(0, ctx.padded.index)
-
-
-class _Together(torch.autograd.Function):
-    """(S * R * T, d) -> (N, d), rows one behind the other."""
+class _Moved(torch.autograd.Function):
+    """Rows (many, d) of a tensor at other places. What moves back is whole where each was wanted once: the gradient of
+    tokens' copies at places without a token is 0."""
 
     @staticmethod
-    def forward(ctx: Any, padded: Padded, parts: Tensor) -> Tensor:
-        ctx.padded = padded
-        return parts.index_select(0, padded.index)
+    def forward(ctx: Any, rows: Tensor, there: Tensor, back: Tensor, real: Tensor | None) -> Tensor:
+        ctx.back, ctx.real = back, real
+        return rows.index_select(0, there)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-        return None, gradient.index_select(0, ctx.padded.source).mul_(ctx.padded.real)
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        moved = gradient.index_select(0, ctx.back)
+        return moved if ctx.real is None else moved.mul_(ctx.real), None, None, None
 
 
 class Sequences(NamedTuple):
