@@ -265,9 +265,10 @@ def device_name(device: str) -> str:
 
 @lru_cache
 def git_state(root: Path = PROJECT) -> tuple[str | None, bool | None]:
-    """(commit, whether tracked files differ from it) of the checkout at `root`; (None, None) outside of one."""
+    """(commit, whether tracked files differ from it) of the checkout at `root`; outside of one what
+    LORA_VARIANTS_COMMIT says that the copy was made from, and None."""
     if not (root / ".git").exists():  # an installed copy may lie inside somebody else's repository
-        return None, None
+        return os.environ.get("LORA_VARIANTS_COMMIT") or None, None
     clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     command = ["git", "-C", str(root), "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
     try:

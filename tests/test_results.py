@@ -241,7 +241,13 @@ def test_git_state_knows_commit_and_changes(tmp_path, monkeypatch):
     assert git_state(tmp_path) == (commit, True)
     inner = tmp_path / "site-packages"
     inner.mkdir()
+    monkeypatch.delenv("LORA_VARIANTS_COMMIT", raising=False)
     assert git_state(inner) == (None, None)  # somebody else's repository around an installed copy
+    monkeypatch.setenv("LORA_VARIANTS_COMMIT", commit)
+    git_state.cache_clear()
+    assert git_state(inner) == (commit, None)
+    git_state.cache_clear()
+    assert git_state(tmp_path) == (commit, True)  # a checkout knows better
 
 
 def test_environment_never_fails_without_git(monkeypatch, tmp_path):
