@@ -14,7 +14,8 @@ from pathlib import Path
 
 from modules.atomic import write_atomic
 from modules.errors import UserError
-from modules.sources import WEIGHT_FILES, first_line, hub_cached, hub_reachable, require_hub
+from modules.hub import WEIGHT_FILES, hub_cached, hub_reachable, require_hub
+from modules.sources import first_line
 from modules.tasks import Task
 from modules.tokens import cache_dir, digest
 

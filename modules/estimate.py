@@ -158,7 +158,7 @@ def shape(job: Job):
     import transformers
 
     from modules.backbones import resolve
-    from modules.sources import hub_cached
+    from modules.hub import hub_cached
 
     transformers.logging.set_verbosity_error()
     own = job.wishes.benchmark

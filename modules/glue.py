@@ -82,9 +82,10 @@ and all of the notes agree."""
         return {"embedded": EmbeddedSource, "hub": HubSource}[kind]() if kind != "folder" else FolderSource(spec)
 
     def hub_cached(self) -> bool:
-        from modules.sources import hub_cached
+        from modules.hub import hub_cached
+        from modules.sources import GLUE_REPO
 
-        return hub_cached(self.hub_model, TASKS.values())
+        return hub_cached(self.hub_model, GLUE_REPO, TASKS)
 
     def prepare(self, config: RunConfig) -> Prepared:
         from modules.backbones import load_backbone

@@ -120,7 +120,7 @@ def _no_paper_model(benchmark: Benchmark) -> str:
     """Why the papers' backbone is not the choice here, or "" where it is."""
     import torch
 
-    from modules.sources import hub_endpoint, hub_reachable
+    from modules.hub import hub_endpoint, hub_reachable
 
     if not torch.cuda.is_available():
         return "there is no GPU"

@@ -5,20 +5,16 @@ their content, `sizes` and `notes` say what was read and what was missing. Heavy
 """
 
 import codecs
-import functools
 import hashlib
 import json
 import math
 import os
-import re
-import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from modules.errors import UserError
+from modules.hub import hub_cached, require_hub
 from modules.tasks import Task
 
 GLUE_REPO = "nyu-mll/glue"
@@ -236,7 +232,7 @@ class HubSource(Source):
         self.repo = self.name = repo
 
     def _read(self, task: Task) -> dict[str, Split]:
-        require_hub(f"data set {self.repo!r}", hub_cached(tasks=[task], repo=self.repo))
+        require_hub(f"data set {self.repo!r}", hub_cached(repo=self.repo, configurations=[task.name]))
         import datasets
 
         try:
@@ -267,87 +263,3 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}"[:300] if lines else type(error).__name__
-
-
-def hub_endpoint() -> str:
-    """The Hub's address: HF_ENDPOINT, by default https://huggingface.co."""
-    return os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-
-
-def hub_reachable(timeout: float = 4.0) -> bool:
-    """Whether the Hub answers; known after at most `timeout` seconds, whatever DNS, routers or servers do.
-
-    False at once under HF_HUB_OFFLINE=1. The answer is remembered for the life of the process.
-    """
-    return not _offline() and _probe(hub_endpoint(), timeout)
-
-
-def _offline() -> bool:
-    value = os.environ.get("HF_HUB_OFFLINE") or os.environ.get("TRANSFORMERS_OFFLINE") or ""
-    return value.upper() in {"1", "ON", "YES", "TRUE"}
-
-
-@functools.lru_cache
-def _probe(endpoint: str, timeout: float) -> bool:
-    answers: list[bool] = []
-
-    def ask() -> None:
-        try:
-            urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=timeout).close()
-            answers.append(True)
-        except urllib.error.HTTPError as error:  # it answers, if only to say no
-            answers.append(error.code < 500)
-        except (OSError, ValueError):
-            answers.append(False)
-
-    # A name look-up has no time limit of its own: ask in a thread and stop waiting for it.
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    thread.join(timeout)
-    return bool(answers and answers[0])
-
-
-def hub_cached(
-    model: str | None = None,
-    tasks: Iterable[Task] = (),
-    repo: str = GLUE_REPO,
-    configurations: Iterable[str] = (),
-) -> bool:
-    """Whether the model's files and the prepared data of tasks or configurations are all in the local Hub caches."""
-    if model is not None:
-        from huggingface_hub import try_to_load_from_cache
-
-        files = [try_to_load_from_cache(model, name) for name in ("config.json", *WEIGHT_FILES)]
-        if not isinstance(files[0], str) or not any(isinstance(path, str) for path in files[1:]):
-            return False
-    home = os.environ.get("HF_HOME") or os.path.join(os.environ.get("XDG_CACHE_HOME", "~/.cache"), "huggingface")
-    cache = Path(os.environ.get("HF_DATASETS_CACHE") or os.path.join(home, "datasets")).expanduser()
-    folder = cache / re.sub("/", "___", repo)
-    wanted = [*(task.name for task in tasks), *configurations]
-    return all(any(folder.glob(f"{name}/*/*/dataset_info.json")) for name in wanted)
-
-
-WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
-
-
-def require_hub(what: str, cached: bool) -> None:
-    """Settles whether to ask the Hub for `what`: if it does not answer, use the cache alone, or raise UserError."""
-    if hub_reachable():
-        return
-    if not cached:
-        why = "is switched off by HF_HUB_OFFLINE" if _offline() else f"({hub_endpoint()}) cannot be reached"
-        raise UserError(
-            f"the Hub {why} and {what} is not in the local cache; connect, or use --preset embedded or local folders"
-        )
-    go_offline()
-
-
-def go_offline() -> None:
-    """Makes the Hub's libraries use their caches alone, here and in child processes: no call waits for retries."""
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    import datasets.config
-    import huggingface_hub.constants
-
-    # Both read the variable when first imported, which may have been earlier.
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
-    datasets.config.HF_HUB_OFFLINE = datasets.config.HF_DATASETS_OFFLINE = True

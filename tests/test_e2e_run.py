@@ -16,10 +16,11 @@ from e2e_tiny import TEST, csv_folder, text_folder, tiny_gpt2
 from safetensors.torch import load_file
 from test_tables import run as glue_result
 
-from modules.cli import _seeds, guarded, main, make_parser
+from modules.cli import guarded, main
 from modules.config import RunConfig
 from modules.e2e import E2E
 from modules.e2e.sources import FolderSource
+from modules.flags import make_parser, seeds_of
 from modules.plan import Wishes, make_plan
 from modules.published import load_published
 from modules.recipes import load_file as load_recipe_file
@@ -70,7 +71,7 @@ def planned(command: list[str], variant: str = "lora", **changes) -> RunConfig:
         variant=variant,
         model=flags.model,
         data_dir=flags.data_dir,
-        seeds=_seeds(flags.seeds),
+        seeds=seeds_of(flags.seeds),
         training={name: flags[name] for name in E2E.settings if flags[name] is not None},
         trainer=flags.trainer or {},
         results_dir=flags.results_dir,

@@ -215,7 +215,8 @@ PRELUDE = """
 import json, time
 from modules.backbones import load_backbone
 from modules.errors import UserError
-from modules.sources import HubSource, hub_cached, hub_reachable
+from modules.hub import hub_cached, hub_reachable
+from modules.sources import GLUE_REPO, HubSource
 from modules.tasks import TASKS
 
 def attempt(action, *arguments):
@@ -238,7 +239,7 @@ for task in TASKS.values():
     rows = {name: [split.texts[:2], split.labels[:3], len(split)] for name, split in splits.items()}
     print(json.dumps([task.name, source.kind, source.name, source.hash(task), rows]))
 rte = TASKS["rte"]
-print(hub_cached("tiny/roberta", TASKS.values()), hub_cached("tiny/other"), hub_cached(tasks=[rte], repo="a/b"))
+print(hub_cached("tiny/roberta", GLUE_REPO, TASKS), hub_cached("tiny/other"), hub_cached(None, "a/b", ["rte"]))
 attempt(load_backbone, "tiny/nosuch", rte)
 attempt(HubSource("tiny/nosuch").load, rte)
 attempt(load_backbone, "tiny/empty", rte)

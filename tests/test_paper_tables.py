@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from modules.cli import main, make_parser
+from modules.cli import main
 from modules.e2e import E2E
 from modules.errors import UserError
 from modules.estimate import WIDTHS, _line, cost_lines, hours_text, width
+from modules.flags import make_parser
 from modules.glue import GLUE
 from modules.jobs import jobs, table_wishes
 from modules.paper_rows import all_sections, choose, paper_rows

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modules.cli import _names, _seeds, make_parser
 from modules.config import RunConfig
 from modules.errors import UserError
+from modules.flags import make_parser, names_of, seeds_of
 from modules.plan import Wishes, make_plan
 from modules.results import ResultStore
 from variants.registry import resolve
@@ -32,8 +32,8 @@ def planned(command: list[str], variant: str = "lora", **changes) -> list[RunCon
         variant=variant,
         model=flags.model,
         data_dir=flags.data_dir,
-        tasks=_names(flags.tasks),
-        seeds=_seeds(flags.seeds),
+        tasks=names_of(flags.tasks),
+        seeds=seeds_of(flags.seeds),
         training=training,
         trainer=flags.trainer or {},
         results_dir=flags.results_dir,

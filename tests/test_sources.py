@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from hub_server import HubServer
 
-from modules import sources
+from modules import hub
 from modules.errors import UserError
-from modules.sources import EmbeddedSource, FolderSource, Split, content_hash, hub_reachable
+from modules.hub import hub_reachable
+from modules.sources import EmbeddedSource, FolderSource, Split, content_hash
 from modules.tasks import TASKS
 
 # Two rows of each train file as in the download: (folder, header or None, rows, expected texts, expected labels).
@@ -233,9 +234,9 @@ def test_official_files(name):
 def online(monkeypatch):
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    sources._probe.cache_clear()
+    hub._probe.cache_clear()
     yield lambda url: monkeypatch.setenv("HF_ENDPOINT", url)
-    sources._probe.cache_clear()
+    hub._probe.cache_clear()
 
 
 def reachable_in(limit: float) -> bool:

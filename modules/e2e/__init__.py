@@ -111,9 +111,9 @@ own figures on the model they name: beside ours, not comparable unless the model
 
     def hub_cached(self) -> bool:
         from modules.e2e.sources import REPO
-        from modules.sources import hub_cached
+        from modules.hub import hub_cached
 
-        return hub_cached(self.hub_model, repo=REPO, configurations=["default"])
+        return hub_cached(self.hub_model, REPO, ["default"])
 
     def prepare(self, config: RunConfig) -> Prepared:
         from modules.backbones import load_language_model

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from modules.e2e.text import LINEARISATIONS, Slots, read_authors_mr, read_csv_mr, spaced
 from modules.errors import UserError
-from modules.sources import Source, Split, first_line, hub_cached, read_lines, require_hub
+from modules.hub import hub_cached, require_hub
+from modules.sources import Source, Split, first_line, read_lines
 
 REPO = "tuetschek/e2e_nlg"
 REVISION = "refs/convert/parquet"  # the main branch holds a loading script, which `datasets` no longer runs
