@@ -50,7 +50,7 @@ class AdaLoRALayer(AdapterLayer):
         return self.scaling * (self.lora_B * self.lora_E) @ self.lora_A
 
     def product(self, x: Tensor) -> Product:
-        return Product(scale(self.lora_E, project(self.dropout(x), self.lora_A)), self.lora_B, self.scaling)
+        return Product(scale(self.lora_E, project(self.after_dropout(x), self.lora_A)), self.lora_B, self.scaling)
 
     @torch.no_grad()
     def shrink(self) -> None:

@@ -71,7 +71,13 @@ class AdapterLayer(nn.Module):
         if factors is None:
             return None
         A, B, s = factors
-        return Product(project(self.dropout(x) if hasattr(self, "dropout") else x, A), B, s)
+        return Product(project(self.after_dropout(x), A), B, s)
+
+    def after_dropout(self, x: Tensor) -> Tensor:
+        """What A multiplies: ``x``, or what ``self.dropout`` makes of it where it does anything."""
+        dropout = self._modules.get("dropout")
+        idle = dropout is None or not dropout.training or getattr(dropout, "p", None) == 0
+        return x if idle else dropout(x)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's new output.

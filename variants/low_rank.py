@@ -61,7 +61,17 @@ def add_products(y: Tensor, spans: Sequence[tuple[int, int]], products: Sequence
     """
     scales = [product.scale for product in products]
     pairs = [tensor.to(y.dtype) for product in products for tensor in (product.z, product.factor)]
+    if not torch.is_grad_enabled():
+        return _add_into(y, spans, scales, pairs)
     return _AddProducts.apply(y, list(spans), scales, *pairs)
+
+
+def _add_into(y: Tensor, spans: Sequence[tuple[int, int]], scales: Sequence[float], pairs: Sequence[Tensor]) -> Tensor:
+    for (start, stop), scale, z, factor in zip(spans, scales, pairs[::2], pairs[1::2], strict=True):
+        part = _rows(y, factor)[..., start:stop]
+        add = part.addmm_ if factor.ndim == 2 else part.baddbmm_
+        add(_rows(z, factor), factor.mT, alpha=scale)
+    return y
 
 
 class _Project(torch.autograd.Function):
@@ -101,12 +111,8 @@ class _AddProducts(torch.autograd.Function):
         ctx.save_for_backward(*pairs)
         if spans is None:
             return _added(y, *pairs, scales[0])
-        out = y.detach()  # the same memory: what made y does not need its values for its gradient
-        for (start, stop), scale, z, factor in zip(spans, scales, pairs[::2], pairs[1::2], strict=True):
-            part = _rows(out, factor)[..., start:stop]
-            add = part.addmm_ if factor.ndim == 2 else part.baddbmm_
-            add(_rows(z, factor), factor.mT, alpha=scale)
-        return out
+        # the same memory: what made y does not need its values for its gradient
+        return _add_into(y.detach(), spans, scales, pairs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
