@@ -117,12 +117,10 @@ class Padded(NamedTuple):
     @classmethod
     def of(cls, starts: Tensor, ends: Tensor, tokens: int, columns: Tensor, heads: int, dtype: torch.dtype) -> Padded:
         """Of ``starts`` and ``ends`` (S, R) in parts of ``tokens``; ``columns`` (T,) are more than a row has tokens."""
-        before = torch.arange(0, len(starts) * tokens, tokens, device=starts.device).unsqueeze(1)
-        first, ends, width = (starts + before).flatten(), (ends + before).flatten(), len(columns)
-        last = (ends - 1).unsqueeze(1)
-        source = (first.unsqueeze(1) + columns).minimum(last)
-        real = first.unsqueeze(1) + columns <= last
-        token = torch.arange(len(starts) * tokens, device=starts.device)
+        first, ends, width = _among_all(starts, tokens), _among_all(ends, tokens), len(columns)
+        place, last = first.unsqueeze(1) + columns, (ends - 1).unsqueeze(1)
+        source, real = place.minimum(last), place <= last
+        token = torch.arange(len(starts) * tokens, dtype=ends.dtype, device=ends.device)
         row = torch.bucketize(token, ends, right=True).clamp_(max=len(ends) - 1)  # the next one, of what is unused
         column = token - first[row]
         unfilled = (column < 0) | (token >= ends[row])
@@ -188,11 +186,8 @@ class Sequences(NamedTuple):
         """Of ``starts`` (S, R) and ``ends`` (S, R + K) as `modules.packed.Layout` has them in parts of ``tokens``, for
         rows of at most ``longest``."""
         (parts, rows), many = starts.shape, ends.shape[1]
-        if parts > 1:
-            before = torch.arange(0, parts * tokens, tokens, dtype=ends.dtype, device=ends.device).unsqueeze(1)
-            starts, ends = starts + before, ends + before
-        asked, ends = _asked(parts, many, rows, ends.device), F.pad(ends.flatten(), (1, 0))
-        return cls(ends, asked, starts.flatten(), heads, min(up_to_64s(longest), parts * tokens), flash)
+        asked, ends = _asked(parts, many, rows, ends.device), F.pad(_among_all(ends, tokens), (1, 0))
+        return cls(ends, asked, _among_all(starts, tokens), heads, min(up_to_64s(longest), parts * tokens), flash)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
@@ -210,6 +205,14 @@ class Sequences(NamedTuple):
                 scale=scale,
             )[0]  # fmt: skip
         return found.view(query.shape)
+
+
+def _among_all(places: Tensor, tokens: int) -> Tensor:
+    """Places (S, R) in S parts of ``tokens``, as places (S * R,) among all S * tokens."""
+    if len(places) > 1:
+        before = torch.arange(0, len(places) * tokens, tokens, dtype=places.dtype, device=places.device)
+        places = places + before.unsqueeze(1)
+    return places.flatten()
 
 
 @functools.cache

@@ -48,7 +48,7 @@ class DoRALayer(LoRALayer):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         h, dropped = self.gain().to(y.dtype), self.after_dropout(x)
         updated = Product(project(dropped, self.lora_A), self.lora_B, self.scaling).added(y)
-        if self.training and self.config.dropout > 0 and self.config.dropout_mode == "official":
+        if self.drops() and self.config.dropout_mode == "official":
             return add_scaled(updated, h, F.linear(dropped, self.site.weight()) + (updated - y))
         return add_gain(updated, h, self.site.bias())
 

@@ -73,11 +73,14 @@ class AdapterLayer(nn.Module):
         A, B, s = factors
         return Product(project(self.after_dropout(x), A), B, s)
 
-    def after_dropout(self, x: Tensor) -> Tensor:
-        """What A multiplies: ``x``, or what ``self.dropout`` makes of it where it does anything."""
+    def drops(self) -> bool:
+        """Whether ``self.dropout`` does anything."""
         dropout = self._modules.get("dropout")
-        idle = dropout is None or not dropout.training or getattr(dropout, "p", None) == 0
-        return x if idle else dropout(x)
+        return dropout is not None and dropout.training and getattr(dropout, "p", None) != 0
+
+    def after_dropout(self, x: Tensor) -> Tensor:
+        """What A multiplies: ``x`` or, where it does anything, what ``self.dropout`` makes of it."""
+        return self.dropout(x) if self.drops() else x
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's new output.

@@ -35,8 +35,7 @@ def _can(layer: AdapterLayer) -> bool:
         return False
     if not adds_product(layer) or type(layer).product is not AdapterLayer.product:  # which is that of its factors
         return False
-    drops = layer.training and getattr(getattr(layer, "dropout", None), "p", 0) > 0
-    return not drops and isinstance(site.module, nn.Linear) and frozen_linear(site.module)
+    return not layer.drops() and isinstance(site.module, nn.Linear) and frozen_linear(site.module)
 
 
 def _forward(module: nn.Linear, layer: AdapterLayer, x: Tensor) -> Tensor:
