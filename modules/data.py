@@ -199,7 +199,6 @@ class PaddedDataModule(LightningDataModule):
         self.batch_size, self.eval_batch_size, self.fill = batch_size, eval_batch_size, fill
         self.edges = [edge for edge in sorted(edges) if edge < max_length] if pad == "bucket" else []
         self.edges.append(max_length)
-        self.longest = next(edge for edge in self.edges if edge >= longest)
         self._first_position, self._rounded = None, False
 
     def pack(self, first_position: int, rounded: bool = False) -> None:
@@ -257,7 +256,7 @@ class PaddedDataModule(LightningDataModule):
         if self._first_position is None:
             return self.rows_type(tokens, self.pad_id, self.edges, self.fill)
         multiple = (MULTIPLE if parts == 1 else MULTIPLE_OF_MANY) if self._rounded else 1
-        return PackedRows(tokens, self.pad_id, self._first_position, self.longest, parts, multiple)
+        return PackedRows(tokens, self.pad_id, self._first_position, parts, multiple)
 
     def _loader(self, tokens: Tokens, sampler: Sampler[Rows], parts: int = 1) -> DataLoader:
         return DataLoader(

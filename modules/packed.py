@@ -14,11 +14,6 @@ from modules.tokens import Tokens
 Rows = tuple[np.ndarray, np.ndarray]  # row numbers (B,) and their weights (B,)
 
 
-def up_to_64s(longest: int) -> int:
-    """The next multiple of 64: a GPU's attention takes rows in blocks of that many tokens."""
-    return -(-longest // 64) * 64
-
-
 class Layout(NamedTuple):
     """Where the tokens of S parts, each of R rows, are in (S, n).
 
@@ -26,10 +21,10 @@ class Layout(NamedTuple):
         filled: (S, n) whether there is a token; the rest of a part is unused.
         positions: (tokens,) place of each token in its row.
         starts: (S, R) int32, where each row of a part starts in it.
-        ends: (S, R + K) int32, where each row ends, then each of K pieces of the unused rest, none longer than
-            `up_to_64s` of the longest row: attention takes them for rows, so that it gives numbers everywhere.
-        columns: (1, T) int32, the numbers below T, which is more than any of these rows has tokens: how wide attention
-            may have to lay them out (`modules.row_attention.Padded`).
+        ends: (S, R + K) int32, where each row ends, then each of K pieces of the unused rest: attention takes them for
+            rows, so that it gives numbers everywhere.
+        columns: (1, T) int32, the numbers below T, and no row or piece has more tokens. T is 64, 128, 256, ...: a
+            GPU's attention takes tokens in blocks of that many, and each T costs a graph.
     """
 
     filled: np.ndarray
@@ -39,17 +34,18 @@ class Layout(NamedTuple):
     columns: np.ndarray
 
     @classmethod
-    def of(cls, lengths: np.ndarray, longest: int, multiple: int = 1) -> Layout:
-        """The layout of rows of lengths (S, R), none above ``longest``; n is a multiple of ``multiple``."""
+    def of(cls, lengths: np.ndarray, multiple: int = 1) -> Layout:
+        """The layout of rows of lengths (S, R); n is a multiple of ``multiple``."""
         ends = lengths.cumsum(1)
         sums = ends[:, -1:]
         n = -(-int(sums.max()) // multiple) * multiple
+        width = max(64, _up_to_power(int(lengths.max())))
         rest = max(n - int(sums.min()), multiple - 1)  # the same K for most batches: each costs a graph
-        pieces = 2 ** math.ceil(math.log2(math.ceil(rest / up_to_64s(longest)))) if rest else 0
-        cuts = np.minimum(sums + up_to_64s(longest) * np.arange(1, pieces + 1), n)
+        pieces = _up_to_power(math.ceil(rest / width)) if rest else 0
+        cuts = np.minimum(sums + width * np.arange(1, pieces + 1), n)
         positions = np.arange(lengths.sum()) - np.repeat(lengths.cumsum() - lengths.ravel(), lengths.ravel())
         filled, every = np.arange(n) < sums, np.concatenate([ends, cuts], 1)
-        columns = np.arange(up_to_64s(int(lengths.max()) + 1), dtype=np.int32)[None]
+        columns = np.arange(width, dtype=np.int32)[None]
         return cls(filled, positions, (ends - lengths).astype(np.int32), every.astype(np.int32), columns)
 
     def spread(self, values: np.ndarray, fill: int) -> torch.Tensor:
@@ -66,15 +62,12 @@ class PackedRows(Dataset):
         tokens: of a split.
         pad_id: what unused places hold.
         first_position: the model's number of a row's first position.
-        longest: tokens that a row may have.
         parts: in how many equal parts the rows of a batch are packed (seeds that are trained at once).
         multiple: of which a part's length is one: for CUDA graphs few lengths are better.
     """
 
-    def __init__(
-        self, tokens: Tokens, pad_id: int, first_position: int, longest: int, parts: int = 1, multiple: int = 1
-    ) -> None:
-        self.tokens, self.pad_id, self.first_position, self.longest = tokens, pad_id, first_position, longest
+    def __init__(self, tokens: Tokens, pad_id: int, first_position: int, parts: int = 1, multiple: int = 1) -> None:
+        self.tokens, self.pad_id, self.first_position = tokens, pad_id, first_position
         self.parts, self.multiple = parts, multiple
 
     def __len__(self) -> int:
@@ -87,7 +80,7 @@ class PackedRows(Dataset):
         tokens = self.tokens
         starts = tokens.offsets[rows]
         lengths = tokens.offsets[rows + 1] - starts
-        layout = Layout.of(lengths.reshape(self.parts, -1), self.longest, self.multiple)
+        layout = Layout.of(lengths.reshape(self.parts, -1), self.multiple)
         source = np.repeat(starts, lengths) + layout.positions
         result = {
             "input_ids": layout.spread(tokens.ids[source], self.pad_id),
@@ -101,3 +94,8 @@ class PackedRows(Dataset):
         result["labels"] = torch.from_numpy(tokens.labels[rows])
         result["weight"] = torch.from_numpy(weights)
         return result
+
+
+def _up_to_power(number: int) -> int:
+    """The next power of two."""
+    return 1 << max(number - 1, 0).bit_length()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 from typing import Any, NamedTuple
 
 import torch
@@ -10,24 +11,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from modules.packed import up_to_64s
 from variants.prepared import LOW_PRECISION
 
 FLASH_ABOVE = 64
-"""Tokens of a row, on average, above which flash attention is used on a GPU: its blocks of 128 are slower for shorter
-rows (by 1.6 and 2.3 for 32 and 160 rows of 24 to 48 tokens on an H100), faster for longer ones (1.4 and 1.2 for 64 to
-128 tokens, 2 for 128 to 256)."""
+"""Tokens of a row, on average, above which flash attention is used on a GPU. Of shorter rows one program computes each,
+where none has more than `SHORT` tokens."""
+SHORT = 128
 
 
 def places_of(
-    starts: Tensor, ends: Tensor, columns: Tensor, tokens: int, backbone: nn.Module, longest: int
+    starts: Tensor, ends: Tensor, columns: Tensor, tokens: int, backbone: nn.Module
 ) -> Places | Padded | Sequences:
     """What the blocks' attention is to know of a layout (`modules.packed.Layout`) in parts of ``tokens``, which depends
-    on where and how the model computes.
-
-    Args:
-        longest: tokens that a row may have.
-    """
+    on where and how the model computes."""
     heads, kind = backbone.config.num_attention_heads, ends.device.type
     if kind == "cpu":
         if starts.shape != ends.shape:
@@ -35,12 +31,18 @@ def places_of(
         return Places.of((ends - starts).flatten().long(), heads)
     own = backbone.encoder.layer[0].attention.self
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.query.weight.dtype
-    rows = starts.shape[1]
+    (_, rows), width = starts.shape, columns.shape[1]
     recent = torch.cuda.get_device_capability(ends.device) >= (8, 0)
-    flash = recent and dtype in LOW_PRECISION and tokens > FLASH_ABOVE * rows
-    if own.training and own.dropout.p and not flash:
-        return Padded.of(starts, ends[:, :rows], tokens, columns[0], heads, dtype)
-    return Sequences.of(starts, ends, tokens, heads, longest, flash)
+    flash = recent and dtype in LOW_PRECISION and (width > SHORT or tokens > FLASH_ABOVE * rows)
+    if flash or (recent and width <= SHORT and dtype != torch.float64 and _has_triton()):
+        return Sequences.of(starts, ends, tokens, heads, width, flash)
+    return Padded.of(starts, ends[:, :rows], tokens, columns[0], heads, dtype)
+
+
+@functools.cache
+def _has_triton() -> bool:
+    """It comes with PyTorch for NVIDIA's and AMD's GPUs on Linux."""
+    return importlib.util.find_spec("triton") is not None
 
 
 class Places(NamedTuple):
@@ -92,17 +94,17 @@ class Places(NamedTuple):
 
 
 class Padded(NamedTuple):
-    """Where N = S * n tokens are among S * R rows of T places, for attention with dropout on a GPU.
+    """Where N = S * n tokens are among S * R rows of T places, for attention of rows side by side: on a GPU where there
+    is nothing faster.
 
-    There PyTorch's memory-efficient attention drops other weights in the backward pass than in the forward pass where
-    rows lie one behind the other: it counts random numbers by the number of keys, which its forward pass takes to be 0
-    (ATen's attention.cu, https://github.com/pytorch/pytorch/issues/115590). Of rows side by side it knows the number.
+    (PyTorch's memory-efficient attention of rows one behind the other must not drop anything: its forward pass counts
+    random numbers by a number of keys that it takes to be 0, its backward pass by the true one. ATen's attention.cu,
+    https://github.com/pytorch/pytorch/issues/115590.)
 
     Attributes:
         first: (S * R,) the first token of each row.
-        index: (N,) the place of each token among S * R * T; of what is unused, one that no row fills.
+        index: (N,) the place of each token among S * R * T; of what is unused, any.
         source: (S * R * T,) the token at each place; where there is none, the row's last.
-        real: (S * R * T, 1) whether there is one.
         bias: (S * R, 1, 1, T) 0 at a token, elsewhere -inf.
         heads: of the attention.
     """
@@ -110,55 +112,30 @@ class Padded(NamedTuple):
     first: Tensor
     index: Tensor
     source: Tensor
-    real: Tensor
     bias: Tensor
     heads: int
 
     @classmethod
     def of(cls, starts: Tensor, ends: Tensor, tokens: int, columns: Tensor, heads: int, dtype: torch.dtype) -> Padded:
-        """Of ``starts`` and ``ends`` (S, R) in parts of ``tokens``; ``columns`` (T,) are more than a row has tokens."""
+        """Of ``starts`` and ``ends`` (S, R) in parts of ``tokens``; a row has at most as many as ``columns`` (T,)."""
         first, ends, width = _among_all(starts, tokens), _among_all(ends, tokens), len(columns)
         place, last = first.unsqueeze(1) + columns, (ends - 1).unsqueeze(1)
-        source, real = place.minimum(last), place <= last
         token = torch.arange(len(starts) * tokens, dtype=ends.dtype, device=ends.device)
         row = torch.bucketize(token, ends, right=True).clamp_(max=len(ends) - 1)  # the next one, of what is unused
-        column = token - first[row]
-        unfilled = (column < 0) | (token >= ends[row])
-        index = (row * width + column).masked_fill_(unfilled, width - 1)  # the first row's last place
-        bias = torch.zeros(real.shape, dtype=dtype, device=starts.device).masked_fill_(~real, -torch.inf)
-        return cls(first, index, source.flatten(), real.view(-1, 1), bias[:, None, None], heads)
+        index = row * width + (token - first[row]).clamp_(0, width - 1)
+        bias = torch.zeros(place.shape, dtype=dtype, device=starts.device).masked_fill_(place > last, -torch.inf)
+        return cls(first, index, place.minimum(last).flatten(), bias[:, None, None], heads)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
+        q, k, v = (x.flatten(0, 1) for x in (query, key, value))
+        apart = (q if first else q[self.source], k[self.source], v[self.source])
         shape = len(self.first), -1, self.heads, query.shape[-1] // self.heads
-        key, value = self._apart(key), self._apart(value)
-        q, k, v = (x.reshape(shape).transpose(1, 2) for x in (query if first else self._apart(query), key, value))
+        q, k, v = (x.reshape(shape).transpose(1, 2) for x in apart)
         bias = self.bias.to(q.dtype)
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale).transpose(1, 2)
-        return (found if first else self._together(found.flatten(0, 1).flatten(1))).reshape(query.shape)
-
-    def _apart(self, tokens: Tensor) -> Tensor:
-        """(S, n, d) -> (S * R * T, d)."""
-        return _Moved.apply(tokens.flatten(0, 1), self.source, self.index, None)
-
-    def _together(self, parts: Tensor) -> Tensor:
-        """(S * R * T, d) -> (S * n, d)."""
-        return _Moved.apply(parts, self.index, self.source, self.real)
-
-
-class _Moved(torch.autograd.Function):
-    """Rows (many, d) of a tensor at other places. What moves back is whole where each was wanted once: the gradient of
-    tokens' copies at places without a token is 0."""
-
-    @staticmethod
-    def forward(ctx: Any, rows: Tensor, there: Tensor, back: Tensor, real: Tensor | None) -> Tensor:
-        ctx.back, ctx.real = back, real
-        return rows.index_select(0, there)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        moved = gradient.index_select(0, ctx.back)
-        return moved if ctx.real is None else moved.mul_(ctx.real), None, None, None
+        found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
+        found = found.transpose(1, 2).flatten(0, 1).flatten(1)
+        return (found if first else found[self.index]).view(query.shape)
 
 
 class Sequences(NamedTuple):
@@ -169,41 +146,38 @@ class Sequences(NamedTuple):
         asked: of the same shape: how many of the rows' first tokens come before that.
         first: (S * R,) the first token of each row.
         heads: of the attention.
-        longest: tokens that a row or piece may have.
-        flash: whether flash attention is used; else memory-efficient attention, which must not drop anything
-            (`Padded`).
+        width: tokens that a row or piece may have.
+        flash: whether flash attention is used; else `modules.short_rows`.
     """
 
     ends: Tensor
     asked: Tensor
     first: Tensor
     heads: int
-    longest: int
+    width: int
     flash: bool
 
     @classmethod
-    def of(cls, starts: Tensor, ends: Tensor, tokens: int, heads: int, longest: int, flash: bool) -> Sequences:
-        """Of ``starts`` (S, R) and ``ends`` (S, R + K) as `modules.packed.Layout` has them in parts of ``tokens``, for
-        rows of at most ``longest``."""
+    def of(cls, starts: Tensor, ends: Tensor, tokens: int, heads: int, width: int, flash: bool) -> Sequences:
+        """Of ``starts`` (S, R) and ``ends`` (S, R + K) as `modules.packed.Layout` has them in parts of ``tokens``."""
         (parts, rows), many = starts.shape, ends.shape[1]
         asked, ends = _asked(parts, many, rows, ends.device), F.pad(_among_all(ends, tokens), (1, 0))
-        return cls(ends, asked, _among_all(starts, tokens), heads, min(up_to_64s(longest), parts * tokens), flash)
+        return cls(ends, asked, _among_all(starts, tokens), heads, width, flash)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
-        q, k, v = (x.flatten(0, 1).unflatten(-1, (self.heads, -1)) for x in (query, key, value))
-        of_queries, most = (self.asked, 1) if first else (self.ends, self.longest)
+        q, k, v = (x.flatten(0, 1) for x in (query, key, value))
+        of_queries = self.asked if first else self.ends
         if self.flash:
+            q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (q, k, v))
+            widths = 1 if first else self.width, self.width
             found = torch.ops.aten._flash_attention_forward(
-                q, k, v, of_queries, self.ends, most, self.longest, dropout, False, False, scale=scale
+                q, k, v, of_queries, self.ends, *widths, dropout, False, False, scale=scale
             )[0]
-        elif dropout:
-            raise ValueError("memory-efficient attention of rows one behind the other has no dropout: see Padded")
         else:
-            found = torch.ops.aten._efficient_attention_forward(
-                *(x.unsqueeze(0) for x in (q, k, v)), None, of_queries, self.ends, most, self.longest, 0.0, 0, True,
-                scale=scale,
-            )[0]  # fmt: skip
+            from modules.short_rows import attention  # here, since it needs Triton
+
+            found = attention(q, k, v, of_queries, self.ends, self.heads, self.width, scale, dropout)
         return found.view(query.shape)
 
 

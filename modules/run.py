@@ -108,7 +108,7 @@ def leave_padding_out(handle: Adapted | Stack, data: PaddedDataModule, config: R
     seeds that are trained at once would have to have equally many tokens."""
     can = len(data.seeds) == 1 if on_cpu(config) else on_gpu(config)
     wanted = config.training.get("pad", "bucket") == "bucket" and config.compile != "inductor"
-    if can and wanted and unpad(handle, data.longest):
+    if can and wanted and unpad(handle):
         data.pack(first_position(handle.model), rounded=data.fill and not on_cpu(config))
 
 

@@ -23,14 +23,11 @@ MODELS = ("bert", "roberta", "xlm-roberta", "camembert")
 classification read the first token."""
 
 
-def unpad(handle: Adapted | Stack, longest: int) -> bool:
+def unpad(handle: Adapted | Stack) -> bool:
     """Let the encoder of a classifier take packed batches (`modules.packed`) too; whether it can.
 
     It cannot where a layer does not say that it works token by token (prefixes act on the sequence), or the model is
     no classifier of `MODELS` with PyTorch's attention and heads that a GPU's kernels take.
-
-    Args:
-        longest: tokens that a row may have.
     """
     model = handle.model
     config = getattr(model, "config", None)
@@ -45,7 +42,7 @@ def unpad(handle: Adapted | Stack, longest: int) -> bool:
     skipped = {id(module) for block in blocks for module in (block.attention, block.attention.self)}
     if any(id(layer.site.module) in skipped for layer in handle.layers):
         return False
-    backbone.register_forward_pre_hook(functools.partial(_find_places, longest), with_kwargs=True)
+    backbone.register_forward_pre_hook(_find_places, with_kwargs=True)
     backbone.encoder.register_forward_hook(_by_row, with_kwargs=True)
     for block in blocks:
         block.forward = functools.partial(_block, block, block is blocks[-1])
@@ -58,12 +55,12 @@ def first_position(model: nn.Module) -> int:
     return 0 if model.config.model_type == "bert" else model.config.pad_token_id + 1
 
 
-def _find_places(longest: int, backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+def _find_places(backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
     """Replace ``starts``, ``ends`` and ``columns`` by what attention needs: transformers hands it on to the blocks."""
     if (ends := kwargs.pop("ends", None)) is not None:
         tokens = next(x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
         layout = kwargs.pop("starts"), ends, kwargs.pop("columns")
-        kwargs["places"] = places_of(*layout, tokens.shape[1], backbone, longest)
+        kwargs["places"] = places_of(*layout, tokens.shape[1], backbone)
     return args, kwargs
 
 

@@ -78,7 +78,7 @@ def test_language_model_predicts_its_targets():
 @pytest.mark.parametrize("config", [ROBERTA, GPT2], ids=["roberta", "gpt2"])
 def test_limit_goes_through_every_block_and_trains_the_head_alone(config):
     master = shapes.build(config, CPU)
-    trainee = ways.make(ways.Way("limit", "", "eager"), master, {}, bf16=False, longest=16)
+    trainee = ways.make(ways.Way("limit", "", "eager"), master, {}, bf16=False)
     reached = []
     model = trainee.handle.model
     blocks = model.transformer.h if config is GPT2 else model.roberta.encoder.layer
@@ -97,8 +97,7 @@ def test_limit_without_padding_computes_the_limits_loss():
     master = shapes.build(ROBERTA, CPU, dropout=False)
     batch = shapes.fixed_batches(ROBERTA, 4, 16, CPU)[0]
     padded, packed = (
-        ways.make(ways.Way(library, "", "eager"), master, {}, bf16=False, longest=16)
-        for library in ("limit", ways.LIMIT_PACKED)
+        ways.make(ways.Way(library, "", "eager"), master, {}, bf16=False) for library in ("limit", ways.LIMIT_PACKED)
     )
     tokens = []
     packed.handle.model.roberta.encoder.layer[0].intermediate.register_forward_hook(
@@ -128,7 +127,7 @@ def test_bf16_keeps_what_trains_in_fp32():
     methods = {"limit": ("",), ways.TOGETHER: ("lora",)}
     for library in ("limit", "ours", ways.TOGETHER, "peft", "peft-bf16"):
         for method in methods.get(library, ways.METHODS):
-            trainee = ways.make(ways.Way(library, method, "eager"), master, options, bf16=True, longest=16)
+            trainee = ways.make(ways.Way(library, method, "eager"), master, options, bf16=True)
             wanted = torch.bfloat16 if library == "peft-bf16" else torch.float32
             assert {p.dtype for p in trainee.parameters} == {wanted}, (library, method)
             model = trainee.handle.model
@@ -184,7 +183,7 @@ def stepper_of(method, mode, device=CPU):
     """Ours, with batches of which not all have one shape once they are packed."""
     options = ways.METHODS[method] | SMALL.get(method, {})
     master = shapes.build(ROBERTA, device, dropout=False)
-    trainee = ways.ours(master, method, options, bf16=False, longest=48)
+    trainee = ways.ours(master, method, options, bf16=False)
     assert trainee.kind == "packed"
     return steps.Stepper(trainee, mode, curves.RATE, faithful=True)
 

@@ -1,5 +1,8 @@
 """Attention within the rows of packed batches is PyTorch's, on a CPU and in each of a GPU's ways."""
 
+import importlib.util
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,9 @@ from modules import row_attention
 from modules.packed import Layout
 from modules.row_attention import Padded, Places, Sequences, attention, places_of
 from tests.models import MODELS
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels are carried out in Python
 
 MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its attention of packed rows")
@@ -53,113 +59,146 @@ def test_dropout_leaves_weights_out_and_scales_the_others():
     torch.testing.assert_close(found.mean(0), ones, atol=0.12, rtol=0)
 
 
-LENGTHS = np.array([[3, 70], [40, 1]])
-HEADS, WIDTH, SCALE = 2, 64, 0.2
+LENGTHS = [[3, 50], [40, 1]]
+HEADS, WIDTH, SCALE, DROPOUT = 2, 128, 0.2, 0.25
+interpreted = pytest.mark.skipif(
+    torch.cuda.is_available() or importlib.util.find_spec("triton") is None, reason="needs Triton, and no GPU"
+)
 WAYS = [
     pytest.param("padded", torch.float64, "cpu", id="padded-cpu"),
+    pytest.param("short", torch.float32, "cpu", id="short-interpreted", marks=interpreted),
     *(
         pytest.param(way, dtype, "cuda", marks=needs_gpu, id=f"{way}-{str(dtype)[6:]}")
         for way, dtype in (
             ("padded", torch.float32),
-            ("padded", torch.bfloat16),
-            ("efficient", torch.float32),
-            ("efficient", torch.bfloat16),
+            ("short", torch.float32),
+            ("short", torch.float16),
+            ("short", torch.bfloat16),
             ("flash", torch.bfloat16),
         )
     ),
 ]
 
 
-def placed(way: str, dtype: torch.dtype, device: str):
-    """Two parts of two rows and what is left over, and queries (of all, of first tokens), keys and values."""
-    layout = Layout.of(LENGTHS, longest=80, multiple=64)
-    n = layout.filled.shape[1]
-    assert n == 128 and layout.ends.shape == (2, 3) and layout.ends[1, 1] == 41 and layout.columns.shape == (1, 128)
-    starts, ends, columns = (torch.from_numpy(x).to(device) for x in (layout.starts, layout.ends, layout.columns))
-    if way == "padded":
-        places = Padded.of(starts, ends[:, :2], n, columns[0], HEADS, dtype)
-    else:
-        places = Sequences.of(starts, ends, n, HEADS, 80, way == "flash")
-    generator = torch.Generator(device).manual_seed(0)
+def draw(shape: tuple[int, ...], seed: int) -> torch.Tensor:
+    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
-    def draw(many: int) -> torch.Tensor:
-        return torch.randn((2, many, WIDTH), generator=generator, device=device).to(dtype).requires_grad_()
 
-    return places, torch.from_numpy(layout.filled).to(device), [draw(n), draw(2), draw(n), draw(n)]
+class Case:
+    """Two parts of two rows and what is left over, and queries (of all, or of first tokens), keys and values."""
+
+    def __init__(self, way: str, dtype: torch.dtype, device: str, first: bool) -> None:
+        layout = Layout.of(np.array(LENGTHS), multiple=64)
+        n = layout.filled.shape[1]
+        assert n == 64 and layout.ends.shape == (2, 3) and layout.ends[1, 1] == 41 and layout.columns.shape == (1, 64)
+        starts, ends, columns = (torch.from_numpy(x).to(device) for x in (layout.starts, layout.ends, layout.columns))
+        if way == "padded":
+            self.places = Padded.of(starts, ends[:, :2], n, columns[0], HEADS, dtype)
+        else:
+            self.places = Sequences.of(starts, ends, n, HEADS, 64, way == "flash")
+        real = torch.from_numpy(layout.filled).to(device)
+        self.of_queries = slice(None) if first else real
+        self.first, self.real = first, real
+        every = draw((2, n, 3 * WIDTH), 0).to(device, dtype)  # one product's output
+        query, self.key, self.value = (x.detach().requires_grad_() for x in every.split(WIDTH, -1))
+        asked = draw((2, 2, WIDTH), 1).to(device, dtype)
+        self.query = asked.requires_grad_() if first else query
+
+    def found(self, dropout: float = 0.0) -> torch.Tensor:
+        """(queries of real tokens, WIDTH)."""
+        tokens = self.query, self.key, self.value
+        found = self.places.attend(*tokens, scale=SCALE, dropout=dropout, first=self.first)
+        assert torch.isfinite(found).all()
+        return found[self.of_queries].flatten(0, -2).double()
+
+    def expected(self, kept: torch.Tensor | None = None) -> torch.Tensor:
+        """What `found` is to be, written out in fp64, with what dropout multiplies weights (queries, HEADS, 64) by."""
+        query, *others = self.query[self.of_queries].flatten(0, -2), self.key[self.real], self.value[self.real]
+        lengths = [length for part in LENGTHS for length in part]
+        rows, many = [], [1] * len(lengths) if self.first else lengths
+        kept = torch.ones(len(query), HEADS, 64, device=query.device) if kept is None else kept
+        split = zip(
+            *(x.double().split(lengths) for x in others), query.double().split(many), kept.split(many), strict=True
+        )
+        for k, v, q, factor in split:
+            q, k, v = (part.unflatten(1, (HEADS, -1)).transpose(0, 1) for part in (q, k, v))
+            weights = torch.softmax(q @ k.transpose(1, 2) * SCALE, -1) * factor.transpose(0, 1)[..., : k.shape[1]]
+            rows.append((weights @ v).transpose(0, 1).flatten(1))
+        return torch.cat(rows)
+
+    def agree(self, dtype: torch.dtype, found: torch.Tensor, expected: torch.Tensor) -> None:
+        """Values and gradients; those of what is unused are numbers, and none where no row sees it."""
+        low = {torch.bfloat16: 0.03, torch.float16: 0.005}
+        close = {"rtol": low[dtype], "atol": low[dtype]} if dtype in low else {"rtol": 1e-3, "atol": 1e-4}
+        torch.testing.assert_close(found, expected, **close)
+        weight = draw(expected.shape, 2).to(expected.device)
+        tokens = self.query, self.key, self.value
+        mine = torch.autograd.grad((found * weight).sum(), tokens)
+        theirs = torch.autograd.grad((expected * weight).sum(), tokens)
+        for a, b in zip(mine, theirs, strict=True):
+            assert torch.isfinite(a).all()
+            torch.testing.assert_close(a, b, **close)
 
 
 @pytest.mark.parametrize(("way", "dtype", "device"), WAYS)
 @pytest.mark.parametrize("first", [False, True])
-def test_attention_of_packed_rows_is_pytorchs(first, way, dtype, device):
-    """Values and gradients; those of what is unused are numbers, and none where no row sees it."""
-    places, real, (query, asked, *others) = placed(way, dtype, device)
-    tokens = [asked if first else query, *others]
-    found = places.attend(*tokens, scale=SCALE, dropout=0.0, first=first)
-    assert torch.isfinite(found).all()
-    flat = [(x.flatten(0, 1) if len(x[0]) == 2 else x[real]).double() for x in tokens]
-    expected = attention_of_rows(*flat, LENGTHS.ravel().tolist(), HEADS, SCALE)
-    own = (found.flatten(0, 1) if first else found[real]).double()
-    close = {"rtol": 0.03, "atol": 0.03} if dtype == torch.bfloat16 else {"rtol": 1e-3, "atol": 1e-4}
-    torch.testing.assert_close(own, expected, **close)
-    weight = torch.randn(expected.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
-    mine = torch.autograd.grad((own * weight).sum(), tokens)
-    theirs = torch.autograd.grad((expected * weight).sum(), tokens)
-    for a, b in zip(mine, theirs, strict=True):
-        assert torch.isfinite(a).all()
-        torch.testing.assert_close(a, b, **close)
+def test_attention_of_packed_rows_is_what_it_is_row_by_row(first, way, dtype, device):
+    case = Case(way, dtype, device, first)
+    case.agree(dtype, case.found(), case.expected())
 
 
-@pytest.mark.parametrize(("way", "dtype", "device"), [way for way in WAYS if way.values[0] != "efficient"])
+@pytest.mark.parametrize(("way", "dtype", "device"), WAYS)
 @pytest.mark.parametrize("first", [False, True])
-def test_the_backward_pass_drops_what_the_forward_pass_dropped(first, way, dtype, device):
-    """What is put out is linear in the values, whatever is dropped: sum(gradient * values) is the sum put out. And
-    dropout has an expectation and a spread, of its own in each head and row."""
-    places, real, (query, asked, key, value) = placed(way, dtype, device)
-    tokens = [asked if first else query, key]
-    found = places.attend(*tokens, value, scale=SCALE, dropout=0.25, first=first)
-    if not first:
-        found = found * real.unsqueeze(-1)
-    weight = torch.randn(found.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).to(device)
-    put_out = (found.double() * weight).sum()
-    (gradient,) = torch.autograd.grad(put_out, value)
-    rel, close = (0.02, 0.5) if dtype == torch.bfloat16 else (1e-4, 1e-4)
-    assert (gradient.double() * value.double()).sum().item() == pytest.approx(put_out.item(), rel=rel, abs=close)
-    ones = torch.ones_like(value)
-    drawn = [places.attend(*tokens, ones, scale=SCALE, dropout=0.25, first=first).detach() for _ in range(200)]
-    drawn = torch.stack([x.flatten(0, 1) if first else x[real] for x in drawn]).double()
-    assert drawn.mean().item() == pytest.approx(1, abs=0.05)
-    long = drawn[:, 1 if first else 3, :: WIDTH // HEADS]  # a token of the row of 70: its two heads
-    assert long.std(0).min() > 0.01 and torch.corrcoef(long.T)[0, 1].abs() < 0.5
-
-
-def test_memory_efficient_attention_one_behind_the_other_refuses_dropout():
-    places, _, (query, _, key, value) = placed("efficient", torch.float32, "cpu")
-    with pytest.raises(ValueError, match="has no dropout"):
-        places.attend(query, key, value, scale=SCALE, dropout=0.1, first=False)
+def test_dropout_on_a_gpu(first, way, dtype, device):
+    """The values are one for each token of a row, so that what is put out are the weights: some are 0, the others as
+    much larger, drawn for each head, row and call; values and gradients are those of these weights."""
+    torch.manual_seed(0)
+    case = Case(way, dtype, device, first)
+    ones = torch.zeros(2, 64, HEADS, WIDTH // HEADS, dtype=dtype, device=device)
+    for part, lengths in enumerate(LENGTHS):
+        for row, length in enumerate(lengths):
+            for place in range(length):
+                ones[part, sum(lengths[:row]) + place, :, place] = 1
+    case.value = ones.flatten(2).requires_grad_()
+    plain, found = case.expected().detach().unflatten(1, (HEADS, -1)), case.found(DROPOUT)
+    dropped = found.detach().unflatten(1, (HEADS, -1))
+    there = plain > 0
+    kept = torch.where(dropped > 0, 1 / (1 - DROPOUT), 0.0).double()
+    case.agree(dtype, found, case.expected(kept))
+    again = torch.where(case.found(DROPOUT).detach().unflatten(1, (HEADS, -1)) > 0, 1 / (1 - DROPOUT), 0.0)
+    many = 0.15 if first else 0.05
+    assert kept[there].mean().item() == pytest.approx(1, abs=many)
+    alike = (1 - DROPOUT) ** 2 + DROPOUT**2  # of what is drawn apart
+    assert (kept == again)[there].double().mean().item() == pytest.approx(alike, abs=many)
+    heads = (kept[:, 0] == kept[:, 1])[there[:, 0]]
+    assert heads.double().mean().item() == pytest.approx(alike, abs=many)
+    one, other = (kept[1], kept[2]) if first else (kept[3:43], kept[53:93])  # rows of 50 and of 40
+    assert (one[..., :40] == other[..., :40]).double().mean().item() == pytest.approx(alike, abs=many)
 
 
 @pytest.mark.parametrize(
-    ("training", "dropout", "dtype", "tokens", "expected"),
+    ("dtype", "tokens", "width", "triton", "expected"),
     [
-        (True, 0.1, torch.bfloat16, 128, Padded),
-        (True, 0.1, torch.float32, 640, Padded),
-        (True, 0.1, torch.bfloat16, 640, Sequences),  # flash
-        (True, 0.0, torch.bfloat16, 128, Sequences),
-        (False, 0.1, torch.float32, 128, Sequences),
+        (torch.bfloat16, 128, 64, True, "short"),
+        (torch.float32, 640, 128, True, "short"),
+        (torch.bfloat16, 640, 128, True, "flash"),
+        (torch.bfloat16, 128, 256, True, "flash"),
+        (torch.float32, 128, 256, True, "padded"),
+        (torch.float64, 128, 64, True, "padded"),
+        (torch.bfloat16, 128, 64, False, "padded"),
     ],
 )
-def test_what_a_gpu_computes_with(training, dropout, dtype, tokens, expected, monkeypatch):
+def test_what_a_gpu_computes_with(dtype, tokens, width, triton, expected, monkeypatch):
     """Rows of 16 tokens are short, rows of 80 long. Flash attention is there for 16-bit numbers."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no tensors without memory
-    backbone = MODELS["roberta"]().base_model.to(dtype).train(training)
-    for block in backbone.encoder.layer:
-        block.attention.self.dropout.p = dropout
+    monkeypatch.setattr(row_attention, "_has_triton", lambda: triton)
+    backbone = MODELS["roberta"]().base_model.to(dtype)
     starts = torch.empty(1, 8, dtype=torch.int32, device="meta")
-    ends, columns = starts.new_empty(1, 9), starts.new_empty(1, 128)
-    places = places_of(starts, ends, columns, tokens, backbone, 128)
-    assert type(places) is expected
-    assert getattr(places, "flash", False) == (expected is Sequences and dtype == torch.bfloat16 and tokens == 640)
+    ends, columns = starts.new_empty(1, 9), starts.new_empty(1, width)
+    places = places_of(starts, ends, columns, tokens, backbone)
+    found = "padded" if isinstance(places, Padded) else "flash" if places.flash else "short"
+    assert found == expected
 
 
 def test_what_attention_is_told_of_first_tokens():

@@ -121,7 +121,7 @@ def of_rows(self, query, key, value, scale, dropout, first):
     bounds = (self.asked if first else self.ends).tolist()
     mixed = []
     for (a, b), (c, d) in zip(pairwise(bounds), pairwise(self.ends.tolist()), strict=True):
-        assert d - c <= self.longest and b - a in (d - c, int(first), 0)
+        assert d - c <= self.width and b - a in (d - c, int(first), 0)
         if b > a:
             parts = (x[None, i:j].transpose(1, 2) for x, i, j in ((q, a, b), (k, c, d), (v, c, d)))
             mixed.append(F.scaled_dot_product_attention(*parts, scale=scale).transpose(1, 2).flatten(2)[0])
@@ -134,11 +134,11 @@ def test_so_they_do_packed_as_on_a_gpu(command, tmp_path, graphed, monkeypatch, 
     repeated; against padded runs."""
     monkeypatch.setattr(modules.run, "on_cpu", lambda config: False)
 
-    def places(starts, ends, columns, tokens, backbone, longest):
+    def places(starts, ends, columns, tokens, backbone):
         heads = backbone.config.num_attention_heads
         if side_by_side:
             return Padded.of(starts, ends[:, : starts.shape[1]], tokens, columns[0], heads, torch.float32)
-        return Sequences.of(starts, ends, tokens, heads, longest, False)
+        return Sequences.of(starts, ends, tokens, heads, columns.shape[1], False)
 
     monkeypatch.setattr(modules.unpadded, "places_of", places)
     monkeypatch.setattr(Sequences, "attend", of_rows)

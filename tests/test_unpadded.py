@@ -27,12 +27,9 @@ from variants.registry import resolve
 MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
 
 
-LONGEST = 8
-
-
 def packed(ids: torch.Tensor, mask: torch.Tensor, parts: int = 1, multiple: int = 1) -> dict[str, torch.Tensor]:
     """The rows of a padded batch one behind the other."""
-    layout = Layout.of(mask.sum(1).reshape(parts, -1).numpy(), LONGEST, multiple)
+    layout = Layout.of(mask.sum(1).reshape(parts, -1).numpy(), multiple)
     return {
         "input_ids": layout.spread(ids[mask == 1].numpy(), 1),
         "position_ids": layout.spread(layout.positions, 0),
@@ -63,7 +60,7 @@ def test_logits_and_gradients_are_those_with_padding(architecture, variant, mask
     adapted = attach(MODELS[architecture](), resolve(variant)(), seed=0)
     train(adapted.trained(), seed=3)
     logits, gradients = outcome(adapted, mask)
-    assert unpad(adapted, LONGEST)
+    assert unpad(adapted)
     for pack in (True, False):  # it still takes padded batches
         again, own = outcome(adapted, mask, pack)
         torch.testing.assert_close(again, logits)
@@ -79,7 +76,7 @@ def test_blocks_see_tokens_alone_and_the_last_one_the_first_of_each_row():
     for module in adapted.model.modules():
         if isinstance(module, nn.LayerNorm):
             module.register_forward_hook(lambda module, args, output: seen.append(output.shape[:2]))
-    unpad(adapted, LONGEST)
+    unpad(adapted)
     outcome(adapted, MASK, pack=True)
     tokens = int(MASK.sum())
     assert seen == [(1, tokens)] * (1 + 2 * (blocks - 1)) + [(1, 3)] * 2
@@ -88,7 +85,7 @@ def test_blocks_see_tokens_alone_and_the_last_one_the_first_of_each_row():
 def test_queries_of_the_last_block_read_alone():
     """What the other maps of that block compute is for all tokens; it is no product more than needed."""
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
-    unpad(adapted, LONGEST)
+    unpad(adapted)
     products = []
 
     class Sizes(TorchFunctionMode):
@@ -106,14 +103,14 @@ def test_queries_of_the_last_block_read_alone():
 
 def test_rows_that_do_not_fill_their_batch_are_refused_on_a_cpu():
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
-    unpad(adapted, LONGEST)
+    unpad(adapted)
     with pytest.raises(ValueError, match="must fill"):
         adapted.model(**packed(torch.full_like(MASK, 7), MASK, multiple=16))
 
 
 @pytest.mark.parametrize("variant", ["prefix_embed", "prefix_layer", "prefix_tuning"])
 def test_prefixes_keep_their_padding(variant):
-    assert not unpad(attach(MODELS["roberta"](), resolve(variant)(), seed=0), LONGEST)
+    assert not unpad(attach(MODELS["roberta"](), resolve(variant)(), seed=0))
 
 
 def test_a_layer_that_says_nothing_of_tokens_keeps_its_padding():
@@ -126,13 +123,13 @@ def test_a_layer_that_says_nothing_of_tokens_keeps_its_padding():
             def forward(self, x, y):
                 return y + F.linear(x.roll(1, dims=-2), self.delta_weight())
 
-    assert not unpad(attach(MODELS["roberta"](), Shifted(), seed=0), LONGEST)
-    assert unpad(attach(MODELS["roberta"](), LoRA(), seed=0), LONGEST)
+    assert not unpad(attach(MODELS["roberta"](), Shifted(), seed=0))
+    assert unpad(attach(MODELS["roberta"](), LoRA(), seed=0))
 
 
 @pytest.mark.parametrize("architecture", ["distilbert", "deberta-v2", "gpt2"])
 def test_other_models_keep_their_padding(architecture):
-    assert not unpad(attach(MODELS[architecture](), resolve("lora")(), seed=0), LONGEST)
+    assert not unpad(attach(MODELS[architecture](), resolve("lora")(), seed=0))
 
 
 @pytest.mark.parametrize("lowered", [False, True], ids=["mixed", "backbone"])
@@ -143,7 +140,7 @@ def test_bf16_too(lowered):
         adapted.model.base_model.to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         logits, gradients = outcome(adapted, MASK)
-        assert unpad(adapted, LONGEST)
+        assert unpad(adapted)
         again, own = outcome(adapted, MASK, pack=True)
     torch.testing.assert_close(again, logits, rtol=0.02, atol=0.02)
     total, difference = (
@@ -158,7 +155,7 @@ def test_a_layer_on_attention_itself_keeps_its_padding():
     site = adapted.layers[0].site
     assert site.module is not (module := adapted.model.base_model.encoder.layer[0].attention.self)
     adapted.layers[0].site = dataclasses.replace(site, module=module)
-    assert not unpad(adapted, LONGEST)
+    assert not unpad(adapted)
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its attention of packed rows")
@@ -178,7 +175,7 @@ def test_packed_on_a_gpu_computes_what_padded_does(variant, lowered):
     padded = {"input_ids": ids, "attention_mask": MASK}
     filled = packed(ids, MASK, multiple=16)
     filled["position_ids"] += first_position(adapted.model)
-    assert unpad(adapted, LONGEST)
+    assert unpad(adapted)
     outcomes = []
     for batch in (padded, filled):
         with adapted.prepared():
@@ -197,7 +194,7 @@ def test_packed_rows_are_the_padded_ones():
     rows = (np.array([4, 0, 2, 5]), np.ones(4, np.float32))
     padded = PaddedRows(tokens, 1, [16])[rows]
     for parts, multiple, pieces in ((1, 1, 0), (2, 1, 1), (2, 100, 2)):
-        found = PackedRows(tokens, 1, 2, 16, parts, multiple)[rows]
+        found = PackedRows(tokens, 1, 2, parts, multiple)[rows]
         n = found["input_ids"].shape[1]
         assert found["input_ids"].shape == found["position_ids"].shape == (parts, n) and n % multiple == 0
         lengths = padded["attention_mask"].sum(1)
@@ -234,7 +231,6 @@ def test_a_module_that_packs_gives_packed_batches():
     data = GlueDataModule(
         TASKS["rte"], {"train": make_tokens(list(range(3, 43)))}, pad_id=1, batch_size=4, max_length=64
     )
-    assert data.longest == 48
     data.pack(2)
     batches = list(data.train_dataloader())
     assert sum(int((batch["input_ids"] != 1).sum()) for batch in batches) == sum(range(3, 43))

@@ -6,6 +6,7 @@ weights go on as before.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,7 +42,7 @@ class SiteAdapters(nn.Module):
         fp32 adapters over a low-precision base compute as they do under autocast, whether or not it is on.
         """
         if y.dtype in LOW_PRECISION and not torch.is_autocast_enabled(y.device.type):
-            with torch.autocast(y.device.type, y.dtype):
+            with _autocast(y.device.type, y.dtype):
                 return self._compute(x, y)
         return self._compute(x, y)
 
@@ -54,6 +55,12 @@ class SiteAdapters(nn.Module):
         for layer, number in zip(self._in_order, self._parts, strict=True):
             parts[number] = layer(x, parts[number]).to(y.dtype)
         return torch.cat(parts, dim=-1)
+
+
+@functools.cache
+def _autocast(kind: str, dtype: torch.dtype) -> torch.autocast:
+    """One for all passes: to make another costs more than most layers."""
+    return torch.autocast(kind, dtype)
 
 
 def adds_product(layer: nn.Module) -> bool:

@@ -10,6 +10,8 @@ from torch import Tensor
 from variants.beside import beside, used
 from variants.reading import few_kernels
 
+# where our own functions do not pay, addcmul does not either: the gradients PyTorch has for it take two products each
+
 
 def scale(v: Tensor, u: Tensor) -> Tensor:
     """v ⊙ u: (n) and (..., n) give (..., n)."""
@@ -18,13 +20,13 @@ def scale(v: Tensor, u: Tensor) -> Tensor:
 
 def add_scaled(y: Tensor, v: Tensor, u: Tensor) -> Tensor:
     """y + v ⊙ u: (..., n), (n) and (..., n) give (..., n)."""
-    return _Scale.apply(y, v, u) if _together(y, v, u) else torch.addcmul(y, v, u)
+    return _Scale.apply(y, v, u) if _together(y, v, u) else y + v * u
 
 
 def add_gain(u: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
     """u + h ⊙ (u - bias): (..., n), (n) and a frozen (n) give (..., n)."""
     w = u if bias is None else u - bias.detach()
-    return _AddGain.apply(u, h, w.detach()) if _together(u, h, w) else torch.addcmul(u, h, w)
+    return _AddGain.apply(u, h, w.detach()) if _together(u, h, w) else u + h * w
 
 
 def _together(*tensors: Tensor) -> bool:

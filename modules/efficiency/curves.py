@@ -44,8 +44,7 @@ class Case(NamedTuple):
         from modules.efficiency.peft_ways import equalise, theirs
 
         target = TARGET[self.master.config.model_type]
-        width = self.batches[0]["input_ids"].shape[1]
-        mine = W.ours(copy.deepcopy(self.master), self.method, self.options, bf16, width, target)
+        mine = W.ours(copy.deepcopy(self.master), self.method, self.options, bf16, target)
         other = theirs(copy.deepcopy(self.master), self.method, self.options, bf16, low=False)
         rng = torch.Generator().manual_seed(5 + self.draw)
         with torch.no_grad():

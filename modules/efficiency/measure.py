@@ -18,7 +18,6 @@ from modules.efficiency.shapes import (
     build,
     drawn_batches,
     fixed_batches,
-    longest_row,
     shape_of,
     sizes,
     tokens_of,
@@ -67,10 +66,6 @@ class Scenario:
     def packed(self) -> bool:
         """Whether the backbone can do without padding (`modules.unpadded`)."""
         return "roberta" in self.shape
-
-    def longest(self, config: dict[str, Any]) -> int:
-        """Tokens that a row may have."""
-        return self.width or longest_row(config)
 
     def batches(self, config: dict[str, Any], device: torch.device) -> list[Batch]:
         if self.width:
@@ -135,7 +130,7 @@ def measure(
     for way in chosen:
         began = time.perf_counter()
         try:
-            running = _built(way, master, options, bf16, scenario.longest(config), batches, device, compiled)
+            running = _built(way, master, options, bf16, batches, device, compiled)
         except Exception as error:  # one way that cannot be is a row that says so
             records[way.name] = _about(way) | {"failed": reason(error)}
             say(f"  {way.name:28} failed: {reason(error)}")
@@ -179,7 +174,7 @@ def measure(
 
 
 def _built(
-    way: W.Way, master, options, bf16: bool, longest: int, batches: list[Batch], device: torch.device, compiled: dict
+    way: W.Way, master, options, bf16: bool, batches: list[Batch], device: torch.device, compiled: dict
 ) -> Running:
     """A way with every shape of batch seen, so that nothing is compiled, captured or allocated later.
 
@@ -188,7 +183,7 @@ def _built(
     """
     free(device)
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
-    trainee = compiled.get((way.library, way.method)) or W.make(way, master, options, bf16, longest)
+    trainee = compiled.get((way.library, way.method)) or W.make(way, master, options, bf16)
     if way.mode.startswith("compiled") and (way.library, way.method) not in compiled:
         compile_core(trainee)
         trainee.kind = ""  # padded, as in runs with torch.compile: it wants few shapes

@@ -123,7 +123,7 @@ def fixed_batches(config: dict[str, Any], rows: int, width: int, device: torch.d
     """Batches of rows x width: the first row is full, the others have between half of the width and all of it."""
     rng = np.random.default_rng(0)
     lengths = [np.concatenate([[width], rng.integers(max(3, width // 2), width + 1, rows - 1)]) for _ in range(count)]
-    return [_batch(config, n, n // 2, width, width, rng, device) for n in lengths]
+    return [_batch(config, n, n // 2, width, rng, device) for n in lengths]
 
 
 def positions(config: dict[str, Any]) -> int:
@@ -133,24 +133,19 @@ def positions(config: dict[str, Any]) -> int:
     return config["max_position_embeddings"] - config["pad_token_id"] - 1
 
 
-def longest_row(config: dict[str, Any]) -> int:
-    """Tokens of the longest row that a batch of real lengths may have."""
-    return max(edge for edge in EDGES if edge <= positions(config))
-
-
 def drawn_batches(config: dict[str, Any], rows: int, name: str, device: torch.device, count: int) -> list[Batch]:
     """Batches of real lengths, padded to the first of EDGES that the longest row fits in; the tasks take turns.
 
     Rows that are longer than the backbone has positions for are cut.
     """
-    longest = longest_row(config)
+    longest = max(edge for edge in EDGES if edge <= positions(config))
     rng, batches = np.random.default_rng(0), []
     tables = list(table(name).values())
     for index in range(count):
         lengths, targets = tables[index % len(tables)].draw(rows, rng)
         lengths = lengths.clip(3, longest)
         width = EDGES[np.searchsorted(EDGES, lengths.max())]
-        batches.append(_batch(config, lengths, targets.clip(1, lengths - 1), width, longest, rng, device))
+        batches.append(_batch(config, lengths, targets.clip(1, lengths - 1), width, rng, device))
     return batches
 
 
@@ -159,7 +154,6 @@ def _batch(
     lengths: np.ndarray,
     targets: np.ndarray,
     width: int,
-    longest: int,
     rng: np.random.Generator,
     device: torch.device,
 ) -> Batch:
@@ -172,7 +166,7 @@ def _batch(
         batch |= _targets(ids, mask & (place >= length - torch.from_numpy(np.asarray(targets, np.int64))[:, None]))
     else:
         for kind, multiple in PACKED.items():
-            layout = Layout.of(np.asarray(lengths)[None], longest, multiple if device.type == "cuda" else 1)
+            layout = Layout.of(np.asarray(lengths)[None], multiple if device.type == "cuda" else 1)
             batch |= {f"{kind}.{name}": part for name, part in _packed(config["pad_token_id"], ids[mask], layout)}
         batch["labels"] = torch.from_numpy(rng.integers(0, 2, len(lengths)))
     return {name: part.to(device) for name, part in batch.items()}

@@ -129,14 +129,13 @@ class Trainee:
 
 
 def make(
-    way: Way, master: nn.Module, options: dict[str, dict[str, Any]], bf16: bool, longest: int, target: str = "attn-qv"
+    way: Way, master: nn.Module, options: dict[str, dict[str, Any]], bf16: bool, target: str = "attn-qv"
 ) -> Trainee:
     """A trainee on a copy of the master.
 
     Args:
         master: the backbone in fp32; its copies train.
         options: hyperparameters of each method.
-        longest: tokens that a row may have.
         target: of our adapters; PEFT adapts what it does by default.
 
     Raises:
@@ -147,7 +146,7 @@ def make(
         return _limit(model, bf16)
     if way.library == LIMIT_PACKED:
         limit = _limit(model, bf16)
-        if unpad(limit.handle, longest):
+        if unpad(limit.handle):
             limit.kind = "packed"
         return limit
     if way.library == LIMIT_TOGETHER:
@@ -159,17 +158,15 @@ def make(
         model.requires_grad_(True)
         return Trainee(lambda batch: loss_of(model, batch), list(model.parameters()), autocast=bf16)
     if way.library == TOGETHER:
-        return stacked(model, way.method, options[way.method], bf16, longest, target)
+        return stacked(model, way.method, options[way.method], bf16, target)
     if way.library == "ours":
-        return ours(model, way.method, options[way.method], bf16, longest, target)
+        return ours(model, way.method, options[way.method], bf16, target)
     from modules.efficiency.peft_ways import theirs
 
     return theirs(model, way.method, options[way.method], bf16, low=way.library == "peft-bf16")
 
 
-def ours(
-    model: nn.Module, method: str, options: dict[str, Any], bf16: bool, longest: int, target: str = "attn-qv"
-) -> Trainee:
+def ours(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, target: str = "attn-qv") -> Trainee:
     """This project's adapter, on batches without padding where the model is a classifier, as the command trains."""
     if bf16:
         _lower(model)
@@ -181,7 +178,7 @@ def ours(
         extra=adapted.penalty if has_step else None,
         after=(lambda step: adapted.after_step(START + step, TOTAL)) if has_step else None,
         handle=adapted,
-        kind="packed" if unpad(adapted, longest) else "",
+        kind="packed" if unpad(adapted) else "",
     )
 
 
@@ -190,7 +187,6 @@ def stacked(
     method: str,
     options: dict[str, Any],
     bf16: bool,
-    longest: int,
     target: str = "attn-qv",
     size: int = STACKED,
 ) -> Trainee:
@@ -212,7 +208,7 @@ def stacked(
         feed=lambda batch: _repeated(batch, size),
         clip=clip_each,
         handle=stack,
-        kind="each" if unpad(stack, longest) else "",
+        kind="each" if unpad(stack) else "",
     )
 
 
