@@ -82,8 +82,8 @@ def compare(
 
     PEFT's curve is that of its eager step. No dropout, the same batches, fp32 without TF32; adapters are away from zero
     at the start. ``effect`` is the difference that leaving the adapter out makes: what a difference is measured by. In
-    bf16, where thirty steps amplify what is rounded, figures are medians over several starting adapters (``draws``,
-    the last of the modes alone), and ``rounding`` is how far bf16 takes PEFT's own curve from its curve in fp32.
+    bf16, where thirty steps amplify what is rounded, figures are medians over several starting adapters (``draws``),
+    and ``rounding`` is how far bf16 takes PEFT's own curve from its curve in fp32.
     """
     config = sizes(scenario.shape)
     master = build(config, device, dropout=False)
@@ -103,7 +103,7 @@ def compare(
                     say(f"  {scenario.shape} {method:8} {precision} PEFT failed: {reason(error)}")
                     recover()
                     continue
-                found = {mode: _measured(starts if mode == modes[-1] else starts[:1], bf16, mode) for mode in modes}
+                found = {mode: _measured(starts, bf16, mode) for mode in modes}
             for mode, figures in found.items():
                 say(f"  {scenario.shape} {method:8} {precision} ours {mode:8} against PEFT: {_in_words(figures)}")
                 yield record | {"library": "ours", "mode": mode} | figures

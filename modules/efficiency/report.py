@@ -76,8 +76,8 @@ def _curves(records: list[dict[str, Any]]) -> list[str]:
         "",
         "Ours against PEFT's eager step from equal adapters, head and batches, no dropout: the largest difference "
         f"of the losses over {records[0]['steps']} steps, as a share of the first, beside that without the adapter. "
-        "In bf16 the two round in different places: figures are medians over several starting adapters where there is "
-        "one for rounding alone, which is how far bf16 takes PEFT's own curve from its curve in fp32.",
+        "In bf16 the two round in different places: figures are medians over several starting adapters. Rounding "
+        "alone is how far bf16 takes PEFT's own curve from its curve in fp32.",
         "",
         "| backbone | method | precision | ours | difference | without the adapter | rounding alone | |",
         "|---|---|---|---|---|---|---|---|",
