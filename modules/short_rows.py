@@ -74,7 +74,7 @@ def _forward(
 @triton.jit(do_not_specialize=["scale", "dropout"])
 def _backward(
     q_at, k_at, v_at, of_out_at, of_q_at, of_k_at, of_v_at, queries, keys, seed, q_stride, k_stride, v_stride,
-    heads, d, scale, dropout, T: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
+    of_q_stride, of_kv_stride, heads, d, scale, dropout, T: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     head, query, asked, token, many = _row(queries, keys, heads)
     q_at, is_query = _place(q_at, query, asked, q_stride, head, d, T, D)
@@ -89,9 +89,9 @@ def _backward(
     of_scores = (weights * (of_weights - tl.sum(weights * of_weights, 1)[:, None]) * scale).to(v.dtype)
     of_q = tl.dot(of_scores, k, input_precision=PRECISION)
     of_k = tl.dot(tl.trans(of_scores), q, input_precision=PRECISION)
-    of_q_at, is_query = _place(of_q_at, query, asked, heads * d, head, d, T, D)
-    of_k_at, is_token = _place(of_k_at, token, many, heads * d, head, d, T, D)
-    of_v_at, is_token = _place(of_v_at, token, many, heads * d, head, d, T, D)
+    of_q_at, is_query = _place(of_q_at, query, asked, of_q_stride, head, d, T, D)
+    of_k_at, is_token = _place(of_k_at, token, many, of_kv_stride, head, d, T, D)
+    of_v_at, is_token = _place(of_v_at, token, many, of_kv_stride, head, d, T, D)
     tl.store(of_q_at, of_q.to(v.dtype), is_query)
     tl.store(of_k_at, of_k.to(v.dtype), is_token)
     tl.store(of_v_at, of_v.to(v.dtype), is_token)
@@ -122,11 +122,14 @@ class _ShortRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *rest = ctx.saved_tensors
-        gradients = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
-        strides = q.stride(0), k.stride(0), v.stride(0)
-        numbers, sizes = ctx.settings
-        _backward[ctx.grid](q, k, v, of_out.contiguous(), *gradients, *rest, *strides, *numbers, **sizes)
-        return *gradients, *[None] * 7
+        (N, width), numbers, sizes = k.shape, *ctx.settings
+        # side by side, so that who made all three has their gradient as one matrix (`variants.reading`)
+        alike = len(q) == N
+        of_kv = k.new_empty(N, (2 + alike) * width).split(width, 1)
+        of_q, of_k, of_v = of_kv if alike else (q.new_empty(q.shape), *of_kv)
+        strides = [x.stride(0) for x in (q, k, v, of_q, of_k)]
+        _backward[ctx.grid](q, k, v, of_out.contiguous(), of_q, of_k, of_v, *rest, *strides, *numbers, **sizes)
+        return of_q, of_k, of_v, *[None] * 7
 
 
 def attention(

@@ -11,6 +11,11 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: several threads only wait for each other
 
+import torch  # noqa: E402
+
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports it: kernels are carried out in Python
+
 TRAIN, DEV = 45, 11  # neither is a multiple of the batch size, nor of two processes
 
 

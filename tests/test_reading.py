@@ -240,3 +240,32 @@ def test_stacked_adapters_add_to_the_same_gradient(variant, large, monkeypatch):
     assert same == pytest.approx(loss, rel=1e-6) and distance(found, gradients) < 1e-4
     per_block = 3 + 2  # q, k, v and the adapters of two
     assert len(added) == per_block and added.count(3) == (0 if variant.name == "vera" else 2)
+
+
+@pytest.mark.parametrize("side_by_side", [True, False])
+def test_gradients_that_lie_side_by_side_are_one_product(side_by_side):
+    """As attention's of queries, keys and values on a GPU do; what comes out is autograd's own."""
+
+    class Summed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, *parts):
+            ctx.save_for_backward(*parts)
+            return sum(part.square().sum() for part in parts)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            found = torch.cat([2 * part for part in ctx.saved_tensors], -1).split([4, 4, 6], -1)
+            return tuple(found) if side_by_side else tuple(part.clone() for part in found)
+
+    maps = [nn.Linear(5, width) for width in (4, 4, 6)]
+    for module in maps:
+        module.requires_grad_(False)
+    x = torch.randn(2, 3, 5, requires_grad=True)
+    (expected,) = torch.autograd.grad(sum(module(x).square().sum() for module in maps), x)
+    with reading.for_graph():
+        read = reading.Reading(x, reading.Maps(maps))
+        loss = Summed.apply(*(read.outputs[place] for place in range(3)))
+        with Ops() as ops:
+            (found,) = torch.autograd.grad(loss, x)
+    torch.testing.assert_close(found, expected)
+    assert ops.names.count("mm") + ops.names.count("addmm_") == (1 if side_by_side else 3)

@@ -1,7 +1,6 @@
 """Attention within the rows of packed batches is PyTorch's, on a CPU and in each of a GPU's ways."""
 
 import importlib.util
-import os
 
 import numpy as np
 import pytest
@@ -12,9 +11,6 @@ from modules import row_attention
 from modules.packed import Layout
 from modules.row_attention import Padded, Places, Sequences, attention, places_of
 from tests.models import MODELS
-
-if not torch.cuda.is_available():
-    os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels are carried out in Python
 
 MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its attention of packed rows")

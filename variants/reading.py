@@ -161,6 +161,10 @@ class Maps:
         module = self.modules[place]
         return module.weight.t() if is_conv1d(module) else module.weight
 
+    def whole(self) -> Tensor:
+        """The weights of all maps that have been joined, one below the other."""
+        return self._whole[0]
+
     def _parameters(self) -> list[nn.Parameter]:
         return [p for module in self.modules for p in (module.weight, module.bias) if p is not None]
 
@@ -186,14 +190,30 @@ class _Read(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, own: Tensor | None, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
-        for place, gradient in enumerate(gradients):
-            if gradient is not None:
-                ctx.sum.add(gradient.flatten(0, -2), ctx.maps.matrix(place))
+        if (together := _side_by_side(gradients)) is not None:
+            ctx.sum.add(together, ctx.maps.whole())
+        else:
+            for place, gradient in enumerate(gradients):
+                if gradient is not None:
+                    ctx.sum.add(gradient.flatten(0, -2), ctx.maps.matrix(place))
         total = ctx.sum.take()
         if total is None:
             return own, None, None
         total = total.view(ctx.shape)
         return total if own is None else total + own, None, None
+
+
+def _side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """(N, n) if the parts, (..., n_1), (..., n_2), ..., are its columns in their order in memory."""
+    if len(parts) == 1 or any(part is None for part in parts):
+        return None
+    rows = [part.flatten(0, -2) for part in parts]
+    width, place = sum(part.shape[1] for part in rows), rows[0].data_ptr()
+    for part in rows:
+        if part.data_ptr() != place or part.stride() != (width, 1):
+            return None
+        place += part.shape[1] * part.element_size()
+    return rows[0].as_strided((len(rows[0]), width), (width, 1))
 
 
 def read_together(
