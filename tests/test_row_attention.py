@@ -173,22 +173,24 @@ def test_dropout_on_a_gpu(first, way, dtype, device):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tokens", "width", "triton", "expected"),
+    ("dtype", "tokens", "width", "products", "triton", "expected"),
     [
-        (torch.bfloat16, 128, 64, True, "short"),
-        (torch.float32, 640, 128, True, "short"),
-        (torch.bfloat16, 640, 128, True, "flash"),
-        (torch.bfloat16, 128, 256, True, "flash"),
-        (torch.float32, 128, 256, True, "padded"),
-        (torch.float64, 128, 64, True, "padded"),
-        (torch.bfloat16, 128, 64, False, "padded"),
+        (torch.bfloat16, 128, 64, "highest", True, "short"),
+        (torch.float32, 128, 64, "highest", True, "padded"),
+        (torch.float32, 640, 128, "high", True, "short"),
+        (torch.bfloat16, 640, 128, "high", True, "flash"),
+        (torch.bfloat16, 128, 256, "high", True, "flash"),
+        (torch.float32, 128, 256, "high", True, "padded"),
+        (torch.float64, 128, 64, "high", True, "padded"),
+        (torch.bfloat16, 128, 64, "high", False, "padded"),
     ],
 )
-def test_what_a_gpu_computes_with(dtype, tokens, width, triton, expected, monkeypatch):
+def test_what_a_gpu_computes_with(dtype, tokens, width, products, triton, expected, monkeypatch):
     """Rows of 16 tokens are short, rows of 80 long. Flash attention is there for 16-bit numbers."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no tensors without memory
     monkeypatch.setattr(row_attention, "_has_triton", lambda: triton)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: products)
     backbone = MODELS["roberta"]().base_model.to(dtype)
     starts = torch.empty(1, 8, dtype=torch.int32, device="meta")
     ends, columns = starts.new_empty(1, 9), starts.new_empty(1, width)
