@@ -100,7 +100,7 @@ def _backward(
 class _ShortRows(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: Tensor, keys: Tensor, seed: Tensor | None, heads: int,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, queries: Tensor, keys: Tensor, seed: Tensor, heads: int,
         width: int, scale: float, dropout: float,
     ) -> Tensor:  # fmt: skip
         d = q.shape[1] // heads
@@ -112,7 +112,6 @@ class _ShortRows(torch.autograd.Function):
         }
         ctx.grid, ctx.settings = ((len(keys) - 1) * heads,), ((heads, d, scale, dropout), sizes)
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-        seed = keys if seed is None else seed  # where nothing is dropped it is not read
         ctx.save_for_backward(q, k, v, queries, keys, seed)
         strides = q.stride(0), k.stride(0), v.stride(0)
         _forward[ctx.grid](q, k, v, out, queries, keys, seed, *strides, *ctx.settings[0], **sizes)
@@ -147,7 +146,9 @@ def attention(
     Returns:
         (M, heads * d), contiguous.
     """
-    seed = torch.randint(2**62, (1,), device=q.device) if dropout else None
+    seed = torch.empty(1, dtype=torch.int64, device=q.device)  # where nothing is dropped it is not read
+    if dropout:
+        seed.random_(2**62)
     return _ShortRows.apply(q, k, v, queries, keys, seed, heads, width, scale, dropout)
 
 

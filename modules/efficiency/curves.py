@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -27,6 +27,13 @@ DRAWS = 3
 RATE = 1e-3
 SPREAD = 0.5
 """Standard deviation of what a method starts at zero."""
+
+
+class Curve(NamedTuple):
+    """The losses of all steps, and the first step's gradient as it was clipped, (parameters,) in fp32."""
+
+    losses: list[float]
+    gradient: Tensor
 
 
 class Case(NamedTuple):
@@ -54,12 +61,17 @@ class Case(NamedTuple):
         equalise(mine.handle, other.handle, self.method)
         return mine, other
 
-    def theirs(self, bf16: bool) -> list[float]:
-        """PEFT's losses, eager."""
-        return _run(Stepper(self.pair(bf16)[1], "eager", RATE), self.batches)
+    def theirs(self, bf16: bool) -> Curve:
+        """PEFT's, eager."""
+        from modules.efficiency.peft_ways import pairs
 
-    def ours(self, bf16: bool, mode: str) -> list[float]:
-        return _run(Stepper(self.pair(bf16)[0], mode, RATE, faithful=True), self.batches)
+        mine, other = self.pair(bf16)
+        in_our_order = [parameter for _, parameter in pairs(mine.handle, other.handle, self.method)]
+        return _curve(Stepper(other, "eager", RATE), self.batches, in_our_order)
+
+    def ours(self, bf16: bool, mode: str) -> Curve:
+        mine, _ = self.pair(bf16)
+        return _curve(Stepper(mine, mode, RATE, faithful=True), self.batches, mine.handle.trained().values())
 
     def absent(self, bf16: bool) -> list[float]:
         """Losses without the adapter: its layers are off, the head learns alone (a language model has none)."""
@@ -67,8 +79,8 @@ class Case(NamedTuple):
         trainee.handle.enable(False)
         trainee.extra = trainee.after = None
         if not trainee.handle.head:
-            return _run(torch.no_grad()(trainee.loss), self.batches)
-        return _run(Stepper(trainee, "eager", RATE), self.batches)
+            return _losses(torch.no_grad()(trainee.loss), self.batches)
+        return _losses(Stepper(trainee, "eager", RATE), self.batches)
 
 
 def compare(
@@ -83,7 +95,9 @@ def compare(
     PEFT's curve is that of its eager step. No dropout, the same batches, fp32 without TF32; adapters are away from zero
     at the start. ``effect`` is the difference that leaving the adapter out makes: what a difference is measured by. In
     bf16, where thirty steps amplify what is rounded, figures are medians over several starting adapters (``draws``),
-    and ``rounding`` is how far bf16 takes PEFT's own curve from its curve in fp32.
+    and ``rounding`` is how far bf16 takes PEFT's own curve from its curve in fp32. What is not amplified is the first
+    step's gradient: ``gradient`` is how far ours is from PEFT's in fp32, as a share of it, ``gradient_rounding`` PEFT's
+    own in bf16.
     """
     config = sizes(scenario.shape)
     master = build(config, device, dropout=False)
@@ -115,28 +129,31 @@ class Start(NamedTuple):
 
     case: Case
     peft: list[float]
-    effect: float
-    rounding: float | None
+    exact: Tensor
+    known: dict[str, float]
 
     @classmethod
     def of(cls, case: Case, bf16: bool) -> Start:
         peft = case.theirs(bf16)
-        rounding = difference(peft, case.theirs(False)) if bf16 else None
-        return cls(case, peft, difference(case.absent(bf16), peft), rounding)
+        exact = case.theirs(False) if bf16 else peft
+        known = {"effect": difference(case.absent(bf16), peft.losses)}
+        if bf16:
+            known["rounding"] = difference(peft.losses, exact.losses)
+            known["gradient_rounding"] = _apart(peft.gradient, exact.gradient)
+        return cls(case, peft.losses, exact.gradient, known)
 
 
 def _measured(starts: list[Start], bf16: bool, mode: str) -> dict[str, Any]:
     """Curves from the first start, and medians over all of how far they are apart."""
     every: list[dict[str, float]] = []
     curves: dict[str, Any] = {}
-    for case, peft, effect, rounding in starts:
-        figures = {"effect": effect} | ({"rounding": rounding} if len(starts) > 1 else {})
+    for case, peft, exact, known in starts:
         try:
-            losses = case.ours(bf16, mode)
+            losses, gradient = case.ours(bf16, mode)
         except Exception as error:
             recover()
-            return figures | {"failed": reason(error)}
-        every.append({"difference": difference(losses, peft)} | figures)
+            return known | {"failed": reason(error)}
+        every.append({"difference": difference(losses, peft), "gradient": _apart(gradient, exact)} | known)
         curves = curves or {"losses": losses, "peft": peft}
     medians = {name: statistics.median(figures[name] for figures in every) for name in every[0]}
     return medians | curves | ({"draws": every} if len(starts) > 1 else {})
@@ -164,9 +181,20 @@ def agrees(record: dict[str, Any]) -> bool:
     return record["difference"] <= AGREE[record["precision"]] * record["effect"]
 
 
-def _run(stepper: Callable[[Batch], Tensor], batches: list) -> list[float]:
-    losses = [stepper(batches[i % len(batches)]).detach().float().clone() for i in range(STEPS)]
+def _losses(stepper: Callable[[Batch], Tensor], batches: list[Batch], first: int = 0) -> list[float]:
+    losses = [stepper(batches[i % len(batches)]).detach().float().clone() for i in range(first, STEPS)]
     return torch.stack(losses).tolist()
+
+
+def _curve(stepper: Stepper, batches: list[Batch], parameters: Iterable[Tensor]) -> Curve:
+    begun = stepper(batches[0]).detach().float().item()
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+    gradient = torch.cat([g.detach().float().flatten() for g in gradients])
+    return Curve([begun, *_losses(stepper, batches, first=1)], gradient)
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
 
 
 @contextlib.contextmanager

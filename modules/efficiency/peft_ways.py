@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -89,7 +90,22 @@ def equalise(adapted: Adapted, wrapped: nn.Module, method: str) -> None:
     Raises:
         ValueError: PEFT trains a tensor that ours does not, or the other way round.
     """
-    base, done = wrapped.get_base_model(), set()
+    others = []
+    for tensor, other in pairs(adapted, wrapped, method):
+        other.copy_(tensor.view_as(other))
+        others.append(id(other))
+    if set(others) != {id(p) for p in wrapped.parameters() if p.requires_grad}:
+        raise ValueError(f"PEFT's {method} trains other tensors than ours")
+    if method == "vera":
+        for layer in adapted.layers:
+            for name in "AB":
+                matrix = getattr(wrapped.base_model, f"vera_{name}")["default"]
+                getattr(layer.bank, name).copy_(matrix)
+
+
+def pairs(adapted: Adapted, wrapped: nn.Module, method: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each trained tensor of ours, head included, and PEFT's."""
+    base = wrapped.get_base_model()
     for key, tensor in adapted.trained().items():
         path, _, name = key.rpartition(".")
         if key in adapted.head:
@@ -99,12 +115,4 @@ def equalise(adapted: Adapted, wrapped: nn.Module, method: str) -> None:
             place, _, which = f"{path}.{_NAMES[method][name]}".rpartition(".")
             other = getattr(base.get_submodule(place), which, None)
             other = base.get_submodule(place)[which] if other is None else other
-        other.copy_(tensor.view_as(other))
-        done.add(id(other))
-    if done != {id(p) for p in wrapped.parameters() if p.requires_grad}:
-        raise ValueError(f"PEFT's {method} trains other tensors than ours")
-    if method == "vera":
-        for layer in adapted.layers:
-            for name in "AB":
-                matrix = getattr(wrapped.base_model, f"vera_{name}")["default"]
-                getattr(layer.bank, name).copy_(matrix)
+        yield tensor, other

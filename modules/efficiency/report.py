@@ -77,17 +77,19 @@ def _curves(records: list[dict[str, Any]]) -> list[str]:
         "Ours against PEFT's eager step from equal adapters, head and batches, no dropout: the largest difference "
         f"of the losses over {records[0]['steps']} steps, as a share of the first, beside that without the adapter. "
         "In bf16 the two round in different places: figures are medians over several starting adapters. Rounding "
-        "alone is how far bf16 takes PEFT's own curve from its curve in fp32.",
+        "alone is how far bf16 takes PEFT's own curve from its curve in fp32. First gradient: how far the first step's "
+        "is from PEFT's in fp32, as a share of it, and PEFT's own in bf16.",
         "",
-        "| backbone | method | precision | ours | difference | without the adapter | rounding alone | |",
-        "|---|---|---|---|---|---|---|---|",
+        "| backbone | method | precision | ours | difference | without the adapter | rounding alone | "
+        "first gradient | PEFT's | |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in records:
         if "failed" in r:
-            told = f"failed: {r['failed']} | | | "
+            told = f"failed: {r['failed']} | | | | | "
         else:
-            rounding = f"{r['rounding']:.1e}" if "rounding" in r else ""
-            told = f"{r['difference']:.1e} | {r['effect']:.1e} | {rounding} | "
+            names = ("difference", "effect", "rounding", "gradient", "gradient_rounding")
+            told = "".join(f"{r[name]:.1e} | " if name in r else " | " for name in names)
             told += "equal" if agrees(r) else "**differs**"
         lines.append(f"| {r['shape']} | {r['method']} | {r['precision']} | {r['mode']} | {told} |")
     return [*lines, ""]
