@@ -32,12 +32,24 @@ def places_of(
     own = backbone.encoder.layer[0].attention.self
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.query.weight.dtype
     (_, rows), width = starts.shape, columns.shape[1]
-    recent = torch.cuda.get_device_capability(ends.device) >= (8, 0)
-    low = dtype in LOW_PRECISION
-    flash = recent and low and (width > SHORT or tokens > FLASH_ABOVE * rows)
-    if flash or (recent and width <= SHORT and (low or _tf32(dtype)) and _has_triton()):
-        return Sequences.of(starts, ends, tokens, heads, width, flash)
+    recent, low = torch.cuda.get_device_capability(ends.device) >= (8, 0), dtype in LOW_PRECISION
+    short = recent and width <= SHORT and (tokens <= FLASH_ABOVE * rows if low else _tf32(dtype)) and _has_triton()
+    short = short and needed(width, backbone.config.hidden_size // heads, dtype) <= _shared_memory(ends.device)
+    if recent and (low or short):
+        return Sequences.of(starts, ends, tokens, heads, width, not short)
     return Padded.of(starts, ends[:, :rows], tokens, columns[0], heads, dtype)
+
+
+def needed(width: int, d: int, dtype: torch.dtype) -> int:
+    """Bytes of memory on a GPU's processor that a program of `modules.short_rows` takes at most, in its backward pass:
+    weights in fp32, and what of queries, keys, values and gradients Triton puts there."""
+    side = max(16, 1 << (d - 1).bit_length())
+    return 4 * width**2 + (4 if dtype in LOW_PRECISION else 6) * width * side * dtype.itemsize
+
+
+def _shared_memory(device: torch.device) -> int:
+    """Bytes that a processor of the GPU gives one program; PyTorch 2.6 does not say."""
+    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 48 * 1024)
 
 
 def _tf32(dtype: torch.dtype) -> bool:

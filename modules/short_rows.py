@@ -27,6 +27,19 @@ def _place(base, first, many, stride, head, d, T: tl.constexpr, D: tl.constexpr)
 
 
 @triton.jit
+def _read(base, first, many, stride, head, d, T: tl.constexpr, D: tl.constexpr):
+    """A head's parts of ``many`` tokens, (T, D), with zeros where there are none."""
+    place, there = _place(base, first, many, stride, head, d, T, D)
+    return tl.load(place, there, 0.0)
+
+
+@triton.jit
+def _write(values, base, first, many, stride, head, d, T: tl.constexpr, D: tl.constexpr):
+    place, there = _place(base, first, many, stride, head, d, T, D)
+    tl.store(place, values, there)
+
+
+@triton.jit
 def _row(queries, keys, heads):
     """(head, first query, number of queries, first token, number of tokens) of this program's row."""
     row, head = tl.program_id(0) // heads, tl.program_id(0) % heads
@@ -62,13 +75,12 @@ def _forward(
     T: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     head, query, asked, token, many = _row(queries, keys, heads)
-    q_at, is_query = _place(q_at, query, asked, q_stride, head, d, T, D)
-    k_at, is_token = _place(k_at, token, many, k_stride, head, d, T, D)
-    v_at, is_token = _place(v_at, token, many, v_stride, head, d, T, D)
-    out_at, is_query = _place(out_at, query, asked, heads * d, head, d, T, D)
-    q, k, v = tl.load(q_at, is_query, 0.0), tl.load(k_at, is_token, 0.0), tl.load(v_at, is_token, 0.0)
+    q = _read(q_at, query, asked, q_stride, head, d, T, D)
+    k = _read(k_at, token, many, k_stride, head, d, T, D)
+    v = _read(v_at, token, many, v_stride, head, d, T, D)
     weights = _softmax(q, k, many, scale, T, PRECISION) * _kept(seed, dropout, T)
-    tl.store(out_at, tl.dot(weights.to(v.dtype), v, input_precision=PRECISION).to(v.dtype), is_query)
+    out = tl.dot(weights.to(v.dtype), v, input_precision=PRECISION)
+    _write(out.to(v.dtype), out_at, query, asked, heads * d, head, d, T, D)
 
 
 @triton.jit(do_not_specialize=["scale", "dropout"])
@@ -77,24 +89,19 @@ def _backward(
     of_q_stride, of_kv_stride, heads, d, scale, dropout, T: tl.constexpr, D: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     head, query, asked, token, many = _row(queries, keys, heads)
-    q_at, is_query = _place(q_at, query, asked, q_stride, head, d, T, D)
-    k_at, is_token = _place(k_at, token, many, k_stride, head, d, T, D)
-    v_at, is_token = _place(v_at, token, many, v_stride, head, d, T, D)
-    of_out_at, is_query = _place(of_out_at, query, asked, heads * d, head, d, T, D)
-    q, k, v = tl.load(q_at, is_query, 0.0), tl.load(k_at, is_token, 0.0), tl.load(v_at, is_token, 0.0)
-    of_out = tl.load(of_out_at, is_query, 0.0)
+    q = _read(q_at, query, asked, q_stride, head, d, T, D)
+    k = _read(k_at, token, many, k_stride, head, d, T, D)
+    v = _read(v_at, token, many, v_stride, head, d, T, D)
+    of_out = _read(of_out_at, query, asked, heads * d, head, d, T, D)
     weights, kept = _softmax(q, k, many, scale, T, PRECISION), _kept(seed, dropout, T)
     of_v = tl.dot(tl.trans((weights * kept).to(v.dtype)), of_out, input_precision=PRECISION)
     of_weights = tl.dot(of_out, tl.trans(v), input_precision=PRECISION) * kept
     of_scores = (weights * (of_weights - tl.sum(weights * of_weights, 1)[:, None]) * scale).to(v.dtype)
     of_q = tl.dot(of_scores, k, input_precision=PRECISION)
     of_k = tl.dot(tl.trans(of_scores), q, input_precision=PRECISION)
-    of_q_at, is_query = _place(of_q_at, query, asked, of_q_stride, head, d, T, D)
-    of_k_at, is_token = _place(of_k_at, token, many, of_kv_stride, head, d, T, D)
-    of_v_at, is_token = _place(of_v_at, token, many, of_kv_stride, head, d, T, D)
-    tl.store(of_q_at, of_q.to(v.dtype), is_query)
-    tl.store(of_k_at, of_k.to(v.dtype), is_token)
-    tl.store(of_v_at, of_v.to(v.dtype), is_token)
+    _write(of_q.to(v.dtype), of_q_at, query, asked, of_q_stride, head, d, T, D)
+    _write(of_k.to(v.dtype), of_k_at, token, many, of_kv_stride, head, d, T, D)
+    _write(of_v.to(v.dtype), of_v_at, token, many, of_kv_stride, head, d, T, D)
 
 
 class _ShortRows(torch.autograd.Function):

@@ -1,6 +1,9 @@
 """Attention within the rows of packed batches is PyTorch's, on a CPU and in each of a GPU's ways."""
 
 import importlib.util
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -173,30 +176,64 @@ def test_dropout_on_a_gpu(first, way, dtype, device):
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tokens", "width", "products", "triton", "expected"),
+    ("dtype", "tokens", "width", "products", "triton", "memory", "expected"),
     [
-        (torch.bfloat16, 128, 64, "highest", True, "short"),
-        (torch.float32, 128, 64, "highest", True, "padded"),
-        (torch.float32, 640, 128, "high", True, "short"),
-        (torch.bfloat16, 640, 128, "high", True, "flash"),
-        (torch.bfloat16, 128, 256, "high", True, "flash"),
-        (torch.float32, 128, 256, "high", True, "padded"),
-        (torch.float64, 128, 64, "high", True, "padded"),
-        (torch.bfloat16, 128, 64, "high", False, "padded"),
+        (torch.bfloat16, 128, 64, "highest", True, 99, "short"),
+        (torch.float32, 128, 64, "highest", True, 99, "padded"),
+        (torch.float32, 640, 128, "high", True, 227, "short"),
+        (torch.float32, 640, 128, "high", True, 99, "padded"),
+        (torch.bfloat16, 640, 128, "high", True, 227, "flash"),
+        (torch.bfloat16, 128, 128, "high", True, 227, "short"),
+        (torch.bfloat16, 128, 128, "high", True, 64, "flash"),
+        (torch.bfloat16, 128, 256, "high", True, 227, "flash"),
+        (torch.float32, 128, 256, "high", True, 227, "padded"),
+        (torch.float64, 128, 64, "high", True, 227, "padded"),
+        (torch.bfloat16, 128, 64, "high", False, 227, "flash"),
     ],
 )
-def test_what_a_gpu_computes_with(dtype, tokens, width, products, triton, expected, monkeypatch):
+def test_what_a_gpu_computes_with(dtype, tokens, width, products, triton, memory, expected, monkeypatch):
     """Rows of 16 tokens are short, rows of 80 long. Flash attention is there for 16-bit numbers."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: False)  # which knows no tensors without memory
     monkeypatch.setattr(row_attention, "_has_triton", lambda: triton)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: products)
+    monkeypatch.setattr(row_attention, "_shared_memory", lambda device: memory * 1024)
     backbone = MODELS["roberta"]().base_model.to(dtype)
     starts = torch.empty(1, 8, dtype=torch.int32, device="meta")
     ends, columns = starts.new_empty(1, 9), starts.new_empty(1, width)
     places = places_of(starts, ends, columns, tokens, backbone)
     found = "padded" if isinstance(places, Padded) else "flash" if places.flash else "short"
     assert found == expected
+
+
+COMPILED = """
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from modules import short_rows
+from modules.row_attention import needed
+
+KINDS = {"queries": "*i32", "keys": "*i32", "seed": "*i64", "scale": "fp32", "dropout": "fp32"}
+CASES = ("bf16", 64, 64, (80, 90)), ("bf16", 128, 32, (80,)), ("fp32", 64, 64, (90,))
+for name, T, d, capabilities in CASES:
+    dtype = torch.bfloat16 if name == "bf16" else torch.float32
+    sizes = {"T": T, "D": d, "PRECISION": "tf32"}
+    for kernel in (short_rows._forward, short_rows._backward):
+        kinds = {x: KINDS.get(x, "*" + name if x.endswith("_at") else "i32") for x in kernel.arg_names}
+        source = ASTSource(kernel, kinds | dict.fromkeys(sizes, "constexpr"), constexprs=sizes)
+        for capability in capabilities:
+            found = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": T // 16})
+            assert found.metadata.shared <= needed(T, d, dtype), (name, T, d, capability, found.metadata.shared)
+    print(name, T)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton: its compiler")
+def test_programs_compile_and_fit_where_they_are_said_to():
+    """For A100 and H100, without either: Triton brings NVIDIA's assembler."""
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    done = subprocess.run([sys.executable, "-c", COMPILED], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == 3, done.stderr
 
 
 def test_what_attention_is_told_of_first_tokens():
