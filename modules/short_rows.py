@@ -1,6 +1,6 @@
 """Attention within short rows that lie one behind the other, on a GPU: one program for each row and head.
 
-A row of at most `LONGEST` tokens fits on one of a GPU's processors as a whole, with all weights. So nothing is computed
+A row of at most 128 tokens fits on one of a GPU's processors as a whole, with all weights. So nothing is computed
 in pieces, queries, keys and values alone are kept for the backward pass, and what is dropped is drawn there again from
 the same seed.
 """
@@ -14,9 +14,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-LONGEST = 128
-"""Tokens that a row may have."""
 
 
 @triton.jit
