@@ -53,7 +53,7 @@ def _shared_memory(device: torch.device) -> int:
 
 
 def _tf32(dtype: torch.dtype) -> bool:
-    """Whether products are in TF32. Those in fp32 proper are slow in Triton: with six processes on an H100 a step of a
+    """Whether products are in TF32. Those of fp32 proper are slow in Triton: with six processes on an H100 a step of a
     MiniLM on MRPC took 172 ms."""
     return dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
 

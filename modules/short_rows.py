@@ -111,7 +111,7 @@ class _ShortRows(torch.autograd.Function):
         sizes = {
             "T": width,
             "D": max(16, triton.next_power_of_2(d)),
-            "PRECISION": _precision(),
+            "PRECISION": _precision(q.dtype),
             "num_warps": width // 16,
         }
         ctx.grid, ctx.settings = ((len(keys) - 1) * heads,), ((heads, d, scale, dropout), sizes)
@@ -156,6 +156,6 @@ def attention(
     return _ShortRows.apply(q, k, v, queries, keys, seed, heads, width, scale, dropout)
 
 
-def _precision() -> str:
-    """Of products of fp32 numbers, as PyTorch's own are to have it."""
-    return "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"
+def _precision(dtype: torch.dtype) -> str:
+    """Of products, as PyTorch's own are to have it; of 16-bit numbers there is one alone."""
+    return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"

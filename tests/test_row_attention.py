@@ -217,7 +217,7 @@ KINDS = {"queries": "*i32", "keys": "*i32", "seed": "*i64", "scale": "fp32", "dr
 CASES = ("bf16", 64, 64, (80, 90)), ("bf16", 128, 32, (80,)), ("fp32", 64, 64, (90,))
 for name, T, d, capabilities in CASES:
     dtype = torch.bfloat16 if name == "bf16" else torch.float32
-    sizes = {"T": T, "D": d, "PRECISION": "tf32"}
+    sizes = {"T": T, "D": d, "PRECISION": "tf32" if name == "fp32" else "ieee"}
     for kernel in (short_rows._forward, short_rows._backward):
         kinds = {x: KINDS.get(x, "*" + name if x.endswith("_at") else "i32") for x in kernel.arg_names}
         source = ASTSource(kernel, kinds | dict.fromkeys(sizes, "constexpr"), constexprs=sizes)
