@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import warnings
 from typing import Any, NamedTuple
 
 import torch
@@ -33,23 +34,11 @@ def places_of(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.query.weight.dtype
     (_, rows), width = starts.shape, columns.shape[1]
     recent, low = torch.cuda.get_device_capability(ends.device) >= (8, 0), dtype in LOW_PRECISION
-    short = recent and width <= SHORT and (tokens <= FLASH_ABOVE * rows if low else _tf32(dtype)) and _has_triton()
-    short = short and needed(width, backbone.config.hidden_size // heads, dtype) <= _shared_memory(ends.device)
+    short = recent and width <= SHORT and (tokens <= FLASH_ABOVE * rows if low else _tf32(dtype))
+    short = short and _has_programs(ends.device, dtype, width, heads, backbone.config.hidden_size // heads)
     if recent and (low or short):
         return Sequences.of(starts, ends, tokens, heads, width, not short)
     return Padded.of(starts, ends[:, :rows], tokens, columns[0], heads, dtype)
-
-
-def needed(width: int, d: int, dtype: torch.dtype) -> int:
-    """Bytes of memory on a GPU's processor that a program of `modules.short_rows` takes at most, in its backward pass:
-    weights in fp32, and what of queries, keys, values and gradients Triton puts there."""
-    side = max(16, 1 << (d - 1).bit_length())
-    return 4 * width**2 + (4 if dtype in LOW_PRECISION else 6) * width * side * dtype.itemsize
-
-
-def _shared_memory(device: torch.device) -> int:
-    """Bytes that a processor of the GPU gives one program; PyTorch 2.6 does not say."""
-    return getattr(torch.cuda.get_device_properties(device), "shared_memory_per_block_optin", 48 * 1024)
 
 
 def _tf32(dtype: torch.dtype) -> bool:
@@ -59,9 +48,23 @@ def _tf32(dtype: torch.dtype) -> bool:
 
 
 @functools.cache
-def _has_triton() -> bool:
-    """It comes with PyTorch for NVIDIA's and AMD's GPUs on Linux."""
-    return importlib.util.find_spec("triton") is not None
+def _has_programs(device: torch.device, dtype: torch.dtype, width: int, heads: int, d: int) -> bool:
+    """Whether `modules.short_rows` can be had: Triton comes with PyTorch on Linux, but wants a C compiler and Python's
+    headers too, and a program may need more memory than a GPU's processor has."""
+    if importlib.util.find_spec("triton") is None:
+        return False
+    from modules.short_rows import attention
+
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            row = torch.zeros(1, heads * d, dtype=dtype, device=device, requires_grad=True)
+            bounds = torch.tensor([0, 1], dtype=torch.int32, device=device)
+            torch.autograd.grad(attention(row, row, row, bounds, bounds, heads, width, 1.0, 0.0), row, row.detach())
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
+        warnings.warn(f"attention within short rows goes a slower way, since Triton cannot: {reason}", stacklevel=2)
+        return False
+    return True
 
 
 class Places(NamedTuple):
