@@ -15,6 +15,8 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from modules.row_attention import in_tf32
+
 
 @triton.jit
 def _place(base, first, many, stride, head, d, T: tl.constexpr, D: tl.constexpr):
@@ -111,7 +113,7 @@ class _ShortRows(torch.autograd.Function):
         sizes = {
             "T": width,
             "D": max(16, triton.next_power_of_2(d)),
-            "PRECISION": _precision(q.dtype),
+            "PRECISION": "tf32" if in_tf32(q.dtype) else "ieee",
             "num_warps": width // 16,
         }
         ctx.grid, ctx.settings = ((len(keys) - 1) * heads,), ((heads, d, scale, dropout), sizes)
@@ -125,11 +127,11 @@ class _ShortRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *rest = ctx.saved_tensors
-        (N, width), numbers, sizes = k.shape, *ctx.settings
+        (N, features), (numbers, sizes) = k.shape, ctx.settings
         # side by side, so that who made all three has their gradient as one matrix (`variants.reading`)
-        alike = len(q) == N
-        of_kv = k.new_empty(N, (2 + alike) * width).split(width, 1)
-        of_q, of_k, of_v = of_kv if alike else (q.new_empty(q.shape), *of_kv)
+        beside = len(q) == N
+        parts = k.new_empty(N, (2 + beside) * features).split(features, 1)
+        of_q, of_k, of_v = parts if beside else (q.new_empty(q.shape), *parts)
         strides = [x.stride(0) for x in (q, k, v, of_q, of_k)]
         _backward[ctx.grid](q, k, v, of_out.contiguous(), of_q, of_k, of_v, *rest, *strides, *numbers, **sizes)
         return of_q, of_k, of_v, *[None] * 7
@@ -154,8 +156,3 @@ def attention(
     if dropout:
         seed.random_(2**62)
     return _ShortRows.apply(q, k, v, queries, keys, seed, heads, width, scale, dropout)
-
-
-def _precision(dtype: torch.dtype) -> str:
-    """Of products, as PyTorch's own are to have it; of 16-bit numbers there is one alone."""
-    return "tf32" if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest" else "ieee"

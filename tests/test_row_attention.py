@@ -19,13 +19,13 @@ MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]]
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its attention of packed rows")
 
 
-def attention_of_rows(query, key, value, lengths: list[int], heads: int, scale: float | None = None) -> torch.Tensor:
-    """PyTorch's, row after row; where there is one query for each row, that one."""
+def row_by_row(query, key, value, lengths: list[int], heads: int, attend) -> torch.Tensor:
+    """Of each row what ``attend`` makes of its queries (all, or its first alone), keys and values (heads, T, d)."""
     rows = []
     queries = query.split(lengths if len(query) == len(key) else [1] * len(lengths))
-    for q, k, v in zip(queries, key.split(lengths), value.split(lengths), strict=True):
-        q, k, v = (part.unflatten(1, (heads, -1)).transpose(0, 1) for part in (q, k, v))
-        rows.append(F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(0, 1).flatten(1))
+    for parts in zip(queries, key.split(lengths), value.split(lengths), strict=True):
+        q, k, v = (part.unflatten(1, (heads, -1)).transpose(0, 1) for part in parts)
+        rows.append(attend(q, k, v).transpose(0, 1).flatten(1))
     return torch.cat(rows)
 
 
@@ -38,7 +38,7 @@ def test_attention_within_rows_is_pytorchs(first):
     def own(*tokens: torch.Tensor) -> torch.Tensor:
         return attention(*tokens, places, 3**-0.5)
 
-    torch.testing.assert_close(own(*tokens), attention_of_rows(*tokens, lengths, heads=2))
+    torch.testing.assert_close(own(*tokens), row_by_row(*tokens, lengths, 2, F.scaled_dot_product_attention))
     assert torch.autograd.gradcheck(own, tokens)
 
 
@@ -112,18 +112,16 @@ class Case:
 
     def expected(self, kept: torch.Tensor | None = None) -> torch.Tensor:
         """What `found` is to be, written out in fp64, with what dropout multiplies weights (queries, HEADS, 64) by."""
-        query, *others = self.query[self.of_queries].flatten(0, -2), self.key[self.real], self.value[self.real]
-        lengths = [length for part in LENGTHS for length in part]
-        rows, many = [], [1] * len(lengths) if self.first else lengths
-        kept = torch.ones(len(query), HEADS, 64, device=query.device) if kept is None else kept
-        split = zip(
-            *(x.double().split(lengths) for x in others), query.double().split(many), kept.split(many), strict=True
-        )
-        for k, v, q, factor in split:
-            q, k, v = (part.unflatten(1, (HEADS, -1)).transpose(0, 1) for part in (q, k, v))
-            weights = torch.softmax(q @ k.transpose(1, 2) * SCALE, -1) * factor.transpose(0, 1)[..., : k.shape[1]]
-            rows.append((weights @ v).transpose(0, 1).flatten(1))
-        return torch.cat(rows)
+        query = self.query[self.of_queries].flatten(0, -2)
+        factors = iter((torch.ones(len(query), HEADS, 64) if kept is None else kept).to(query.device))
+
+        def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            weights = torch.softmax(q @ k.transpose(1, 2) * SCALE, -1)
+            factor = torch.stack([next(factors) for _ in range(q.shape[1])], 1)  # row after row
+            return (weights * factor[..., : k.shape[1]]) @ v
+
+        tokens = (x.double() for x in (query, self.key[self.real], self.value[self.real]))
+        return row_by_row(*tokens, [length for part in LENGTHS for length in part], HEADS, attend)
 
     def agree(self, dtype: torch.dtype, found: torch.Tensor, expected: torch.Tensor) -> None:
         """Values and gradients; those of what is unused are numbers, and none where no row sees it."""
@@ -148,7 +146,7 @@ def test_attention_of_packed_rows_is_what_it_is_row_by_row(first, way, dtype, de
 
 @pytest.mark.parametrize(("way", "dtype", "device"), WAYS)
 @pytest.mark.parametrize("first", [False, True])
-def test_dropout_on_a_gpu(first, way, dtype, device):
+def test_dropout_of_packed_rows(first, way, dtype, device):
     """The values are one for each token of a row, so that what is put out are the weights: some are 0, the others as
     much larger, drawn for each head, row and call; values and gradients are those of these weights."""
     torch.manual_seed(0)

@@ -125,7 +125,13 @@ def compare(
 
 
 class Start(NamedTuple):
-    """What every mode of ours is compared with from one start: PEFT's curve and how far others are from it."""
+    """What every mode of ours is compared with from one start.
+
+    Attributes:
+        peft: PEFT's losses.
+        exact: PEFT's first gradient in fp32.
+        known: the figures of a record that are not ours: ``effect`` and, in bf16, ``rounding``, ``gradient_rounding``.
+    """
 
     case: Case
     peft: list[float]
