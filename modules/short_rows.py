@@ -103,6 +103,10 @@ def _backward(
     _write(of_v.to(v.dtype), of_v_at, token, many, of_kv_stride, head, d, T, D)
 
 
+def _precision(dtype: torch.dtype) -> str:
+    return "tf32" if in_tf32(dtype) else "ieee"
+
+
 class _ShortRows(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -113,7 +117,7 @@ class _ShortRows(torch.autograd.Function):
         sizes = {
             "T": width,
             "D": max(16, triton.next_power_of_2(d)),
-            "PRECISION": "tf32" if in_tf32(q.dtype) else "ieee",
+            "PRECISION": _precision(q.dtype),
             "num_warps": width // 16,
         }
         ctx.grid, ctx.settings = ((len(keys) - 1) * heads,), ((heads, d, scale, dropout), sizes)
