@@ -34,18 +34,12 @@ def places_of(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.query.weight.dtype
     (_, rows), width = starts.shape, columns.shape[1]
     recent, low = torch.cuda.get_device_capability(ends.device) >= (8, 0), dtype in LOW_PRECISION
-    short = width <= SHORT and (tokens <= FLASH_ABOVE * rows if low else in_tf32(dtype))
+    short = width <= SHORT and (dtype == torch.float32 or low and tokens <= FLASH_ABOVE * rows)
     if recent and short and _has_programs(ends.device, dtype, width, heads, backbone.config.hidden_size // heads):
         return Sequences.of(starts, ends, tokens, heads, width, flash=False)
     if recent and low:
         return Sequences.of(starts, ends, tokens, heads, width, flash=True)
     return Padded.of(starts, ends[:, :rows], tokens, columns[0], heads, dtype)
-
-
-def in_tf32(dtype: torch.dtype) -> bool:
-    """Whether products are in TF32. Those of fp32 proper are slow in Triton: with six processes on an H100 a step of a
-    MiniLM on MRPC took 172 ms."""
-    return dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest"
 
 
 @functools.cache

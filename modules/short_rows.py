@@ -15,8 +15,6 @@ import triton.language as tl
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from modules.row_attention import in_tf32
-
 
 @triton.jit
 def _place(base, first, many, stride, head, d, T: tl.constexpr, D: tl.constexpr):
@@ -104,7 +102,11 @@ def _backward(
 
 
 def _precision(dtype: torch.dtype) -> str:
-    return "tf32" if in_tf32(dtype) else "ieee"
+    """Of products. fp32 proper is three products in TF32: as exact as PyTorch's products, and on tensor cores. ("ieee"
+    does without them: 12 ms where this takes 0.4, for 96 rows of 40 to 100 tokens with 12 heads on an H100.)"""
+    if dtype != torch.float32:
+        return "ieee"
+    return "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32"
 
 
 class _ShortRows(torch.autograd.Function):
