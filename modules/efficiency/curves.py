@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import statistics
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -20,8 +20,12 @@ STEPS = 30
 BATCHES = 3
 TARGET = {"roberta": "attn-qv", "gpt2": "c_attn"}
 """What both adapt: PEFT knows no slices of GPT-2's fused map."""
-AGREE = {"fp32": 0.01, "bf16": 0.25}
-"""The share of the adapter's effect on the losses up to which two curves count as equal."""
+AGREE = 0.01
+"""The share of the adapter's effect on the losses up to which two curves in fp32 count as equal."""
+ROUNDED = 2.0
+"""How many times as far from fp32 as PEFT's own bf16 ours may be, in losses and gradients at the same weights."""
+FIGURES = ("difference", "effect", "rounding", "pointwise", "pointwise_rounding", "gradient", "gradient_rounding")
+"""Of a record; see :func:`compare`."""
 DRAWS = 3
 """Starting adapters in bf16."""
 RATE = 1e-3
@@ -30,10 +34,38 @@ SPREAD = 0.5
 
 
 class Curve(NamedTuple):
-    """The losses of all steps, and the first step's gradient as it was clipped, (parameters,) in fp32."""
+    """What was met with in each step.
+
+    Attributes:
+        losses: before each step.
+        gradients: (parameters,) in fp32, as they were clipped.
+        weights: of all that trains, before each step.
+    """
 
     losses: list[float]
-    gradient: Tensor
+    gradients: list[Tensor]
+    weights: list[list[Tensor]]
+
+
+class Run(NamedTuple):
+    """Steps to be taken, and all that trains in them."""
+
+    step: Callable[[Batch], Tensor]
+    batches: list[Batch]
+    parameters: list[Tensor]
+
+    def curve(self, along: Curve | None = None) -> Curve:
+        """Of one step after another or, ``along`` another curve, each at that one's weights."""
+        found = Curve([], [], [])
+        for number in range(STEPS):
+            if along:
+                for parameter, weight in zip(self.parameters, along.weights[number], strict=True):
+                    parameter.detach().copy_(weight.view_as(parameter))
+            found.weights.append([p.detach().float().clone() for p in self.parameters])
+            found.losses.append(self.step(self.batches[number % len(self.batches)]).item())
+            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+            found.gradients.append(torch.cat([g.float().flatten() for g in gradients]))
+        return found
 
 
 class Case(NamedTuple):
@@ -61,26 +93,25 @@ class Case(NamedTuple):
         equalise(mine.handle, other.handle, self.method)
         return mine, other
 
-    def theirs(self, bf16: bool) -> Curve:
+    def theirs(self, bf16: bool) -> Run:
         """PEFT's, eager."""
         from modules.efficiency.peft_ways import pairs
 
         mine, other = self.pair(bf16)
         in_our_order = [parameter for _, parameter in pairs(mine.handle, other.handle, self.method)]
-        return _curve(Stepper(other, "eager", RATE), self.batches, in_our_order)
+        return Run(Stepper(other, "eager", RATE), self.batches, in_our_order)
 
-    def ours(self, bf16: bool, mode: str) -> Curve:
+    def ours(self, bf16: bool, mode: str) -> Run:
         mine, _ = self.pair(bf16)
-        return _curve(Stepper(mine, mode, RATE, faithful=True), self.batches, mine.handle.trained().values())
+        return Run(Stepper(mine, mode, RATE, faithful=True), self.batches, list(mine.handle.trained().values()))
 
     def absent(self, bf16: bool) -> list[float]:
         """Losses without the adapter: its layers are off, the head learns alone (a language model has none)."""
         trainee = self.pair(bf16)[0]
         trainee.handle.enable(False)
         trainee.extra = trainee.after = None
-        if not trainee.handle.head:
-            return _losses(torch.no_grad()(trainee.loss), self.batches)
-        return _losses(Stepper(trainee, "eager", RATE), self.batches)
+        step = Stepper(trainee, "eager", RATE) if trainee.handle.head else torch.no_grad()(trainee.loss)
+        return [step(self.batches[number % len(self.batches)]).item() for number in range(STEPS)]
 
 
 def compare(
@@ -95,9 +126,9 @@ def compare(
     PEFT's curve is that of its eager step. No dropout, the same batches, fp32 without TF32; adapters are away from zero
     at the start. ``effect`` is the difference that leaving the adapter out makes: what a difference is measured by. In
     bf16, where thirty steps amplify what is rounded, figures are medians over several starting adapters (``draws``),
-    and ``rounding`` is how far bf16 takes PEFT's own curve from its curve in fp32. What is not amplified is the first
-    step's gradient: ``gradient`` is how far ours is from PEFT's in fp32, as a share of it, ``gradient_rounding`` PEFT's
-    own in bf16.
+    and ``rounding`` is how far bf16 takes PEFT's own curve from its curve in fp32. Nothing is amplified where each step
+    is taken at the weights of PEFT's step in fp32: ``pointwise`` and ``gradient`` are how far losses and gradients are
+    from PEFT's in fp32 there, ``pointwise_rounding`` and ``gradient_rounding`` how far PEFT's own are in bf16.
     """
     config = sizes(scenario.shape)
     master = build(config, device, dropout=False)
@@ -128,25 +159,26 @@ class Start(NamedTuple):
     """What every mode of ours is compared with from one start.
 
     Attributes:
-        peft: PEFT's losses.
-        exact: PEFT's first gradient in fp32.
-        known: the figures of a record that are not ours: ``effect`` and, in bf16, ``rounding``, ``gradient_rounding``.
+        peft: PEFT's curve.
+        exact: PEFT's curve in fp32.
+        known: the figures of a record that are not ours: ``effect`` and, in bf16, those of rounding.
     """
 
     case: Case
-    peft: list[float]
-    exact: Tensor
+    peft: Curve
+    exact: Curve
     known: dict[str, float]
 
     @classmethod
     def of(cls, case: Case, bf16: bool) -> Start:
-        peft = case.theirs(bf16)
-        exact = case.theirs(False) if bf16 else peft
+        exact = case.theirs(False).curve()
+        low = case.theirs(True) if bf16 else None
+        peft = low.curve() if low else exact
         known = {"effect": difference(case.absent(bf16), peft.losses)}
-        if bf16:
+        if low:
             known["rounding"] = difference(peft.losses, exact.losses)
-            known["gradient_rounding"] = _apart(peft.gradient, exact.gradient)
-        return cls(case, peft.losses, exact.gradient, known)
+            known |= {f"{name}_rounding": far for name, far in _off(low.curve(along=exact), exact).items()}
+        return cls(case, peft, exact, known)
 
 
 def _measured(starts: list[Start], bf16: bool, mode: str) -> dict[str, Any]:
@@ -155,21 +187,31 @@ def _measured(starts: list[Start], bf16: bool, mode: str) -> dict[str, Any]:
     curves: dict[str, Any] = {}
     for case, peft, exact, known in starts:
         try:
-            losses, gradient = case.ours(bf16, mode)
+            run = case.ours(bf16, mode)
+            losses, off = run.curve().losses, _off(run.curve(along=exact), exact)
         except Exception as error:
             recover()
             return known | {"failed": reason(error)}
-        every.append({"difference": difference(losses, peft), "gradient": _apart(gradient, exact)} | known)
-        curves = curves or {"losses": losses, "peft": peft}
+        every.append({"difference": difference(losses, peft.losses)} | off | known)
+        curves = curves or {"losses": losses, "peft": peft.losses}
     medians = {name: statistics.median(figures[name] for figures in every) for name in every[0]}
     return medians | curves | ({"draws": every} if len(starts) > 1 else {})
+
+
+def _off(curve: Curve, exact: Curve) -> dict[str, float]:
+    """How far losses are, at most and as a share of the first, and gradients, of all steps together."""
+    gradients, expected = torch.stack(curve.gradients), torch.stack(exact.gradients)
+    far = ((gradients - expected).norm() / expected.norm()).item()
+    return {"pointwise": difference(curve.losses, exact.losses), "gradient": far}
 
 
 def _in_words(figures: dict[str, Any]) -> str:
     if "failed" in figures:
         return figures["failed"]
-    rounding = f", rounding alone: {figures['rounding']:.1e}" if "rounding" in figures else ""
-    return f"difference {figures['difference']:.1e} (adapter: {figures['effect']:.1e}{rounding})"
+    told = f"difference {figures['difference']:.1e} (adapter: {figures['effect']:.1e})"
+    if "rounding" in figures:
+        told += f", at equal weights {figures['pointwise']:.1e} (rounding alone: {figures['pointwise_rounding']:.1e})"
+    return told
 
 
 def difference(losses: list[float], reference: list[float]) -> float:
@@ -183,24 +225,10 @@ def what(record: dict[str, Any]) -> tuple[str, ...]:
 
 
 def agrees(record: dict[str, Any]) -> bool:
-    """Whether the curves of a record count as equal."""
-    return record["difference"] <= AGREE[record["precision"]] * record["effect"]
-
-
-def _losses(stepper: Callable[[Batch], Tensor], batches: list[Batch], first: int = 0) -> list[float]:
-    losses = [stepper(batches[i % len(batches)]).detach().float().clone() for i in range(first, STEPS)]
-    return torch.stack(losses).tolist()
-
-
-def _curve(stepper: Stepper, batches: list[Batch], parameters: Iterable[Tensor]) -> Curve:
-    begun = stepper(batches[0]).detach().float().item()
-    gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-    gradient = torch.cat([g.detach().float().flatten() for g in gradients])
-    return Curve([begun, *_losses(stepper, batches, first=1)], gradient)
-
-
-def _apart(a: Tensor, b: Tensor) -> float:
-    return ((a - b).norm() / b.norm()).item()
+    """Whether what is computed counts as equal: in fp32 the curves, in bf16 losses and gradients at equal weights."""
+    if record["precision"] == "fp32":
+        return record["difference"] <= AGREE * record["effect"]
+    return all(record[name] <= ROUNDED * record[f"{name}_rounding"] for name in ("pointwise", "gradient"))
 
 
 @contextlib.contextmanager

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.efficiency import bars
-from modules.efficiency.curves import agrees
+from modules.efficiency.curves import AGREE, FIGURES, ROUNDED, agrees
 from modules.efficiency.ways import LIMIT_PACKED, LIMIT_TOGETHER, TOGETHER
 from modules.figures import figure
 
@@ -76,20 +76,22 @@ def _curves(records: list[dict[str, Any]]) -> list[str]:
         "",
         "Ours against PEFT's eager step from equal adapters, head and batches, no dropout: the largest difference "
         f"of the losses over {records[0]['steps']} steps, as a share of the first, beside that without the adapter. "
-        "In bf16 the two round in different places: figures are medians over several starting adapters. Rounding "
-        "alone is how far bf16 takes PEFT's own curve from its curve in fp32. First gradient: how far the first step's "
-        "is from PEFT's in fp32, as a share of it, and PEFT's own in bf16.",
+        "In bf16 the two round in different places: figures are medians over several starting adapters, and rounding "
+        "alone is how far bf16 takes PEFT's own curve from its curve in fp32. Steps amplify what is rounded; nothing "
+        "is amplified at equal weights, those of each of PEFT's steps in fp32: how far losses (at most) and gradients "
+        "(all steps together) are from PEFT's in fp32 there, ours and PEFT's own in bf16. Equal are, in fp32, curves "
+        f"that differ by at most {AGREE:.0%} of what the adapter does and, in bf16, losses and gradients at equal "
+        f"weights that are at most {ROUNDED:g} times as far off as PEFT's own.",
         "",
         "| backbone | method | precision | ours | difference | without the adapter | rounding alone | "
-        "first gradient | PEFT's | |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "at equal weights: losses | PEFT's | gradients | PEFT's | |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for r in records:
         if "failed" in r:
-            told = f"failed: {r['failed']} | | | | | "
+            told = f"failed: {r['failed']}" + " |" * len(FIGURES)
         else:
-            names = ("difference", "effect", "rounding", "gradient", "gradient_rounding")
-            told = "".join(f"{r[name]:.1e} | " if name in r else " | " for name in names)
+            told = "".join(f"{r[name]:.1e} | " if name in r else " | " for name in FIGURES)
             told += "equal" if agrees(r) else "**differs**"
         lines.append(f"| {r['shape']} | {r['method']} | {r['precision']} | {r['mode']} | {told} |")
     return [*lines, ""]
