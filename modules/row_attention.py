@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from variants.prepared import LOW_PRECISION
+from variants.reading import pays
 
 FLASH_ABOVE = 64
 """Tokens of a row, on average, above which flash attention is used on a GPU. Of shorter rows one program computes each,
-where none has more than `SHORT` tokens."""
+where none has more than `SHORT` tokens: in a CUDA graph, since starting such programs costs the host more."""
 SHORT = 128
 
 
@@ -34,8 +35,10 @@ def places_of(
     dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.query.weight.dtype
     (_, rows), width = starts.shape, columns.shape[1]
     recent, low = torch.cuda.get_device_capability(ends.device) >= (8, 0), dtype in LOW_PRECISION
-    short = width <= SHORT and (dtype == torch.float32 or low and tokens <= FLASH_ABOVE * rows)
-    if recent and short and _has_programs(ends.device, dtype, width, heads, backbone.config.hidden_size // heads):
+    hidden = backbone.config.hidden_size
+    faster = tokens <= FLASH_ABOVE * rows and pays(len(starts) * tokens * hidden * dtype.itemsize)
+    fits = width <= SHORT and (faster if low else dtype == torch.float32)
+    if recent and fits and _has_programs(ends.device, dtype, width, heads, hidden // heads):
         return Sequences.of(starts, ends, tokens, heads, width, flash=False)
     if recent and low:
         return Sequences.of(starts, ends, tokens, heads, width, flash=True)

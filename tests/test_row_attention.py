@@ -14,6 +14,7 @@ from modules import row_attention
 from modules.packed import Layout
 from modules.row_attention import Padded, Places, Sequences, attention, places_of
 from tests.models import MODELS
+from variants.reading import for_graph
 
 MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its attention of packed rows")
@@ -195,9 +196,14 @@ def test_what_a_gpu_computes_with(dtype, tokens, width, programs, expected, monk
     backbone = MODELS["roberta"]().base_model.to(dtype)
     starts = torch.empty(1, 8, dtype=torch.int32, device="meta")
     ends, columns = starts.new_empty(1, 9), starts.new_empty(1, width)
-    places = places_of(starts, ends, columns, tokens, backbone)
+    with for_graph():
+        places = places_of(starts, ends, columns, tokens, backbone)
     found = "padded" if isinstance(places, Padded) else "flash" if places.flash else "short"
     assert found == expected
+    if dtype == torch.bfloat16:  # what the host would start each time, but for much work
+        assert places_of(starts, ends, columns, tokens, backbone).flash
+        monkeypatch.setattr("variants.reading.LARGE", 0)
+        assert places_of(starts, ends, columns, tokens, backbone).flash == places.flash
 
 
 needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")

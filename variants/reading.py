@@ -35,8 +35,14 @@ def plain(x: Tensor) -> bool:
 
 def few_kernels(x: Tensor) -> bool:
     """Whether what reads ``x`` is to be computed in as few operations and as little memory as can be, by functions of
-    our own. They cost the host more than PyTorch's: they pay in a CUDA graph, and where ``x`` is large."""
-    return (_for_graph or x.nbytes >= LARGE) and plain(x)
+    our own."""
+    return pays(x.nbytes) and plain(x)
+
+
+def pays(nbytes: int) -> bool:
+    """Whether functions of our own, which cost the host more than PyTorch's, pay for tensors of a size: in a CUDA
+    graph, and where they are large."""
+    return _for_graph or nbytes >= LARGE
 
 
 _for_graph = False
