@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from variants import hooks
 from variants.adapter import Adapter, check_fit, copy_tensors
-from variants.layer import AdapterLayer, full_precision, seeded
+from variants.layer import AdapterLayer, full_precision
 from variants.prepared import Standin, lowered, standing_in
 from variants.reading import read_together
 from variants.targets import head_parameters
@@ -92,7 +91,7 @@ class Adapted:
         previous = self.active
         self.deactivate()
         try:
-            self.adapters[name] = self._build(variant, seed, initial)
+            self.adapters[name] = Adapter.on(self.model, self.head, variant, seed, initial)
         except Exception:
             if previous is not None:
                 self.switch(previous)
@@ -114,28 +113,6 @@ class Adapted:
             if previous is not None:
                 self.switch(previous)
             raise
-
-    def _build(self, variant: BaseVariant, seed: int, initial: dict[str, Tensor] | None) -> Adapter:
-        known = dict(self.model.named_parameters())
-        for parameter in known.values():
-            parameter.requires_grad_(False)
-        head = set(self.head)  # trained in place, so not adapted
-        sites = [site for site in variant.sites(self.model) if f"{site.module_path}.weight" not in head]
-        shared = variant.shared(sites, seed) if sites else {}
-        adapter = Adapter(variant, seed)
-        for site in sites:
-            config = variant.at(site.path) if hasattr(variant, "at") else variant
-            layer = variant.layer(site, config, seeded(seed, site.path), **shared)
-            if hasattr(layer, "pre") and not site.is_whole:
-                raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
-            dtype = torch.promote_types(site.dtype, torch.float32)
-            adapter.layers[site.path] = layer.to(site.device, dtype if dtype != torch.float32 else None)
-        adapter.in_place = list(dict.fromkeys([*self.head, *variant.trainable(self.model)]))
-        if unknown := [n for n in adapter.in_place if n not in known]:
-            raise VariantError(f"{variant.name} trains {unknown[0]!r}, which the model does not have")
-        if variant.subtract_initial:
-            self._subtract(adapter, initial)
-        return adapter
 
     def switch(self, name: str) -> None:
         """Make ``name`` the active adapter. The base is not copied."""
@@ -223,16 +200,6 @@ class Adapted:
             if merged:
                 self.merge()
 
-    def _subtract(self, adapter: Adapter, initial: dict[str, Tensor] | None) -> None:
-        if initial:
-            copy_tensors(adapter, initial)
-        adapter.initial = {key: t.detach().clone() for key, t in adapter.tensors().items()}
-        with torch.no_grad():
-            for path, layer in adapter.layers.items():
-                weight = layer.site.weight()
-                delta = layer.delta_weight()
-                adapter.residual[path] = (weight.to(delta.dtype) - delta).to(weight.dtype)
-
     # ---- merging -------------------------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -254,7 +221,7 @@ class Adapted:
         self.enable(True)
         worst, folded = 0.0, {}
         for path, layer in self.adapter.layers.items():
-            folded[path], difference = _fold(layer)
+            folded[path], difference = layer.folded()
             worst = max(worst, difference)
         for path, (weight, bias) in folded.items():
             site = self.adapter.layers[path].site
@@ -353,17 +320,3 @@ class Adapted:
     def __repr__(self) -> str:
         counts = self.count() if self.active else {}
         return f"Adapted({', '.join(self.adapters)}; active: {self.active}; {counts})"
-
-
-def _fold(layer: AdapterLayer) -> tuple[tuple[Tensor, Tensor | None], float]:
-    """The merged weight and bias of one site, and how far the merged map is from base plus adapter."""
-    site = layer.site
-    dtype = torch.promote_types(site.dtype, torch.float32)
-    layer = copy.deepcopy(layer).eval().to(dtype)  # a bank in the base's dtype is widened too, in the copy
-    weight = site.weight().to(dtype)
-    bias = None if site.bias() is None else site.bias().to(dtype)
-    merged = layer.merged(weight, bias)
-    probe = torch.randn(32, site.in_features, generator=seeded(0, site.path)).to(weight)
-    x = layer.pre(probe) if hasattr(layer, "pre") else probe
-    expected = layer(x, nn.functional.linear(x, weight, bias))
-    return merged, (nn.functional.linear(probe, *merged) - expected).abs().max().item()

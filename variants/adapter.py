@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from variants.layer import AdapterLayer
+from variants.layer import AdapterLayer, seeded
 from variants.variant import BaseVariant, VariantError
 
 
@@ -31,6 +32,45 @@ class Adapter:
     values: dict[str, Tensor] = field(default_factory=dict)
     initial: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def on(
+        cls, model: nn.Module, head: Sequence[str], variant: BaseVariant, seed: int, initial: dict[str, Tensor] | None
+    ) -> Adapter:
+        """A new adapter for a model, not active yet; the model's parameters are frozen.
+
+        Args:
+            head: names of the task head's parameters, which train in place and are not adapted.
+            initial: initial tensors from a file, for variants that take their first delta off the base.
+        """
+        known = dict(model.named_parameters())
+        for parameter in known.values():
+            parameter.requires_grad_(False)
+        sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in set(head)]
+        shared = variant.shared(sites, seed) if sites else {}
+        adapter = cls(variant, seed)
+        for site in sites:
+            config = variant.at(site.path) if hasattr(variant, "at") else variant
+            layer = variant.layer(site, config, seeded(seed, site.path), **shared)
+            if hasattr(layer, "pre") and not site.is_whole:
+                raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
+            dtype = torch.promote_types(site.dtype, torch.float32)
+            adapter.layers[site.path] = layer.to(site.device, dtype if dtype != torch.float32 else None)
+        adapter.in_place = list(dict.fromkeys([*head, *variant.trainable(model)]))
+        if unknown := [n for n in adapter.in_place if n not in known]:
+            raise VariantError(f"{variant.name} trains {unknown[0]!r}, which the model does not have")
+        if variant.subtract_initial:
+            adapter._subtract(initial)
+        return adapter
+
+    @torch.no_grad()
+    def _subtract(self, initial: dict[str, Tensor] | None) -> None:
+        if initial:
+            copy_tensors(self, initial)
+        self.initial = {key: t.detach().clone() for key, t in self.tensors().items()}
+        for path, layer in self.layers.items():
+            weight, delta = layer.site.weight(), layer.delta_weight()
+            self.residual[path] = (weight.to(delta.dtype) - delta).to(weight.dtype)
 
     def tensors(self, trimmed: bool = False) -> dict[str, Tensor]:
         """The layers' parameters and persistent buffers under ``<site path>.<name>``; a shared one once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -95,6 +96,20 @@ class AdapterLayer(nn.Module):
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Weight (out, in) and bias (out) of the plain linear map that equals base and adapter together."""
         return weight + self.delta_weight(), bias
+
+    def folded(self) -> tuple[tuple[Tensor, Tensor | None], float]:
+        """:meth:`merged` of the site's own weight and bias in at least fp32, and how far the merged map then is from
+        base and adapter: the largest absolute difference over 32 random inputs."""
+        site = self.site
+        dtype = torch.promote_types(site.dtype, torch.float32)
+        layer = copy.deepcopy(self).eval().to(dtype)  # a bank in the base's dtype is widened too, in the copy
+        weight = site.weight().to(dtype)
+        bias = None if site.bias() is None else site.bias().to(dtype)
+        merged = layer.merged(weight, bias)
+        probe = torch.randn(32, site.in_features, generator=seeded(0, site.path)).to(weight)
+        x = layer.pre(probe) if hasattr(layer, "pre") else probe
+        expected = layer(x, F.linear(x, weight, bias))
+        return merged, (F.linear(probe, *merged) - expected).abs().max().item()
 
     def trimmed(self) -> dict[str, Tensor]:
         """The layer's tensors without what no output depends on: what an adapter file holds of it."""
