@@ -42,23 +42,27 @@ def target_name(target: str) -> str:
 
 
 def find(section: Section) -> list[RankStudy]:
-    """The section's rank studies: two targets and two ranks at least, four configurations at least."""
+    """The section's rank studies: LoRA's rows of one protocol, trained alike but for the learning rate, with two targets
+    and two ranks at least, four configurations at least."""
     studies = []
-    lora = [row for row in section.rows if row.variant == "lora"]
-    for protocol in dict.fromkeys(row.protocol for row in lora):
+    alike: dict[tuple, list[Row]] = {}
+    for row in section.rows:
+        if row.variant == "lora" and _where(row):
+            alike.setdefault((row.protocol, _trained(row)), []).append(row)
+    for (protocol, _), lora in alike.items():
         places: dict[tuple[str, int], list[Row]] = {}
         for row in lora:
-            if row.protocol == protocol and (place := _where(row)):
-                places.setdefault(place, []).append(row)
-        columns = tuple(
-            column
-            for column in section.benchmark.columns
-            if places and all(column.key in row.cells for rows in places.values() for row in rows)
-        )
+            places.setdefault(_where(row), []).append(row)
+        columns = tuple(c for c in section.benchmark.columns if all(c.key in row.cells for row in lora))
         study = RankStudy(protocol, {place: tuple(rows) for place, rows in places.items()}, columns)
         if len(study.targets) > 1 and len(study.ranks) > 1 and len(places) > 3 and columns:
             studies.append(study)
     return studies
+
+
+def _trained(row: Row) -> frozenset:
+    """How its runs were trained, the learning rate apart."""
+    return frozenset((name, str(value)) for run in row.runs for name, value in run.training.items() if name != "lr")
 
 
 def _where(row: Row) -> tuple[str, int] | None:

@@ -82,8 +82,9 @@ def test_rank_study_is_recognised_and_laid_out_as_the_papers():
         for task in ("rte", "mrpc")
         for seed in (0, 1)
     ]
-    (section,) = build(runs)
-    (study,) = find(section)
+    others = [run("sst2", 0.9, 0, variant_config={"target": "q", "r": r}, training={"epochs": 1}) for r in (1, 8)]
+    (section,) = build([*runs, *others])
+    (study,) = find(section)  # those that are trained in another way are none of it
     assert study.targets == ["q", "q,v", "q,k,v,o"] and study.ranks == [1, 8, 64]
     lines = grid(study, section)
     assert lines[0] == ["", "Matrices", "r=1", "r=8", "r=64"]
