@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -97,7 +99,8 @@ class GraphedStep:
         try:
             graph, outputs = capture(lambda: self._eager(inputs), self._pool)
         except RuntimeError as error:
-            self.failure = str(error).splitlines()[0]
+            self.failure = cause(error)
+            warnings.warn(f"training steps are eager, as no CUDA graph can be captured: {self.failure}", stacklevel=2)
             return None
         finally:
             torch._foreach_copy_(self._gradients, before)
@@ -164,17 +167,52 @@ def capture(compute: Callable[[], tuple], pool: tuple | None = None, warm: bool 
         pool: memory to share with other graphs, where none runs while another's outputs are in use.
         warm: carry it out once first, on another stream: libraries set themselves up outside of the capture.
     """
-    stream = side_stream()
+    before, stream = torch.cuda.current_stream(), side_stream()
     with for_graph():
         if warm:
-            stream.wait_stream(torch.cuda.current_stream())
+            stream.wait_stream(before)
             with torch.cuda.stream(stream):
                 compute()
-            torch.cuda.current_stream().wait_stream(stream)
+            before.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=pool, stream=stream):
-            outputs = compute()
+        try:
+            with _uncollected(), torch.cuda.graph(graph, pool=pool, stream=stream):
+                outputs = compute()
+        except Exception:
+            _repair(before)
+            raise
     return graph, outputs
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """``with`` this, Python collects no garbage: graphs may be among it, and to destroy one spoils a capture."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _repair(stream: torch.cuda.Stream) -> None:
+    """After a capture that failed: its stream is still the current one, and the generator of random numbers still
+    thinks that it is being captured."""
+    with contextlib.suppress(RuntimeError):  # if it cannot be, the next step says so
+        torch.cuda.set_stream(stream)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.zeros(1, device="cuda")
+        torch.cuda.synchronize()
+
+
+def cause(error: BaseException) -> str:
+    """The first line of what went wrong first: a capture that breaks off raises a second, vaguer error."""
+    while error.__context__ is not None and "captur" in str(error):
+        error = error.__context__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
 
 
 @functools.cache

@@ -42,8 +42,8 @@ def target_name(target: str) -> str:
 
 
 def find(section: Section) -> list[RankStudy]:
-    """The section's rank studies: LoRA's rows of one protocol, trained alike but for the learning rate, with two targets
-    and two ranks at least, four configurations at least."""
+    """The section's rank studies: LoRA's rows of one protocol that were trained alike, the learning rate apart; two
+    targets and two ranks at least, four configurations at least."""
     studies = []
     alike: dict[tuple, list[Row]] = {}
     for row in section.rows:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import inspect
 import logging
 import os
@@ -244,6 +245,7 @@ def start_from(adapted: Adapted, folder: Path) -> None:
 def reset_peak_memory() -> None:
     """Start measuring peak memory here, on the GPU and, where the system lets us, of this process."""
     if torch.cuda.is_available():
+        gc.collect()  # what an earlier run of this process had
         torch.cuda.reset_peak_memory_stats()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")

@@ -1,6 +1,8 @@
 """The graphed step gives what Lightning's own gives. CUDA graphs themselves need a GPU; without one every step is eager
 and all else is as it is there: who owns the gradients, what is cleared when, who clips, how batches are filled."""
 
+import gc
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -204,3 +206,60 @@ def test_captured_steps_equal_eager_ones(variant, lower):
         if captured:
             assert step.failure is None and len(step._graphs) == 3
     assert losses[True] == pytest.approx(losses[False], rel=5e-2 if lower else 1e-3)
+
+
+def dropping(model: torch.nn.Module, look: bool):
+    """A step with dropout; to ``look`` at a value is what no capture can have."""
+
+    def compute(batch):
+        loss = F.dropout(model(batch["x"]), 0.5).square().sum()
+        if look:
+            loss.item()
+        return loss, loss
+
+    return compute
+
+
+@GPU
+def test_a_failed_capture_leaves_eager_steps_and_says_why():
+    model = torch.nn.Linear(64, 64).cuda()
+    batch = {"x": torch.ones(8, 64, device="cuda")}
+    step = GraphedStep(dropping(model, look=True), model.parameters())
+    step.zero()
+    step(batch)
+    gradient, stream = model.weight.grad.clone(), torch.cuda.current_stream()
+    with pytest.warns(UserWarning, match="training steps are eager, as no CUDA graph can be captured: .*captur"):
+        losses = [step(batch)[0].item()]
+    losses += [step(batch)[0].item() for _ in range(3)]
+    assert len(set(losses)) == 4 and step.failure and not step._graphs  # something else is dropped each time
+    assert torch.cuda.current_stream() == stream and not torch.equal(model.weight.grad, gradient)
+    other = GraphedStep(dropping(model, look=False), model.parameters())
+    other.zero()
+    losses = [other(batch)[0].item() for _ in range(4)]
+    assert other._graphs and len(set(losses)) == 4
+
+
+@GPU
+def test_no_garbage_is_collected_in_a_capture():
+    """Graphs of an earlier run may be among it; the capture would fail."""
+    model = torch.nn.Linear(64, 64).cuda()
+    batch = {"x": torch.ones(8, 64, device="cuda")}
+    compute, lists = dropping(model, look=False), []
+
+    def collected(batch):
+        found = compute(batch)
+        lists.append([[] for _ in range(10**5)])  # what Python collects garbage after
+        return found
+
+    earlier = GraphedStep(compute, model.parameters(), patience=0)
+    earlier.zero()
+    earlier(batch)
+    assert earlier._graphs
+    step = GraphedStep(collected, model.parameters())
+    step.zero()
+    step(batch)
+    gc.collect()
+    earlier.itself = earlier
+    del earlier
+    step(batch)
+    assert step.failure is None and step._graphs

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from modules.efficiency import ways as W
-from modules.efficiency.measure import Scenario, free, reason, recover, say
+from modules.efficiency.measure import Scenario, free, say
 from modules.efficiency.shapes import Batch, build, fixed_batches, sizes
 from modules.efficiency.steps import Stepper
+from modules.graphs import cause
 
 STEPS = 30
 BATCHES = 3
@@ -144,9 +145,8 @@ def compare(
                 try:
                     starts = [Start.of(case._replace(draw=draw), bf16) for draw in range(DRAWS if bf16 else 1)]
                 except Exception as error:
-                    yield record | {"library": "peft", "mode": "eager", "failed": reason(error)}
-                    say(f"  {scenario.shape} {method:8} {precision} PEFT failed: {reason(error)}")
-                    recover()
+                    yield record | {"library": "peft", "mode": "eager", "failed": cause(error)}
+                    say(f"  {scenario.shape} {method:8} {precision} PEFT failed: {cause(error)}")
                     continue
                 found = {mode: _measured(starts, bf16, mode) for mode in modes}
             for mode, figures in found.items():
@@ -190,8 +190,7 @@ def _measured(starts: list[Start], bf16: bool, mode: str) -> dict[str, Any]:
             run = case.ours(bf16, mode)
             losses, off = run.curve().losses, _off(run.curve(along=exact), exact)
         except Exception as error:
-            recover()
-            return known | {"failed": reason(error)}
+            return known | {"failed": cause(error)}
         every.append({"difference": difference(losses, peft.losses)} | off | known)
         curves = curves or {"losses": losses, "peft": peft.losses}
     medians = {name: statistics.median(figures[name] for figures in every) for name in every[0]}

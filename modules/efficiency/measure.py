@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import os
 import time
@@ -22,7 +21,8 @@ from modules.efficiency.shapes import (
     sizes,
     tokens_of,
 )
-from modules.efficiency.steps import Stepper, compile_core, repair
+from modules.efficiency.steps import Stepper, compile_core
+from modules.graphs import cause
 from modules.results import environment
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaLaunchCooperativeKernel")
@@ -132,9 +132,8 @@ def measure(
         try:
             running = _built(way, master, options, bf16, batches, device, compiled)
         except Exception as error:  # one way that cannot be is a row that says so
-            records[way.name] = _about(way) | {"failed": reason(error)}
-            say(f"  {way.name:28} failed: {reason(error)}")
-            recover()
+            records[way.name] = _about(way) | {"failed": cause(error)}
+            say(f"  {way.name:28} failed: {cause(error)}")
             continue
         records[way.name] = running.record
         say(f"  {way.name:28} ready after {time.perf_counter() - began:5.1f} s")
@@ -264,20 +263,6 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
     import numpy as np
 
     return tuple(float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
-
-
-def reason(error: BaseException) -> str:
-    """The first line of what went wrong first: a capture that breaks off raises a second, vaguer error."""
-    while error.__context__ is not None and "captur" in str(error):
-        error = error.__context__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
-
-
-def recover() -> None:
-    """Make the device usable again after a way has failed."""
-    with contextlib.suppress(Exception):  # if it cannot be, the next way says so
-        repair()
 
 
 def free(device: torch.device) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from modules.efficiency.shapes import Batch, picked, shape_of
 from modules.efficiency.ways import Trainee
-from modules.graphs import GraphedAdamW, GraphedStep, side_stream
+from modules.graphs import GraphedAdamW, GraphedStep, capture, side_stream
 from variants.reading import for_graph
 
 CLIP = 1.0
@@ -106,9 +106,7 @@ class Stepper:
             torch.cuda.current_stream().wait_stream(side)
             torch.cuda.synchronize()
         self._clear()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=side):
-            loss = self._step(inputs)
+        graph, loss = capture(lambda: self._step(inputs), self._pool, warm=False)
         self._pool = graph.pool()
         return _Graph(graph, inputs, loss, [p.grad for p in self.parameters])
 
@@ -167,14 +165,3 @@ def compile_core(trainee: Trainee) -> None:
     code = core.__code__.replace(co_name=f"{core.__code__.co_name}_{id(core)}")
     own = types.FunctionType(code, core.__globals__, code.co_name, core.__defaults__, core.__closure__)
     trainee.core = torch.compile(own, dynamic=False)
-
-
-def repair() -> None:
-    """After a capture that failed: the generator of random numbers still thinks that it is being captured."""
-    if not torch.cuda.is_available():
-        return
-    torch.cuda.set_stream(torch.cuda.default_stream())  # the capture's is still the current one
-    torch.cuda.synchronize()
-    with torch.cuda.graph(torch.cuda.CUDAGraph()):
-        torch.zeros(1, device="cuda")
-    torch.cuda.synchronize()
