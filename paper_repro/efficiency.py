@@ -132,7 +132,7 @@ def run(options: argparse.Namespace, device: Any, result: dict[str, Any], path: 
         print("PEFT is not installed (pip install peft): its rows are left out, and no loss curves are compared")
     start = time.perf_counter()
     if options.curves != "off" and has_peft:
-        for scenario in {s.shape: s for s in reversed(chosen)}.values():
+        for scenario in {s.shape: s for s in sorted(chosen, key=lambda s: len(s.methods))}.values():
             if scenario.shape == "roberta-large":
                 continue  # the very code of roberta-base
             print(f"loss curves, {scenario.shape}")

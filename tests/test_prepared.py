@@ -101,6 +101,18 @@ def test_lora_in_bf16_is_what_casts_at_each_use_give():
     assert any("layer.1" in k for k in gradients)
 
 
+@pytest.mark.parametrize(("variant", "spared"), [(LoRA(r=4), True), (VeRA(r=4), True), (DoRA(r=4), False)])
+def test_autocast_is_spared_where_all_is_rounded(variant, spared, monkeypatch):
+    handle, entered = adapted(roberta, variant, low=True), []
+    monkeypatch.setattr("variants.hooks._autocast", lambda kind, dtype: nullcontext(entered.append(kind)))
+    with handle.prepared():
+        assert handle.layers[0].site.module.adapter.rounded == spared
+        if spared:
+            handle.model(input_ids=IDS)
+    assert not entered
+    assert not any(layer.site.module.adapter.rounded for layer in handle.layers)
+
+
 def test_nothing_of_it_stays():
     handle = adapted(roberta, DoRA(r=4), low=True)
     layer = handle.layers[0]

@@ -27,6 +27,7 @@ class SiteAdapters(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.enabled = True
+        self.rounded = False  # in a prepared pass: whether all tensors of the layers are in the base's low precision
         # what every forward would look up anew: the hooks' own cost is these look-ups
         object.__setattr__(self, "_in_order", tuple(layers))
         self._whole = layers[0].site.is_whole
@@ -41,7 +42,7 @@ class SiteAdapters(nn.Module):
 
         fp32 adapters over a low-precision base compute as they do under autocast, whether or not it is on.
         """
-        if y.dtype in LOW_PRECISION and not torch.is_autocast_enabled(y.device.type):
+        if y.dtype in LOW_PRECISION and not self.rounded and not torch.is_autocast_enabled(y.device.type):
             with _autocast(y.device.type, y.dtype):
                 return self._compute(x, y)
         return self._compute(x, y)

@@ -41,18 +41,29 @@ def standing_in(standins: Iterable[Standin]) -> Iterator[None]:
 def lowered(layers: Iterable[AdapterLayer]) -> Iterator[Standin]:
     """Copies of the layers' fp32 matrices in the dtype of a low-precision base, cast together.
 
-    Products would cast them at each use: the values are those, and the gradients arrive at the fp32 tensors.
+    Products would cast them at each use: the values are those, and the gradients arrive at the fp32 tensors. A module
+    whose layers have nothing left in another dtype needs no autocast.
     """
     places: dict[Tensor, list[tuple[nn.Module, str]]] = defaultdict(list)
     wanted: dict[Tensor, Cast] = {}
+    rounded: dict[nn.Module, bool] = {}
     for layer in layers:
+        dtype, adapters = layer.site.dtype, layer.site.module.adapter
+        if dtype not in LOW_PRECISION:
+            continue
+        alike = True
         for module in layer.modules():
             for name, tensor in module._parameters.items():
                 if tensor is not None and (cast := cast_of(layer, name, tensor)):
                     places[tensor].append((module, name))
                     wanted[tensor] = cast
+                else:
+                    alike = alike and (tensor is None or tensor.dtype == dtype)
+            alike = alike and all(tensor is None or tensor.dtype == dtype for tensor in module._buffers.values())
+        rounded[adapters] = alike and rounded.get(adapters, True)
     for tensor, copy in copies(wanted).items():
         yield from ((module, name, copy) for module, name in places[tensor])
+    yield from ((adapters, "rounded", True) for adapters, alike in rounded.items() if alike)
 
 
 class Cast(NamedTuple):

@@ -89,9 +89,8 @@ class Stepper:
         for name, tensor in captured.inputs.items():
             tensor.copy_(batch[name], non_blocking=True)
         captured.graph.replay()
-        if self.trainee.after:  # it reads the gradients of this graph
-            for parameter, gradient in zip(self.parameters, captured.gradients, strict=True):
-                parameter.grad = gradient
+        for parameter, gradient in zip(self.parameters, captured.gradients, strict=True):
+            parameter.grad = gradient  # each graph has its own
         return captured.loss
 
     @for_graph()
