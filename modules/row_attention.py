@@ -109,8 +109,8 @@ class Places(NamedTuple):
         return parts.flatten(0, 1).index_select(0, self.index).view(len(self.index) // heads, -1)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
-        """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
-        return attention(*(x.flatten(0, 1) for x in (query, key, value)), self, scale, dropout).view(query.shape)
+        """Attention of tokens (N, heads * d), the queries with ``first`` those of the rows' first tokens."""
+        return attention(query, key, value, self, scale, dropout)
 
 
 class Padded(NamedTuple):
@@ -147,15 +147,15 @@ class Padded(NamedTuple):
         return cls(first, index, place.minimum(last).flatten(), bias[:, None, None], heads)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
-        """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
-        q, k, v = (x.flatten(0, 1) for x in (query, key, value))
-        apart = (q if first else q.index_select(0, self.source), *(x.index_select(0, self.source) for x in (k, v)))
-        shape = len(self.first), -1, self.heads, query.shape[-1] // self.heads
+        """Attention of tokens (N, heads * d), the queries with ``first`` those of the rows' first tokens."""
+        asked = query if first else query.index_select(0, self.source)
+        apart = asked, *(x.index_select(0, self.source) for x in (key, value))
+        shape = len(self.first), -1, self.heads, query.shape[1] // self.heads
         q, k, v = (x.reshape(shape).transpose(1, 2) for x in apart)
         bias = self.bias.to(q.dtype)
         found = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout, scale=scale)
         found = found.transpose(1, 2).flatten(0, 1).flatten(1)
-        return (found if first else found.index_select(0, self.index)).view(query.shape)
+        return found if first else found.index_select(0, self.index)
 
 
 class Sequences(NamedTuple):
@@ -185,20 +185,18 @@ class Sequences(NamedTuple):
         return cls(ends, asked, _among_all(starts, tokens), heads, width, flash)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
-        """Attention of tokens (S, n, d), the queries with ``first`` those of the first tokens (S, R, d)."""
-        q, k, v = (x.flatten(0, 1) for x in (query, key, value))
+        """Attention of tokens (N, heads * d), the queries with ``first`` those of the rows' first tokens."""
         of_queries = self.asked if first else self.ends
         if self.flash:
-            q, k, v = (x.unflatten(-1, (self.heads, -1)) for x in (q, k, v))
+            q, k, v = (x.view(len(x), self.heads, -1) for x in (query, key, value))
             widths = 1 if first else self.width, self.width
             found = torch.ops.aten._flash_attention_forward(
                 q, k, v, of_queries, self.ends, *widths, dropout, False, False, scale=scale
             )[0]
-        else:
-            from modules.short_rows import attention  # here, since it needs Triton
+            return found.flatten(1)
+        from modules.short_rows import attention  # here, since it needs Triton
 
-            found = attention(q, k, v, of_queries, self.ends, self.heads, self.width, scale, dropout)
-        return found.view(query.shape)
+        return attention(query, key, value, of_queries, self.ends, self.heads, self.width, scale, dropout)
 
 
 def _among_all(places: Tensor, tokens: int) -> Tensor:

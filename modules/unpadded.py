@@ -66,18 +66,27 @@ def _find_places(backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tu
 
 def _by_row(encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:
     if kwargs.get("places"):
-        output.last_hidden_state = output.last_hidden_state.flatten(0, 1).unsqueeze(1)  # a row is its first token
+        output.last_hidden_state = output.last_hidden_state.flatten(0, -2).unsqueeze(1)  # a row is its first token
     return output
 
 
 def _block(block: nn.Module, last: bool, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A block's forward function: tokens (S, n, d) give as many, of the last block (S, R, d)."""
+    """A block's forward function: tokens (S, n, d) give as many, of the last block (S, R, d).
+
+    Those of one part go on as (n, d): products of matrices need no views, forward and backward.
+    """
     places = kwargs.pop("places", None)
     if places is None:
         return type(block).forward(block, tokens, *args, **kwargs)
-    own = block.attention.self
-    asked = tokens.flatten(0, 1).index_select(0, places.first).unflatten(0, (len(tokens), -1)) if last else tokens
+    own, parts = block.attention.self, tokens.shape[0] if tokens.ndim == 3 else 1
+    every = tokens.flatten(0, -2)
+    asked = every.index_select(0, places.first) if last else every
+    if parts == 1:
+        tokens = every
+    else:
+        asked = asked.unflatten(0, (parts, -1)) if last else tokens
     query, key, value = own.query(asked), own.key(tokens), own.value(tokens)
     dropout = own.dropout.p if own.training else 0.0
-    attended = block.attention.output(places.attend(query, key, value, own.scaling, dropout, last), asked)
+    found = places.attend(*(x.flatten(0, -2) for x in (query, key, value)), own.scaling, dropout, last)
+    attended = block.attention.output(found if parts == 1 else found.view(query.shape), asked)
     return block.output(block.intermediate(attended), attended)

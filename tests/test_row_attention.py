@@ -106,8 +106,8 @@ class Case:
 
     def found(self, dropout: float = 0.0) -> torch.Tensor:
         """(queries of real tokens, WIDTH)."""
-        tokens = self.query, self.key, self.value
-        found = self.places.attend(*tokens, scale=SCALE, dropout=dropout, first=self.first)
+        tokens = (x.flatten(0, 1) for x in (self.query, self.key, self.value))
+        found = self.places.attend(*tokens, scale=SCALE, dropout=dropout, first=self.first).view(self.query.shape)
         assert torch.isfinite(found).all()
         return found[self.of_queries].flatten(0, -2).double()
 

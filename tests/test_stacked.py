@@ -117,7 +117,7 @@ def test_so_they_do_on_the_path_of_cuda_graphs(command, tmp_path, graphed, varia
 
 def of_rows(self, query, key, value, scale, dropout, first):
     """What attention on a GPU computes, row by row; nothing for what is unused would be a number by chance."""
-    q, k, v = (x.flatten(0, 1).unflatten(-1, (self.heads, -1)) for x in (query, key, value))
+    q, k, v = (x.unflatten(1, (self.heads, -1)) for x in (query, key, value))
     bounds = (self.asked if first else self.ends).tolist()
     mixed = []
     for (a, b), (c, d) in zip(pairwise(bounds), pairwise(self.ends.tolist()), strict=True):
@@ -125,7 +125,7 @@ def of_rows(self, query, key, value, scale, dropout, first):
         if b > a:
             parts = (x[None, i:j].transpose(1, 2) for x, i, j in ((q, a, b), (k, c, d), (v, c, d)))
             mixed.append(F.scaled_dot_product_attention(*parts, scale=scale).transpose(1, 2).flatten(2)[0])
-    return torch.cat(mixed).view(query.shape)
+    return torch.cat(mixed)
 
 
 @pytest.mark.parametrize(("variant", "side_by_side"), [("lora", False), ("dora", True), ("adapter_h", False)])

@@ -38,7 +38,7 @@ class AdapterLayer(nn.Module):
     resizable: Mapping[str, int] = {}
     """Tensors that may come back from a file of another size, and in which dimension (AdaLoRA's rank)."""
     per_token: bool = False
-    """A token's output depends on that token alone: on a CPU the encoder may leave padding out, as (1, tokens, d)."""
+    """A token's output depends on that token alone: the encoder may leave padding out, and carry on (tokens, d)."""
     low_precision: tuple[str, ...] = ()
     """Vectors that are rounded as matrices are where the base is in low precision; others stay in fp32."""
     rank_dims: Mapping[str, int] = {}
