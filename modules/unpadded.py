@@ -78,15 +78,12 @@ def _block(block: nn.Module, last: bool, tokens: Tensor, *args: Any, **kwargs: A
     places = kwargs.pop("places", None)
     if places is None:
         return type(block).forward(block, tokens, *args, **kwargs)
-    own, parts = block.attention.self, tokens.shape[0] if tokens.ndim == 3 else 1
-    every = tokens.flatten(0, -2)
-    asked = every.index_select(0, places.first) if last else every
-    if parts == 1:
+    own, every = block.attention.self, tokens.flatten(0, -2)
+    if len(every) == tokens.shape[-2]:  # one part
         tokens = every
-    else:
-        asked = asked.unflatten(0, (parts, -1)) if last else tokens
+    asked = every.index_select(0, places.first).view(*tokens.shape[:-2], -1, tokens.shape[-1]) if last else tokens
     query, key, value = own.query(asked), own.key(tokens), own.value(tokens)
     dropout = own.dropout.p if own.training else 0.0
     found = places.attend(*(x.flatten(0, -2) for x in (query, key, value)), own.scaling, dropout, last)
-    attended = block.attention.output(found if parts == 1 else found.view(query.shape), asked)
+    attended = block.attention.output(found if tokens is every else found.view(query.shape), asked)
     return block.output(block.intermediate(attended), attended)

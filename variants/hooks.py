@@ -40,7 +40,8 @@ class SiteAdapters(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Adapted output of the module, same shape and dtype as ``y``.
 
-        fp32 adapters over a low-precision base compute as they do under autocast, whether or not it is on.
+        fp32 adapters over a low-precision base compute as they do under autocast, whether or not it is on; those that
+        are rounded as a whole, in that precision.
         """
         if y.dtype in LOW_PRECISION and not self.rounded and not torch.is_autocast_enabled(y.device.type):
             with _autocast(y.device.type, y.dtype):
