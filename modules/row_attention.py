@@ -5,13 +5,13 @@ from __future__ import annotations
 import functools
 import importlib.util
 import warnings
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
+from modules.cpu_attention import Places
 from variants.prepared import LOW_PRECISION
 from variants.reading import pays
 
@@ -63,54 +63,6 @@ def _has_programs(device: torch.device, dtype: torch.dtype, width: int, heads: i
         warnings.warn(f"attention within short rows goes a slower way, since Triton cannot: {reason}", stacklevel=2)
         return False
     return True
-
-
-class Places(NamedTuple):
-    """Where the N tokens of rows that lie one behind the other are, for attention with some heads on a CPU.
-
-    Attributes:
-        first: (rows,) the first token of each row.
-        index: (N * heads,) places of the tokens' parts, one for each head, among the rows * heads * T.
-        source: (rows * heads * T,) the part that is found at each place; where there is none, one of the row's last.
-        real: (rows * heads, T, 1) 1 at a token, elsewhere 0.
-        bias: (rows * heads, 1, T) 0 at a token, elsewhere -inf.
-    """
-
-    first: Tensor
-    index: Tensor
-    source: Tensor
-    real: Tensor
-    bias: Tensor
-
-    @classmethod
-    def of(cls, lengths: Tensor, heads: int) -> Places:
-        """The places of rows of these lengths (rows,)."""
-        rows, width = len(lengths), int(lengths.max())
-        first = lengths.cumsum(0) - lengths
-        head, place = torch.arange(heads), torch.arange(width)
-        row = torch.arange(rows).repeat_interleave(lengths)
-        column = torch.arange(len(row)) - first[row]
-        index = (row.unsqueeze(1) * heads + head) * width + column.unsqueeze(1)
-        token = first.unsqueeze(1) + place.minimum(lengths.unsqueeze(1) - 1)
-        source = token.unsqueeze(1) * heads + head.unsqueeze(1)
-        real = (place < lengths.unsqueeze(1)).repeat_interleave(heads, 0).float()
-        bias = torch.zeros_like(real).masked_fill_(real == 0, -torch.inf)
-        return cls(first, index.flatten(), source.flatten(), real.unsqueeze(2), bias.unsqueeze(1))
-
-    def apart(self, tokens: Tensor) -> Tensor:
-        """(N, heads * d) -> (rows * heads, T, d)."""
-        many, width, _ = self.real.shape
-        parts = tokens.reshape(len(self.index), -1)
-        return parts.index_select(0, self.source).view(many, width, -1)
-
-    def together(self, parts: Tensor) -> Tensor:
-        """(rows * heads, T, d) -> (N, heads * d)."""
-        heads = len(self.real) // len(self.first)
-        return parts.flatten(0, 1).index_select(0, self.index).view(len(self.index) // heads, -1)
-
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
-        """Attention of tokens (N, heads * d), the queries with ``first`` those of the rows' first tokens."""
-        return attention(query, key, value, self, scale, dropout)
 
 
 class Padded(NamedTuple):
@@ -213,52 +165,3 @@ def _asked(parts: int, many: int, rows: int, device: torch.device) -> Tensor:
     """What `Sequences` says of first tokens, the same for all batches of a shape."""
     one = (torch.arange(many) < rows).repeat(parts)
     return F.pad(one.cumsum(0), (1, 0)).to(device, torch.int32)
-
-
-class _Attention(torch.autograd.Function):
-    """Softmax attention within rows. Products of many small matrices are fast where none of them is transposed by the
-    product itself, which is why it is written out, with its gradient."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, places: Places, scale: float, dropout: float
-    ) -> Tensor:
-        ctx.places, ctx.scale, ctx.shape = places, scale, query.shape
-        ctx.all = len(query) == len(key)
-        many = len(places.bias)
-        q = places.apart(query) if ctx.all else query.reshape(many, 1, -1)
-        k, v = places.apart(key), places.apart(value)
-        scores = torch.baddbmm(places.bias.to(q.dtype), q, k.transpose(1, 2).contiguous(), alpha=scale)
-        weights = torch.softmax(scores, -1).to(q.dtype)
-        kept = F.dropout(torch.ones_like(weights), dropout) if dropout else None
-        ctx.save_for_backward(q, k, v, weights, kept)
-        mixed = torch.bmm(weights if kept is None else weights * kept, v)
-        return places.together(mixed) if ctx.all else mixed.view(query.shape)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple:
-        q, k, v, weights, kept = ctx.saved_tensors
-        places = ctx.places
-        of_mixed = places.apart(gradient).mul_(places.real) if ctx.all else gradient.reshape(q.shape)
-        of_weights = torch.bmm(of_mixed, v.transpose(1, 2).contiguous())
-        of_value = torch.bmm((weights if kept is None else weights * kept).transpose(1, 2), of_mixed)
-        if kept is not None:
-            of_weights *= kept
-        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).mul_(ctx.scale)
-        of_query = torch.bmm(of_scores, k)
-        of_query = places.together(of_query) if ctx.all else of_query.view(ctx.shape)
-        of_key = torch.bmm(of_scores.transpose(1, 2), q)
-        return of_query, places.together(of_key), places.together(of_value), None, None, None
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor, places: Places, scale: float, dropout: float = 0.0) -> Tensor:
-    """Softmax attention within rows, without double backward.
-
-    Args:
-        query: (N, d), or (rows, d), of the first tokens alone; the result has its shape.
-        key, value: (N, d).
-        scale: of the products of queries and keys.
-        dropout: of the weights.
-    """
-    return _Attention.apply(query, key, value, places, scale, dropout)

@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from modules import row_attention
+from modules.cpu_attention import Places, attention
 from modules.packed import Layout
-from modules.row_attention import Padded, Places, Sequences, attention, places_of
+from modules.row_attention import Padded, Sequences, places_of
 from tests.models import MODELS
 from variants.reading import for_graph
 
