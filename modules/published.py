@@ -78,7 +78,8 @@ def _content(path: Path) -> dict[str, Any]:
 
 @lru_cache
 def _parsed(path: Path, _modified: int) -> dict[str, Any]:
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is a compiled one
+    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
 
 
 def load_models(folder: str | Path) -> dict[str, dict[str, Any]]:

@@ -10,6 +10,7 @@ import pytest
 from hub_server import HubServer
 
 from modules import hub
+from modules.embedded import shipped
 from modules.errors import UserError
 from modules.hub import hub_reachable
 from modules.sources import EmbeddedSource, FolderSource, Split, content_hash
@@ -196,7 +197,7 @@ def test_hash_follows_the_content():
 
 
 def test_embedded_source_is_complete_and_deterministic():
-    for name in ("cola", "mnli", "stsb"):
+    for name in shipped():
         task, first, other = TASKS[name], EmbeddedSource(seed=0), EmbeddedSource(seed=1)
         splits = first.load(task)
         assert set(splits) == {"train", *task.eval_splits}
@@ -207,7 +208,9 @@ def test_embedded_source_is_complete_and_deterministic():
                 assert all(0 <= label <= 5 for label in split.labels)
             else:
                 assert set(split.labels) == set(range(task.num_labels))
-        assert EmbeddedSource(seed=0).hash(task) == first.hash(task) != other.hash(task)
+        unmade = EmbeddedSource(seed=0)  # knows what it would make
+        assert unmade.hash(task) == first.hash(task) == content_hash(splits) != other.hash(task)
+        assert unmade.sizes == first.sizes == {name: shipped()[name]["sizes"]}
 
 
 # Wang et al. 2019, Table 1, and the label counts of the files themselves.
