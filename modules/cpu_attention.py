@@ -11,20 +11,6 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 
-class Group(NamedTuple):
-    """Rows of similar lengths, for attention on a CPU: products cost as much for a short row as for the longest.
-
-    Attributes:
-        many: rows * heads.
-        width: T, of the longest row.
-        bias: (rows * heads, 1, T) 0 at a token, elsewhere -inf.
-    """
-
-    many: int
-    width: int
-    bias: Tensor
-
-
 class Places(NamedTuple):
     """Where the N tokens of rows that lie one behind the other are, for attention with some heads on a CPU.
 
@@ -32,7 +18,8 @@ class Places(NamedTuple):
         heads: of the attention.
         first: (rows,) the first token of each row.
         order: (rows,) the rows as the groups have them, one after the other.
-        groups: each of which has rows * heads * T places; M in all.
+        biases: of each group of rows of similar lengths, (rows * heads, 1, T): 0 at a token, elsewhere -inf. Products
+            cost as much for a short row as for the group's longest, of T tokens. The groups have M places in all.
         index: (N * heads,) places of the tokens' parts, one for each head, among the M.
         source: (M,) the part that is found at each place; where there is none, one of the row's last.
         real: (M, 1) 1 at a token, elsewhere 0.
@@ -41,7 +28,7 @@ class Places(NamedTuple):
     heads: int
     first: Tensor
     order: Tensor
-    groups: list[Group]
+    biases: list[Tensor]
     index: Tensor
     source: Tensor
     real: Tensor
@@ -52,7 +39,7 @@ class Places(NamedTuple):
         many = lengths.numpy()  # whose operations on little cost less than PyTorch's
         first, head = many.cumsum() - many, np.arange(heads)[:, None]
         order, sizes = _by_length(many)
-        index, sources, reals, groups, before = np.empty((many.sum(), heads), np.int64), [], [], [], 0
+        index, sources, reals, biases, before = np.empty((many.sum(), heads), np.int64), [], [], [], 0
         for rows in np.split(order, sizes):
             own, row = many[rows][:, None], np.arange(len(rows))[:, None, None]
             place = np.arange(own.max())
@@ -61,12 +48,12 @@ class Places(NamedTuple):
             sources.append((token[:, None] * heads + head).ravel())
             reals.append(there.repeat(heads, 0).astype(np.float32))
             bias = torch.from_numpy(np.where(reals[-1] == 0, np.float32(-np.inf), np.float32(0)))
-            groups.append(Group(len(bias), len(place), bias.unsqueeze(1)))
+            biases.append(bias.unsqueeze(1))
             before += bias.numel()
         real = np.concatenate([real.ravel() for real in reals])[:, None]
         arrays = first, order, index.ravel(), np.concatenate(sources), real
         first, order, index, source, real = map(torch.from_numpy, arrays)
-        return cls(heads, first, order, groups, index, source, real)
+        return cls(heads, first, order, biases, index, source, real)
 
     def apart(self, tokens: Tensor) -> Tensor:
         """(N, heads * d) -> (M, d)."""
@@ -86,10 +73,9 @@ class Places(NamedTuple):
 
     def each(self, parts: Tensor) -> list[Tensor]:
         """(M, d) as (rows * heads, T, d) of each group; (rows * heads, d) of single tokens likewise, T = 1."""
-        widths = [group.width if len(parts) == len(self.source) else 1 for group in self.groups]
-        sizes = [group.many * width for group, width in zip(self.groups, widths, strict=True)]
-        each = zip(parts.split(sizes), self.groups, widths, strict=True)
-        return [part.view(group.many, width, -1) for part, group, width in each]
+        shapes = [(len(bias), bias.shape[2] if len(parts) == len(self.source) else 1) for bias in self.biases]
+        split = parts.split([many * width for many, width in shapes])
+        return [part.view(*shape, -1) for part, shape in zip(split, shapes, strict=True)]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (N, heads * d), the queries with ``first`` those of the rows' first tokens."""
@@ -119,8 +105,8 @@ class _Attention(torch.autograd.Function):
         q = places.apart(query) if ctx.all else places.asked(query)
         k, v = places.apart(key), places.apart(value)
         mixed, weights, kept = torch.empty_like(q), [], []
-        for group, own_q, own_k, own_v, into in zip(places.groups, *map(places.each, (q, k, v, mixed)), strict=True):
-            scores = torch.baddbmm(group.bias.to(q.dtype), own_q, own_k.transpose(1, 2).contiguous(), alpha=scale)
+        for bias, own_q, own_k, own_v, into in zip(places.biases, *map(places.each, (q, k, v, mixed)), strict=True):
+            scores = torch.baddbmm(bias.to(q.dtype), own_q, own_k.transpose(1, 2).contiguous(), alpha=scale)
             weights.append(torch.softmax(scores, -1).to(q.dtype))
             kept.append(F.dropout(torch.ones_like(weights[-1]), dropout) if dropout else None)
             torch.bmm(_dropped(weights[-1], kept[-1]), own_v, out=into)
@@ -131,7 +117,7 @@ class _Attention(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple:
         places, (q, k, v, *saved) = ctx.places, ctx.saved_tensors
-        weights, kept = saved[: len(places.groups)], saved[len(places.groups) :]
+        weights, kept = saved[: len(places.biases)], saved[len(places.biases) :]
         of_mixed = places.apart(gradient).mul_(places.real) if ctx.all else places.asked(gradient)
         of_q, of_k, of_v = (torch.empty_like(x) for x in (q, k, v))
         each = map(places.each, (q, k, v, of_mixed, of_q, of_k, of_v))

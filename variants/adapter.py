@@ -46,7 +46,7 @@ class Adapter:
         known = dict(model.named_parameters())
         for parameter in known.values():
             parameter.requires_grad_(False)
-        sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in set(head)]
+        sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in head]
         shared = variant.shared(sites, seed) if sites else {}
         adapter = cls(variant, seed)
         for site in sites:
