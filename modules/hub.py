@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import os
 import threading
-import urllib.error
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
 
-from modules.errors import UserError
+from variants.errors import UserError
 
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 

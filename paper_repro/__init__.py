@@ -3,4 +3,4 @@
 from pathlib import Path
 
 PUBLISHED = Path(__file__).parent / "published"
-"""Folder of the published figures, one YAML file per table (read by `modules.published`)."""
+"""Folder of the published figures, one YAML file per table (read by `modules.reports.published`)."""

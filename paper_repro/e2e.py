@@ -7,8 +7,8 @@
 
 import sys
 
-from modules.cli import main
-from modules.e2e import E2E
+from modules.benchmarks.e2e import E2E
+from modules.experiments.command import main
 
 if __name__ == "__main__":
     sys.exit(main(benchmark=E2E))

@@ -15,10 +15,10 @@ import sys
 import time
 from pathlib import Path
 
-from modules.atomic import write_atomic
-from modules.cli import guarded
-from modules.e2e import E2E
-from modules.errors import UserError
+from modules.benchmarks.e2e import E2E
+from modules.command_line import guarded
+from variants.atomic import write_atomic
+from variants.errors import UserError
 
 SETTINGS = ("beams", "length_penalty", "no_repeat_ngram", "max_new_tokens", "decode_batch_size")
 
@@ -66,8 +66,8 @@ def decoded(
 
     Raises UserError where there is no such run, its adapters are gone, or backbone or data are other ones.
     """
-    from modules.config import RunConfig
-    from modules.recipes import check_training
+    from modules.benchmarks.recipes import check_training
+    from modules.runs.config import RunConfig
 
     check_training(given, "settings", E2E.settings)
     if not (folder / "config.json").is_file():
@@ -77,11 +77,11 @@ def decoded(
         raise UserError(f"{folder} is a run of {config.benchmark}, not of E2E")
     import torch
 
-    from modules.backbones import resolve as place
-    from modules.backbones import weights_hash
-    from modules.e2e.decode import decode
-    from variants.adapted import attach
-    from variants.files import restore
+    from modules.backbones.loading import resolve as place
+    from modules.backbones.weights import weights_hash
+    from modules.benchmarks.e2e.decode import decode
+    from variants.adapters.adapted_model import attach
+    from variants.formats.native import restore
     from variants.registry import resolve
 
     config.training |= given

@@ -27,9 +27,9 @@ import json
 import sys
 from pathlib import Path
 
-from modules.cli import guarded
-from modules.errors import UserError
+from modules.command_line import guarded
 from modules.scores import files, ptb, score
+from variants.errors import UserError
 
 
 def parse() -> argparse.Namespace:
@@ -66,9 +66,9 @@ def main() -> int:
 
 
 def score_runs(options: argparse.Namespace) -> int:
-    from modules.cli import show_table
-    from modules.e2e import E2E
-    from modules.e2e.rescore import rescore
+    from modules.benchmarks.e2e import E2E
+    from modules.benchmarks.e2e.rescore import rescore
+    from modules.reports.show import show_table
 
     code = 0
     for line, scored in rescore(options.runs, options.data_dir, options.force):

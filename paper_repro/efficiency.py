@@ -26,9 +26,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from modules.atomic import write_atomic
-from modules.cli import guarded
-from modules.errors import UserError
+from modules.command_line import guarded
+from variants.atomic import write_atomic
+from variants.errors import UserError
 
 FORMAT = 1
 
@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     import torch
 
-    from modules.results import environment
+    from modules.runs.environment import environment
 
     device = torch.device(options.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     kept = {"scenarios": {}, "curves": [], "jobs": [], "remarks": []}
     result |= {key: before.get(key, empty) for key, empty in kept.items()}
     if options.job or options.since:
-        from modules.efficiency.job import command_since, whole_jobs
+        from modules.efficiency.whole_job import command_since, whole_jobs
 
         jobs = whole_jobs(options, device) if options.job else []
         jobs += [command_since(options.since, options.repeats)] if options.since else []
@@ -116,7 +116,10 @@ def run(options: argparse.Namespace, device: Any, result: dict[str, Any], path: 
     import torch
     import transformers
 
-    from modules.efficiency import curves, measure, peft_ways, ways
+    from modules.efficiency import implementations as ways
+    from modules.efficiency import loss_curves as curves
+    from modules.efficiency import measure
+    from modules.efficiency import peft_implementation as peft_ways
 
     transformers.logging.set_verbosity_error()
     torch.backends.cuda.enable_cudnn_sdp(False)  # as in runs: it compiles a kernel for every shape that it meets
@@ -199,7 +202,7 @@ def finish(path: Path, result: dict[str, Any]) -> int:
 
 
 def save(path: Path, result: dict[str, Any]) -> None:
-    from modules.efficiency import bars
+    from modules.efficiency import thresholds as bars
 
     text = json.dumps(result | {"bars": bars.rows(result)}, indent=1)
     text = re.sub(

@@ -7,8 +7,8 @@
 
 import sys
 
-from modules.cli import main
-from modules.glue import GLUE
+from modules.benchmarks.glue import GLUE
+from modules.experiments.command import main
 
 if __name__ == "__main__":
     sys.exit(main(benchmark=GLUE))

@@ -3,7 +3,7 @@
     python paper_repro/hook_latency.py
     python paper_repro/hook_latency.py --device cuda --out results/latency/hooks-cuda.json
 
-The ways are taken in turn within each round (modules/latency.py). Figures are ratios to the replaced modules: 1.00
+The ways are taken in turn within each round. Figures are ratios to the replaced modules: 1.00
 means that hooks cost nothing. ``no-op`` has hooks that return their input, ``bare`` is the plain model.
 """
 
@@ -20,9 +20,9 @@ from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
-from modules.atomic import write_atomic
-from modules.errors import UserError
-from modules.latency import in_turn, ratios, synchronizer
+from modules.efficiency.timing import in_turn, ratios, synchronizer
+from variants.atomic import write_atomic
+from variants.errors import UserError
 
 SHAPES = ((4, 128, 32, 24), (12, 768, 1, 16), (12, 768, 4, 32))
 """(layers, width, batch, length)"""
@@ -102,7 +102,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    from modules.results import environment
+    from modules.runs.environment import environment
 
     synchronize, records = synchronizer(options.device), []
     for layers, width, batch, length in SHAPES:
@@ -124,6 +124,6 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    from modules.cli import guarded
+    from modules.command_line import guarded
 
     sys.exit(guarded(main))

@@ -17,19 +17,19 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-REFERENCE = ROOT / "results" / "reference"
-sys.path.insert(0, str(ROOT))  # so that the script runs from any folder, installed or not
+from modules.benchmarks.base import BENCHMARKS, benchmark
+from modules.paths import PROJECT
+from modules.reports.paper_tables import paper_tables
+from modules.reports.plots import stale_plots, write_plots
+from modules.reports.published import load_published
+from modules.reports.tables import Section, build
+from modules.reports.write import render
+from modules.runs.results import ResultStore, RunResult
+from paper_repro import PUBLISHED
+from variants.atomic import write_atomic
+from variants.errors import UserError
 
-from modules.atomic import write_atomic  # noqa: E402
-from modules.benchmark import BENCHMARKS, benchmark  # noqa: E402
-from modules.errors import UserError  # noqa: E402
-from modules.paper_tables import paper_tables  # noqa: E402
-from modules.plots import stale_plots, write_plots  # noqa: E402
-from modules.published import load_published  # noqa: E402
-from modules.results import ResultStore, RunResult  # noqa: E402
-from modules.tables import Section, build, render  # noqa: E402
-from paper_repro import PUBLISHED  # noqa: E402
+REFERENCE = PROJECT / "results" / "reference"
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -63,7 +63,7 @@ def sources(folders: Sequence[Path], shipped: bool = False) -> list[tuple[Path, 
 
     Raises UserError on a named folder that has no runs.
     """
-    named = list(folders) or [*sorted(REFERENCE.iterdir()), *[ROOT / "results"] * (not shipped)]
+    named = list(folders) or [*sorted(REFERENCE.iterdir()), *[PROJECT / "results"] * (not shipped)]
     found = [(folder, ResultStore(folder).all()) for folder in named]
     if folders and (empty := [folder for folder, results in found if not results]):
         raise UserError(f"{empty[0]} has no results (runs/*.json); name a --results_dir of glue.py or e2e.py")
@@ -108,10 +108,10 @@ def check(texts: dict[Path, str], drawings: Sequence[tuple[Path, list[Section]]]
 
 
 def _shown(path: Path) -> str:
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else str(path)
 
 
 if __name__ == "__main__":
-    from modules.cli import guarded
+    from modules.command_line import guarded
 
     sys.exit(guarded(main))

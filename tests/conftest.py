@@ -6,12 +6,11 @@ import random
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: several threads only wait for each other
-
-import torch  # noqa: E402
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports it: kernels are carried out in Python
@@ -28,7 +27,7 @@ def own_cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory) -> Path:
     """A folder with a random RoBERTa of width 16, dropout off, and its tokenizer."""
-    from tests.hub_server import tiny_roberta
+    from tests.support.hub_server import tiny_roberta
 
     folder = tmp_path_factory.mktemp("models") / "tiny-roberta"
     folder.mkdir()

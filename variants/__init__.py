@@ -11,29 +11,30 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from variants.errors import VariantError
 from variants.registry import names, register, resolve
-from variants.variant import BaseVariant, Variant, VariantError
+from variants.variant import BaseVariant, Variant
 
 _lazy = {
     "AdapterLayer": "layer",
-    "Adapted": "adapted",
-    "attach": "adapted",
-    "load": "files",
-    "LoRA": "lora",
-    "AdaLoRA": "adalora",
-    "DoRA": "dora",
-    "VeRA": "vera",
-    "Full": "full",
-    "Head": "head",
-    "BitFit": "bitfit",
-    "FTTop2": "ft_top2",
-    "AdapterH": "adapter_h",
-    "AdapterL": "adapter_l",
-    "AdapterP": "adapter_p",
-    "AdapterD": "adapter_d",
-    "PrefixEmbed": "prefix_embed",
-    "PrefixLayer": "prefix_layer",
-    "PrefixTuning": "prefix_tuning",
+    "Adapted": "adapters.adapted_model",
+    "attach": "adapters.adapted_model",
+    "load": "formats.native",
+    "LoRA": "methods.lora",
+    "AdaLoRA": "methods.adalora",
+    "DoRA": "methods.dora",
+    "VeRA": "methods.vera",
+    "Full": "methods.full",
+    "Head": "methods.head",
+    "BitFit": "methods.bitfit",
+    "FTTop2": "methods.ft_top2",
+    "AdapterH": "methods.adapter_h",
+    "AdapterL": "methods.adapter_l",
+    "AdapterP": "methods.adapter_p",
+    "AdapterD": "methods.adapter_d",
+    "PrefixEmbed": "methods.prefix_embed",
+    "PrefixLayer": "methods.prefix_layer",
+    "PrefixTuning": "methods.prefix_tuning",
 }
 __all__ = ["BaseVariant", "Variant", "VariantError", "names", "register", "resolve", *_lazy]
 

@@ -13,11 +13,12 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from variants.errors import VariantError
 from variants.registry import resolve
-from variants.variant import BaseVariant, VariantError
+from variants.variant import BaseVariant
 
 if TYPE_CHECKING:
-    from variants.contract_models import Subject
+    from variants.contract.models import Subject
 
 HELD, FAILED, NOT_APPLICABLE = "held", "FAILED", "not applicable"
 
@@ -33,7 +34,8 @@ class Finding:
 
 def properties() -> list[str]:
     """Names of all properties, in the order in which they are checked."""
-    from variants import contract, contract_ddp
+    from variants.contract import ddp as contract_ddp
+    from variants.contract import properties as contract
 
     return [*contract.PROPERTIES, contract_ddp.NAME]
 
@@ -45,7 +47,7 @@ def check(variant: BaseVariant | type[BaseVariant], only: list[str] | None = Non
         variant: a variant, or a class, which is taken with its default options.
         only: names of properties, of :func:`properties`; all by default.
     """
-    from variants.contract_models import Subject
+    from variants.contract.models import Subject
 
     subject = Subject.of(variant)
     return [_find(name, subject) for name in only or properties()]
@@ -54,8 +56,9 @@ def check(variant: BaseVariant | type[BaseVariant], only: list[str] | None = Non
 def _find(name: str, subject: Subject) -> Finding:
     import torch
 
-    from variants import contract, contract_ddp
-    from variants.contract_models import one_thread
+    from variants.contract import ddp as contract_ddp
+    from variants.contract import properties as contract
+    from variants.contract.models import one_thread
 
     with one_thread(), torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from variants.variant import VariantError
+from variants.errors import VariantError
 
 HELP = """\
 Rewrite an adapter in another format. The format of SRC is told by its files:
@@ -46,8 +46,10 @@ def convert(
     Raises:
         VariantError: the format cannot hold the adapter, or the file does not tell enough without a model.
     """
-    from variants import files, formats
-    from variants.formats import base, loralib, peft
+    from variants import formats
+    from variants.formats import base_model as base
+    from variants.formats import loralib, peft
+    from variants.formats import native as files
 
     if Path(target).exists() and Path(target).resolve() == Path(source).resolve():
         raise VariantError(f"{target} is the source itself: choose another place")

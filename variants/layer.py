@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.low_rank import Product, project
-from variants.variant import VariantError
+from variants.acceleration.low_rank import Product, project
+from variants.errors import VariantError
 
 if TYPE_CHECKING:
-    from variants.sites import Site
+    from variants.sites.site import Site
     from variants.variant import Variant
 
 
@@ -144,3 +144,6 @@ def check_rank(r: int, site: Site, option: str = "r") -> int:
             f"so {option} can be at most {limit}"
         )
     return r
+
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)

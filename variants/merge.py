@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from variants.convert import MODEL_HELP, report
-from variants.variant import VariantError
+from variants.errors import VariantError
 
 HELP = """\
 Fold an adapter (of any format that python -m variants.convert knows) into its base model and write a plain
@@ -43,7 +43,7 @@ def merge(adapter: str | os.PathLike, model: str, out: str | os.PathLike, alpha:
     from transformers.utils import cached_file
 
     from variants import formats
-    from variants.formats import base
+    from variants.formats import base_model as base
 
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
-import importlib
 import importlib.util
 import sys
 import types
@@ -14,13 +13,14 @@ import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 
-from variants.variant import BaseVariant, Variant, VariantError
+from variants.errors import VariantError
+from variants.variant import BaseVariant, Variant
 
 BUILT_IN = (
     *("lora", "adalora", "dora", "vera", "full", "head", "bitfit", "ft_top2"),
     *("adapter_h", "adapter_l", "adapter_p", "adapter_d", "prefix_embed", "prefix_layer", "prefix_tuning"),
 )
-"""Variants of this package: each is the module ``variants.<name>``."""
+"""Variants of this package: each is the module ``variants.methods.<name>``."""
 ENTRY_POINTS = "lora_variants"
 
 _registered: dict[str, type[BaseVariant]] = {}
@@ -54,7 +54,7 @@ def resolve(spec: str) -> type[BaseVariant]:
     if ":" in spec:
         return _load(spec)
     if spec in BUILT_IN:
-        importlib.import_module(f"variants.{spec}")
+        importlib.import_module(f"variants.methods.{spec}")
     if spec in _registered:
         return _registered[spec]
     for entry in entry_points(group=ENTRY_POINTS):
@@ -122,11 +122,11 @@ def outline(spec: str) -> type:
     """
     if spec not in BUILT_IN:
         return resolve(spec)
-    tree = ast.parse(Path(__file__).with_name(f"{spec}.py").read_text(encoding="utf-8"))
+    tree = ast.parse((Path(__file__).parent / "methods" / f"{spec}.py").read_text(encoding="utf-8"))
     bases = {"Variant": Variant, "BaseVariant": BaseVariant}
     for node in tree.body:  # a built-in variant may extend another
-        if isinstance(node, ast.ImportFrom) and (node.module or "").removeprefix("variants.") in BUILT_IN:
-            base = outline(node.module.removeprefix("variants."))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").removeprefix("variants.methods.") in BUILT_IN:
+            base = outline(node.module.removeprefix("variants.methods."))
             bases |= {base.__name__: base}
     for node in tree.body:
         if isinstance(node, ast.ClassDef) and bases.keys() & {b.id for b in node.bases if isinstance(b, ast.Name)}:

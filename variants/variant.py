@@ -11,16 +11,14 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from variants.errors import VariantError
+
 if TYPE_CHECKING:
     import torch
     from torch import nn
 
     from variants.layer import AdapterLayer
-    from variants.sites import Site
-
-
-class VariantError(ValueError):
-    """A hyperparameter, target or file that cannot work; the message is one line and names the mend."""
+    from variants.sites.site import Site
 
 
 @dataclass
@@ -40,12 +38,12 @@ class BaseVariant:
     mergeable: ClassVar[bool] = True
     """The trained layers can be folded into the base weights."""
     stackable: ClassVar[bool] = True
-    """Several seeds of it can be trained as stacked tensors on one base (``variants.stacked``)."""
+    """Several seeds of it can be trained as stacked tensors on one base (``variants.adapters.stack``)."""
     subtract_initial: ClassVar[bool] = False
     """The initial delta is taken off the base weight at attach (PiSSA, OLoRA: their delta is not zero)."""
 
     size: ClassVar[str] = ""
-    """The option that decides how many parameters train, such as r; a budget sets it (``variants.budget``)."""
+    """The option that decides how many parameters train, such as r; a budget sets it."""
 
     def sites(self, model: nn.Module) -> list[Site]:
         """The places of ``model`` that get a layer of their own."""
@@ -71,7 +69,7 @@ class BaseVariant:
 
     def prepared(self, layers: Sequence[AdapterLayer]) -> Iterable[tuple[nn.Module, str, Any]]:
         """What layers would each compute anew in a forward pass, computed for all of them: (module, name, value),
-        found there under that name during the pass (``variants.prepared``). Layers must do without it too."""
+        found there under that name during the pass (``variants.acceleration.casts``). Layers must do without it too."""
         return ()
 
     def penalty(self, layers: Sequence[AdapterLayer]) -> torch.Tensor | None:
@@ -110,7 +108,7 @@ class Variant(BaseVariant):
     per_layer: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def sites(self, model: nn.Module) -> list[Site]:
-        from variants.targets import find_sites
+        from variants.sites.targets import find_sites
 
         return find_sites(model, self.target, self.layers)
 

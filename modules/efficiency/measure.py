@@ -11,19 +11,11 @@ from typing import Any
 
 import torch
 
-from modules.efficiency import ways as W
-from modules.efficiency.shapes import (
-    Batch,
-    build,
-    drawn_batches,
-    fixed_batches,
-    shape_of,
-    sizes,
-    tokens_of,
-)
-from modules.efficiency.steps import Stepper, compile_core
-from modules.graphs import cause
-from modules.results import environment
+from modules.acceleration.cuda_graphs import cause
+from modules.efficiency import implementations as W
+from modules.efficiency.shapes import Batch, build, drawn_batches, fixed_batches, shape_of, sizes, tokens_of
+from modules.efficiency.stepper import Stepper, compile_core
+from modules.runs.environment import environment
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaLaunchCooperativeKernel")
 """Beginnings of the names of CUDA calls that a step makes to start work; a whole graph is one."""
@@ -64,7 +56,7 @@ class Scenario:
 
     @property
     def packed(self) -> bool:
-        """Whether the backbone can do without padding (`modules.unpadded`)."""
+        """Whether the backbone can do without padding (`modules.acceleration.packed_encoder`)."""
         return "roberta" in self.shape
 
     def batches(self, config: dict[str, Any], device: torch.device) -> list[Batch]:

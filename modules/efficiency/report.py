@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modules.efficiency import bars
-from modules.efficiency.curves import AGREE, FIGURES, ROUNDED, agrees
-from modules.efficiency.ways import LIMIT_PACKED, LIMIT_TOGETHER, TOGETHER
-from modules.figures import figure
+from modules.efficiency import thresholds
+from modules.efficiency.implementations import LIMIT_PACKED, LIMIT_TOGETHER, TOGETHER
+from modules.efficiency.loss_curves import AGREE, FIGURES, ROUNDED, agrees
+from modules.reports.plotting import figure
 
 READING = """\
 A cell is a median; brackets hold the quartiles over the rounds. Ratios are taken within a round, in which all ways
@@ -57,7 +57,7 @@ def bracketed(spread: tuple[float, float, float]) -> str:
 
 
 def _bars(result: dict[str, Any]) -> list[str]:
-    rows = bars.rows(result)
+    rows = thresholds.rows(result)
     if not rows:
         return []
     lines = ["## Bars", "", "| bar | measured as | must be | measured | |", "|---|---|---|---|---|"]
@@ -122,7 +122,7 @@ def _scenario(s: dict[str, Any]) -> Iterator[str]:
             yield f"| {name} | failed: {record['failed'].replace('|', '/')} {'| ' * (len(heads) - 1)}"
             continue
         mode = "graphs" if record["mode"] == "trained" else record["mode"]
-        ratios = [bars.ratio(s, name, f"limit {m}") for m in (mode, *(["graphs"] if has_graphs else []))]
+        ratios = [thresholds.ratio(s, name, f"limit {m}") for m in (mode, *(["graphs"] if has_graphs else []))]
         q1, q3 = record["step_ms_quartiles"]
         cells = [f"{record['step_ms']:.2f} [{q1:.2f}, {q3:.2f}]", f"{record['tokens_per_s']:,}"]
         cells += [bracketed(r) if r else "" for r in ratios]

@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from modules import data
-from modules.data import EDGES
-from modules.packed import Layout
+from modules.data import module
+from modules.data.packing import Layout
+from modules.data.padding import EDGES
 
 Batch = dict[str, Tensor]
 LENGTHS = Path(__file__).with_name("lengths.json")
-"""Histograms of row lengths, made by ``python -m modules.efficiency.lengths``."""
-PACKED = {"packed": data.MULTIPLE, "each": data.MULTIPLE_OF_MANY}
+"""Histograms of row lengths, made by ``python -m modules.efficiency.row_lengths``."""
+PACKED = {"packed": module.MULTIPLE, "each": module.MULTIPLE_OF_MANY}
 """Kinds of packed batches, for one adapter and for each of several, and what their lengths are multiples of: a
 classifier's batch holds their parts as ``packed.input_ids`` and so on beside the padded ones."""
 MULTIPLE = 128  # target tokens of a language model's batch come in multiples of this, as in training

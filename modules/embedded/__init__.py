@@ -57,7 +57,7 @@ def generate(task: str, seed: int = 0) -> dict[str, Rows]:
 
 
 def shipped() -> dict[str, dict[str, Any]]:
-    """``sizes`` of the splits and content ``hash`` of each task with seed 0, as `modules.sources` has them."""
+    """``sizes`` of the splits and content ``hash`` of each task with seed 0."""
     return json.loads((Path(__file__).parent / "glue.json").read_text())
 
 

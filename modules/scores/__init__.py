@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import metadata
 
-from modules.errors import UserError
 from modules.scores import coco, java, mteval, ptb
+from variants.errors import UserError
 
 Corpus = tuple[list[str], list[list[str]]]
 

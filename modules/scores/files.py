@@ -15,7 +15,7 @@ import csv
 import re
 from pathlib import Path
 
-from modules.errors import UserError
+from variants.errors import UserError
 
 _INPUT = "an input", r"mr|src|source|meaning|da|dial(ogue)?[_ .-]act", "mr"
 _OUTPUT = "an output", r"out|ref|sys", "output"

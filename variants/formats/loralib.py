@@ -10,14 +10,14 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from variants.adapted import Adapted
-from variants.files import write_atomically
-from variants.formats import install, is_stand_in
+from variants.adapters.adapted_model import Adapted
+from variants.atomic import write_atomic
+from variants.errors import VariantError
+from variants.formats.common import install, is_stand_in
 from variants.layer import AdapterLayer
-from variants.lora import LoRA
-from variants.sites import Site, is_linear
-from variants.targets import find_sites, name_target
-from variants.variant import VariantError
+from variants.methods.lora import LoRA
+from variants.sites.site import Site, is_linear
+from variants.sites.targets import find_sites, name_target
 
 
 def save(adapted: Adapted, file: str | os.PathLike) -> float:
@@ -50,7 +50,7 @@ def save(adapted: Adapted, file: str | os.PathLike) -> float:
     tensors |= {key: state[key] for key in adapted.adapter.in_place}
     buffer = io.BytesIO()
     torch.save(OrderedDict((key, t.detach().cpu().clone()) for key, t in tensors.items()), buffer)
-    write_atomically(file, buffer.getvalue())
+    write_atomic(file, buffer.getvalue())
     return alpha
 
 

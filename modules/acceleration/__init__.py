@@ -1,0 +1,1 @@
+"""What makes training fast, installed from outside: without this folder everything works, slower."""

@@ -1,0 +1,232 @@
+"""A training step as one CUDA graph per batch shape: one launch where eager PyTorch makes a thousand.
+
+Steps on GLUE and E2E are short: their time goes to launching kernels. A graph replays the very kernels of the eager
+step, so the numbers are the same, and capturing one takes a fraction of a second where compiling takes many.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from variants.acceleration.policy import for_graph
+
+Batch = dict[str, Tensor]
+
+
+@dataclass
+class _Graph:
+    graph: torch.cuda.CUDAGraph
+    inputs: Batch
+    outputs: tuple[Tensor, ...]
+
+
+class GraphedStep:
+    """Forward and backward pass of a batch, captured once a shape has come up more than ``patience`` times.
+
+    Gradients are added to ``p.grad`` of every parameter, tensors that stay where they are; call :meth:`zero` before
+    each accumulation. On the CPU, and where capturing fails, every step is eager.
+
+    Args:
+        compute: batch -> tensors, the first of which is the scalar to differentiate; the shape of the batch alone may
+            decide what it does, without a look at values on the device.
+        parameters: all that trains.
+        patience: steps of one shape that are computed eagerly before its graph is captured: a rare shape is not worth
+            a graph.
+    """
+
+    def __init__(
+        self, compute: Callable[[Batch], tuple[Tensor, ...]], parameters: Iterable[nn.Parameter], patience: int = 1
+    ) -> None:
+        self.compute, self.patience = compute, patience
+        self.parameters = list(dict.fromkeys(parameters))
+        self.unused: list[nn.Parameter] = []
+        """Parameters that the last eager step gave no gradient."""
+        self.failure: str | None = None
+        """Why no graph could be captured, if so."""
+        self._gradients: list[Tensor] = []
+        self._seen: Counter = Counter()
+        self._graphs: dict[tuple, _Graph] = {}
+        self._pool = None
+
+    def zero(self) -> None:
+        """Set all gradients to zero, in place."""
+        if not self._gradients:
+            self._gradients = [torch.zeros_like(p) for p in self.parameters]
+        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
+            parameter.grad = gradient  # somebody may have set it to None, as Lightning does before it evaluates
+        if self._gradients:
+            torch._foreach_zero_(self._gradients)
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+        """What ``compute`` gives for a batch on any device, detached; valid until the next call."""
+        key = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
+        captured = self._graphs.get(key)
+        if captured is None:
+            self._seen[key] += 1
+            device = self.parameters[0].device
+            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            if self._seen[key] > self.patience and self.failure is None and device.type == "cuda":
+                captured = self._capture(batch)
+            if captured is None:
+                return self._eager(batch)
+            self._graphs[key] = captured
+        for name, tensor in captured.inputs.items():
+            tensor.copy_(batch[name], non_blocking=True)
+        captured.graph.replay()
+        return captured.outputs
+
+    def _eager(self, batch: Batch) -> tuple[Tensor, ...]:
+        with without_weight_cache():
+            outputs = self.compute(batch)
+        found = torch.autograd.grad(outputs[0], self.parameters, allow_unused=True)
+        self.unused = [p for p, gradient in zip(self.parameters, found, strict=True) if gradient is None]
+        used = [(into, g) for into, g in zip(self._gradients, found, strict=True) if g is not None]
+        torch._foreach_add_([into for into, _ in used], [gradient for _, gradient in used])
+        return tuple(output.detach() for output in outputs)
+
+    def _capture(self, batch: Batch) -> _Graph | None:
+        inputs = {name: tensor.clone() for name, tensor in batch.items()}
+        before = [gradient.clone() for gradient in self._gradients]
+        try:
+            graph, outputs = capture(lambda: self._eager(inputs), self._pool)
+        except RuntimeError as error:
+            self.failure = cause(error)
+            warnings.warn(f"training steps are eager, as no CUDA graph can be captured: {self.failure}", stacklevel=2)
+            return None
+        finally:
+            torch._foreach_copy_(self._gradients, before)
+        self._pool = graph.pool()
+        return _Graph(graph, inputs, outputs)
+
+
+class GraphedAdamW(torch.optim.AdamW):
+    """AdamW whose step, gradient clipping included, is one CUDA graph from the third step on.
+
+    Groups keep their learning rates as plain numbers, so that schedulers, loggers and checkpoints find what they know.
+
+    Args:
+        params: as of AdamW, on a GPU; gradients must stay where they are.
+        max_norm: of all gradients together; 0 for no clipping.
+    """
+
+    EAGER = 2  # the state comes to be in the first step
+
+    def __init__(self, params: Iterable, *, max_norm: float = 0.0, **options) -> None:
+        super().__init__(params, fused=True, capturable=True, **options)
+        self._warned_capturable_if_run_uncaptured = True  # the first steps are meant to be
+        self.max_norm = max_norm
+        self.clip: Callable[[list[Tensor], float], object] = torch.nn.utils.clip_grad_norm_
+        self._done, self._graph = 0, None
+        device = self.param_groups[0]["params"][0].device
+        self._rates = torch.zeros(len(self.param_groups), device=device)
+
+    def step(self, closure: Callable[[], Tensor] | None = None) -> Tensor | None:
+        """One step; the learning rates of the groups are taken as they are now."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        self._rates.copy_(torch.tensor([float(group["lr"]) for group in self.param_groups]), non_blocking=True)
+        if self._graph is not None:
+            self._graph.replay()
+        elif self._done < self.EAGER:
+            self._update()
+        else:
+            self._update()  # this step; what is captured below is the next one's
+            self._graph, _ = capture(self._update, warm=False)
+        self._done += 1
+        return loss
+
+    @torch.no_grad()
+    def _update(self) -> None:
+        plain = [group["lr"] for group in self.param_groups]
+        try:
+            for group, rate in zip(self.param_groups, self._rates, strict=True):
+                group["lr"] = rate
+            if self.max_norm:
+                self.clip([p for g in self.param_groups for p in g["params"]], self.max_norm)
+            super().step()
+        finally:
+            for group, rate in zip(self.param_groups, plain, strict=True):
+                group["lr"] = rate
+
+
+def capture(compute: Callable[[], tuple], pool: tuple | None = None, warm: bool = True) -> tuple:
+    """(the CUDA graph of ``compute``, what it gave while it was captured); captured work is not carried out.
+
+    Args:
+        pool: memory to share with other graphs, where none runs while another's outputs are in use.
+        warm: carry it out once first, on another stream: libraries set themselves up outside of the capture.
+    """
+    before, stream = torch.cuda.current_stream(), side_stream()
+    with for_graph():
+        if warm:
+            stream.wait_stream(before)
+            with torch.cuda.stream(stream):
+                compute()
+            before.wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with _uncollected(), torch.cuda.graph(graph, pool=pool, stream=stream):
+                outputs = compute()
+        except Exception:
+            _repair(before)
+            raise
+    return graph, outputs
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """``with`` this, Python collects no garbage: graphs may be among it, and to destroy one spoils a capture."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
+def _repair(stream: torch.cuda.Stream) -> None:
+    """After a capture that failed: its stream is still the current one, and the generator of random numbers still
+    thinks that it is being captured."""
+    with contextlib.suppress(RuntimeError):  # if it cannot be, the next step says so
+        torch.cuda.set_stream(stream)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(torch.cuda.CUDAGraph()):
+            torch.zeros(1, device="cuda")
+        torch.cuda.synchronize()
+
+
+def cause(error: BaseException) -> str:
+    """The first line of what went wrong first: a capture that breaks off raises a second, vaguer error."""
+    while error.__context__ is not None and "captur" in str(error):
+        error = error.__context__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
+
+
+@functools.cache
+def side_stream() -> torch.cuda.Stream:
+    """One for all captures: every stream costs the linear algebra libraries a workspace."""
+    return torch.cuda.Stream()
+
+
+@contextlib.contextmanager
+def without_weight_cache() -> Iterator[None]:
+    """Autocast casts weights anew at each use: a copy cached outside of a graph would never change inside it."""
+    before = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        yield
+    finally:
+        torch.set_autocast_cache_enabled(before)

@@ -1,0 +1,1 @@
+"""What adapters learnt: singular directions, and what they share."""

@@ -1,0 +1,1 @@
+"""Pretrained models: found, loaded, checked, and given a head."""

@@ -1,0 +1,203 @@
+"""The pretrained model a run adapts: from the Hub, from a local folder, or the small one that ships with the project.
+
+All three end in a local folder in the Hub's format, so there is one way to load, check and hash. Weights are read from
+safetensors only: a pickle can run code.
+"""
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.backbones.heads import init_head
+from modules.backbones.weights import _weight_files, weights_hash
+from modules.benchmarks.glue.tasks import Task
+from modules.hub import hub_cached, hub_reachable, require_hub
+from variants.errors import UserError, first_line
+
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "spiece.model", "sentencepiece.bpe.model")
+_HUB_FILES = [
+    "config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    *_TOKENIZER_FILES,
+    "merges.txt",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+]
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """What a result file says about the model: where it is from, its name, and the hash of its weights."""
+
+    name: str
+    kind: str  # "embedded", "hub" or "folder"
+    hash: str  # SHA-256 of the weight files' content
+    max_length: int | None = None  # the most tokens it has positions for
+
+
+Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerBase", Backbone]  # noqa: F821
+
+
+def load_backbone(spec: str | os.PathLike, task: Task, seed: int = 0, dtype: str = "float32", **config) -> Loaded:
+    """Loads a model for sequence classification, with a fresh head, and its tokenizer.
+
+    Args:
+        spec: "embedded", a folder, or a Hub id such as "FacebookAI/roberta-base".
+        task: gives the head its size and its kind (classes or a score).
+        seed: decides the head's initial values, alone: the state of the global generators is neither used nor changed.
+        dtype: of all weights ("float32", "bfloat16", "float16").
+        config: overrides of the model's config, for example `hidden_dropout_prob=0.0`.
+
+    Raises:
+        UserError: no such model, files missing, or weights that lack a part of the backbone.
+    """
+    config |= {"num_labels": task.num_labels, "problem_type": task.problem_type}
+    model, tokenizer, backbone = _load("AutoModelForSequenceClassification", resolve(spec), dtype, config)
+    init_head(model, seed)
+    return model, tokenizer, backbone
+
+
+def load_language_model(
+    spec: str | os.PathLike, embedded: tuple[str, Path], dtype: str = "float32", **config
+) -> Loaded:
+    """Loads a causal language model, its output embedding included, and its tokenizer.
+
+    Args:
+        embedded: name and folder of what "embedded" stands for.
+        spec, dtype, config: as in `load_backbone`, which also says what is raised.
+    """
+    return _load("AutoModelForCausalLM", resolve(spec, embedded), dtype, config)
+
+
+def _load(auto_class: str, place: tuple[str, str, Path], dtype: str, config: dict) -> Loaded:
+    name, kind, folder = place
+    _check_files(folder, name)
+    import torch
+    import transformers
+
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+            model, report = getattr(transformers, auto_class).from_pretrained(
+                folder,
+                dtype=getattr(torch, dtype),
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # a head for another number of classes: checked below
+                output_loading_info=True,
+                **config,
+            )
+        except Exception as error:  # transformers raises a dozen kinds: the person needs one line
+            raise UserError(f"model {name!r} cannot be loaded: {first_line(error)}") from error
+    _check_weights(model, report, name, whole=auto_class == "AutoModelForCausalLM")
+    _check_tokenizer(model, tokenizer, name)
+    return model, tokenizer, Backbone(name, kind, weights_hash(folder), _positions(model.config))
+
+
+def shapes_only(folder: Path, auto_class: str):
+    """The model of a folder without weights, on the meta device; `auto_class` is transformers' name of its kind."""
+    import torch
+    import transformers
+
+    try:
+        with _quiet(), torch.device("meta"):
+            config = transformers.AutoConfig.from_pretrained(folder)
+            return getattr(transformers, auto_class).from_config(config)
+    except Exception as error:
+        raise UserError(f"the model in {folder} cannot be built: {first_line(error)}") from error
+
+
+def resolve(spec: str | os.PathLike, embedded: tuple[str, Path] | None = None) -> tuple[str, str, Path]:
+    """-> (name, kind, local folder); downloads a Hub model into the Hub's own cache first.
+
+    Args:
+        embedded: name and folder of what "embedded" stands for; by default the small RoBERTa.
+    """
+    if spec == "embedded":
+        from modules.benchmarks.glue import GLUE
+
+        name, folder = embedded or GLUE.embedded()
+        return name, "embedded", folder
+    folder = Path(spec).expanduser()
+    if folder.is_dir() and str(spec):
+        path = folder.resolve()
+        return f"{path.parent.name}/model" if path.name == "model" else path.name, "folder", folder
+    spec = str(spec)
+    if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", spec) or folder.exists():
+        raise UserError(f"model {spec!r} is neither a folder nor a Hub id; name an existing folder, or owner/model")
+    return spec, "hub", _download(spec)
+
+
+def _download(repo: str) -> Path:
+    """The local snapshot of a Hub repository's model and tokenizer files."""
+    require_hub(f"model {repo!r}", hub_cached(model=repo))
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, allow_patterns=_HUB_FILES, local_files_only=not hub_reachable()))
+    except GatedRepoError:
+        raise UserError(f"model {repo!r} asks for a licence: accept it on its page, then `hf auth login`") from None
+    except RepositoryNotFoundError:
+        raise UserError(f"model {repo!r} is not a local folder, and the Hub has no such model") from None
+    except Exception as error:  # the network, the disk, the cache: the person needs one line
+        raise UserError(f"model {repo!r} cannot be downloaded: {first_line(error)}") from error
+
+
+def _check_files(folder: Path, name: str) -> None:
+    """Names what a model folder lacks, before transformers guesses at it."""
+    where = f"model {name!r} (folder {folder})"
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{where} has no config.json; name a model that `save_pretrained` wrote")
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        raise UserError(f"{where} has no tokenizer; `tokenizer.save_pretrained` it there")
+    files = _weight_files(folder)
+    if not files and any(folder.glob("*.bin")):
+        raise UserError(
+            f"{where} has only pickled weights (*.bin), which can run code; convert them to model.safetensors once "
+            "with transformers' `save_pretrained`"
+        )
+    if not files:
+        raise UserError(f"{where} has no weights; put its model.safetensors there")
+    for file in files:
+        if not file.is_file():
+            raise UserError(f"{where} lacks the weight file {file.name}; download it again")
+
+
+def _check_weights(model, report: dict, name: str, whole: bool = False) -> None:
+    """No tensor of the backbone (of the `whole` model) may be left at random: a run on it would look like a result."""
+    if model.base_model is model:
+        raise UserError(f"model {name!r}: {type(model).__name__} does not tell its backbone from its head")
+    prefix = "" if whole else f"{model.base_model_prefix}."
+    lost = [key for key in report["missing_keys"] if key.startswith(prefix)]
+    lost += [entry[0] for entry in report["mismatched_keys"] if entry[0].startswith(prefix)]
+    if lost:
+        raise UserError(
+            f"model {name!r}: the weights lack {len(lost)} tensors of the backbone or have them in another shape, "
+            f"for example {min(lost)}; the files do not belong together, or it is no {model.config.model_type} model"
+        )
+
+
+def _check_tokenizer(model, tokenizer, name: str) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        raise UserError(f"model {name!r}: its tokenizer has {len(tokenizer)} entries, its embedding only {rows}")
+    if tokenizer.pad_token is None:  # GPT-2
+        tokenizer.pad_token = tokenizer.eos_token
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = tokenizer.pad_token_id
+
+
+def _positions(config) -> int | None:
+    positions = getattr(config, "max_position_embeddings", None)
+    # RoBERTa numbers positions from the padding index + 1.
+    offset = (config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return positions - offset if positions else None
+
+
+def _quiet():
+    from variants.formats.base_model import quiet
+
+    return quiet()

@@ -1,0 +1,48 @@
+"""The files that hold a model's weights, and their hash."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from modules.data.cache import cache_dir, digest
+from modules.hub import WEIGHT_FILES
+from variants.atomic import write_atomic
+from variants.errors import UserError
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder, shards in order; empty where there are none."""
+    single, index = (folder / name for name in WEIGHT_FILES)
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        return []
+    try:
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        raise UserError(f"{index} is not a valid weight index; download the model again") from None
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 (hex) over the weight files; remembered per file by path, size and time of change."""
+    return digest("".join(_file_hash(file) for file in _weight_files(folder)).encode())
+
+
+def _file_hash(path: Path) -> str:
+    path = path.resolve()
+    stat = path.stat()
+    note = cache_dir() / "hashes" / digest(json.dumps([str(path), stat.st_size, stat.st_mtime_ns]).encode())[:24]
+    with contextlib.suppress(OSError, ValueError):
+        if re.fullmatch("[0-9a-f]{64}", text := note.read_text()):
+            return text
+    with open(path, "rb") as file:
+        value = hashlib.sha256()
+        while block := file.read(1 << 20):
+            value.update(block)
+    with contextlib.suppress(UserError):  # the cache saves time only
+        write_atomic(note, value.hexdigest())
+    return value.hexdigest()

@@ -1,0 +1,159 @@
+"""E2E NLG as a benchmark: restaurants' meaning representations to text, GPT-2, the challenge's five scores on the test.
+
+`text` reads and writes meaning representations, `sources` the data, `data` makes batches, `objective` is the loss and
+the dev curve, `decode` the beam search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modules.benchmarks.base import COMMON, Benchmark, Column, Prepared, Setting
+from modules.benchmarks.e2e.text import LINEARISATIONS
+from modules.runs.config import RunConfig
+from variants.errors import UserError
+
+
+@dataclass(frozen=True)
+class Task:
+    """The one task: trained on "train", its epochs picked on "validation", scored on "test"."""
+
+    name: str = "e2e"
+    title: str = "E2E"
+    column: str = "BLEU"
+    eval_splits: tuple[str, ...] = ("validation",)
+
+
+TASK = Task()
+
+
+class E2ENLG(Benchmark):
+    """See `modules/benchmarks/base.py`."""
+
+    name = "e2e"
+    title = "E2E NLG"
+    script = "e2e.py"
+    description = (
+        "Fine-tune a GPT-2 on the E2E NLG challenge with a LoRA variant, decode the test set by beam search, score it, "
+        "and show the papers' rows beside it."
+    )
+    examples = """examples:
+  python paper_repro/e2e.py --variant lora --r 4                    what fits this machine
+  python paper_repro/e2e.py --variant head                          the frozen model as it is
+  python paper_repro/e2e.py --preset paper --seeds 0,1,2            GPT-2 medium on E2E, as the paper
+  python paper_repro/e2e.py --preset official --model gpt2-large    the authors' published commands
+  python paper_repro/e2e.py --model FOLDER --data_dir E2E_CSVS      your model; CSV files or the authors' text files
+  python paper_repro/e2e.py --variant dora --help                   the options of another variant
+"""
+    tasks = {TASK.name: TASK}
+    settings = COMMON | {
+        "label_smoothing": Setting(float, "share of the target spread over the vocabulary, in training", zero=True),
+        "model_dropout": Setting(float, "dropout inside the backbone (default: its own)", zero=True),
+        "linearisation": Setting(str, "how meaning representations are written", choices=tuple(LINEARISATIONS)),
+        "beams": Setting(int, "beams on the test set; 1 is greedy"),
+        "length_penalty": Setting(float, "a hypothesis' log-probability is divided by length ** this", zero=True),
+        "no_repeat_ngram": Setting(int, "no output has an n-gram of this size twice; 0 allows it", zero=True),
+        "max_new_tokens": Setting(int, "longest output, in tokens"),
+        "decode_batch_size": Setting(int, "meaning representations decoded at once, on each device, or as many as fit"),
+        "score_epoch": Setting(
+            str,
+            "the epoch scored on the test: best on the dev set, last, or none",
+            choices=("best", "last", "none"),
+        ),
+    }
+    columns = (
+        Column("bleu", "e2e", "BLEU", "BLEU"),
+        Column("nist", "e2e", "NIST", "NIST", scale=1.0, digits=2),
+        Column("meteor", "e2e", "MET", "METEOR"),
+        Column("rouge_l", "e2e", "ROUGE-L", "ROUGE_L"),
+        Column("cider", "e2e", "CIDEr", "CIDEr", scale=1.0, digits=2),
+    )
+    statistic = "mean"
+
+    auto_class = "AutoModelForCausalLM"
+    hub_model = "openai-community/gpt2-medium"
+    model_title = "GPT-2 medium"
+    family = "GPT-2"
+    embedded_model = "embedded-gpt2"
+    embedded_note = "a small GPT-2 and generated restaurants that ship with the project, neither GPT-2 medium nor E2E"
+    paper_note = "the paper's recipe (LoRA, Table 11)"
+    data_env = "E2E_DIR"
+    data_help = "folder of the challenge's CSV files or of the LoRA authors' text files"
+
+    reading = """\
+A cell is the mean over the seeds ± their standard deviation (n-1; `±-`: one seed) of a score of the challenge on the
+test set: BLEU, METEOR and ROUGE-L times 100, NIST and CIDEr as they are. The outputs are decoded by beam search with
+the weights of the epoch that the row's note names (`score_epoch`): the best by greedy BLEU on the dev set, or the last.
+An empty cell under MET means that METEOR's Java parts were missing: no other metric stands in for it. Step time is the
+median over the row's runs, memory the largest; compare them on one device only. Rows marked *published* are the papers'
+own figures on the model they name: beside ours, not comparable unless the model and all of the notes agree."""
+    scored_on = "test"
+    official_rows = {"e2e": (42_061, 630)}
+    metric_words = {
+        "BLEU": "of mteval-v13a",
+        "NIST": "of mteval-v13a",
+        "METEOR": "1.5",
+        "ROUGE_L": "of the COCO caption tools",
+        "CIDEr": "of the COCO caption tools",
+    }
+
+    def embedded(self) -> tuple[str, Path]:
+        from modules.embedded import GPT2
+
+        return self.embedded_model, GPT2
+
+    def open_source(self, kind: str, spec: str | None):
+        from modules.benchmarks.e2e.sources import EmbeddedSource, FolderSource, HubSource
+
+        return {"embedded": EmbeddedSource, "hub": HubSource}[kind]() if kind != "folder" else FolderSource(spec)
+
+    def hub_cached(self) -> bool:
+        from modules.benchmarks.e2e.sources import REPO
+        from modules.hub import hub_cached
+
+        return hub_cached(self.hub_model, REPO, ["default"])
+
+    def prepare(self, config: RunConfig) -> Prepared:
+        from modules.backbones.loading import load_language_model
+        from modules.benchmarks.e2e.data import E2EDataModule, encode, inputs_of
+        from modules.benchmarks.e2e.decode import Decoding
+        from modules.benchmarks.e2e.objective import Generation
+        from modules.data.module import batch_sizes
+
+        t = config.training
+        source = self.open_source(config.data["source"], config.data["spec"])
+        splits = source.planned(TASK, config.data["hash"])
+        dropout = t.get("model_dropout")
+        names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")  # GPT-2's; another model keeps its own
+        changes = {} if dropout is None else dict.fromkeys(names, dropout)
+        model, tokenizer, backbone = load_language_model(config.backbone["spec"], self.embedded(), **changes)
+        max_length = min(t["max_length"], backbone.max_length or t["max_length"])
+        form = t.get("linearisation", "authors")
+        data = E2EDataModule(
+            encode(splits, tokenizer, max_length, form, source.hash(TASK)),
+            TASK.eval_splits,
+            tokenizer.pad_token_id,
+            **batch_sizes(config),
+            seed=config.seed,
+            pad=t.get("pad", "bucket"),
+            max_length=max_length,
+        )
+        decoding = Decoding.of(t, tokenizer)
+        groups = {name: inputs_of(splits[name], tokenizer, form) for name in ("validation", "test")}
+        longest = max(len(ids) for group in groups.values() for ids in group.ids)
+        if backbone.max_length and longest + decoding.max_new_tokens > backbone.max_length:
+            raise UserError(
+                f"a meaning representation of {longest} tokens and an output of {decoding.max_new_tokens} do not fit "
+                f"the {backbone.max_length} positions of {backbone.name}; lower --max_new_tokens"
+            )
+        objective = Generation(groups, tokenizer, decoding, t.get("label_smoothing", 0.0), t.get("score_epoch", "best"))
+        sizes = source.sizes[TASK.name] | {f"{name}_inputs": len(group.ids) for name, group in groups.items()}
+        return Prepared(data, model, objective, sizes)
+
+    def scored_rows(self, sizes: Mapping[str, int]) -> int:
+        return sizes["test_inputs"]
+
+
+E2E = E2ENLG()

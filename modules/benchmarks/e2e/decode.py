@@ -1,0 +1,226 @@
+"""From meaning representations to sentences: transformers' `generate`, as the LoRA authors' beam search decides.
+
+Two things differ from `generate`'s defaults, because they do in microsoft/LoRA, examples/NLG/src/gpt2_beam.py: the ban
+on repeated n-grams looks at the output alone (a name of four tokens stands in the input and must be said), and after
+the ban probabilities are normalised again. A hypothesis counts with log p / length ** length_penalty, its end token
+included, and the search goes on until no better one can come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from variants.atomic import write_atomic
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How outputs are searched for.
+
+    Attributes:
+        stop: tokens that end an output: the end token and, where the tokenizer has it as one token, an empty line
+            (GPT-2: 50256 and 628, as in the authors' command).
+        pad: the tokenizer's padding token.
+    """
+
+    beams: int
+    length_penalty: float
+    no_repeat_ngram: int
+    max_new_tokens: int
+    batch_size: int
+    stop: tuple[int, ...]
+    pad: int
+
+    @classmethod
+    def of(cls, training: dict[str, Any], tokenizer) -> Decoding:
+        """From a run's training settings."""
+        blank = tokenizer.encode("\n\n", add_special_tokens=False)
+        blank = [token for token in blank if token != tokenizer.unk_token_id] if len(blank) == 1 else []
+        return cls(
+            beams=training.get("beams", 10),
+            length_penalty=training.get("length_penalty", 1.0),
+            no_repeat_ngram=training.get("no_repeat_ngram", 0),
+            max_new_tokens=training.get("max_new_tokens", 64),
+            batch_size=training.get("decode_batch_size", 16),
+            stop=tuple(dict.fromkeys([tokenizer.eos_token_id, *blank])),
+            pad=tokenizer.pad_token_id,
+        )
+
+    def greedy(self) -> Decoding:
+        """The same with one beam, in larger batches: for the dev curve."""
+        return replace(self, beams=1, batch_size=4 * self.batch_size)
+
+
+class NoRepeatInOutput(LogitsProcessor):
+    """Bans what would repeat an n-gram of the output; the first `start` tokens are the input.
+
+    transformers' own looks at the hypotheses one by one in Python, which takes longer than the model on a GPU.
+    """
+
+    def __init__(self, size: int, start: int) -> None:
+        self.size, self.start = size, start
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """input_ids (B, T), scores (B, V) -> scores, -inf where a token would end an n-gram that is there already."""
+        output, before = input_ids[:, self.start :], self.size - 1
+        if output.shape[1] < self.size:
+            return scores
+        grams = output.unfold(1, self.size, 1)  # (B, T - start - size + 1, size)
+        begun = output[:, None, output.shape[1] - before :]
+        repeats = (grams[..., :before] == begun).all(-1)
+        ceiling = torch.where(repeats, -torch.inf, torch.inf).to(scores.dtype)
+        return scores.scatter_reduce(1, grams[..., before], ceiling, "amin")
+
+
+@torch.no_grad()
+def generate(model: nn.Module, contexts: Sequence[list[int]], decoding: Decoding) -> list[list[int]]:
+    """The tokens of one output per context, without the token that ended it. The model must be in eval mode."""
+    width = max(map(len, contexts))
+    ids = torch.tensor([[decoding.pad] * (width - len(context)) + context for context in contexts])
+    mask = torch.tensor([[0] * (width - len(context)) + [1] * len(context) for context in contexts])
+    device = next(model.parameters()).device
+    config = GenerationConfig(
+        do_sample=False,
+        num_beams=decoding.beams,
+        early_stopping="never" if decoding.beams > 1 else False,
+        length_penalty=decoding.length_penalty if decoding.beams > 1 else 1.0,
+        renormalize_logits=decoding.beams > 1,
+        max_new_tokens=decoding.max_new_tokens,
+        eos_token_id=list(decoding.stop),
+        pad_token_id=decoding.pad,
+        use_cache=True,
+    )
+    banned = [NoRepeatInOutput(decoding.no_repeat_ngram, width)] if decoding.no_repeat_ngram else []
+    with low_precision(model, device):
+        found = model.generate(
+            ids.to(device),
+            attention_mask=mask.to(device),
+            generation_config=config,
+            logits_processor=LogitsProcessorList(banned),
+        )
+    outputs = []
+    for row in found[:, width:].tolist():
+        end = next((k for k, token in enumerate(row) if token in decoding.stop), len(row))
+        outputs.append(row[:end])
+    return outputs
+
+
+@contextlib.contextmanager
+def low_precision(model: nn.Module, device: torch.device, on: bool | None = None) -> Iterator[None]:
+    """bf16 on a GPU, but fp32 for the output embedding: scores of hypotheses differ by less than bf16 can tell.
+
+    Args:
+        on: whatever the device.
+    """
+    if not (device.type == "cuda" if on is None else on):
+        yield
+        return
+    head = model.get_output_embeddings()
+
+    def in_fp32(self: nn.Module, hidden: Tensor) -> Tensor:
+        with torch.autocast(device.type, enabled=False):
+            bias = None if getattr(self, "bias", None) is None else self.bias.float()
+            return F.linear(hidden.float(), self.weight.float(), bias)
+
+    head.forward = types.MethodType(in_fp32, head)
+    try:
+        with torch.autocast(device.type, torch.bfloat16):
+            yield
+    finally:
+        del head.forward
+
+
+def decode(
+    model: nn.Module, contexts: Sequence[list[int]], tokenizer, decoding: Decoding, keep: Path | None = None
+) -> list[str]:
+    """One line of text per context, in their order: see :func:`decode_each`."""
+    return decode_each(model, contexts, tokenizer, decoding, 1, keep)[0]
+
+
+def decode_each(
+    model: nn.Module,
+    contexts: Sequence[list[int]],
+    tokenizer,
+    decoding: Decoding,
+    size: int,
+    keep: Path | None = None,
+) -> list[list[str]]:
+    """By adapter one line of text per context, in their order, the same on every process.
+
+    Contexts are sorted by length and cut into batches, which do not depend on the number of processes; each process
+    takes every world-th of them.
+
+    Args:
+        size: how many adapters are stacked on the model; they share a batch's rows.
+        keep: a folder for the outputs of each batch. What lies there already is not decoded again, so that a killed
+            decode loses at most the batch in hand; the caller names the folder by all that decides the outputs.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    order = sorted(range(len(contexts)), key=lambda row: (-len(contexts[row]), row))
+    rows_at_once = max(1, decoding.batch_size // size)
+    batches = [order[start : start + rows_at_once] for start in range(0, len(order), rows_at_once)]
+    training = model.training
+    model.eval()
+    mine: dict[tuple[int, int], list[int]] = {}
+    for number in range(rank, len(batches), world):
+        rows = batches[number]
+        file = keep / f"{number}.json" if keep else None
+        outputs = _kept(file, size * len(rows))
+        if outputs is None:
+            each = _generate_each(model, [contexts[row] for row in rows], decoding, size)
+            outputs = [output for one in each for output in one]
+            if file:
+                write_atomic(file, json.dumps(outputs))
+        mine |= dict(zip([(k, row) for k in range(size) for row in rows], outputs, strict=True))
+    model.train(training)
+    _let_go()
+    parts = [mine]
+    if world > 1:
+        parts = [{} for _ in range(world)]
+        dist.all_gather_object(parts, mine)
+    found = {place: tokens for part in parts for place, tokens in part.items()}
+    every = [[found[k, row] for row in range(len(contexts))] for k in range(size)]
+    texts = [tokenizer.batch_decode(outputs, skip_special_tokens=True) for outputs in every]
+    return [[" ".join(text.split()) for text in lines] for lines in texts]
+
+
+def _generate_each(
+    model: nn.Module, contexts: Sequence[list[int]], decoding: Decoding, size: int
+) -> list[list[list[int]]]:
+    """By adapter the outputs of the contexts; in halves, and so on, where a GPU's memory is too small for all of them:
+    how much there is depends on whoever shares the GPU, and hours of training must not end here."""
+    with contextlib.suppress(torch.OutOfMemoryError) if len(contexts) > 1 else contextlib.nullcontext():
+        outputs = generate(model, list(contexts) * size, decoding)
+        return [outputs[k * len(contexts) : (k + 1) * len(contexts)] for k in range(size)]
+    _let_go()
+    half = len(contexts) // 2
+    print(f"decoding: too little memory on the GPU for {len(contexts)} inputs at once; now {half}", flush=True)
+    first, second = (_generate_each(model, part, decoding, size) for part in (contexts[:half], contexts[half:]))
+    return [one + other for one, other in zip(first, second, strict=True)]
+
+
+def _let_go() -> None:
+    """Give the memory of a search back: training wants blocks of other sizes, and other runs may share the GPU."""
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _kept(file: Path | None, rows: int) -> list[list[int]] | None:
+    """The outputs in a file that an earlier try left whole."""
+    try:
+        outputs = json.loads(file.read_text()) if file else None
+    except (OSError, ValueError):
+        return None
+    return outputs if isinstance(outputs, list) and len(outputs) == rows else None

@@ -1,0 +1,129 @@
+"""What E2E asks of a language model: the sentence's tokens, greedy outputs on the dev set, beam search on the test."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from modules.benchmarks.e2e.data import Inputs
+from modules.benchmarks.e2e.decode import Decoding, decode_each
+from modules.benchmarks.objective import Batch, Losses, Objective
+from modules.scores import FORMULAS, score, versions
+from variants.adapters.adapted_model import Adapted
+from variants.atomic import write_atomic
+from variants.formats.native import TENSORS, read_adapter, restore
+
+
+class Generation(Objective):
+    """Label-smoothed cross-entropy of the targets: (1 - eps) nll + eps (mean nll over the vocabulary).
+
+    The mean is over the target tokens of the global batch, as in microsoft/LoRA, examples/NLG/src/model.py; smoothing
+    is for training alone. No logits are computed where there is no target.
+
+    Args:
+        inputs: "validation" and "test", grouped by meaning representation.
+        decoding: of the test set; the dev curve is greedy.
+        score_epoch: "best", "last", or "none", which leaves the test set alone (a learning rate is picked without it).
+    """
+
+    metric = "BLEU"
+    scores_frozen = True
+
+    def __init__(
+        self, inputs: dict[str, Inputs], tokenizer, decoding: Decoding, label_smoothing: float, score_epoch: str
+    ) -> None:
+        super().__init__()
+        self.inputs, self.tokenizer, self.decoding = inputs, tokenizer, decoding
+        self.label_smoothing, self.score_epoch = label_smoothing, score_epoch
+
+    def losses(self, model: nn.Module, batch: Batch, training: bool) -> Losses:
+        """A loss for each of the batch's K target tokens.
+
+        Padding comes after the rows' tokens, where a causal model cannot see it: it needs no mask, which would cost
+        the fused causal attention. Embeddings go in, and not ids, which transformers would search for padding from the
+        host. Both keep a GPU waiting in every step.
+        """
+        embeddings = model.get_input_embeddings()(batch["input_ids"])
+        hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, d)
+        logits = model.get_output_embeddings()(chosen).float()  # (K, V)
+        smoothing = self.label_smoothing if training else 0.0
+        losses = F.cross_entropy(logits, batch["targets"], reduction="none", label_smoothing=smoothing)
+        return losses, batch["weights"], None
+
+    def figures(self, module: LightningModule) -> dict[str, float]:
+        return self.figures_of_each(module, [self])[0]
+
+    def figures_of_each(self, module: LightningModule, each: Sequence[Objective]) -> list[dict[str, float]]:
+        dev = self.inputs["validation"]
+        every = decode_each(module.model, dev.ids, self.tokenizer, self.decoding.greedy(), len(each))
+        return [{"BLEU": FORMULAS["BLEU"](outputs, dev.references)} for outputs in every]
+
+    def test(self, module: LightningModule, adapted: Adapted, folder: Path) -> dict[str, Any] | None:
+        """The five scores of the test set, `epoch`, `decode_s`, by score what it lacked (`missing`), and `scorers`.
+
+        Leaves `test.txt` (an output per line, in the order of the test file) and `test_references.txt` in the run's
+        folder. None in a process that is not the first of several.
+        """
+        trained = (lambda _, file: restore(adapted, file)) if adapted.trained() else None
+        return self.test_each(module, trained, [folder])[0]
+
+    def test_each(
+        self, module: LightningModule, restore: Callable[[int, Path], None] | None, folders: Sequence[Path]
+    ) -> list[dict[str, Any] | None]:
+        if self.score_epoch == "none":
+            return [None] * len(folders)
+        strategy = module.trainer.strategy
+        strategy.barrier()  # the first process writes the adapter files
+        module.to(strategy.root_device)
+        states, epochs = ["frozen"] * len(folders), [0] * len(folders)
+        for index, folder in enumerate(folders if restore else ()):
+            file = folder / self.score_epoch
+            states[index] = hashlib.sha256((file / TENSORS).read_bytes()).hexdigest()[:16]
+            epochs[index] = read_adapter(file)[0]["epoch"]
+            restore(index, file)
+        keep = folders[0] / "decoding" / "-".join(states)
+        start, test = time.perf_counter(), self.inputs["test"]
+        every = decode_each(module.model, test.ids, self.tokenizer, self.decoding, len(folders), keep)
+        seconds = time.perf_counter() - start
+        if not module.trainer.is_global_zero:
+            return [None] * len(folders)
+        found = [self._scored(*each, seconds) for each in zip(every, folders, epochs, strict=True)]
+        shutil.rmtree(folders[0] / "decoding", ignore_errors=True)
+        return found
+
+    def _scored(self, outputs: list[str], folder: Path, epoch: int, seconds: float) -> dict[str, Any]:
+        """Leave outputs and references in a run's folder; its figures."""
+        references = self.inputs["test"].references
+        write_atomic(folder / "test.txt", "\n".join(outputs) + "\n")
+        write_atomic(folder / "test_references.txt", "\n\n".join("\n".join(group) for group in references) + "\n")
+        values, missing = score(outputs, references)
+        for name, lack in missing.items():
+            print(f"{name} is left out: {lack}", flush=True)
+        figures = {"epoch": epoch, **values, "decode_s": round(seconds, 2)}
+        return figures | {"missing": missing, "scorers": versions()}
+
+    # ---- stacked adapters ------------------------------------------------------------------------------------
+
+    def copies(self, size: int) -> list[Objective]:
+        return [self] * size  # it keeps nothing between batches
+
+    def sums(self, values: Tensor, batch: Batch, size: int) -> Tensor:
+        """A row has as many losses as its sentence has tokens: whose they are is where they are."""
+        owners = batch["positions"] // (batch["input_ids"].numel() // size)  # (K,)
+        each = torch.arange(size, device=owners.device)[:, None]
+        return torch.where(owners == each, values, 0).sum(1)
+
+    def repeated(self, batch: Batch, size: int) -> Batch:
+        shifts = batch["input_ids"].numel() * torch.arange(size, device=batch["positions"].device)
+        positions = (batch["positions"] + shifts[:, None]).flatten()
+        return super().repeated(batch, size) | {"positions": positions}

@@ -1,0 +1,118 @@
+"""GLUE as a benchmark: eight classification tasks, RoBERTa, one metric per task on the dev set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from modules.benchmarks.base import COMMON, Benchmark, Column, Prepared, Setting
+from modules.benchmarks.glue.tasks import TASKS
+from modules.runs.config import RunConfig
+
+
+class Glue(Benchmark):
+    """See `modules/benchmarks/base.py`."""
+
+    name = "glue"
+    title = "GLUE"
+    script = "glue.py"
+    description = "Fine-tune a backbone on GLUE with a LoRA variant, score it, and show the paper's table beside it."
+    examples = """examples:
+  python paper_repro/glue.py --variant lora --r 8                   what fits this machine
+  python paper_repro/glue.py --variant full --tasks rte,mrpc        another method, two tasks
+  python paper_repro/glue.py --preset paper --tasks cola            RoBERTa-base on GLUE, as the paper
+  python paper_repro/glue.py --model FOLDER --data_dir GLUE_TSVS --tasks rte --seeds 0,1,2
+  python paper_repro/glue.py --variant adapter_p --budget 0.3M      the size nearest to 300,000 trained parameters
+  python paper_repro/glue.py --variant my_file:MyVariant            a method of your own
+  python paper_repro/glue.py --variant dora --help                  the options of another variant
+"""
+    tasks = TASKS
+    settings = COMMON | {
+        "head_lr": Setting(float, "learning rate of the task head (default: lr)"),
+        "cls_dropout": Setting(float, "dropout before the classifier", zero=True),
+    }
+    columns = tuple(Column(task.name, task.name, task.title) for task in TASKS.values())
+    average = True
+
+    auto_class = "AutoModelForSequenceClassification"
+    hub_model = "FacebookAI/roberta-base"
+    model_title = "RoBERTa-base"
+    family = "RoBERTa"
+    embedded_model = "embedded-roberta"
+    embedded_note = "a small RoBERTa and generated tasks that ship with the project, neither RoBERTa-base nor GLUE"
+    paper_note = "the paper's recipe (LoRA, Table 9)"
+    presets = ("auto", "embedded", "paper", "official", "paper-dagger", "paper-dagger-wide", "default")
+    data_env = "GLUE_DIR"
+    data_help = "folder of the official GLUE TSV files"
+
+    reading = """\
+A cell is the median over the seeds ± their standard deviation (n-1; `±-`: one seed), times 100, on the dev set. Each
+run counts with its best epoch, chosen on the rows it is scored on, so the figures flatter a little; `glue.csv` has the
+last epoch too. Avg is there only when all eight tasks are. Adapter and head parameters both train; the papers count the
+adapter alone. Step time is the median over the row's runs, memory the largest; compare them on one device only.
+Rows marked *published* are the papers' own figures on the model they name: beside ours, not comparable unless the model
+and all of the notes agree."""
+    # Rows of the official splits (train, dev; MNLI: matched + mismatched), to tell a subset from the whole.
+    official_rows = {
+        "mnli": (392_702, 9_815 + 9_832),
+        "sst2": (67_349, 872),
+        "mrpc": (3_668, 408),
+        "cola": (8_551, 1_043),
+        "qnli": (104_743, 5_463),
+        "qqp": (363_846, 40_430),
+        "rte": (2_490, 277),
+        "stsb": (5_749, 1_500),
+    }
+    metric_words = {
+        "accuracy": "accuracy",
+        "f1": "F1",
+        "matthews": "Matthews correlation",
+        "pearson": "Pearson correlation",
+        "spearman": "Spearman correlation",
+    }
+
+    def embedded(self) -> tuple[str, Path]:
+        from modules.embedded import ROBERTA
+
+        return self.embedded_model, ROBERTA
+
+    def open_source(self, kind: str, spec: str | None):
+        from modules.benchmarks.glue.sources import EmbeddedSource, FolderSource, HubSource
+
+        return {"embedded": EmbeddedSource, "hub": HubSource}[kind]() if kind != "folder" else FolderSource(spec)
+
+    def hub_cached(self) -> bool:
+        from modules.benchmarks.glue.sources import GLUE_REPO
+        from modules.hub import hub_cached
+
+        return hub_cached(self.hub_model, GLUE_REPO, TASKS)
+
+    def prepare(self, config: RunConfig) -> Prepared:
+        from modules.backbones.loading import load_backbone
+        from modules.benchmarks.glue.data import GlueDataModule
+        from modules.benchmarks.glue.objective import Classification
+        from modules.data.module import batch_sizes
+        from modules.data.tokens import tokenise
+
+        task, t = TASKS[config.task], config.training
+        source = self.open_source(config.data["source"], config.data["spec"])
+        splits = source.planned(task, config.data["hash"])
+        dropout = {} if t.get("cls_dropout") is None else {"classifier_dropout": t["cls_dropout"]}
+        model, tokenizer, backbone = load_backbone(config.backbone["spec"], task, config.seed, **dropout)
+        max_length = min(t["max_length"], backbone.max_length or t["max_length"])
+        data = GlueDataModule(
+            task,
+            tokenise(splits, tokenizer, max_length, source.hash(task)),
+            tokenizer.pad_token_id,
+            **batch_sizes(config),
+            seed=config.seed,
+            pad=t.get("pad", "bucket"),
+            max_length=max_length,
+        )
+        return Prepared(data, model, Classification(task), source.sizes[task.name])
+
+    def scored_rows(self, sizes: Mapping[str, int]) -> int:
+        return sum(count for name, count in sizes.items() if name.startswith("validation"))
+
+
+GLUE = Glue()

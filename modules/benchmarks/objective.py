@@ -1,0 +1,76 @@
+"""What a benchmark asks of a model: the losses of a batch, and the figures of an evaluation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from variants.adapters.adapted_model import Adapted
+
+Batch = dict[str, Tensor]
+Losses = tuple[Tensor, Tensor, Any]
+"""Losses (N,) in fp32, their weights (N,), and what `update` wants of the outputs."""
+
+
+class Objective(nn.Module):
+    """The interface. What is trained is sum(weights x losses); its mean over ranks is the mean over the global batch.
+
+    Attributes:
+        metric: the figure that picks the best epoch; higher is better.
+        scores_frozen: a model of which nothing trains has a score that is worth knowing.
+    """
+
+    metric: str
+    scores_frozen = False
+
+    def losses(self, model: nn.Module, batch: Batch, training: bool) -> Losses:
+        """Of one batch, as the data module makes it."""
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Before an evaluation."""
+
+    def update(self, outputs: Any, batch: Batch, split: str) -> None:
+        """Take in an evaluation batch."""
+
+    def figures(self, module: LightningModule) -> dict[str, float]:
+        """The figures of the evaluation over all processes, `metric` among them; every process calls it."""
+        raise NotImplementedError
+
+    def test(self, module: LightningModule, adapted: Adapted, folder: Any) -> dict[str, Any] | None:
+        """Once, after training: the figures that the table prints, where they are not the dev set's."""
+        return None
+
+    # ---- of S adapters that are trained at once: a batch holds the rows of each, one behind the other -------------
+
+    def copies(self, size: int) -> list[Objective]:
+        """One for each adapter, this one first."""
+        return [self, *(copy.deepcopy(self) for _ in range(size - 1))]
+
+    def sums(self, values: Tensor, batch: Batch, size: int) -> Tensor:
+        """The sum of the values (N,) of each adapter's losses, (S,)."""
+        return values.unflatten(0, (size, -1)).sum(1)
+
+    def repeated(self, batch: Batch, size: int) -> Batch:
+        """The same rows for each adapter."""
+        return {name: torch.cat([rows] * size) for name, rows in batch.items()}
+
+    def figures_of_each(self, module: LightningModule, each: Sequence[Objective]) -> list[dict[str, float]]:
+        """The `figures` of each adapter's objective."""
+        return [objective.figures(module) for objective in each]
+
+    def test_each(
+        self, module: LightningModule, restore: Callable[[int, Path], None] | None, folders: Sequence[Path]
+    ) -> list[dict[str, Any] | None]:
+        """As `test`, for each adapter.
+
+        Args:
+            restore: ``restore(i, folder)`` gives the i-th adapter the values that are kept there; None: nothing trains.
+        """
+        return [None] * len(folders)

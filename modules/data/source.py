@@ -1,0 +1,89 @@
+"""Where rows come from: the interface of all sources."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from modules.benchmarks.glue.tasks import Task
+from variants.errors import UserError
+
+_RESTORE = "restore the official file (https://gluebenchmark.com/tasks)"
+
+
+@dataclass
+class Split:
+    """Rows of one split: `texts[i]` has one string per field of the task, `labels[i]` is a class index or a score."""
+
+    texts: list[tuple[str, ...]] = field(default_factory=list)
+    labels: list[int] | list[float] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def content_hash(splits: dict[str, Split]) -> str:
+    """SHA-256 (hex) of all rows: equal for equal content, wherever it was read from."""
+    digest = hashlib.sha256()
+    for name, split in sorted(splits.items()):
+        digest.update(json.dumps([name, split.texts, split.labels]).encode())
+    return digest.hexdigest()
+
+
+class Source:
+    """The interface. Subclasses set `kind` and `name` (both stored and shown) and implement `_read`."""
+
+    kind: str
+    name: str
+    restore = _RESTORE
+
+    def __init__(self) -> None:
+        self.sizes: dict[str, dict[str, int]] = {}
+        self.notes: dict[str, list[str]] = {}
+        self._hashes: dict[str, str] = {}
+
+    def load(self, task: Task) -> dict[str, Split]:
+        """Reads "train" and the dev splits that exist. Raises UserError with one line where they cannot be read."""
+        self.notes[task.name] = []
+        splits = self._read(task)
+        self.sizes[task.name] = {name: len(split) for name, split in splits.items()}
+        for name, size in self.sizes[task.name].items():
+            if not size:
+                raise UserError(f"{self.kind} data {self.name!r}: {task.title} {name} has no rows; {self.restore}")
+        self._hashes[task.name] = content_hash(splits)
+        return splits
+
+    def planned(self, task: Task, expected: str) -> dict[str, Split]:
+        """`load`, with the content that a run was planned on: raises UserError where `hash` is not `expected`."""
+        splits = self.load(task)
+        if self.hash(task) != expected:
+            raise UserError(f"the data in {self.name} have changed since this run was planned; start the command again")
+        return splits
+
+    def hash(self, task: Task) -> str:
+        """The content hash of the task's rows (reads them if that has not happened yet)."""
+        if task.name not in self._hashes:
+            self.load(task)
+        return self._hashes[task.name]
+
+    def _read(self, task: Task) -> dict[str, Split]:
+        raise NotImplementedError
+
+
+def read_lines(path: Path, restore: str = _RESTORE) -> Iterable[tuple[int, str]]:
+    """Yields (line number, line). Only \\n ends a line: the texts hold other separators of Unicode."""
+    try:
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {restore}") from None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8 (byte 0x{data[error.start]:02x}); {restore}") from None
+    for number, line in enumerate(text.removesuffix("\n").split("\n") if text else (), start=1):
+        yield number, line.removesuffix("\r")

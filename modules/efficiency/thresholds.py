@@ -1,0 +1,109 @@
+"""The project's bars: what a measurement must show, as rows (bar, measured, met or not)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from modules.efficiency.implementations import STACKED, TOGETHER
+from modules.efficiency.measure import quartiles
+
+Spread = tuple[float, float, float]
+Row = dict[str, Any]
+"""``bar``, ``what`` was divided by what, ``measured`` (q1, median, q3), ``limit`` and ``met``."""
+PEFTS = ("peft", "peft-bf16")
+FASTEST = ("trained", "graphs", "compiled+graphs", "compiled", "eager")
+
+
+def rows(result: dict[str, Any]) -> list[Row]:
+    """Every bar that the scenarios of a result file speak to."""
+    scenarios = result.get("scenarios", {})
+    found: list[Row] = []
+    for key in ("base", "e2e", "large", "compiled"):
+        if key in scenarios:
+            found += {"base": _base, "e2e": _e2e, "large": _memory, "compiled": _compiled}[key](scenarios[key])
+    return found + [row for job in result.get("jobs", []) for row in _job(job)]
+
+
+def ratio(scenario: dict[str, Any], over: str, under: str) -> Spread | None:
+    """Quartiles of the ratio of two ways' step times, round by round; None where one was not measured."""
+    a, b = (scenario["ways"].get(name, {}).get("rounds_ms") for name in (over, under))
+    return quartiles([x / y for x, y in zip(a, b, strict=True)]) if a and b else None
+
+
+def way(scenario: dict[str, Any], library: str, method: str, modes: tuple[str, ...]) -> str | None:
+    """The name of the first of these modes in which a way was measured."""
+    names = (" ".join(part for part in (library, method, mode) if part) for mode in modes)
+    return next((n for n in names if "step_ms" in scenario["ways"].get(n, {})), None)
+
+
+def best_peft(scenario: dict[str, Any], method: str, mode: str) -> str | None:
+    """The faster of PEFT's two precisions in a mode."""
+    names = [n for library in PEFTS if (n := way(scenario, library, method, (mode,)))]
+    return min(names, key=lambda name: scenario["ways"][name]["step_ms"], default=None)
+
+
+def _row(bar: str, scenario: dict, over: str | None, under: str | None, limit: float, strict: bool = False) -> Iterator:
+    spread = ratio(scenario, over, under) if over and under else None
+    if spread:
+        met = spread[1] < limit if strict else spread[1] <= limit
+        what = f"{over} / {under}"
+        yield {"bar": bar, "what": what, "measured": spread, "limit": limit, "strict": strict, "met": met}
+
+
+def _base(s: dict[str, Any]) -> list[Row]:
+    title, found = s["title"], []
+    mine = {m: way(s, "ours", m, FASTEST) for m in ("lora", "dora", "vera", "adalora")}
+    limit = way(s, "limit", "", ("graphs",))
+    found += _row(f"LoRA step, {title}", s, mine["lora"], limit, 1.25)
+    found += _row(f"LoRA step, {title}", s, mine["lora"], best_peft(s, "lora", "eager"), 0.2)
+    found += _row(f"LoRA step, {title}", s, mine["lora"], best_peft(s, "lora", "graphs"), 0.9)
+    for method, name, times in (("dora", "DoRA step", 1.35), ("vera", "VeRA step", 1.5)):
+        found += _row(name, s, mine[method], mine["lora"], times)
+        for mode in ("eager", "graphs"):
+            found += _row(
+                f"{name}, {mode}", s, way(s, "ours", method, (mode,)), best_peft(s, method, mode), 1.0, strict=True
+            )
+    together = way(s, TOGETHER, "lora", FASTEST)
+    found += _row(f"{STACKED} stacked seeds, whole step", s, together, mine["lora"], 3.0)
+    found += _row("AdaLoRA step with allocation", s, mine["adalora"], mine["lora"], 1.3)
+    found += _row("AdaLoRA step with allocation", s, mine["adalora"], best_peft(s, "adalora", "eager"), 0.15)
+    return found
+
+
+def _compiled(s: dict[str, Any]) -> list[Row]:
+    found: list[Row] = []
+    for mode in ("compiled", "compiled+graphs"):
+        for method in ("lora", "dora", "vera"):
+            pair = way(s, "ours", method, (mode,)), best_peft(s, method, mode)
+            found += _row(f"{method}, {mode}", s, *pair, 1.0, strict=True)
+    return found
+
+
+def _e2e(s: dict[str, Any]) -> list[Row]:
+    mine = way(s, "ours", "lora", FASTEST)
+    found = list(_row(f"LoRA step, {s['title']}", s, mine, way(s, "limit", "", ("graphs",)), 1.25))
+    return found + list(_row(f"LoRA step, {s['title']}", s, mine, best_peft(s, "lora", "eager"), 0.5))
+
+
+def _memory(s: dict[str, Any]) -> list[Row]:
+    found: list[Row] = []
+    for mode, limit_mode in (("trained", "graphs"), ("graphs", "graphs"), ("eager", "eager")):
+        mine, limit = way(s, "ours", "lora", (mode,)), way(s, "limit", "", (limit_mode,))
+        theirs = [n for library in PEFTS if (n := way(s, library, "lora", (limit_mode,)))]
+        theirs = [min(theirs, key=lambda name: s["ways"][name].get("peak_mb", 0))] if theirs else []
+        for other, bar, strict in ((limit, 1.05, False), *((name, 1.0, True) for name in theirs)):
+            if mine and other and s["ways"][mine].get("peak_mb"):
+                value = s["ways"][mine]["peak_mb"] / s["ways"][other]["peak_mb"]
+                row = {"bar": f"LoRA peak memory, {s['title']}", "what": f"{mine} / {other}", "limit": bar}
+                met = value < bar if strict else value <= bar
+                found.append(row | {"measured": (value,) * 3, "strict": strict, "met": met})
+    return found
+
+
+def _job(job: dict[str, Any]) -> Iterator[Row]:
+    a, b = (job["seconds"].get(name) for name in job["compared"])
+    if job["limit"] and a and b and len(a) == len(b):
+        spread = quartiles([x / y for x, y in zip(a, b, strict=True)])
+        row = {"bar": job["title"], "what": " / ".join(job["compared"]), "measured": spread, "limit": job["limit"]}
+        yield row | {"strict": False, "met": spread[1] <= job["limit"]}

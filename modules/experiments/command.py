@@ -1,0 +1,134 @@
+"""The command line of a benchmark: from flags (`modules.experiments.flags`) to runs, and to their table."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import Any
+
+from modules.benchmarks.base import Benchmark
+from modules.benchmarks.glue import GLUE
+from modules.command_line import guarded
+from modules.experiments.flags import make_parser, names_of, seeds_of, variant_in
+from modules.experiments.plan import Plan, Wishes, make_plan, merge, stacks, takes_several
+from modules.launch.pool import default_jobs, run_workers
+from modules.paths import PUBLISHED
+from modules.reports.show import show_paper_table, show_table
+from variants.errors import UserError
+from variants.registry import outline, resolve
+
+
+def main(argv: list[str] | None = None, benchmark: Benchmark = GLUE) -> int:
+    """Run a benchmark's command; the exit code: 0, 2 after a mistake of the user's, 1 after a failure."""
+    argv = sys.argv[1:] if argv is None else argv
+    return guarded(lambda: _main(argv, benchmark))
+
+
+def _main(argv: list[str], benchmark: Benchmark) -> int:
+    if "-h" in argv or "--help" in argv:
+        make_parser(outline(variant_in(argv)), benchmark).print_help()
+        return 0
+    spec = variant_in(argv)
+    cls = resolve(spec)
+    flags = make_parser(cls, benchmark).parse_args(argv)
+    if flags.table_only:
+        return show_table(flags.results_dir, write=True, benchmark=benchmark)
+    options = {f.name: flags[f.name] for f in dataclasses.fields(cls) if flags[f.name] is not None}
+    training = {name: flags[name] for name in benchmark.settings if flags[name] is not None}
+    wishes = Wishes(
+        variant=spec,
+        options=options,
+        preset=flags.preset,
+        model=flags.model,
+        data_dir=flags.data_dir,
+        tasks=names_of(flags.tasks),
+        seeds=seeds_of(flags.seeds),
+        training=training,
+        mnli_init=flags.get("mnli_init"),
+        trainer=flags.trainer or {},
+        results_dir=flags.results_dir,
+        wandb=flags.wandb,
+        compile=flags.compile,
+        budget=None if flags.budget is None else str(flags.budget),
+        benchmark=benchmark,
+    )
+    wanted, about = [wishes], []
+    if flags.rows and not flags.table:
+        raise UserError("--rows needs --table, such as --table lora-2")
+    if flags.table:
+        wanted, about = _table_wishes(flags, argv, wishes)
+    stack = flags.get("stack_seeds", False)
+    if flags.plan and stack:
+        raise UserError("--plan prints one command per run: leave --stack_seeds out")
+    if flags.plan:
+        from modules.experiments.dry_run import show_plan
+
+        return show_plan(wanted, about, flags.results_dir)
+    plan = merge([make_plan(each, resolve(each.variant)) for each in wanted])
+    plan.about += about
+    code = execute(plan, flags.results_dir, force=flags.force, jobs=flags.jobs, benchmark=benchmark, stack=stack)
+    if flags.table and _first_process():
+        show_paper_table(flags.results_dir, flags.table)
+    return code
+
+
+def _table_wishes(flags: Any, argv: list[str], wishes: Wishes) -> tuple[list[Wishes], list[str]]:
+    """The wishes of a published table's rows, and lines about the rows that cannot be run."""
+    from modules.experiments.published_runs import table_wishes
+
+    given = ["variant"] * any(word.partition("=")[0] == "--variant" for word in argv)
+    given += [*wishes.options, *["budget"] * (wishes.budget is not None)]
+    if given:
+        raise UserError(f"--table says which variants run, and how: leave --{given[0]} out, or choose rows by --rows")
+    return table_wishes(PUBLISHED, flags.table, flags.rows, wishes)
+
+
+def execute(
+    plan: Plan,
+    results_dir: str,
+    force: bool = False,
+    jobs: int | None = None,
+    benchmark: Benchmark = GLUE,
+    stack: bool = False,
+) -> int:
+    """Do what is missing of a plan, each run in a worker process or seeds stacked, and show the table."""
+    from modules.runs.results import ResultStore
+
+    jobs = default_jobs() if jobs is None else jobs
+    if jobs < 1:
+        raise UserError(f"--jobs must be at least 1, not {jobs}")
+    if stack:
+        stacks(plan.runs)  # refuses before anything is done
+    first = _first_process()
+    store = ResultStore(results_dir)
+    if force and first:
+        for run in plan.runs:
+            store.path(run.id).unlink(missing_ok=True)
+            for checkpoint in run.folder.glob("*.ckpt"):  # without it nothing of an earlier try is taken up
+                checkpoint.unlink(missing_ok=True)
+    missing = [run for run in plan.runs if not store.done(run.id)]
+    done = len(plan.runs) - len(missing)
+    if first:
+        print("\n".join(plan.about))
+        finished = f", {done} done before" if done else ""
+        print(f"{len(plan.runs)} runs{finished}; results: {os.path.join(results_dir, 'runs')}", flush=True)
+        for run in missing:
+            run.write()
+    groups = stacks(missing) if stack else [[run] for run in missing]
+    words = ["+".join(run.id for run in group) for group in groups]
+    code = run_workers(words, results_dir, jobs, one_by_one=_several_processes(plan))
+    if not first:
+        return code
+    ids = {run.id for run in plan.runs}
+    return max(code, show_table(results_dir, write=bool(missing), ids=ids, benchmark=benchmark))
+
+
+def _first_process() -> bool:
+    """Whether this is the first of the processes that a launcher started, or the only one."""
+    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
+
+
+def _several_processes(plan: Plan) -> bool:
+    """Whether a run itself takes several processes: then each run has a command of its own."""
+    return takes_several(plan.runs[0].trainer if plan.runs else {})

@@ -1,0 +1,268 @@
+"""A comparison of variants from a file: rates tuned, then seeds run."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
+from modules.experiments.budget import line, pick
+from modules.experiments.plan import Wishes, build_variant, make_plan, open_source, stacks
+from modules.launch.pool import run_workers
+from modules.runs.config import RunConfig
+from modules.runs.results import ResultStore, RunResult
+from variants.atomic import write_atomic
+from variants.errors import UserError
+from variants.registry import resolve
+
+PLAN_KEYS = {"benchmark", "seeds", "common", "trainer", "tasks", "tune", "variants"}
+TUNE_KEYS = {"seed", "tasks", "epochs", "common", "metric", "trainer"}
+ROW_KEYS = {"variant", "options", "common", "lr", "seeds"}
+NEAR = 0.5  # how far from a budget, as a share of it, a size may be and still count as one of that budget
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the comparison: one variant with one set of options. `grid` holds the learning rates to choose from."""
+
+    name: str
+    variant: str
+    options: dict[str, Any]
+    common: dict[str, Any]
+    grid: tuple[float, ...]
+    seeds: tuple[int, ...]
+    budget: dict[str, int] | None = None
+
+
+@dataclass
+class Comparison:
+    """The plan file, and what the command line adds to it."""
+
+    path: Path
+    plan: dict[str, Any]
+    model: str
+    data_dir: str | None
+    results_dir: Path
+    wandb: str = "off"
+    jobs: int = 1
+    stack: bool = False
+    _source: Any = field(default=None, repr=False)
+
+    @property
+    def benchmark(self) -> Benchmark:
+        return benchmark(self.plan.get("benchmark", "glue"))
+
+    @property
+    def tuning(self) -> Path:
+        """The folder of the tuning runs."""
+        return self.results_dir / "tuning"
+
+    @property
+    def folder(self) -> Path:
+        """Of the backbone."""
+        from modules.backbones.loading import resolve as place
+
+        return place(self.model, self.benchmark.embedded() if self.model == "embedded" else None)[2]
+
+    def rows(self, names: list[str] | None = None, budgets: list[str] | None = None) -> list[Row]:
+        """Rows of the plan, in its order; with budgets one for each of them where the variant has a size."""
+        entries = self.plan["variants"]
+        if unknown := [name for name in names or () if name not in entries]:
+            raise UserError(f"{self.path} has no variant {unknown[0]!r}; it has {', '.join(entries)}")
+        rows = [self._row(name, entries[name] or {}) for name in names or entries]
+        return [sized for row in rows for sized in self._sized(row, budgets or [])]
+
+    def _row(self, name: str, entry: dict[str, Any]) -> Row:
+        known(entry, ROW_KEYS, f"{self.path}: {name}")
+        lr = entry.get("lr")
+        grid = lr if isinstance(lr, list) else [lr]
+        if not grid or not all(isinstance(value, (int, float)) and value > 0 for value in grid):
+            raise UserError(f"{self.path}: {name}: lr must be a number or a list of numbers such as 1.0e-3, not {lr!r}")
+        options, common = entry.get("options") or {}, entry.get("common") or {}
+        seeds = tuple(entry.get("seeds", self.plan["seeds"]))
+        return Row(name, entry.get("variant", name), options, common, tuple(map(float, grid)), seeds)
+
+    def _sized(self, row: Row, budgets: list[str]) -> list[Row]:
+        if not budgets:
+            return [row]
+        cls = resolve(row.variant)
+        if not cls.size:
+            print(f"budget: {row.name} has no size that a budget could set, and stays as it is", flush=True)
+            return [row]
+        found = []
+        for wanted in budgets:
+            variant = build_variant(cls, row.options)
+            sizes, budget = pick(self.folder, self.benchmark.auto_class, variant, wanted)
+            near = abs(budget["counted"] / budget["wanted"] - 1) <= NEAR
+            print(line(row.name, sizes, budget) + ("" if near else ": not near, so it stays as it is"), flush=True)
+            name = f"{row.name}-{budget['wanted']}"
+            found.append(replace(row, name=name, options=row.options | sizes, budget=budget) if near else row)
+        return list({sized.name: sized for sized in found}.values())
+
+    # ---- runs -------------------------------------------------------------------------------------------------
+
+    def runs(self, row: Row, lr: float, tuning: bool = False) -> list[RunConfig]:
+        """The runs of a row with one learning rate; leaves their recipe file."""
+        folder, rule = self.results_dir, self.plan["tune"]
+        recipe = folder / "recipes" / f"{row.name}.yaml"
+        if tuning:
+            folder = self.tuning
+            recipe = folder / "recipes" / f"{row.name}-{lr:g}.yaml"
+        write_atomic(recipe, self.recipe(row, lr, tuning))
+        wishes = Wishes(
+            variant=row.variant,
+            preset=str(recipe),
+            model=self.model,
+            data_dir=self.data_dir,
+            tasks=list(rule["tasks"] if tuning else self.plan["tasks"]),
+            seeds=[rule["seed"]] if tuning else list(row.seeds),
+            results_dir=str(folder),
+            wandb=self.wandb,
+            compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
+            trainer=(self.plan.get("trainer") or {}) | ((rule.get("trainer") or {}) if tuning else {}),
+            benchmark=self.benchmark,
+        )
+        if self._source is None:  # read once for all plans
+            self._source = open_source(wishes)
+        runs = make_plan(replace(wishes, source=self._source), resolve(row.variant)).runs
+        for run in runs:
+            run.budget = row.budget  # what picked the size that the recipe now holds
+        return runs
+
+    def recipe(self, row: Row, lr: float, tuning: bool) -> str:
+        """A recipe file (configs/README.md) with the learning rate; the plan's `tune` may shorten a tuning run."""
+        import yaml
+
+        rule = self.plan["tune"] if tuning else {}
+        tasks = {name: dict(values or {}) for name, values in self.plan["tasks"].items()}
+        if "epochs" in rule:
+            tasks = {name: values | {"epochs": rule["epochs"]} for name, values in tasks.items()}
+        common = self.plan["common"] | row.common | (rule.get("common") or {}) | {"lr": lr}
+        content = {
+            "backbone": str(self.model),
+            "protocol": "tuned",
+            "source": "ours",
+            "remarks": [f"learning rate picked by {self.path}"],
+            "seeds": list(row.seeds),
+            "variants": {resolve(row.variant).name: {"options": row.options, "common": common, "tasks": tasks}},
+        }
+        return yaml.safe_dump(content, sort_keys=False)
+
+    def carry_out(self, runs: list[RunConfig], folder: Path) -> int:
+        """Do what is missing of ``runs``; the exit code."""
+        groups = self.missing(runs, folder)
+        for run in (run for group in groups for run in group):
+            run.write()
+        return run_workers(["+".join(run.id for run in group) for group in groups], str(folder), self.jobs)
+
+    def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:
+        """What is not done yet, those that are stacked together: the longest first, so that workers end together, and
+        row by row, so that what a killed comparison leaves is complete rows."""
+        store = ResultStore(folder)
+        unique = {run.id: run for run in runs}
+        missing = [run for run in unique.values() if not store.done(run.id)]
+        groups = stacks(missing, where_possible=True) if self.stack else [[run] for run in missing]
+        at_once = f", in {len(groups)} stacks" if len(groups) < len(missing) else ""
+        print(f"{folder}: {len(unique)} runs, {len(unique) - len(missing)} done before{at_once}", flush=True)
+        return sorted(groups, key=lambda group: -self.steps(group[0]) * len(group))
+
+    def steps(self, run: RunConfig) -> int:
+        """Optimizer steps of a run."""
+        steps = math.ceil(self._source.sizes[run.task]["train"] / run.training["batch_size"])
+        limit = run.trainer.get("limit_train_batches", 1.0)
+        return (int(steps * limit) if isinstance(limit, float) else min(steps, limit)) * run.training["epochs"]
+
+    # ---- the two steps ----------------------------------------------------------------------------------------
+
+    def tuning_runs(self, rows: list[Row]) -> dict[tuple[str, float], list[RunConfig]]:
+        """(name of a row, learning rate of its grid) -> runs that say how good it is; rows of one rate have none."""
+        grids = [row for row in rows if len(row.grid) > 1]
+        return {(row.name, lr): self.runs(row, lr, tuning=True) for row in grids for lr in row.grid}
+
+    def tune(self, rows: list[Row]) -> tuple[dict[str, float], int]:
+        """(learning rate of each row, exit code); a row whose grid is not complete is left out, and named."""
+        runs = self.tuning_runs(rows)
+        code = self.carry_out([run for group in runs.values() for run in group], self.tuning) if runs else 0
+        chosen = self.choose(rows, runs)
+        return chosen, code if len(chosen) == len(rows) else code or 1
+
+    def choose(self, rows: list[Row], runs: dict[tuple[str, float], list[RunConfig]]) -> dict[str, float]:
+        """The learning rate of each row whose grid is complete."""
+        store, chosen = ResultStore(self.tuning), {}
+        for row in rows:
+            if len(row.grid) == 1:
+                chosen[row.name] = row.grid[0]
+                continue
+            figures = {}
+            for lr in row.grid:
+                results = [store.read(run.id) for run in runs[row.name, lr]]
+                if all(results):
+                    figures[lr] = fmean(self.figure(result) for result in results)
+                    print(f"tuning: {row.name} lr {lr:g}: {figures[lr]:.4f}", flush=True)
+            if len(figures) == len(row.grid) and max(figures.values()) > -math.inf:
+                chosen[row.name] = max(figures, key=figures.get)
+            else:
+                print(f"{row.name} is left out: {len(figures)} of {len(row.grid)} learning rates tried", flush=True)
+        return chosen
+
+    def show_plan(self, rows: list[Row]) -> int:
+        """Say which runs are missing, row by row, and their steps; nothing trains. The exit code."""
+        tuning = self.tuning_runs(rows)
+        self._show(
+            {row.name: [r for lr in row.grid for r in tuning.get((row.name, lr), ())] for row in rows}, self.tuning
+        )
+        chosen = self.choose(rows, tuning)  # a row that is not tuned yet counts with whatever rate
+        runs = {row.name: self.runs(row, chosen.get(row.name, row.grid[0])) for row in rows}
+        self._show(runs, self.results_dir)
+        return 0
+
+    def _show(self, runs: dict[str, list[RunConfig]], folder: Path) -> None:
+        names = {run.id: name for name, own in runs.items() for run in own}
+        total = Counter()
+        for group in self.missing([run for own in runs.values() for run in own], folder):
+            first, steps = group[0], self.steps(group[0])
+            total.update(groups=1, runs=len(group), steps=steps)
+            seeds = ",".join(str(run.seed) for run in group)
+            print(f"  {first.task} {names[first.id]} lr {first.training['lr']:g} seed {seeds}: {steps:,} steps")
+        print(f"  {total['runs']} runs are missing, {total['steps']:,} steps if stacked seeds count once", flush=True)
+
+    def figure(self, result: RunResult) -> float:
+        """What tuning compares, higher is better: the run's best dev metric, or with `metric: loss` its lowest loss."""
+        name = self.plan["tune"].get("metric", result.metric)
+        values = [epoch.get(name) for epoch in result.epochs]
+        values = [value for value in values if value is not None and math.isfinite(value)]
+        if not values or result.cost.get("diverged"):
+            return -math.inf
+        return -min(values) if name == "loss" else max(values)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The plan, with its keys checked."""
+    import yaml
+
+    try:
+        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    known(plan, PLAN_KEYS, str(path))
+    for key in PLAN_KEYS - {"benchmark", "trainer"}:
+        if not plan.get(key):
+            raise UserError(f"{path} lacks {key!r}: see configs/compare for an example")
+    known(plan["tune"], TUNE_KEYS, f"{path}: tune")
+    if (name := plan.get("benchmark", "glue")) not in BENCHMARKS:
+        raise UserError(f"{path}: benchmark must be one of {', '.join(BENCHMARKS)}, not {name!r}")
+    if missing := [task for task in plan["tune"]["tasks"] if task not in plan["tasks"]]:
+        raise UserError(f"{path}: tune: {missing[0]!r} is none of the plan's tasks")
+    return plan
+
+
+def known(content: Any, names: set[str], where: str) -> None:
+    if not isinstance(content, dict):
+        raise UserError(f"{where}: expected keys and values, found {content!r}")
+    if unknown := [key for key in content if key not in names]:
+        raise UserError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(names))}")

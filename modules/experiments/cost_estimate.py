@@ -1,0 +1,199 @@
+"""What runs will cost: optimizer steps from the numbers of rows, hours from a few steps of a model of the right shape.
+
+The measured model has random weights and is built from its configuration, so nothing is downloaded. Its time is
+measured at two sizes of batch and taken as a straight line in the tokens of a batch, padding included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from modules.paths import PUBLISHED
+from modules.reports.published import load_models
+from modules.reports.tables import short_name
+
+if TYPE_CHECKING:
+    from modules.experiments.published_runs import Job
+
+
+WIDTHS: dict[str, dict[int, int]] = {
+    "mnli": {4: 73, 16: 98, 32: 110, 64: 124},
+    "sst2": {4: 30, 16: 43, 32: 48, 64: 52},
+    "mrpc": {4: 82, 16: 95, 32: 96, 64: 97},
+    "cola": {4: 19, 16: 24, 32: 26, 64: 29},
+    "qnli": {4: 84, 16: 108, 32: 120, 64: 134},
+    "qqp": {4: 53, 16: 71, 32: 83, 64: 95},
+    "rte": {4: 142, 16: 196, 32: 217, 64: 235},
+    "stsb": {4: 53, 16: 77, 32: 87, 64: 95},
+    "e2e": {4: 86, 8: 93, 16: 96},
+}
+"""By task: rows of a batch -> mean width of random training batches padded to the length buckets. Measured on the
+official rows (QNLI, QQP, MNLI: samples) in the byte pairs of GPT-2 and RoBERTa, special tokens included; E2E on the
+LoRA authors' text."""
+ROW = 32  # tokens per row of the measured batches
+LIMIT = {"cpu": 512, "cuda": 16_384}  # tokens of the largest measured batch
+ROUNDS = {"cpu": (1, 2), "cuda": (5, 10)}  # steps before the clock starts, and steps that count
+
+
+class Unknown(Exception):
+    """Why there is no estimate of hours."""
+
+
+def width(job: Job) -> int:
+    """Tokens per row of a typical training batch of the run, padding included."""
+    training = job.training
+    if training.get("pad") == "max":
+        return training["max_length"]
+    known = WIDTHS[job.recipe.task]
+    return min(training["max_length"], known[min(known, key=lambda rows: abs(rows - training["batch_size"]))])
+
+
+def cost_lines(jobs: Sequence[Job]) -> list[str]:
+    """A line per variant and model, a line that sums up, and what was measured."""
+    groups: dict[tuple, list[Job]] = {}
+    for job in jobs:
+        sizes = {k: v for k, v in job.variant.options().items() if k in ("r", "p", "target", "init_r")}
+        groups.setdefault((job.model, job.wishes.variant, job.wishes.preset, str(sizes)), []).append(job)
+    lines, notes, total, unknown = [], [], 0.0, 0
+    for (model, variant, preset, _), group in groups.items():
+        line = f"{variant} on {short_name(model)} ({preset}): {len(group)} runs, {_steps(group)}"
+        try:
+            hours, note = _hours(group)
+            total += hours
+            notes.append(note)
+            lines.append(f"{line}, about {hours_text(hours)}")
+        except Unknown as reason:
+            unknown += 1
+            lines.append(f"{line}; hours left out: {reason}")
+    if not groups:
+        return ["nothing is missing"]
+    together = f"together: {len(jobs)} runs, {_steps(jobs)}"
+    if unknown < len(groups):
+        together += f", about {hours_text(total)} on one such device"
+        together += f", without {unknown} of the lines above" * bool(unknown)
+    return [*lines, together, *dict.fromkeys(notes)]
+
+
+def _steps(jobs: Sequence[Job]) -> str:
+    return f"{sum(job.steps for job in jobs):,} optimizer steps"
+
+
+def hours_text(hours: float) -> str:
+    """Such an estimate has two digits at most."""
+    return f"{60 * hours:.0f} min" if hours < 1 else f"{hours:.1f} h" if hours < 10 else f"{hours:,.0f} h"
+
+
+def _hours(group: Sequence[Job]) -> tuple[float, str]:
+    """(hours of some runs of one variant on one model, a line about what was measured)."""
+    import torch
+
+    from modules.runs.environment import device_name
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    tokens = {id(job): job.training["batch_size"] * width(job) for job in group}
+    try:
+        seconds = measure(group[0], min(tokens.values()), max(tokens.values()), device)
+    except torch.cuda.OutOfMemoryError:
+        raise Unknown("the model does not fit this device's memory") from None
+    total = 0.0
+    for job in group:
+        train, evaluate = seconds(tokens[id(job)])
+        evaluations = job.training["epochs"] * job.rows[1] / job.training["batch_size"]
+        total += job.steps * train + evaluations * evaluate
+    what = "training and the dev set after each epoch" if group[0].rows[1] else "training alone, without decoding"
+    name = device_name("cuda:0" if device == "cuda" else "cpu")
+    precision = group[0].training["precision"]
+    note = f"hours: {what}; from a few steps of a model of this shape with random weights on {name} ({precision})"
+    return total / 3600, note
+
+
+def measure(job: Job, fewest: int, most: int, device: str) -> Callable[[int], tuple[float, float]]:
+    """Seconds of (a training step, a forward pass without gradients) as a function of the tokens in its batch."""
+    import torch
+
+    from variants.adapters.adapted_model import attach
+
+    model = shape(job).to(device)
+    adapted = attach(model, job.variant, 0)
+    groups = adapted.param_groups(1e-4) if adapted.trained() else []
+    optimizer = torch.optim.AdamW(groups) if groups else None
+    causal = job.wishes.benchmark.auto_class == "AutoModelForCausalLM"
+    dtype = torch.bfloat16 if "bf16" in job.training["precision"] else torch.float16
+    mixed = "16" in job.training["precision"]
+
+    def loss(rows: int):
+        ids = torch.randint(10, min(500, model.config.vocab_size), (rows, ROW), device=device)
+        labels = ids if causal else torch.zeros(rows, dtype=torch.long, device=device)
+        with torch.autocast(device, dtype) if mixed else contextlib.nullcontext():
+            return model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
+
+    def train(rows: int) -> None:
+        value, penalty = loss(rows), adapted.penalty()
+        (value if penalty is None else value + penalty).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def evaluate(rows: int) -> None:
+        with torch.no_grad():
+            loss(rows)
+
+    high = min(max(most, 2 * ROW), LIMIT[device])
+    low = max(ROW, min(fewest, high // 4))
+    points = []
+    for tokens in (low // ROW * ROW, high // ROW * ROW):
+        model.train()
+        step = _seconds(lambda rows=tokens // ROW: train(rows), device) if optimizer else 0.0
+        model.eval()
+        points.append((tokens, step, _seconds(lambda rows=tokens // ROW: evaluate(rows), device)))
+    return lambda tokens: tuple(_line([(p[0], p[k]) for p in points], tokens) for k in (1, 2))
+
+
+def shape(job: Job):
+    """A model of the run's shape with random weights. Raises Unknown where its configuration is not at hand."""
+    import transformers
+
+    from modules.backbones.loading import resolve
+    from modules.hub import hub_cached
+
+    transformers.logging.set_verbosity_error()
+    own = job.wishes.benchmark
+    published = load_models(PUBLISHED).get(short_name(job.model))
+    if job.model == "embedded" or Path(job.model).expanduser().is_dir():
+        folder = resolve(job.model, own.embedded())[2]
+    elif published:
+        model_class = getattr(transformers, published["class"])
+        return model_class(model_class.config_class(**published["config"]))
+    elif hub_cached(model=job.model):
+        folder = resolve(job.model)[2]
+    else:
+        raise Unknown(f"the shape of {job.model} is not known here")
+    return getattr(transformers, own.auto_class).from_config(transformers.AutoConfig.from_pretrained(folder))
+
+
+def _seconds(step: Callable[[], None], device: str) -> float:
+    """Median time of a step."""
+    import torch
+
+    times = []
+    before, counted = ROUNDS[device]
+    for round in range(before + counted):
+        start = time.perf_counter()
+        step()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        if round >= before:
+            times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def _line(points: Sequence[tuple[int, float]], tokens: int) -> float:
+    """The straight line through two points at `tokens`; a share of the larger one where it would fall."""
+    (x0, y0), (x1, y1) = points
+    slope = (y1 - y0) / (x1 - x0) if x1 > x0 else 0.0
+    intercept = y0 - slope * x0
+    return intercept + slope * tokens if slope > 0 and intercept > 0 else y1 * tokens / x1

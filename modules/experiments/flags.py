@@ -1,0 +1,180 @@
+"""The flags of a benchmark's command: the project's, the chosen variant's and Lightning's, in one parser."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from typing import Any
+
+from modules.benchmarks.base import Benchmark
+from modules.benchmarks.glue import GLUE
+from modules.runs.config import COMPILE
+from variants.errors import UserError
+from variants.registry import BUILT_IN, names, outline
+
+
+def make_parser(cls: type, benchmark: Benchmark = GLUE):
+    """The parser of a benchmark's command with the options of one variant (its class, or its outline)."""
+    from jsonargparse import ActionConfigFile, ArgumentParser
+
+    class Parser(ArgumentParser):
+        def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
+            raise UserError(_explain(message, self)) from ex
+
+    parser = Parser(
+        prog=benchmark.script,
+        description=benchmark.description,
+        epilog=benchmark.examples,
+        formatter_class=_formatter(benchmark.script),
+        allow_abbrev=False,
+        default_env=False,
+    )
+    add = parser.add_argument
+    add("--variant", type=str, default="lora", help=f"{', '.join(BUILT_IN)}, or package.module:Class (default: lora)")
+    add("--config", action=ActionConfigFile, help="YAML file with any of these flags")
+    add("--preset", type=str, default="auto", help=f"{', '.join(benchmark.presets)}, or a recipe file (default: auto)")
+    add("--model", type=str | None, help="Hub id, folder, or embedded")
+    add("--data_dir", type=str | None, help=f"{benchmark.data_help} (default: ${benchmark.data_env}, else the Hub)")
+    add("--tasks", type=str | list[str] | None, help="comma list of tasks (default: all that the recipe knows)")
+    add("--seeds", type=str | int | list[int] | None, help="comma list (default: the recipe's)")
+    if "mnli" in benchmark.tasks:
+        add("--mnli_init", type=bool | None, help="start MRPC, RTE and STS-B from the MNLI run (default: the recipe's)")
+    add("--budget", type=str | int | float | None, help="trained adapter parameters, such as 0.3M: picks r, p, ...")
+    add("--table", type=str | None, help="a published table, such as lora-2: runs its rows (paper_repro/published)")
+    add("--rows", type=str | None, help="with --table: rows that have these words, such as 'roberta-base lora'")
+    add(
+        "--plan", type=bool, nargs="?", const=True, default=False, help="run nothing: print a command per run, and cost"
+    )
+    add("--force", type=bool, nargs="?", const=True, default=False, help="run again what is done")
+    add(
+        "--jobs",
+        type=int | None,
+        help="runs at once, each in a process of its own, spread over the GPUs (default: one for each GPU or core)",
+    )
+    add(
+        "--stack_seeds",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each",
+    )
+    add("--table_only", type=bool, nargs="?", const=True, default=False, help="rebuild the table from the result files")
+    add("--results_dir", type=str, default="results", help="where runs and tables are written (default: results)")
+    add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")
+    how = "; ".join(f"{name}: {text}" for name, text in COMPILE.items())
+    add("--compile", type=str, default="auto", help=f"{how} (default: auto)")
+    add("--trainer", type=dict[str, Any] | None, help="any option of lightning.Trainer, as --trainer.devices 2")
+    group = parser.add_argument_group("training (default: the recipe's)")
+    for name, setting in benchmark.settings.items():
+        group.add_argument(f"--{name}", type=setting.kind | None, help=setting.help)
+    _add_variant(parser, cls)
+    return parser
+
+
+def _add_variant(parser, cls: type) -> None:
+    described = dict(re.findall(r"^\s+(\w+): (.*?)(?=\n\s+\w+: |\Z)", _args_section(cls), re.M | re.S))
+    if not dataclasses.fields(cls):
+        return
+    group = parser.add_argument_group(f"options of {cls.name or cls.__name__}")
+    hints = typing.get_type_hints(cls)
+    for f in dataclasses.fields(cls):
+        default = f.default if f.default is not dataclasses.MISSING else "{}"
+        text = " ".join(described.get(f.name, "").split()).rstrip(".")
+        group.add_argument(f"--{f.name}", type=hints[f.name] | None, help=f"{text} (default: {default})".strip())
+
+
+def _args_section(cls: type) -> str:
+    """The ``Args:`` parts of the docstrings of a class and its bases."""
+    parts = [(base.__doc__ or "").partition("Args:")[2] for base in reversed(cls.__mro__)]
+    return "\n".join(part.split("\n\n")[0] for part in parts)
+
+
+def _formatter(script: str) -> type:
+    import argparse
+
+    from jsonargparse import DefaultHelpFormatter
+
+    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        """Keeps the examples' lines, and leaves jsonargparse's notes about types and defaults out."""
+
+        def _get_help_string(self, action: argparse.Action) -> str | None:
+            return action.help
+
+        def _format_usage(self, usage, actions, groups, prefix) -> str:
+            return f"usage: {script} [--variant NAME] [options of the variant] [--preset ...] [--seeds ...]\n\n"
+
+    return Formatter
+
+
+def variant_in(argv: list[str]) -> str:
+    """The variant's name, looked up before there is a parser: in the flags, then in --config files."""
+    found, configs = None, []
+    for position, word in enumerate(argv):
+        name, equals, value = word.partition("=")
+        value = value if equals else (argv[position + 1] if position + 1 < len(argv) else "")
+        if name == "--variant":
+            found = value
+        elif name == "--config":
+            configs.append(value)
+    if found is None:
+        for path in configs:
+            found = _yaml(path).get("variant", found)
+    if found == "":
+        raise UserError(f"--variant needs a name: {', '.join(names())}, or package.module:Class")
+    return found or "lora"
+
+
+def _yaml(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = yaml.safe_load(file)
+    except (OSError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"--config {path} must hold flags and values, such as 'variant: lora'")
+    return content
+
+
+def _explain(message: str, parser) -> str:
+    """jsonargparse's message, in the user's words."""
+    message = " ".join(message.split())
+    unknown = re.search(
+        r"[Uu]nrecognized arguments?: -+([\w.]+)|(?:Key|option) [\"'`]?(\w+)[\"'`]? is not expected", message
+    )
+    value = re.search(r'Parser key "([\w.]+)":.*Given value: (.*)$', message)
+    if value:
+        kinds = re.findall(r"Expected an? <class '(\w+)'>", message)
+        expected = " or ".join(dict.fromkeys(k for k in kinds if k != "NoneType")) or "another kind of value"
+        choices = re.search(r"Literal\[([^\]]*)\]", message)
+        return f"--{value[1]} must be {'one of ' + choices[1] if choices else expected}, not {value[2]!r}"
+    if not unknown:
+        return message
+    name = unknown[1] or unknown[2]
+    known = [a.dest for a in parser._actions]
+    owners = [other for other in BUILT_IN if name in {f.name for f in dataclasses.fields(outline(other))}]
+    variant = next((g.title for g in parser._action_groups if (g.title or "").startswith("options of ")), "")
+    if owners:
+        mine = variant.removeprefix("options of ") or "this variant"
+        return f"--{name} is an option of {', '.join(owners)}, not of {mine}"
+    near = difflib.get_close_matches(name, known, n=3)
+    return f"unknown option --{name}" + (f"; did you mean --{', --'.join(near)}?" if near else "; --help lists them")
+
+
+def names_of(value: str | list[str] | None) -> list[str]:
+    if value is None or value == "all":
+        return []
+    parts = value.split(",") if isinstance(value, str) else value
+    return [part.strip().lower().replace("-", "") for part in parts if part.strip()]
+
+
+def seeds_of(value: str | int | list[int] | None) -> list[int]:
+    parts = str(value).split(",") if isinstance(value, (str, int)) else value or []
+    try:
+        return [int(part) for part in parts]
+    except ValueError:
+        raise UserError(f"--seeds must be whole numbers such as 0,1,2, not {value!r}") from None

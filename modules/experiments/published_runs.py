@@ -1,0 +1,149 @@
+"""`--table`, `--rows` and `--plan`: from the rows of a published table to runs, or to commands and what they cost.
+
+A plan is made from recipes alone: nothing is downloaded and nothing trains, so it works without the Hub.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
+from modules.benchmarks.recipes import Recipe, load_recipe
+from modules.experiments.plan import Wishes, from_mnli, settings, tasks_with_recipe
+from modules.experiments.plan import choose as choose_model
+from modules.reports.paper_rows import PaperRow, choose, paper_rows
+from modules.reports.tables import short_name
+from modules.runs.results import canonical
+from variants.errors import UserError
+from variants.registry import resolve
+from variants.variant import BaseVariant
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run to be: wishes of its row, its model by name, its recipe and what that amounts to.
+
+    Attributes:
+        rows: of training data, and of the dev set that is scored after each epoch (0 where that is generation).
+    """
+
+    wishes: Wishes
+    model: str
+    recipe: Recipe
+    seed: int
+    training: dict[str, Any]
+    variant: BaseVariant
+    starts: bool
+    rows: tuple[int, int]
+
+    @property
+    def key(self) -> str:
+        """What tells it from other runs; runs that are done have the same."""
+        return _key(
+            self.wishes.benchmark.name, self.recipe.task, self.variant.name, self.recipe.protocol, self.seed,
+            short_name(self.model), self.variant.options(), self.training,
+        )  # fmt: skip
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return math.ceil(self.rows[0] / self.training["batch_size"]) * self.training["epochs"]
+
+    @property
+    def command(self) -> str:
+        """The complete command line of this one run."""
+        wishes, own = self.wishes, self.wishes.benchmark
+        words = ["python", f"paper_repro/{own.script}", "--variant", wishes.variant, "--preset", wishes.preset]
+        words += ["--model", self.model] if wishes.model else []
+        flags = {"data_dir": wishes.data_dir, **wishes.options, **wishes.training, "mnli_init": wishes.mnli_init}
+        flags |= {f"trainer.{name}": value for name, value in wishes.trainer.items()}
+        flags |= {"results_dir": wishes.results_dir if wishes.results_dir != "results" else None}
+        flags |= {name: getattr(wishes, name) for name in ("wandb", "compile") if getattr(wishes, name) != "auto"}
+        flags |= {"tasks": self.recipe.task, "seeds": self.seed}
+        for name, value in flags.items():
+            if value is not None:
+                words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+        return shlex.join(words)
+
+
+def _key(*parts: Any) -> str:
+    return str([canonical(part) for part in parts])
+
+
+def jobs(wishes: Wishes) -> list[Job]:
+    """The runs of some wishes, MNLI runs that others start from included. Raises UserError as `make_plan` does."""
+    own, cls = wishes.benchmark, resolve(wishes.variant)
+    if unknown := [task for task in wishes.tasks if task not in own.tasks]:
+        raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(own.tasks)}")
+    if wishes.budget:
+        raise UserError("--plan does not size a variant: give --r (or the like) in place of --budget")
+    model, preset = choose_model(wishes, [])
+    wishes = dataclasses.replace(wishes, preset=preset)
+    tasks = wishes.tasks or tasks_with_recipe(model, preset, cls.name, own)
+    found: dict[str, Job] = {}
+    for task in tasks:
+        recipe = load_recipe(model, preset, cls.name, task, own)
+        starts = from_mnli(wishes, recipe)
+        for seed in wishes.seeds or recipe.seeds:
+            before = [load_recipe(model, preset, cls.name, "mnli", own)] if starts else []
+            for each in (*before, recipe):
+                training, variant = settings(wishes, cls, each)
+                first = starts and each is recipe
+                rows = data_rows(own, model, wishes.data_dir, each.task)
+                job = Job(wishes, model, each, seed, training, variant, first, rows)
+                found.setdefault(job.key, job)
+    return list(found.values())
+
+
+def data_rows(own: Benchmark, model: str, data_dir: str | None, task: str) -> tuple[int, int]:
+    """(training rows, dev rows scored after an epoch): of the folder or the embedded source, else the official ones."""
+    data_dir = data_dir or os.environ.get(own.data_env)
+    if model != "embedded" and not data_dir:
+        train, scored = own.official_rows[task]
+        return train, scored if own.scored_on == "dev" else 0
+    source = own.open_source("embedded", None) if model == "embedded" else own.open_source("folder", data_dir)
+    source.load(own.tasks[task])
+    sizes = source.sizes[task]
+    return sizes["train"], own.scored_rows(sizes) if own.scored_on == "dev" else 0
+
+
+# ---- rows of a published table ------------------------------------------------------------------------------------
+
+
+def table_wishes(published: Path, table: str, words: str | None, base: Wishes) -> tuple[list[Wishes], list[str]]:
+    """(wishes of each row that can be run, lines about those that cannot). Raises UserError where none can."""
+    chosen = choose(paper_rows(published, table), words, table)
+    name = chosen[0].published.benchmark
+    if name in BENCHMARKS and name != base.benchmark.name:
+        raise UserError(f"{table} is {benchmark(name).title}: use paper_repro/{benchmark(name).script}")
+    own = base.preset != "auto"
+    able = [row for row in chosen if row.recipes or (own and row.stand_in)]
+    skipped = [f"not run: [{row.number}] {row.name}: {row.reason}" for row in chosen if row not in able]
+    if not able:
+        reasons = "; ".join(dict.fromkeys(row.reason for row in chosen))
+        hint = "; --preset default runs them by our default settings" if any(row.stand_in for row in chosen) else ""
+        raise UserError(f"none of these rows of {table} can be run: {reasons}{hint}")
+    if base.model and len({row.published.model for row in able}) > 1:
+        raise UserError(f"--model stands for one backbone, and these rows of {table} have several: narrow --rows")
+    return [_row_wishes(row, base, own) for row in able], skipped
+
+
+def _row_wishes(row: PaperRow, base: Wishes, own: bool) -> Wishes:
+    known = row.recipes or row.stand_in
+    tasks = [task for task in known if not base.tasks or task in base.tasks]
+    if not tasks:
+        raise UserError(f"{row.name} has no task of {', '.join(base.tasks)}; it has {', '.join(known)}")
+    return dataclasses.replace(
+        base,
+        variant=row.published.variant,
+        options=dict(row.published.options) if own else row.options,
+        preset=base.preset if own else row.published.protocol,
+        model=base.model or row.hub,
+        tasks=tasks,
+    )

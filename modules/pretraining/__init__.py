@@ -1,0 +1,1 @@
+"""Backbones of one's own, from text."""

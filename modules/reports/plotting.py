@@ -1,0 +1,76 @@
+"""Figures as PNG and SVG. matplotlib is an optional extra, and is imported when a figure is drawn.
+
+The same figure gives the same bytes (with one version of matplotlib): no dates, no versions, no random ids.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from variants.atomic import write_atomic
+from variants.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FORMATS = ("png", "svg")
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "figure.dpi": 110,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "lora-variants",  # element ids that do not change from call to call
+}
+
+
+def require() -> None:
+    """Raise UserError where matplotlib is not installed: to be called before anything long."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise UserError("plots need matplotlib: pip install 'lora-variants[plots]', or give --no_plots") from None
+
+
+@contextmanager
+def style(**changes: Any) -> Iterator[None]:
+    """``with style():`` figures are drawn in the project's style, with some settings of matplotlib changed.
+
+    Raises UserError where matplotlib is not installed.
+    """
+    require()
+    import matplotlib
+
+    matplotlib.use("agg")
+    with matplotlib.rc_context(STYLE | changes):
+        yield
+
+
+def rendered(figure: Figure, description: str | None = None, **options: Any) -> list[bytes]:
+    """The figure's bytes in each of FORMATS; a description is kept in their metadata."""
+    contents = []
+    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
+        if description is not None:
+            metadata = metadata | {"Description": description}
+        out = io.BytesIO()
+        figure.savefig(out, format=kind, metadata=metadata, **options)
+        figure.set_layout_engine("none")  # laid out once
+        contents.append(out.getvalue())
+    return contents
+
+
+@contextmanager
+def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """``with figure(path, 6, 4) as drawing:`` a Figure (inches), then written to ``path`` .png and .svg."""
+    with style():
+        from matplotlib.figure import Figure
+
+        drawing = Figure(figsize=(width, height), layout="constrained")
+        yield drawing
+        for kind, content in zip(FORMATS, rendered(drawing), strict=True):
+            write_atomic(path.with_name(f"{path.name}.{kind}"), content)

@@ -1,0 +1,141 @@
+"""One run: all that decides its outcome, and how it is carried out. No torch here."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modules.runs.results import run_id
+from variants.atomic import write_atomic
+from variants.errors import UserError
+
+OWNED = {
+    "max_epochs": "--epochs",
+    "gradient_clip_val": "--gradient_clip_val",
+    "callbacks": None,
+    "logger": "--wandb",
+    "enable_checkpointing": None,
+    "default_root_dir": "--results_dir",
+    "use_distributed_sampler": None,
+    "enable_progress_bar": None,
+}
+"""Trainer options that the framework sets itself, and the flag that takes their place."""
+
+NEUTRAL = {
+    "accelerator",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "enable_model_summary",
+    "log_every_n_steps",
+    "profiler",
+    "detect_anomaly",
+    "barebones",
+    "num_sanity_val_steps",
+    "precision",  # decides the outcome, and is kept with the training settings
+}
+"""Trainer options that decide how a run is carried out and not what comes out."""
+
+
+COMPILE = {
+    "auto": "on one GPU as CUDA graphs, else eager",
+    "off": "eager",
+}
+"""Values of --compile: none changes what is computed."""
+
+
+@dataclass
+class RunConfig:
+    """A run of one (benchmark, task, backbone, variant, seed).
+
+    Attributes:
+        variant: as on the command line: a name or ``module:Class``.
+        options: every hyperparameter of the variant.
+        protocol: the recipe's name; overrides: settings given by hand that differ from it.
+        backbone, data: ``spec`` to load it by, and ``source``, ``name``, ``hash`` for the record.
+        training: lr, batch_size (rows per optimizer step over all devices), epochs, ...
+        init_from: ``task`` and ``id`` of the run whose weights this one starts from.
+        code: hash of the variant's source file, for variants from outside the project.
+        budget: trained adapter parameters ``wanted`` by --budget, which picked the variant's size, and ``counted``.
+        trainer: options passed to ``lightning.Trainer`` as they are.
+        compile: how steps are carried out: see ``COMPILE``.
+    """
+
+    benchmark: str
+    task: str
+    variant: str
+    options: dict[str, Any]
+    protocol: str
+    seed: int
+    backbone: dict[str, Any]
+    data: dict[str, Any]
+    training: dict[str, Any]
+    init_from: dict[str, str] | None = None
+    code: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    budget: dict[str, int] | None = None
+    trainer: dict[str, Any] = field(default_factory=dict)
+    results_dir: str = "results"
+    wandb: str = "off"
+    compile: str = "auto"
+
+    @property
+    def id(self) -> str:
+        """Hash of what decides the outcome: neither device count, nor folder names, nor the dashboard."""
+        outcome = {k: getattr(self, k) for k in ("benchmark", "task", "variant", "options", "protocol", "seed")}
+        outcome |= {"backbone": self.backbone["hash"], "data": self.data["hash"], "code": self.code}
+        outcome |= {"training": self.training, "init_from": (self.init_from or {}).get("id")}
+        outcome |= {"trainer": {k: v for k, v in self.trainer.items() if k not in NEUTRAL}}
+        return run_id(outcome)
+
+    @property
+    def folder(self) -> Path:
+        """Checkpoints and adapters of this run, beside its result file."""
+        return Path(self.results_dir) / "runs" / self.id
+
+    @property
+    def title(self) -> str:
+        """Such as ``mrpc lora seed 0``."""
+        return f"{self.task} {self.variant.rpartition(':')[2]} seed {self.seed}"
+
+    def write(self) -> None:
+        """Leave the configuration in the run's folder, where a worker finds it."""
+        write_atomic(self.folder / "config.json", json.dumps(dataclasses.asdict(self), indent=1) + "\n")
+
+    @classmethod
+    def read(cls, results_dir: str, id: str) -> RunConfig:
+        """What :meth:`write` left."""
+        path = Path(results_dir) / "runs" / id / "config.json"
+        return cls(**json.loads(path.read_text(encoding="utf-8")) | {"results_dir": results_dir})
+
+
+def source_hash(cls: type) -> str | None:
+    """Hash of the file that defines a class from outside the project: editing a method makes a new run of it."""
+    import sys
+
+    if cls.__module__.partition(".")[0] == "variants":
+        return None
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else None
+
+
+def check_trainer(options: dict[str, Any]) -> None:
+    """Refuse a Trainer option that does not exist or that the framework sets itself, in one line."""
+    import inspect
+
+    if not options:
+        return
+    from lightning.pytorch import Trainer  # takes seconds
+
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    for name in options:
+        if name in OWNED:
+            raise UserError(f"--trainer.{name} is set by this project; use {OWNED[name] or 'it as it is'}")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2) or ["see lightning's Trainer"]
+            raise UserError(f"--trainer.{name} is no option of lightning.Trainer; did you mean {' or '.join(near)}?")

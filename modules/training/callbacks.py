@@ -1,0 +1,176 @@
+"""What happens around the steps of a run: its history, its adapters, its progress, reproducible epochs."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+from lightning.pytorch.trainer.states import TrainerFn
+
+from modules.training.lightning_module import FineTuner
+from variants.adapters.adapted_model import Adapted
+from variants.formats.native import save_adapter
+
+
+class EpochSeeds(Callback):
+    """Seeds the global generators anew at each epoch: a resumed run draws what an unbroken one draws."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        seed_everything(self.seed * 100_003 + trainer.current_epoch * 17 + trainer.global_rank, verbose=False)
+
+
+class History(Callback):
+    """Figures of every epoch, the best epoch's adapter, and what the run cost. Its state is part of the checkpoint.
+
+    Args:
+        metric: the one that picks the best epoch; higher is better, the first of equals stays.
+        folder: where the adapters of the best and of the last epoch are kept.
+        notes: readable facts for the adapter files.
+    """
+
+    def __init__(self, metric: str, folder: Path, notes: dict[str, Any]) -> None:
+        self.metric, self.folder, self.notes = metric, folder, notes
+        self.epochs: list[dict[str, Any]] = []
+        self.step_seconds: list[float] = []
+        self.steps = 0
+        self.seconds = 0.0
+        self.diverged = False
+        self._since = self._epoch_start = 0.0
+        self._epoch_steps = 0
+
+    @property
+    def best(self) -> dict[str, Any]:
+        return max(self.epochs, key=lambda figures: figures[self.metric])
+
+    @property
+    def last(self) -> dict[str, Any]:
+        return self.epochs[-1]
+
+    def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._since = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        self._epoch_start, self._epoch_steps = time.perf_counter(), 0
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *args: Any) -> None:
+        self._epoch_steps += 1
+        if trainer.is_last_batch:
+            self._end_of_steps()
+        if trainer.loggers and trainer.global_step % trainer.log_every_n_steps == 0:  # the only host synchronisation
+            seconds = (time.perf_counter() - self._epoch_start) / self._epoch_steps
+            figures = {"train/loss": outputs["loss"].item(), "train/step_ms": 1000 * seconds}
+            self._log(trainer, figures | {"train/tokens_per_s": self._tokens(trainer) / seconds})
+
+    @staticmethod
+    def _tokens(trainer: Trainer) -> float:
+        """Mean tokens of a step, over all processes."""
+        return trainer.datamodule.tokens_per_epoch / trainer.datamodule.steps_per_epoch
+
+    @staticmethod
+    def _log(trainer: Trainer, figures: dict[str, float]) -> None:
+        for logger in trainer.loggers:
+            logger.log_metrics(figures, step=trainer.global_step)
+
+    def _end_of_steps(self) -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.step_seconds.append((time.perf_counter() - self._epoch_start) / self._epoch_steps)
+        self.steps += self._epoch_steps
+
+    def on_validation_end(self, trainer: Trainer, module: FineTuner) -> None:
+        epoch = (
+            trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else 0
+        )  # 0: a frozen model, scored as it is
+        figures = {"epoch": epoch, **module.epoch_figures()}
+        self.take(figures)
+        if self.diverged:
+            trainer.should_stop = True
+        if trainer.is_global_zero and self.best is figures:
+            self.save(module.adapted, "best")
+        self._log(trainer, dashboard(figures, module.adapted.metrics()))
+
+    def take(self, figures: dict[str, Any]) -> None:
+        """Add the figures of an epoch."""
+        self.epochs.append(figures)
+        self.diverged = not math.isfinite(figures["train_loss"])
+
+    def save(self, adapted: Adapted, which: str) -> None:
+        """Write the active adapter as it is now, as that of the epoch that came last."""
+        save_adapter(adapted, self.folder / which, epoch=self.last["epoch"], **self.notes)
+
+    def on_train_epoch_end(self, trainer: Trainer, module: FineTuner) -> None:
+        now = time.perf_counter()
+        self.seconds, self._since = self.seconds + now - self._since, now
+
+    def on_fit_end(self, trainer: Trainer, module: FineTuner) -> None:
+        if trainer.is_global_zero:
+            self.save(module.adapted, "last")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {k: getattr(self, k) for k in ("epochs", "step_seconds", "steps", "seconds", "diverged")}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for key, value in state_dict.items():
+            setattr(self, key, value)
+
+
+def dashboard(figures: dict[str, Any], variant_metrics: dict[str, float]) -> dict[str, float]:
+    """The figures of an epoch as a dashboard has them."""
+    named = {"train/loss_epoch": figures["train_loss"], "epoch": figures["epoch"]}
+    named |= {f"dev/{name}": value for name, value in figures.items() if name not in ("epoch", "train_loss")}
+    return named | {f"variant/{name}": value for name, value in variant_metrics.items()}
+
+
+class Progress(Callback):
+    """One moving line: task, variant, epoch, metric, step time, time left. Where nobody watches, a line per epoch."""
+
+    def __init__(self, title: str, history: History, live: bool | None = None) -> None:
+        self.title, self.history = title, history
+        alone = (
+            os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1") == "1"
+        )  # the lines of several would overwrite each other
+        self.live = alone and sys.stderr.isatty() if live is None else live
+        self.bar: Any = None
+
+    def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        if trainer.is_global_zero and self.live:
+            from tqdm import tqdm
+
+            total = int(trainer.estimated_stepping_batches)
+            layout = (
+                "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} steps, {remaining} left, {rate_fmt}{postfix}"
+            )
+            self.bar = tqdm(total=total, initial=trainer.global_step, desc=self.title, unit="step", bar_format=layout)
+            self.bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
+
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        if self.bar is not None:
+            self.bar.update(trainer.global_step - self.bar.n)
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        figures, metric = self.history.last, self.history.metric
+        scored = f"{metric} {100 * figures[metric]:.1f}"
+        ms = 1000 * self.history.step_seconds[-1] if self.history.steps else 0.0
+        if self.bar is not None:
+            following = min(figures["epoch"] + 1, trainer.max_epochs)
+            self.bar.set_postfix_str(f"epoch {following}/{trainer.max_epochs}, {scored}")
+        else:
+            print(
+                f"{self.title}: epoch {figures['epoch']}/{trainer.max_epochs}, {scored}, {ms:.1f} ms/step", flush=True
+            )
+
+    def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None

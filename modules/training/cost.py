@@ -1,0 +1,52 @@
+"""What a run costs: time, tokens, memory, file size."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import statistics
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules.data.module import PaddedDataModule
+from modules.runs.config import RunConfig
+from modules.training.callbacks import History
+
+
+def reset_peak_memory() -> None:
+    """Start measuring peak memory here, on the GPU and, where the system lets us, of this process."""
+    if torch.cuda.is_available():
+        gc.collect()  # what an earlier run of this process had
+        torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb() -> float:
+    """Peak MiB: allocated on the GPU if there is one, else resident memory of this process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated() / 2**20
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def _cost(history: History, data: PaddedDataModule, config: RunConfig) -> dict[str, Any]:
+    tokens = data.tokens_per_epoch * len(history.step_seconds)
+    seconds = sum(history.step_seconds) * data.steps_per_epoch
+    return {
+        "step_ms": round(1000 * statistics.median(history.step_seconds), 3) if history.steps else None,
+        "steps": history.steps,
+        "tokens": tokens,
+        "tokens_per_s": round(tokens / seconds, 1) if seconds else None,
+        "peak_memory_mb": round(peak_memory_mb(), 1),
+        "wall_s": round(history.seconds, 2),
+        "file_bytes": sum(f.stat().st_size for f in (config.folder / "best").iterdir()),
+        "diverged": history.diverged,
+    }

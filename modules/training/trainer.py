@@ -1,0 +1,90 @@
+"""Lightning's Trainer of a run."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy
+
+from modules.data.module import PaddedDataModule
+from modules.runs.config import RunConfig
+from modules.training.callbacks import EpochSeeds, History, Progress
+from modules.training.cost import reset_peak_memory
+from modules.training.lightning_module import FineTuner
+from variants.errors import UserError
+
+CHECKPOINT = "last.ckpt"
+
+
+def begin(seed: int) -> None:
+    """What comes before all else in the process of a run."""
+    quieten()
+    seed_everything(seed, verbose=False)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it compiles a kernel for every shape that it meets
+    reset_peak_memory()
+
+
+def fit(trainer: Trainer, module: FineTuner, data: PaddedDataModule, checkpoint: Path) -> None:
+    """Train, from the checkpoint on if it is there."""
+    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+
+
+def make_trainer(
+    config: RunConfig, history: History, progress: Progress, precision: str, checkpoint: Path, logger: Any | None
+) -> Trainer:
+    """Lightning's Trainer of a run, which leaves its ``checkpoint`` at the end of each epoch."""
+    checkpoints = ModelCheckpoint(
+        dirpath=checkpoint.parent,
+        filename=checkpoint.stem,
+        save_top_k=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    callbacks = [EpochSeeds(config.seed), history, progress, checkpoints]
+    if logger:
+        callbacks.append(LearningRateMonitor("step"))
+    options = {
+        "devices": 1,
+        "num_sanity_val_steps": 0,
+        "enable_model_summary": False,
+        "log_every_n_steps": 10,
+    } | config.trainer
+    options["precision"] = precision
+    if options.get("strategy", "auto") in ("auto", "ddp") and (options["devices"], options.get("num_nodes", 1)) != (
+        1,
+        1,
+    ):
+        # every rank computes the same buffers (a shared bank from its seed): no need to send them at each step
+        options["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    try:
+        return Trainer(
+            max_epochs=config.training["epochs"],
+            gradient_clip_val=config.training.get("gradient_clip_val") or None,
+            callbacks=callbacks,
+            logger=logger or False,
+            use_distributed_sampler=False,
+            enable_progress_bar=False,
+            default_root_dir=config.folder,
+            **options,
+        )
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"lightning.Trainer refuses the options: {str(error).splitlines()[0]}") from error
+
+
+def quieten() -> None:
+    """Silence what tells a person nothing: the libraries' advice about workers, devices and loggers."""
+    for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for pattern in (".*does not have many workers.*", ".*GPU available but not used.*", ".*exists and is not empty.*"):
+        warnings.filterwarnings("ignore", pattern)
+    warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*|.*all_gather is deprecated.*")
+    warnings.filterwarnings("ignore", ".*treespec.*|.*LeafSpec.*|.*isinstance.treespec.*")
+    assert "weights_only" in inspect.signature(Trainer.fit).parameters, "needs lightning >= 2.6"

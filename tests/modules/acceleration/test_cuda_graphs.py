@@ -1,0 +1,266 @@
+"""The graphed step gives what Lightning's own gives. CUDA graphs themselves need a GPU; without one every step is eager
+and all else is as it is there: who owns the gradients, what is cleared when, who clips, how batches are filled."""
+
+import gc
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+import modules.training.run
+import modules.training.setup
+from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
+from modules.acceleration.frozen_precision import lower_frozen
+from modules.data.module import PaddedDataModule
+from tests.modules.training.test_run import adapter, planned
+from tests.support.models import MODELS, inputs
+from variants import DoRA, LoRA, VeRA, attach
+from variants.formats.native import fingerprint
+from variants.methods.adalora import AdaLoRA
+from variants.registry import resolve
+from variants.sites.architectures import head_parameters
+
+GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+VARIANTS = ("head", "lora", "adalora", "dora", "vera", "full", "bitfit", "adapter_h", "prefix_layer")
+
+
+def small(variant: str) -> dict:
+    """Options that fit tiny models."""
+    return {"adalora": {"init_r": 3, "target_r": 2}, "vera": {"r": 8}, "prefix_layer": {"p": 2}}.get(variant, {})
+
+
+@pytest.fixture
+def graphed(monkeypatch):
+    """Runs take the graphed path on the CPU, without capturing anything."""
+    monkeypatch.setattr(modules.training.setup, "uses_graphs", lambda config, precision: True)
+    monkeypatch.setattr(GraphedAdamW, "EAGER", 10**9)
+
+
+def test_gradients_are_those_of_backward_and_stay_where_they_are():
+    model = MODELS["roberta"]()
+    adapted = attach(model.eval(), LoRA(r=2), 0)
+    batch = inputs("roberta", batch=4)
+
+    def compute(batch):
+        loss = model(**batch).logits.square().sum()
+        return loss, 2 * loss
+
+    parameters = adapted.trained()
+    step = GraphedStep(compute, parameters.values())
+    step.zero()
+    own = [p.grad for p in parameters.values()]
+    loss, twice = step(batch)
+    step(batch)  # without zero(): accumulates
+    assert torch.equal(twice, 2 * loss) and not loss.requires_grad
+    found = {name: p.grad.clone() for name, p in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = None  # Lightning does this before it evaluates
+    compute(batch)[0].backward()
+    for name, parameter in parameters.items():
+        torch.testing.assert_close(found[name], 2 * parameter.grad)
+    step.zero()
+    assert all(p.grad is before for p, before in zip(parameters.values(), own, strict=True))
+    assert not any(p.grad.any() for p in parameters.values())
+
+
+def test_a_parameter_without_a_gradient_is_told():
+    used, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    step = GraphedStep(lambda batch: ((used * batch["x"]).sum(),), [used, unused])
+    step.zero()
+    step({"x": torch.ones(2)})
+    assert step.unused == [unused] and not unused.grad.any()
+
+
+@pytest.mark.parametrize(
+    ("variant", "accumulate"), [*((variant, 1) for variant in VARIANTS), ("lora", 2), ("adalora", 2)]
+)
+def test_a_run_comes_out_the_same(command, tmp_path, monkeypatch, graphed, variant, accumulate):
+    """Two epochs with an uneven last batch, an evaluation in between, clipping, schedule and weight decay."""
+    trainer = {"accumulate_grad_batches": accumulate}
+    options = small(variant)
+    results, weights = [], []
+    for name in ("graphed", "plain"):
+        if name == "plain":
+            monkeypatch.undo()
+        (run,) = planned(command, variant, options=options, trainer=trainer, results_dir=str(tmp_path / name))
+        results.append(modules.training.run.run(run))
+        weights.append(adapter(run))
+    assert results[0].id == results[1].id  # how a step is carried out is no part of what it computes
+    for ours, plain in zip(results[0].epochs, results[1].epochs, strict=True):
+        assert ours == pytest.approx(plain, rel=1e-5)
+    for key, tensor in weights[1].items():
+        torch.testing.assert_close(weights[0][key], tensor, rtol=1e-5, atol=1e-6)
+
+
+def test_filled_batches_of_a_width_have_one_shape_and_the_same_loss():
+    from tests.modules.data.test_module import make_tokens
+
+    split = make_tokens([3, 9, 4, 5, 7, 2, 6])
+    modules_ = [PaddedDataModule({"train": split}, (), 0, batch_size=3, max_length=16, fill=fill) for fill in (0, 1)]
+    plain, filled = ([batch for batch in module.train_dataloader()] for module in modules_)
+    assert {batch["input_ids"].shape for batch in filled} == {(3, 16)}
+    for a, b in zip(plain, filled, strict=True):
+        assert b["weight"].sum() == pytest.approx(a["weight"].sum())
+        assert not b["weight"][len(a["weight"]) :].any()
+
+
+@pytest.mark.parametrize("variant", [LoRA(r=2), DoRA(r=2), VeRA(r=8), AdaLoRA(init_r=3, target_r=2)])
+@pytest.mark.parametrize("architecture", ["roberta", "bert", "gpt2"])
+def test_lowered_base_trains_like_autocast_and_keeps_its_fingerprint(architecture, variant):
+    """Frozen weights in bf16, what trains in fp32, and a loss within bf16's digits of the fp32 model's."""
+    losses, prints = [], []
+    for lower in (False, True):
+        model = MODELS[architecture]()
+        head = set(head_parameters(model))
+        if lower:
+            lower_frozen(model, torch.bfloat16)
+        adapted = attach(model.eval(), variant, 0)
+        trained = adapted.trained()
+        with torch.no_grad():
+            for k, parameter in enumerate(trained.values()):
+                parameter += 0.05 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(k))
+        loss = model(**inputs(architecture, batch=4)).logits.float().square().mean()
+        loss.backward()
+        assert all(p.dtype == torch.float32 and p.grad.dtype == torch.float32 for p in trained.values())
+        frozen = {name: p for name, p in model.named_parameters() if name not in head and ".adapter." not in name}
+        assert {p.dtype for p in frozen.values()} == {torch.bfloat16 if lower else torch.float32}
+        losses.append(loss.item())
+        prints.append(fingerprint(model, head))
+    assert losses[1] == pytest.approx(losses[0], rel=0.05)
+    assert prints[0] == prints[1]
+
+
+def test_only_adapters_get_a_lowered_base(command, tmp_path, monkeypatch):
+    """What trains the base's own weights keeps them in fp32, under Lightning's autocast."""
+    seen = {}
+
+    def spy(adapted, *args, **kwargs):
+        seen[adapted.variant.name] = {p.dtype for p in adapted.model.parameters() if not p.requires_grad}
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(modules.training.run, "FineTuner", spy)
+    for variant in ("lora", "ft_top2", "head"):
+        (run,) = planned(command, variant, trainer={"precision": "bf16-mixed"}, results_dir=str(tmp_path))
+        with pytest.raises(KeyboardInterrupt):
+            modules.training.run.run(run)
+    assert seen == {"lora": {torch.bfloat16}, "ft_top2": {torch.float32}, "head": {torch.bfloat16}}
+
+
+@pytest.mark.parametrize(
+    ("trainer", "compile", "wanted"),
+    [({}, "auto", True), ({}, "off", False), ({"devices": 2}, "auto", False), ({"strategy": "ddp"}, "auto", False),
+     ({"accelerator": "cpu"}, "auto", False), ({"num_nodes": 2}, "auto", False)],
+)  # fmt: skip
+def test_where_graphs_are_used(command, monkeypatch, trainer, compile, wanted):
+    (run,) = planned(command, trainer=trainer, compile=compile)
+    assert not modules.training.setup.uses_graphs(run, "32-true") or torch.cuda.is_available()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert modules.training.setup.uses_graphs(run, "32-true") is wanted
+    assert not modules.training.setup.uses_graphs(run, "16-mixed")
+
+
+@GPU
+@pytest.mark.parametrize("lower", [False, True])
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_captured_steps_equal_eager_ones(variant, lower):
+    """Thirty-six steps over three widths, clipping and schedule included, against autograd and torch's AdamW."""
+    losses, weights = {}, {}
+    for captured in (False, True):
+        model = MODELS["roberta"]().cuda()
+        method = resolve(variant)(**small(variant))
+        mixed = lower and bool(list(method.trainable(model)))
+        if lower and not mixed:
+            lower_frozen(model, torch.bfloat16)
+        adapted = attach(model, method, 0)
+        parameters = list(adapted.trained().values())
+
+        def compute(batch, model=model, adapted=adapted, mixed=mixed):
+            with torch.autocast("cuda", torch.bfloat16, enabled=mixed), adapted.prepared():
+                loss = F.cross_entropy(model(**batch).logits.float(), batch["input_ids"][:, 0] % 2)
+            penalty = adapted.penalty()
+            return loss if penalty is None else loss + penalty, loss
+
+        groups = adapted.param_groups(1e-3, None, 0.01)
+        if captured:
+            step, optimizer = GraphedStep(compute, parameters), GraphedAdamW(groups, max_norm=1.0)
+        else:
+            optimizer = torch.optim.AdamW(groups, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 100)
+        losses[captured] = []
+        for number in range(36):
+            generator = torch.Generator().manual_seed(number % 12)
+            ids = torch.randint(5, 50, (4, (6, 8, 12)[number % 3]), generator=generator)
+            batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if captured:
+                step.zero()
+                loss = step(batch)[1]
+            else:
+                optimizer.zero_grad()
+                total, loss = compute({name: tensor.cuda() for name, tensor in batch.items()})
+                total.backward()
+                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+            losses[captured].append(loss.item())
+            optimizer.step()
+            adapted.after_step(number + 1, 36)
+            schedule.step()
+        weights[captured] = [p.detach().clone() for p in parameters]
+        if captured:
+            assert step.failure is None and len(step._graphs) == 3
+    assert losses[True] == pytest.approx(losses[False], rel=5e-2 if lower else 1e-3)
+
+
+def dropping(model: torch.nn.Module, look: bool):
+    """A step with dropout; to ``look`` at a value is what no capture can have."""
+
+    def compute(batch):
+        loss = F.dropout(model(batch["x"]), 0.5).square().sum()
+        if look:
+            loss.item()
+        return loss, loss
+
+    return compute
+
+
+@GPU
+def test_a_failed_capture_leaves_eager_steps_and_says_why():
+    model = torch.nn.Linear(64, 64).cuda()
+    batch = {"x": torch.ones(8, 64, device="cuda")}
+    step = GraphedStep(dropping(model, look=True), model.parameters())
+    step.zero()
+    step(batch)
+    gradient, stream = model.weight.grad.clone(), torch.cuda.current_stream()
+    with pytest.warns(UserWarning, match="training steps are eager, as no CUDA graph can be captured: .*captur"):
+        losses = [step(batch)[0].item()]
+    losses += [step(batch)[0].item() for _ in range(3)]
+    assert len(set(losses)) == 4 and step.failure and not step._graphs  # something else is dropped each time
+    assert torch.cuda.current_stream() == stream and not torch.equal(model.weight.grad, gradient)
+    other = GraphedStep(dropping(model, look=False), model.parameters())
+    other.zero()
+    losses = [other(batch)[0].item() for _ in range(4)]
+    assert other._graphs and len(set(losses)) == 4
+
+
+@GPU
+def test_no_garbage_is_collected_in_a_capture():
+    """Graphs of an earlier run may be among it; the capture would fail."""
+    model = torch.nn.Linear(64, 64).cuda()
+    batch = {"x": torch.ones(8, 64, device="cuda")}
+    compute, lists = dropping(model, look=False), []
+
+    def collected(batch):
+        found = compute(batch)
+        lists.append([[] for _ in range(10**5)])  # what Python collects garbage after
+        return found
+
+    earlier = GraphedStep(compute, model.parameters(), patience=0)
+    earlier.zero()
+    earlier(batch)
+    assert earlier._graphs
+    step = GraphedStep(collected, model.parameters())
+    step.zero()
+    step(batch)
+    gc.collect()
+    earlier.itself = earlier
+    del earlier
+    step(batch)
+    assert step.failure is None and step._graphs

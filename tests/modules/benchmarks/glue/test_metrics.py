@@ -1,0 +1,193 @@
+"""Metrics against independent formulas, published examples, and themselves on two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from modules.benchmarks.glue.metrics import glue_metrics, metric_names
+from modules.benchmarks.glue.tasks import TASKS
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+def one_hot(predictions) -> torch.Tensor:
+    """Logits whose largest entry is the prediction."""
+    return torch.nn.functional.one_hot(torch.as_tensor(predictions)).float() * 3 - 1
+
+
+def score(task: str, logits, labels, weight=None, split: int = 0) -> dict[str, float]:
+    metrics = glue_metrics(TASKS[task])
+    logits, labels = torch.as_tensor(logits), torch.as_tensor(labels)
+    metrics.update(logits, labels, torch.ones(len(labels)) if weight is None else torch.as_tensor(weight), split)
+    return {name: float(value) for name, value in metrics.compute().items()}
+
+
+def test_published_examples():
+    # scikit-learn's documentation of matthews_corrcoef: y_true = [+1, +1, +1, -1], y_pred = [+1, -1, +1, +1].
+    assert score("cola", one_hot([1, 0, 1, 1]), [1, 1, 1, 0])["matthews"] == pytest.approx(-0.33, abs=5e-3)
+    # SciPy's documentation of pearsonr and spearmanr.
+    got = score("stsb", [[10.0], [9.0], [2.5], [6.0], [4.0]], [1.0, 2.0, 3.0, 4.0, 5.0])
+    assert got["pearson"] == pytest.approx(-0.7426106572325057, abs=1e-6)
+    got = score("stsb", [[5.0], [6.0], [7.0], [8.0], [7.0]], [1.0, 2.0, 3.0, 4.0, 5.0])
+    assert got["spearman"] == pytest.approx(0.8207826816681233, abs=1e-6)
+    # scikit-learn's documentation of matthews_corrcoef: 0 is an average random prediction, and what a constant gives.
+    assert score("cola", one_hot([1, 1, 1]), [1, 0, 1])["matthews"] == 0.0
+    # GLUE's MRPC if every pair is called a paraphrase: 279 of 408 dev pairs are (81.2 F1, 68.4 accuracy).
+    got = score("mrpc", one_hot([1] * 408), [1] * 279 + [0] * 129)
+    assert got == {"accuracy": pytest.approx(279 / 408), "f1": pytest.approx(0.8122, abs=1e-4)}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_classes_against_counted_formulas(seed):
+    generator = np.random.default_rng(seed)
+    labels, logits = generator.integers(0, 2, 200), generator.normal(size=(200, 2)).astype(np.float32)
+    said = logits[:, 1] > logits[:, 0]
+    true = labels == 1
+    tp, fp, fn, tn = (int(n.sum()) for n in (said & true, said & ~true, ~said & true, ~said & ~true))
+    matthews = (tp * tn - fp * fn) / ((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn)) ** 0.5
+    assert score("mrpc", logits, labels) == {
+        "accuracy": pytest.approx((tp + tn) / 200),
+        "f1": pytest.approx(2 * tp / (2 * tp + fp + fn)),
+    }
+    assert score("cola", logits, labels)["matthews"] == pytest.approx(matthews, abs=1e-6)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_correlations_against_scipy(ties):
+    generator = np.random.default_rng(0)
+    labels = generator.uniform(0, 5, 300).astype(np.float32)
+    said = (labels + generator.normal(size=300)).astype(np.float32)
+    if ties:  # STS-B's scores are multiples of 0.2 and smaller
+        labels, said = np.round(labels), np.round(said)
+    got = score("stsb", said[:, None], labels)
+    assert got["pearson"] == pytest.approx(stats.pearsonr(said, labels).statistic, abs=1e-6)
+    assert got["spearman"] == pytest.approx(stats.spearmanr(said, labels).statistic, abs=1e-6)
+
+
+def test_small_spread_far_from_zero():
+    # Half-precision heads and a large mean: a running formula in float32 loses the correlation here.
+    said = 1000 + torch.arange(50.0)[:, None] / 64
+    assert score("stsb", said, torch.arange(50.0))["pearson"] == pytest.approx(1.0, abs=1e-6)
+
+
+def test_degenerate_predictions_give_a_number():
+    assert score("stsb", [[2.0]] * 4, [1.0, 2.0, 3.0, 4.0]) == {"pearson": 0.0, "spearman": 0.0}
+    assert score("cola", one_hot([1, 1, 1]), [1, 0, 1])["matthews"] == 0.0
+    assert score("mrpc", one_hot([0, 0, 0]) * torch.tensor([1.0]), [1, 0, 1])["f1"] == 0.0
+
+
+def test_diverged_predictions_are_not_hidden():
+    assert np.isnan(list(score("stsb", [[float("nan")], [1.0], [2.0]], [1.0, 2.0, 3.0]).values())).all()
+
+
+def test_predictions_of_an_untrained_head():
+    said = 1 + 1e-6 * torch.tensor([[0.0], [1.0], [3.0], [2.0]])
+    want = stats.pearsonr(said[:, 0].double().numpy(), [1, 2, 3, 4]).statistic
+    assert score("stsb", said, [1.0, 2.0, 3.0, 4.0]) == {"pearson": pytest.approx(want), "spearman": pytest.approx(0.8)}
+
+
+def test_fillers_do_not_count_and_batching_does_not_matter():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(30, 1, generator=generator)
+    labels = torch.rand(30, generator=generator) * 5
+    whole = score("stsb", logits, labels)
+    metrics = glue_metrics(TASKS["stsb"])
+    for start in range(0, 30, 7):
+        part, truth = logits[start : start + 7], labels[start : start + 7]
+        weight = torch.cat([torch.ones(len(truth)), torch.zeros(2)])
+        metrics.update(torch.cat([part, part[:1] + 99, part[:1]]), torch.cat([truth, truth[:1], truth[:1]]), weight)
+    got = {name: float(value) for name, value in metrics.compute().items()}
+    assert got == pytest.approx(whole, abs=1e-12)
+    metrics.reset()
+    metrics.update(logits, labels, torch.ones(30))
+    assert {name: float(value) for name, value in metrics.compute().items()} == pytest.approx(whole, abs=1e-12)
+
+
+def test_mnli_is_pooled_and_split():
+    metrics = glue_metrics(TASKS["mnli"])
+    metrics.update(one_hot([0, 1, 2, 2]), torch.tensor([0, 1, 2, 0]), torch.ones(4), 0)
+    metrics.update(one_hot([0, 2]), torch.tensor([0, 1]), torch.tensor([1.0, 1.0]), 1)
+    got = {name: float(value) for name, value in metrics.compute().items()}
+    want = {"accuracy": 4 / 6, "accuracy_matched": 3 / 4, "accuracy_mismatched": 1 / 2}
+    assert got == pytest.approx(want)
+    assert score("mnli", one_hot([0, 1, 2]), [0, 1, 1]) == pytest.approx({"accuracy": 2 / 3, "accuracy_matched": 2 / 3})
+    assert metric_names(TASKS["mnli"], ("validation_matched",)) == ("accuracy", "accuracy_matched")
+    assert metric_names(TASKS["mnli"], TASKS["mnli"].eval_splits) == TASKS["mnli"].metrics
+    assert metric_names(TASKS["cola"], ("validation",)) == ("matthews", "accuracy")
+
+
+def test_half_precision_logits():
+    got = score("stsb", torch.tensor([[1.0], [2.0], [4.0]], dtype=torch.bfloat16), [1.0, 2.0, 3.0])
+    assert got["spearman"] == pytest.approx(1.0, abs=1e-12)
+
+
+TWO_RANKS = """
+import json, sys
+from datetime import timedelta
+import torch
+from modules.benchmarks.glue.metrics import glue_metrics
+from modules.benchmarks.glue.tasks import TASKS
+
+rank, store = int(sys.argv[1]), sys.argv[2]
+torch.distributed.init_process_group(
+    "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+)
+truth, said, classes, scores = torch.load(store + ".pt", weights_only=True)
+cases = {
+    "uneven": [(0, 7, 1.0), (7, 11, 1.0)],
+    "only a filler row": [(0, 11, 1.0), (0, 1, 0.0)],
+    "no batch at all": [(0, 11, 1.0), (0, 0, 0.0)],
+}
+stsb, mnli = glue_metrics(TASKS["stsb"]), glue_metrics(TASKS["mnli"])
+for case, shares in cases.items():
+    first, last, weight = shares[rank]
+    for start in range(first, last, 3):
+        rows = slice(start, min(start + 3, last))
+        weights = torch.full((rows.stop - start,), weight)
+        stsb.update(said[rows], truth[rows], weights)
+        mnli.update(scores[rows], classes[rows], weights, split=0)
+    print(json.dumps({name: float(value) for name, value in {**stsb.compute(), **mnli.compute()}.items()}))
+    stsb.reset(), mnli.reset()
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_two_processes_give_what_one_gives(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    truth = torch.rand(11, generator=generator) * 5
+    said = truth[:, None] + torch.randn(11, 1, generator=generator)
+    classes, scores = torch.randint(0, 3, (11,), generator=generator), torch.randn(11, 3, generator=generator)
+    torch.save((truth, said, classes, scores), tmp_path / "store.pt")
+    accuracy = float((scores.argmax(1) == classes).double().mean())
+    want = {
+        "pearson": stats.pearsonr(said[:, 0], truth).statistic,
+        "spearman": stats.spearmanr(said[:, 0], truth).statistic,
+        "accuracy": accuracy,
+        "accuracy_matched": accuracy,
+    }
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-c", TWO_RANKS, str(rank), str(tmp_path / "store")],
+            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=120) for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    assert all(process.returncode == 0 for process in ranks), outputs
+    results = [[json.loads(line) for line in output.splitlines()] for output, _ in outputs]
+    assert results[0] == results[1] and len(results[0]) == 3
+    assert all(result == pytest.approx(want, abs=1e-6) for result in results[0])

@@ -1,0 +1,123 @@
+"""Plots and `paper_repro/tables.py`: the same bytes for the same data, nothing stale, what is shipped is current."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+from modules.reports.plots import _names, plots, stale_plots, write_plots
+from modules.reports.plotting import FORMATS
+from modules.reports.rank_study import find, grid, target_name
+from modules.reports.tables import build
+from modules.runs.results import ResultStore
+from paper_repro import tables
+from tests.modules.reports.test_tables import run
+from variants.errors import UserError
+
+REFERENCE = Path(__file__).resolve().parents[3] / "results" / "reference"
+
+
+def results(variants=("full", "lora"), tasks=("rte", "cola"), seeds=3, score=0.6):
+    epochs = [{"epoch": k, "accuracy": 0.5 + 0.01 * k, "matthews": 0.4 + 0.01 * k} for k in (1, 2)]
+    sizes = {"full": 1000, "lora": 10, "head": 0}
+    return [
+        run(task, score + 0.01 * seed, seed, variant=variant, epochs=epochs, parameters__adapter=sizes[variant])
+        for variant in variants
+        for task in tasks
+        for seed in range(seeds)
+    ]
+
+
+def test_the_same_data_give_the_same_bytes_and_are_not_drawn_again(tmp_path, monkeypatch):
+    runs = results()  # `run` numbers its ids, so the same objects stand for the same files
+    first = write_plots(tmp_path / "a", build(runs))
+    second = write_plots(tmp_path / "b", build(runs[::-1]))
+    names = {f"glue-{what}.{kind}" for what in ("pareto", "tasks", "curves") for kind in FORMATS}
+    assert {path.name for path in first} == names
+    for one, other in zip(first, second, strict=True):
+        content = one.read_bytes()
+        assert content == other.read_bytes()
+        assert b"matplotlib" not in content.lower().replace(b"matplotlib.axis_", b"")  # no version, no date
+        assert b"<dc:date" not in content
+    assert not stale_plots(tmp_path / "a", build(runs))
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # up to date: nothing is drawn
+    assert write_plots(tmp_path / "a", build(runs)) == first
+    assert len(stale_plots(tmp_path / "a", build([*runs, run("rte", 0.9, 7)]))) == len(names)
+
+
+def test_without_matplotlib_one_line_says_what_to_do_and_tables_are_written(tmp_path, monkeypatch, capsys):
+    store = ResultStore(tmp_path)
+    for result in results():
+        store.write(result)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(UserError, match="pip install"):
+        write_plots(tmp_path, build(store.all()))
+    assert tables.main([str(tmp_path)]) == 0
+    assert "no plots: plots need matplotlib" in capsys.readouterr().err
+    assert (tmp_path / "tables" / "glue.md").is_file() and (tmp_path / "tables" / "papers" / "lora-2.tex").is_file()
+
+
+def test_what_the_pareto_plot_shows(tmp_path):
+    from matplotlib import rc_context
+
+    (section,) = build(results(("full", "lora", "head")))
+    with rc_context():
+        figure = plots(section)["pareto"](section)
+    ax = figure.axes[0]
+    assert ax.get_ylabel() == "mean of CoLA, RTE" and ax.get_xscale() == "log"
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels.count("lora") == 1 and {"full", "head"} <= set(labels)
+    assert [label.get_text() for label in ax.get_xticklabels()][0] == "0"  # the frozen backbone trains nothing
+    assert "roberta-base" in figure.get_suptitle()
+    centres = sorted(float(line.get_ydata()[0]) for line in ax.lines if line.get_marker() in ("o", "s", "D"))
+    assert centres == pytest.approx([61.0] * 3)
+
+
+def test_rank_study_is_recognised_and_laid_out_as_the_papers():
+    runs = [
+        run(task, 0.5 + r / 1000 + place / 100, seed, variant_config={"target": target, "r": r, "alpha": 2 * r})
+        for place, target in enumerate(("q", "attn-qv", "o,k,v,q"))
+        for r in (1, 8, 64)
+        for task in ("rte", "mrpc")
+        for seed in (0, 1)
+    ]
+    others = [run("sst2", 0.9, 0, variant_config={"target": "q", "r": r}, training={"epochs": 1}) for r in (1, 8)]
+    (section,) = build([*runs, *others])
+    (study,) = find(section)  # those that are trained in another way are none of it
+    assert study.targets == ["q", "q,v", "q,k,v,o"] and study.ranks == [1, 8, 64]
+    lines = grid(study, section)
+    assert lines[0] == ["", "Matrices", "r=1", "r=8", "r=64"]
+    by_name = {(line[0], line[1]): line[2:] for line in lines[1:]}
+    assert by_name["RTE", "q,v"] == ["51.1 ±0.0", "51.8 ±0.0", "57.4 ±0.0"]
+    assert by_name["Mean", "q"] == ["50.1 ±0.0", "50.8 ±0.0", "56.4 ±0.0"] and len(by_name) == 12
+    assert "rank" in plots(section)
+    groups = {_names(row, section)[0] for row in section.rows}
+    assert groups == {"lora q", "lora attn-qv", "lora o,k,v,q"}
+    assert not find(build([r for r in runs if r.variant_config["target"] == "q"])[0])
+    assert target_name("v, q") == "q,v" and target_name("attn") == "q,k,v,o" and target_name("*.dense") == "*.dense"
+
+
+def test_what_is_shipped_is_what_the_script_writes(capsys):
+    assert tables.main(["--check"]) == 0, capsys.readouterr().err
+
+
+def test_check_finds_a_changed_table_and_leaves_it(tmp_path, capsys):
+    folder = tmp_path / "set"
+    shutil.copytree(REFERENCE / "embedded-e2e", folder)
+    assert tables.main([str(folder), "--check"]) == 1  # the papers' tables of this folder are not there
+    tables.main([str(folder), "--no_plots"])
+    assert tables.main([str(folder), "--check"]) == 0
+    table = folder / "tables" / "e2e.md"
+    table.write_text(spoiled := table.read_text().replace("41.6", "47.6"))
+    capsys.readouterr()
+    assert tables.main([str(folder), "--check"]) == 1 and table.read_text() == spoiled
+    assert "would change" in (err := capsys.readouterr().err) and "e2e.md" in err and "e2e.csv" not in err
+    (folder / "tables" / "e2e-pareto.png").unlink()
+    tables.main([str(folder), "--check"])
+    assert "e2e-pareto.png" in capsys.readouterr().err
+
+
+def test_a_folder_without_runs_is_a_mistake(tmp_path):
+    with pytest.raises(UserError, match="has no results"):
+        tables.main([str(tmp_path)])

@@ -1,0 +1,309 @@
+"""Runs from the command to the result file: what is trained, kept, resumed, split over processes and started from."""
+
+import dataclasses
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modules.experiments.flags import make_parser, names_of, seeds_of
+from modules.experiments.plan import Wishes, make_plan
+from modules.runs.config import RunConfig
+from modules.runs.results import ResultStore
+from variants.errors import UserError
+from variants.registry import resolve
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def planned(command: list[str], variant: str = "lora", **changes) -> list[RunConfig]:
+    """The runs that the command line would do."""
+    flags = make_parser(resolve(variant)).parse_args(command)
+    training = {k: flags[k] for k in ("lr", "batch_size", "epochs") if flags[k] is not None}
+    wishes = Wishes(
+        variant=variant,
+        model=flags.model,
+        data_dir=flags.data_dir,
+        tasks=names_of(flags.tasks),
+        seeds=seeds_of(flags.seeds),
+        training=training,
+        trainer=flags.trainer or {},
+        results_dir=flags.results_dir,
+        wandb=flags.wandb,
+    )
+    plan = make_plan(dataclasses.replace(wishes, **changes), resolve(variant))
+    for run in plan.runs:
+        run.write()
+    return plan.runs
+
+
+def work(*runs: RunConfig, check: bool = True) -> subprocess.CompletedProcess:
+    """Carry the runs out in a worker process, as the command does."""
+    arguments = [sys.executable, "-m", "modules.launch.worker", runs[0].results_dir, *(run.id for run in runs)]
+    return subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=check, timeout=300)
+
+
+def adapter(run: RunConfig, which: str = "last") -> dict[str, torch.Tensor]:
+    return load_file(run.folder / which / "adapter.safetensors")
+
+
+# ---- one run ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["lora", "full", "head"])
+def test_the_kept_adapter_scores_what_the_result_says(command, variant):
+    """Loading ``best`` onto a fresh backbone and scoring it by hand gives the best epoch's metric."""
+    from modules.backbones.loading import load_backbone
+    from modules.benchmarks.glue.sources import FolderSource
+    from modules.benchmarks.glue.tasks import TASKS
+    from variants import load
+
+    (run,) = planned(command, variant)
+    from modules.training.run import run as train
+
+    result = train(run)
+    assert [figures["epoch"] for figures in result.epochs] == [1, 2]
+    assert result.best[result.metric] == max(figures[result.metric] for figures in result.epochs)
+    model, tokenizer, _ = load_backbone(run.backbone["spec"], TASKS["rte"], seed=5)  # another head: it is in the file
+    load(model, run.folder / "best", strict=True)
+    rows = FolderSource(run.data["spec"]).load(TASKS["rte"])["validation"]
+    first, second = zip(*rows.texts, strict=True)
+    inputs = tokenizer(list(first), list(second), padding=True, return_tensors="pt")
+    with torch.no_grad():
+        predicted = model.eval()(**inputs).logits.argmax(-1)
+    hits = sum(int(p) == label for p, label in zip(predicted, rows.labels, strict=True))
+    assert result.best["accuracy"] == pytest.approx(hits / len(rows), abs=1e-9)
+
+
+def test_the_result_holds_what_settles_a_comparison(command):
+    (run,) = planned(command)
+    work(run)
+    result = ResultStore(run.results_dir).read(run.id)
+    assert result.parameters["adapter"] == 2 * 2 * (16 + 16) * 8  # q and v of 2 layers, r = 8
+    assert result.parameters["head"] == 16 * 16 + 16 + 16 * 2 + 2
+    assert result.data["sizes"] == {"train": 45, "validation": 11}
+    assert result.cost["steps"] == 2 * math.ceil(45 / 8)
+    assert result.cost["step_ms"] > 0 and result.cost["peak_memory_mb"] > 50 and result.cost["wall_s"] > 0
+    assert result.environment["torch"] == torch.__version__.partition("+")[0] or result.environment["torch"]
+    assert result.training["batch_size"] == 8 and result.training["lr"] > 0 and not result.cost["diverged"]
+    assert not (run.folder / "last.ckpt").exists()  # a finished run keeps its adapters, not its optimizer
+
+
+def test_dropout_is_on_while_training_and_off_in_evaluation(command, monkeypatch):
+    from modules.training.lightning_module import FineTuner
+    from modules.training.run import run as train
+
+    modes = {"training_step": set(), "validation_step": set()}
+    for name in modes:
+        original = getattr(FineTuner, name)
+
+        def spy(self, *args, name=name, original=original, **kwargs):
+            modes[name].add(self.model.training)
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(FineTuner, name, spy)
+    train(planned(command)[0])
+    assert modes == {"training_step": {True}, "validation_step": {False}}
+
+
+def test_the_variant_is_told_of_each_optimizer_step_with_its_gradients(command, monkeypatch):
+    """Numbers 1..total under gradient accumulation, gradients in place, weights already moved."""
+    from modules.training.run import run as train
+    from variants.methods.lora import LoRA
+
+    calls, before = [], {}
+
+    def after_step(self, layers, step, total):
+        weight = layers[0].lora_B
+        assert weight.grad is not None and weight.grad.abs().sum() > 0
+        assert "weight" not in before or not torch.equal(weight, before["weight"])
+        before["weight"] = weight.detach().clone()
+        calls.append((step, total))
+
+    monkeypatch.setattr(LoRA, "after_step", after_step)
+    train(planned([*command, "--trainer.accumulate_grad_batches", "2"])[0])
+    steps = 2 * math.ceil(math.ceil(45 / 4) / 2)
+    assert calls == [(step, steps) for step in range(1, steps + 1)]
+
+
+def test_a_penalty_pulls_on_the_weights(command, monkeypatch, tmp_path):
+    from modules.training.run import run as train
+    from variants.methods.lora import LoRA
+
+    def size(run: RunConfig) -> float:
+        return sum(t.square().sum().item() for key, t in adapter(run).items() if key.endswith("lora_B"))
+
+    (plain,) = planned([*command, "--lr", "0.01"])
+    train(plain)
+    monkeypatch.setattr(LoRA, "penalty", lambda self, layers: 100 * sum(la.lora_B.square().sum() for la in layers))
+    (pulled,) = planned([*command, "--lr", "0.01", "--results_dir", str(tmp_path / "pulled")])
+    train(pulled)
+    assert size(pulled) < 0.5 * size(plain)
+
+
+def test_a_parameter_without_gradient_is_named(command, monkeypatch):
+    from modules.training.run import run as train
+    from variants.methods.lora import LoRALayer
+
+    monkeypatch.setattr(LoRALayer, "forward", lambda self, x, y: y + 0 * self.lora_A.sum())
+    with pytest.raises(UserError, match="lora_B trains but gets no gradient"):
+        train(planned(command)[0])
+
+
+# ---- killed and resumed -------------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
+    """SIGKILL after some epoch, start again: figures and weights are those of an unbroken run, bit for bit."""
+    flags = [*command, "--epochs", "12"]
+    (whole,) = planned(flags)
+    work(whole)
+    (broken,) = planned([*flags, "--results_dir", str(tmp_path / "broken")])
+    arguments = [sys.executable, "-m", "modules.launch.worker", broken.results_dir, broken.id]
+    process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while not (broken.folder / "last.ckpt").exists() and process.poll() is None and time.time() < deadline:
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not ResultStore(broken.results_dir).done(broken.id), "it ended before it could be killed"
+    checkpoint = torch.load(broken.folder / "last.ckpt", weights_only=True)
+    assert 1 <= checkpoint["epoch"] + 1 < 12
+    assert all("embeddings" not in key for key in checkpoint["state_dict"])  # never the frozen backbone
+    work(broken)
+    results = [ResultStore(run.results_dir).read(run.id) for run in (whole, broken)]
+    assert results[0].epochs == results[1].epochs
+    for which in ("best", "last"):
+        a, b = adapter(whole, which), adapter(broken, which)
+        assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_what_is_done_is_not_done_again(command):
+    from modules.experiments.command import main
+
+    assert main([*command, "--variant", "head"]) == 0
+    results = Path(command[5])
+    (file,) = (results / "runs").glob("*.json")
+    stamp = file.stat().st_mtime_ns
+    assert main([*command, "--variant", "head"]) == 0
+    assert file.stat().st_mtime_ns == stamp
+    file.write_text(file.read_text()[:100])  # half a file: moved aside, and run again
+    assert main([*command, "--variant", "head"]) == 0
+    assert json.loads(file.read_text())["id"] == file.stem
+    assert list((results / "runs").glob("*.corrupt-*"))
+    assert main([*command, "--variant", "head", "--force"]) == 0
+    assert file.stat().st_mtime_ns != stamp
+
+
+def test_two_workers_share_a_list(command):
+    """Each run is done once: the second worker finds it locked or done."""
+    runs = [run for seed in "01" for run in planned([*command, "--variant", "head", "--seeds", seed], "head")]
+    arguments = [sys.executable, "-m", "modules.launch.worker", runs[0].results_dir]
+    orders = ([runs[0].id, runs[1].id], [runs[1].id, runs[0].id])
+    workers = [
+        subprocess.Popen([*arguments, *ids], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for ids in orders
+    ]
+    printed = "".join(worker.communicate(timeout=120)[0] for worker in workers)
+    assert all(ResultStore(run.results_dir).done(run.id) for run in runs)
+    assert printed.count("epoch 2/2") == 2
+
+
+# ---- several processes ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", ["adalora", "full"])
+def test_two_processes_compute_what_one_does(command, tmp_path, variant):
+    """Uneven last batches in training and evaluation; losses, metrics and weights agree to 1e-5."""
+    (one,) = planned(command, variant)
+    flags = [*command, "--results_dir", str(tmp_path / "two"), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    (two,) = planned(flags, variant)
+    assert one.id == two.id  # how a run is carried out does not name it
+    work(one)
+    work(two)
+    results = [ResultStore(run.results_dir).read(run.id) for run in (one, two)]
+    assert [r.environment["devices"] for r in results] == [1, 2]
+    for a, b in zip(results[0].epochs, results[1].epochs, strict=True):
+        assert a == pytest.approx(b, abs=1e-5)
+    tensors = adapter(one), adapter(two)
+    assert all(torch.allclose(tensors[0][key], tensors[1][key], atol=1e-5) for key in tensors[0])
+    assert results[0].variant_metrics == results[1].variant_metrics  # AdaLoRA's ranks
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path, precision):
+    """Eight rows at once, or four and four: the allocator sees the same gradients."""
+    flags = [*command, "--lr", "0.01", "--target_r", "2", "--init_r", "4", "--trainer.precision", precision]
+    (once,) = planned([*flags, "--trainer.limit_train_batches", "5"], "adalora", options={"init_r": 4, "target_r": 2})
+    halves = ["--trainer.limit_train_batches", "10", "--trainer.accumulate_grad_batches", "2"]
+    (twice,) = planned([*flags, *halves], "adalora", options={"init_r": 4, "target_r": 2})
+    work(once, twice)
+    results = [ResultStore(run.results_dir).read(run.id) for run in (once, twice)]
+    assert results[0].variant_metrics == results[1].variant_metrics
+    assert results[0].variant_metrics["budget"] == 4 * 2
+    ranks = {value for key, value in results[0].variant_metrics.items() if key.startswith("rank/")}
+    assert len(ranks) > 1, "the budget was spread evenly: nothing was allocated"
+
+
+# ---- starting from MNLI --------------------------------------------------------------------------------------------
+
+
+def test_mrpc_starts_from_the_mnli_run_of_the_same_seed(command):
+    from modules.training.setup import start_from
+
+    runs = planned([*command, "--tasks", "mrpc"], mnli_init=True)
+    assert [run.task for run in runs] == ["mnli", "mrpc"] and runs[1].init_from["id"] == runs[0].id
+    (alone,) = planned([*command, "--tasks", "mrpc"])
+    assert alone.id != runs[1].id
+    work(*runs)
+    assert all(ResultStore(run.results_dir).done(run.id) for run in runs)
+
+    from modules.backbones.loading import load_backbone
+    from modules.benchmarks.glue.tasks import TASKS
+    from variants import attach
+
+    model, _, _ = load_backbone(runs[1].backbone["spec"], TASKS["mrpc"], 0)
+    adapted = attach(model, resolve("lora")(**runs[1].options), 0)
+    fresh = {key: value.clone() for key, value in adapted.state_dict().items()}
+    start_from(adapted, runs[0].folder / "best")
+    learnt = adapter(runs[0], "best")
+    for key, value in adapted.state_dict().items():
+        expected = fresh if key.startswith("classifier.out_proj") else learnt  # 3 classes there, 2 here
+        assert torch.equal(value, expected[key]), key
+
+
+# ---- dashboards ----------------------------------------------------------------------------------------------------
+
+
+def test_wandb_offline_keeps_the_run_and_its_id(command, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setitem(ENVIRONMENT, "WANDB_DIR", str(tmp_path))
+    monkeypatch.delitem(ENVIRONMENT, "WANDB_MODE", raising=False)
+    (run,) = planned([*command, "--wandb", "offline"], "head")
+    done = work(run)
+    result = ResultStore(run.results_dir).read(run.id)
+    assert result.wandb_id, done.stderr
+    assert result.wandb_id and list((tmp_path / "wandb").glob(f"offline-run-*-{result.wandb_id}"))
+
+
+def test_a_broken_wandb_does_not_break_the_run(command, monkeypatch):
+    import lightning.pytorch.loggers
+
+    from modules.training.run import run as train
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("no dashboard today")
+
+    monkeypatch.setattr(lightning.pytorch.loggers.WandbLogger, "__init__", broken)
+    (run,) = planned([*command, "--wandb", "offline"], "head")
+    with pytest.warns(UserWarning, match="Weights & Biases is off for this run: no dashboard today"):
+        assert train(run).wandb_id is None

@@ -1,0 +1,186 @@
+"""The two commands: convert between the formats, with the base model and without, and merge into a plain model."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, RobertaForMaskedLM
+
+from tests.support.tiny import gpt2, logits, roberta, train
+from variants import AdaLoRA, DoRA, LoRA, VeRA, attach, convert, formats, merge
+from variants.formats.base_model import quiet
+from variants.formats.native import read_adapter, save_adapter
+
+pytest.importorskip("peft", reason="PEFT is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+BUILDS = {"roberta": roberta, "gpt2": gpt2}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    """Base models as pretraining leaves them, with another head than the adapters have, and a tokenizer file."""
+    root = tmp_path_factory.mktemp("models")
+    for name, build in BUILDS.items():
+        build(num_labels=2).save_pretrained(root / name)
+        (root / name / "tokenizer.json").write_text('{"of": "the base"}')
+    return root
+
+
+def based(name: str, folders: Path):
+    """The base model in ``folders`` with a head of three labels, as an adapter of three labels finds it."""
+    with quiet():
+        return AutoModelForSequenceClassification.from_pretrained(
+            folders / name, num_labels=3, ignore_mismatched_sizes=True
+        )
+
+
+def saved(name: str, folders: Path, where: Path, variant=None):
+    adapted = attach(based(name, folders), variant or LoRA(r=4, alpha=6))
+    train(adapted.trained(), 1)
+    save_adapter(adapted, where)
+    return adapted
+
+
+def run(module, *arguments) -> int:
+    return module.main([str(a) for a in arguments])
+
+
+@pytest.mark.parametrize("with_model", [True, False], ids=["with model", "without"])
+@pytest.mark.parametrize("name", BUILDS)
+def test_there_and_back_through_every_format(name, with_model, folders, tmp_path, capsys):
+    expected = logits(saved(name, folders, tmp_path / "ours").model)
+    model = ["--model", folders / name] if with_model else []
+    assert run(convert, tmp_path / "ours", tmp_path / "peft", "--to", "peft", *model) == 0
+    assert json.loads((tmp_path / "peft/adapter_config.json").read_text())["fan_in_fan_out"] == (name == "gpt2")
+    assert run(convert, tmp_path / "peft", tmp_path / "back", "--to", "ours", *model) == 0
+    assert run(convert, tmp_path / "ours", tmp_path / "lora.bin", "--to", "loralib", *model) == 0
+    assert "give its reader lora_alpha=6" in capsys.readouterr().out
+    last = [tmp_path / "lora.bin", tmp_path / "last", "--to", "ours", "--alpha", 6, *model]
+    if name == "gpt2" and not with_model:  # the file does not say how many parts the fused map has
+        assert run(convert, *last) == 2
+        assert "give the model as well" in capsys.readouterr().err
+        last += ["--model", folders / name]
+    assert run(convert, *last) == 0
+    for place in ("peft", "back", "last"):
+        assert (logits(formats.load(based(name, folders), tmp_path / place).model) - expected).abs().max() < 1e-5
+    base = read_adapter(tmp_path / "back")[0]["base"]
+    first = read_adapter(tmp_path / "ours")[0]["base"]
+    assert base["fingerprint"] == (first["fingerprint"] if with_model else None)
+
+
+def test_a_target_written_without_the_model_holds_for_more_than_the_file_names(folders, tmp_path):
+    """Adapted blocks only: by their last names alone, the blocks that are not adapted would be so too."""
+    saved("roberta", folders, tmp_path / "ours", LoRA(layers="1"))
+    assert run(convert, tmp_path / "ours", tmp_path / "peft", "--to", "peft") == 0
+    targets = json.loads((tmp_path / "peft/adapter_config.json").read_text())["target_modules"]
+    assert targets == [f"roberta.encoder.layer.1.attention.self.{x}" for x in ("query", "value")]
+    assert run(convert, tmp_path / "peft", tmp_path / "back", "--to", "ours") == 0
+    assert len(formats.load(based("roberta", folders), tmp_path / "back").layers) == 2
+
+
+@pytest.mark.parametrize("variant", [DoRA(r=4), VeRA(r=4), AdaLoRA(init_r=4, target_r=2)], ids=lambda v: v.name)
+def test_the_other_methods_go_to_peft_and_back(variant, folders, tmp_path):
+    expected = logits(saved("roberta", folders, tmp_path / "ours", variant).model)
+    model = ["--model", folders / "roberta"] if variant.name == "vera" else []
+    assert run(convert, tmp_path / "ours", tmp_path / "peft", "--to", "peft", *model) == 0
+    assert run(convert, tmp_path / "peft", tmp_path / "back", "--to", "ours", *model) == 0
+    assert (logits(formats.load(based("roberta", folders), tmp_path / "back").model) - expected).abs().max() < 1e-5
+
+
+MERGED = [LoRA(r=4, alpha=6), DoRA(r=4), VeRA(r=4), AdaLoRA(init_r=4, target_r=2)]
+
+
+@pytest.mark.parametrize("variant", MERGED, ids=lambda v: v.name)
+@pytest.mark.parametrize("name", BUILDS)
+def test_a_merged_model_is_plain_and_computes_the_same(name, variant, folders, tmp_path, capsys):
+    expected = logits(saved(name, folders, tmp_path / "ours", variant).model)
+    assert run(merge, tmp_path / "ours", "--model", folders / name, "--out", tmp_path / "merged") == 0
+    difference = float(capsys.readouterr().out.split()[-1])
+    assert 0 < difference < 1e-5
+    plain, loading = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged", output_loading_info=True)
+    assert not loading["missing_keys"] and not loading["unexpected_keys"]
+    assert (logits(plain) - expected).abs().max() < 1e-5
+    assert (tmp_path / "merged/tokenizer.json").read_text() == '{"of": "the base"}'
+    assert {p.name for p in tmp_path.iterdir()} == {"ours", "merged"}
+
+
+def test_merge_takes_the_other_formats(folders, tmp_path):
+    expected = logits(saved("roberta", folders, tmp_path / "ours").model)
+    for kind, alpha in (("peft", []), ("loralib", ["--alpha", 6])):
+        run(convert, tmp_path / "ours", tmp_path / kind, "--to", kind)
+        out = tmp_path / f"merged-{kind}"
+        assert run(merge, tmp_path / kind, "--model", folders / "roberta", "--out", out, *alpha) == 0
+        assert (logits(AutoModelForSequenceClassification.from_pretrained(out)) - expected).abs().max() < 1e-5
+
+
+def test_a_merge_that_breaks_off_leaves_nothing(folders, tmp_path, monkeypatch):
+    saved("roberta", folders, tmp_path / "ours")
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(merge.shutil, "copyfile", full)
+    with pytest.raises(OSError, match="no space"):
+        merge.merge(tmp_path / "ours", str(folders / "roberta"), tmp_path / "merged")
+    assert [p.name for p in tmp_path.iterdir()] == ["ours"]
+
+
+class Crooked(LoRA):
+    mergeable = False
+
+
+def test_what_cannot_be_done_is_one_line_and_leaves_nothing(folders, tmp_path, capsys):
+    saved("roberta", folders, tmp_path / "ours")
+    saved("roberta", folders, tmp_path / "crooked", Crooked())
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/file").write_text("")
+    saved("roberta", folders, tmp_path / "vera", VeRA(r=4))
+    save_adapter(attach(based("roberta", folders), LoRA(), head=[]), tmp_path / "headless")
+    RobertaForMaskedLM(AutoConfig.from_pretrained(folders / "roberta")).save_pretrained(tmp_path / "lm")
+    roberta_folder, model = folders / "roberta", ("--model", folders / "roberta")
+    capsys.readouterr()
+    for command, line in (
+        ((convert, tmp_path / "x", tmp_path / "y", "--to", "peft"), "x is no adapter"),
+        ((convert, tmp_path / "ours", tmp_path / "ours", "--to", "peft"), "is the source itself"),
+        ((convert, tmp_path / "crooked", tmp_path / "y", "--to", "peft"), "PEFT has no form for"),
+        ((convert, tmp_path / "ours", tmp_path / "y", "--to", "peft", "--model", tmp_path), "cannot load the model"),
+        ((merge, tmp_path / "ours", "--model", roberta_folder, "--out", tmp_path / "full"), "exists already"),
+        ((merge, tmp_path / "crooked", "--model", roberta_folder, "--out", tmp_path / "y"), "cannot be merged"),
+        ((merge, tmp_path / "ours", "--model", folders / "gpt2", "--out", tmp_path / "y"), "cannot load"),
+        ((merge, tmp_path / "headless", "--model", tmp_path / "lm", "--out", tmp_path / "y"), "lacks classifier."),
+        ((convert, tmp_path / "vera", tmp_path / "y", "--to", "peft"), "give the model as well (--model)"),
+        ((convert, tmp_path / "vera", tmp_path / "y", "--to", "loralib", *model), "loralib has no form for vera"),
+    ):
+        assert run(*command) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("error: ") and line in error and error.count("\n") == 1, error
+        assert not (tmp_path / "y").exists()
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["convert", "merge"])
+def test_help_teaches_at_once(name):
+    start = time.perf_counter()
+    code = (
+        f"import sys, variants.{name} as m\ntry: m.main(['--help'])\nexcept SystemExit: print('torch' in sys.modules)"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert f"python -m variants.{name} " in shown and "example" in shown
+    assert shown.endswith("False\n") and time.perf_counter() - start < 2
+
+
+def test_the_commands_run_as_modules(folders, tmp_path):
+    saved("roberta", folders, tmp_path / "ours")
+    command = [sys.executable, "-m", "variants.convert", tmp_path / "ours", tmp_path / "peft", "--to", "peft"]
+    assert subprocess.run(command, capture_output=True, text=True).stdout.endswith("lora in peft format\n")
+
+
+def test_a_low_precision_base_stays_so(folders, tmp_path):
+    saved("roberta", folders, tmp_path / "ours")
+    roberta().to(torch.bfloat16).save_pretrained(tmp_path / "base")
+    merge.merge(tmp_path / "ours", str(tmp_path / "base"), tmp_path / "merged")
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").dtype == torch.bfloat16

@@ -1,0 +1,172 @@
+"""Names of variants: which class each finds, and what is said where none does."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+import subprocess
+import sys
+import time
+import typing
+from dataclasses import MISSING
+from pathlib import Path
+
+import pytest
+
+import variants
+from variants import BaseVariant, Variant, VariantError, registry
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCE = '''
+from dataclasses import dataclass
+from variants import Variant, register
+
+@dataclass
+class Mine(Variant):
+    """Mine."""
+    strength: float = 2.0
+
+class Plain(Variant):
+    strength: float = 3.0
+
+@register("decorated-name")
+@dataclass
+class Decorated(Variant):
+    pass
+
+a_number = 3
+'''
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """A folder on the path with a module, whose name is new in every test."""
+    name = f"outside_{time.monotonic_ns()}"
+    (tmp_path / f"{name}.py").write_text(SOURCE)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    yield tmp_path / f"{name}.py"
+    sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("name", registry.BUILT_IN)
+def test_built_in_variants_have_their_names(name: str) -> None:
+    cls = registry.resolve(name)
+    assert issubclass(cls, BaseVariant) and cls.name == name and cls.__module__ == f"variants.methods.{name}"
+    assert getattr(variants, cls.__name__) is cls
+    assert registry.resolve(registry.spec_of(cls)) is cls
+    assert cls(**cls().options()) == cls()
+
+
+@pytest.mark.parametrize("name", registry.BUILT_IN)
+def test_outline_is_the_class_without_its_code(name: str) -> None:
+    def fields(cls: type) -> list[tuple]:
+        types = typing.get_type_hints(cls)
+        made = [MISSING if f.default_factory is MISSING else f.default_factory() for f in dataclasses.fields(cls)]
+        return [(f.name, types[f.name], f.default, m) for f, m in zip(dataclasses.fields(cls), made, strict=True)]
+
+    real, outline = registry.resolve(name), registry.outline(name)
+    assert fields(outline) == fields(real)
+    assert inspect.getdoc(outline) == inspect.getdoc(real)
+
+
+def test_outlines_spare_the_import_of_torch() -> None:
+    script = (
+        "import sys; from variants import registry;"
+        "[registry.outline(name) for name in registry.BUILT_IN]; registry.names();"
+        "assert not {'torch', 'transformers', 'lightning'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+
+
+def test_variants_imports_neither_lightning_nor_transformers() -> None:
+    script = (
+        "import sys; from variants import *; from variants import LoRA, attach, load, registry;"
+        "[registry.resolve(name) for name in registry.BUILT_IN];"
+        "assert not {'transformers', 'lightning', 'peft'} & set(sys.modules), set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+
+
+def test_module_and_class(outside: Path) -> None:
+    cls = registry.resolve(f"{outside.stem}:Mine")
+    assert issubclass(cls, Variant) and cls().strength == 2.0 and cls.name == "mine"
+    assert registry.outline(f"{outside.stem}:Mine") is cls
+
+
+def test_file_and_class(outside: Path, monkeypatch) -> None:
+    monkeypatch.chdir(outside.parent)
+    cls = registry.resolve(f"{outside.name}:Mine")
+    assert cls().strength == 2.0
+    assert registry.resolve(f"{outside}:Mine") is cls, "one file is one module, however it is named"
+
+
+def test_a_forgotten_dataclass_decorator_is_made_up_for(outside: Path) -> None:
+    assert registry.resolve(f"{outside.stem}:Plain")(strength=5.0).strength == 5.0
+
+
+def test_working_directory_is_on_the_path(outside: Path) -> None:
+    """``python script.py`` puts the script's folder on the path, not the one a person is in."""
+    script = f"import sys; sys.path.remove(''); from variants import resolve; resolve('{outside.stem}:Mine')"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", script], cwd=outside.parent, env=environment, check=True, timeout=60)
+
+
+def test_spec_of_finds_the_class_in_another_process(outside: Path) -> None:
+    by_file = registry.resolve(f"{outside}:Decorated")
+    assert by_file.name == "decorated-name"
+    assert registry.resolve("decorated-name") is by_file
+    spec = registry.spec_of(by_file)
+    assert spec == f"{outside}:Decorated", "the name alone means nothing where the file was not imported"
+    script = f"from variants import resolve; print(resolve({spec!r}).name)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "decorated-name"
+
+
+def test_a_class_called_like_a_built_in_variant_is_not_it(outside: Path) -> None:
+    outside.write_text(SOURCE.replace("class Mine", "class LoRA"))
+    cls = registry.resolve(f"{outside.stem}:LoRA")
+    assert cls.name == "lora" and registry.spec_of(cls) == f"{outside.stem}:LoRA"
+    assert registry.resolve("lora") is variants.LoRA
+
+
+def test_entry_point_of_an_installed_package(outside: Path) -> None:
+    info = outside.parent / "someones_package-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: someones-package\nVersion: 1.0\n")
+    lines = [f"[{registry.ENTRY_POINTS}]", f"theirs = {outside.stem}:Mine", f"number = {outside.stem}:a_number"]
+    (info / "entry_points.txt").write_text("\n".join(lines) + "\n")
+    assert {"theirs", "number"} <= set(registry.names())
+    cls = registry.resolve("theirs")
+    assert cls().strength == 2.0 and cls.name == "theirs" and registry.spec_of(cls) == "theirs"
+    with pytest.raises(VariantError, match="'number' is not a variant"):
+        registry.resolve("number")
+    with pytest.raises(VariantError, match="did you mean theirs"):
+        registry.resolve("thiers")
+
+
+@pytest.mark.parametrize(
+    ("spec", "says"),
+    [
+        ("lroa", "unknown variant 'lroa'; did you mean lora"),
+        ("zzzzzz", "did you mean lora, .*full"),
+        ("{module}:Mnie", "has no 'Mnie'; it has Mine"),
+        ("{module}:a_number", "is not a variant: it must be a subclass"),
+        ("no_such_module:Mine", "cannot load variant 'no_such_module:Mine'"),
+        ("no/such/file.py:Mine", "cannot load variant"),
+    ],
+)
+def test_errors_name_the_nearest(spec: str, says: str, outside: Path) -> None:
+    with pytest.raises(VariantError, match=says) as error:
+        registry.resolve(spec.format(module=outside.stem))
+    assert "\n" not in str(error.value)
+
+
+def test_registering_another_class_under_a_name_warns(outside: Path) -> None:
+    registry.resolve("lora")
+    with pytest.warns(UserWarning, match="'lora' is registered again"):
+
+        @variants.register("lora")
+        class Other(Variant):
+            pass

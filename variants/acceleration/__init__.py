@@ -1,0 +1,1 @@
+"""What makes a pass fast, installed from outside: without this folder everything works, slower."""

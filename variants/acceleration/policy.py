@@ -1,0 +1,55 @@
+"""When a pass is computed in another way than PyTorch's own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+LARGE = 2**24
+"""Bytes of an input from which on memory counts: it is computed again in the backward pass where a LayerNorm made it,
+whose own input is kept anyway. Of smaller ones the time counts more."""
+
+
+def plain(x: Tensor) -> bool:
+    """Whether ``x`` is computed with as it is: by no compiler, function transform or autocast to another dtype."""
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.is_meta:
+        return False
+    kind = x.device.type
+    return not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) == x.dtype
+
+
+def few_kernels(x: Tensor) -> bool:
+    """Whether what reads ``x`` is to be computed in as few operations and as little memory as can be, by functions of
+    our own."""
+    return pays(x.nbytes) and plain(x)
+
+
+def pays(nbytes: int) -> bool:
+    """Whether functions of our own, which cost the host more than PyTorch's, pay for tensors of a size: in a CUDA
+    graph, and where they are large."""
+    return _for_graph or nbytes >= LARGE
+
+
+_for_graph = False
+
+
+@contextmanager
+def for_graph() -> Iterator[None]:
+    """``with`` this, passes are computed as a CUDA graph is to have them, whatever that costs the host."""
+    global _for_graph
+    before, _for_graph = _for_graph, True
+    try:
+        yield
+    finally:
+        _for_graph = before
+
+
+def vmapped() -> bool:
+    """Whether ``vmap`` alone looks on, as where adapters are stacked."""
+    if torch.compiler.is_compiling():
+        return False
+    stack = torch._C._functorch.get_interpreter_stack()
+    return stack is not None and len(stack) == 1 and stack[0].key() == torch._C._functorch.TransformType.Vmap

@@ -1,0 +1,1 @@
+"""Adapters on a model: attached, switched, merged, combined, mixed, stacked."""

@@ -1,0 +1,148 @@
+"""One adapter: its layers and what it trains in place, and how tensors get in and out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from variants.errors import VariantError
+from variants.layer import AdapterLayer, seeded
+from variants.variant import BaseVariant
+
+
+@dataclass
+class Adapter:
+    """One adapter of possibly several on the same base.
+
+    Attributes:
+        layers: site path -> what is learnt there.
+        in_place: names of the model's own parameters that it trains: the head, and what the variant asks for.
+        values: their values while another adapter is active.
+        initial: initial tensors of a variant whose first delta is taken off the base.
+        residual: site path -> that reduced base weight.
+    """
+
+    variant: BaseVariant
+    seed: int
+    layers: dict[str, AdapterLayer] = field(default_factory=dict)
+    in_place: list[str] = field(default_factory=list)
+    values: dict[str, Tensor] = field(default_factory=dict)
+    initial: dict[str, Tensor] = field(default_factory=dict)
+    residual: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def on(
+        cls, model: nn.Module, head: Sequence[str], variant: BaseVariant, seed: int, initial: dict[str, Tensor] | None
+    ) -> Adapter:
+        """A new adapter for a model, not active yet; the model's parameters are frozen.
+
+        Args:
+            head: names of the task head's parameters, which train in place and are not adapted.
+            initial: initial tensors from a file, for variants that take their first delta off the base.
+        """
+        known = dict(model.named_parameters())
+        for parameter in known.values():
+            parameter.requires_grad_(False)
+        sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in head]
+        shared = variant.shared(sites, seed) if sites else {}
+        adapter = cls(variant, seed)
+        for site in sites:
+            config = variant.at(site.path) if hasattr(variant, "at") else variant
+            layer = variant.layer(site, config, seeded(seed, site.path), **shared)
+            if hasattr(layer, "pre") and not site.is_whole:
+                raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
+            dtype = torch.promote_types(site.dtype, torch.float32)
+            adapter.layers[site.path] = layer.to(site.device, dtype if dtype != torch.float32 else None)
+        adapter.in_place = list(dict.fromkeys([*head, *variant.trainable(model)]))
+        if unknown := [n for n in adapter.in_place if n not in known]:
+            raise VariantError(f"{variant.name} trains {unknown[0]!r}, which the model does not have")
+        if variant.subtract_initial:
+            adapter._subtract(initial)
+        return adapter
+
+    @torch.no_grad()
+    def _subtract(self, initial: dict[str, Tensor] | None) -> None:
+        if initial:
+            copy_tensors(self, initial)
+        self.initial = {key: t.detach().clone() for key, t in self.tensors().items()}
+        for path, layer in self.layers.items():
+            weight, delta = layer.site.weight(), layer.delta_weight()
+            self.residual[path] = (weight.to(delta.dtype) - delta).to(weight.dtype)
+
+    def tensors(self, trimmed: bool = False) -> dict[str, Tensor]:
+        """The layers' parameters and persistent buffers under ``<site path>.<name>``; a shared one once.
+
+        Args:
+            trimmed: only what an adapter file holds of them (:meth:`AdapterLayer.trimmed`).
+        """
+        seen: set[int] = set()
+        tensors = {}
+        for path, layer in self.layers.items():
+            for key, tensor in (layer.trimmed() if trimmed else layer.state_dict(keep_vars=True)).items():
+                if id(tensor) not in seen:
+                    seen.add(id(tensor))
+                    tensors[f"{path}.{key}"] = tensor
+        return tensors
+
+    def completed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a file, which may be trimmed, as those of :meth:`tensors`."""
+        complete = dict(tensors)
+        for path, layer in self.layers.items():
+            own = {name: tensors[f"{path}.{name}"] for name in layer.state_dict() if f"{path}.{name}" in tensors}
+            complete |= {f"{path}.{name}": tensor for name, tensor in layer.completed(own).items()}
+        return complete
+
+    def param_groups(
+        self, parameters: Mapping[str, nn.Parameter], head: set[str], lr: float, head_lr: float | None, decay: float
+    ) -> list[dict[str, Any]]:
+        """Optimizer groups: the variant's own, then what trains in place.
+
+        Biases and norms that train in place are spared the weight decay, as everywhere in the field.
+
+        Args:
+            parameters: the model's, by name.
+            head: names of the task head's, which learn at ``head_lr``, or at ``lr`` where that is None.
+            decay: weight decay.
+        """
+        groups = self.variant.param_groups(list(self.layers.values()), lr) if self.layers else []
+        for rate, keys in (
+            (lr, [key for key in self.in_place if key not in head]),
+            (lr if head_lr is None else head_lr, [key for key in self.in_place if key in head]),
+        ):
+            for own, wide in ((decay, True), (0.0, False)):
+                chosen = [parameters[key] for key in keys if (parameters[key].ndim > 1) == wide]
+                groups.append({"params": chosen, "lr": rate, "weight_decay": own})
+        return [{"weight_decay": decay} | group for group in groups if group["params"]]
+
+
+def copy_tensors(adapter: Adapter, tensors: dict[str, Tensor]) -> None:
+    """Copy ``tensors`` into the adapter's layers; no other, and every one that outputs depend on."""
+    own = adapter.tensors()
+    spared = {f"{path}.{name}" for path, layer in adapter.layers.items() for name in layer.training_only}
+    if missing := [key for key in own if key not in tensors and key not in spared]:
+        raise VariantError(f"the file lacks {missing[0]}, which {adapter.variant.name} has in this model")
+    tensors = adapter.completed(tensors)
+    if unknown := [key for key in tensors if key not in own]:
+        raise VariantError(f"the file has {unknown[0]}, which {adapter.variant.name} does not have in this model")
+    resizable = {
+        f"{path}.{name}": dim for path, layer in adapter.layers.items() for name, dim in layer.resizable.items()
+    }
+    for key, tensor in tensors.items():
+        check_fit(key, tensor, own[key], resizable.get(key))
+        if tensor.shape == own[key].shape:
+            own[key].data.copy_(tensor)
+        else:
+            own[key].data = tensor.to(own[key]).clone()
+
+
+def check_fit(key: str, found: Tensor, expected: Tensor, resizable: int | None = None) -> None:
+    """Whether a tensor of a file fits the model's; dimension `resizable` may differ. Raises VariantError."""
+    shapes = [[n for dim, n in enumerate(tensor.shape) if dim != resizable] for tensor in (found, expected)]
+    if found.ndim != expected.ndim or shapes[0] != shapes[1]:
+        raise VariantError(f"{key} is {tuple(found.shape)} in the file and {tuple(expected.shape)} in the model")
+    if found.is_floating_point() != expected.is_floating_point():
+        raise VariantError(f"{key} is {found.dtype} in the file and {expected.dtype} in the model")

@@ -1,0 +1,140 @@
+"""How layers meet the model: a child named ``adapter`` on the original module, and two forward hooks.
+
+The module itself is not replaced: names of base parameters, ``isinstance(m, nn.Linear)``, ``m.weight`` and tied
+weights go on as before.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from variants.acceleration.low_rank import add_products
+from variants.acceleration.policy import few_kernels, plain
+from variants.layer import LOW_PRECISION, AdapterLayer
+
+
+class SiteAdapters(nn.Module):
+    """The layers of one module, in the order of the output features they adapt."""
+
+    def __init__(self, layers: Sequence[AdapterLayer]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.enabled = True
+        self.rounded = False  # in a prepared pass: whether all tensors of the layers are in the base's low precision
+        # what every forward would look up anew: the hooks' own cost is these look-ups
+        object.__setattr__(self, "_in_order", tuple(layers))
+        self._whole = layers[0].site.is_whole
+        self._spans = [(layer.site.start, layer.site.stop) for layer in layers]
+        edges = sorted({0, layers[0].site.total_out, *itertools.chain(*self._spans)})
+        self._widths = [stop - start for start, stop in itertools.pairwise(edges)]
+        self._parts = [edges.index(start) for start, _ in self._spans]  # of the module's output, which the layers adapt
+        self._products = all(adds_product(layer) for layer in layers)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Adapted output of the module, same shape and dtype as ``y``.
+
+        fp32 adapters over a low-precision base compute as they do under autocast, whether or not it is on; those that
+        are rounded as a whole, in that precision.
+        """
+        if y.dtype in LOW_PRECISION and not self.rounded and not torch.is_autocast_enabled(y.device.type):
+            with _autocast(y.device.type, y.dtype):
+                return self._compute(x, y)
+        return self._compute(x, y)
+
+    def _compute(self, x: Tensor, y: Tensor) -> Tensor:
+        if self._products and (few_kernels(y) or (plain(y) and not self._whole)):  # of spans a copy is saved
+            return add_products(y, self._spans, [layer.product(x) for layer in self._in_order])
+        if self._whole:
+            return self._in_order[0](x, y).to(y.dtype)
+        parts = list(y.split(self._widths, dim=-1))
+        for layer, number in zip(self._in_order, self._parts, strict=True):
+            parts[number] = layer(x, parts[number]).to(y.dtype)
+        return torch.cat(parts, dim=-1)
+
+
+@functools.cache
+def _autocast(kind: str, dtype: torch.dtype) -> torch.autocast:
+    """One for all passes: to make another costs more than most layers."""
+    return torch.autocast(kind, dtype)
+
+
+def adds_product(layer: nn.Module) -> bool:
+    """Whether all that a layer does to its site's output is to add its low-rank product."""
+    own = type(layer)
+    if not isinstance(layer, AdapterLayer):
+        return layer.adds_product  # of stacked ones
+    return own.forward is AdapterLayer.forward and (
+        own.product is not AdapterLayer.product or own.factors is not AdapterLayer.factors
+    )
+
+
+def _adapt(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
+    # a function of the module, not a closure: deepcopy and pickle of the model take the copy's adapter
+    adapter = module.adapter
+    if not adapter.enabled:
+        return output
+    if isinstance(output, tuple):  # a block that returns its attention too
+        return adapter(args[0], output[0]), *output[1:]
+    return adapter(args[0], output)
+
+
+def _adapt_input(module: nn.Module, args: tuple) -> tuple:
+    if not module.adapter.enabled:
+        return args
+    return (module.adapter.layers[0].pre(args[0]).to(args[0].dtype), *args[1:])
+
+
+def _lengthen(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    return module.adapter.layers[0].lengthen(args, kwargs) if module.adapter.enabled else (args, kwargs)
+
+
+def _shorten(module: nn.Module, args: tuple, output: Any) -> Any:
+    return module.adapter.layers[0].shorten(output) if module.adapter.enabled else output
+
+
+def hook(module: nn.Module, layers: Sequence[AdapterLayer]) -> list:
+    """Put ``layers`` on ``module``; returns the handles that :func:`unhook` takes."""
+    module.adapter = SiteAdapters(layers)
+    module.adapter.train(module.training)
+    if hasattr(layers[0], "lengthen"):  # it acts on the sequence and not on an output
+        return [
+            module.register_forward_pre_hook(_lengthen, with_kwargs=True),
+            module.register_forward_hook(_shorten),
+        ]
+    handles = [module.register_forward_hook(_adapt)]
+    if hasattr(layers[0], "pre"):
+        handles.append(module.register_forward_pre_hook(_adapt_input))
+    return handles
+
+
+def hook_all(layers: Iterable[AdapterLayer]) -> list[tuple[nn.Module, list]]:
+    """:func:`hook` layers, those of one module together; the modules and their handles."""
+    by_module = itertools.groupby(layers, key=lambda layer: id(layer.site.module))
+    return [(own[0].site.module, hook(own[0].site.module, own)) for _, group in by_module for own in [list(group)]]
+
+
+def unhook(module: nn.Module, handles: list) -> None:
+    """Leave ``module`` as it was before :func:`hook`."""
+    for handle in handles:
+        handle.remove()
+    del module.adapter
+
+
+def is_adapted(model: nn.Module) -> bool:
+    """Whether any module of ``model`` carries adapter layers."""
+    return any(isinstance(m, SiteAdapters) for m in model.modules())
+
+
+def save_pretrained(self: nn.Module, *args, state_dict: dict | None = None, **kwargs):
+    """transformers' ``save_pretrained``, writing a plain model: the adapters' own keys are left out."""
+    if state_dict is None:
+        state_dict = self.state_dict()
+    own = {f"{name}." for name, m in self.named_modules() if isinstance(m, SiteAdapters)}
+    plain = {k: v for k, v in state_dict.items() if not any(k.startswith(prefix) for prefix in own)}
+    return type(self).save_pretrained(self, *args, state_dict=plain, **kwargs)

@@ -1,0 +1,223 @@
+"""The models on which the contract is checked: tiny, plain torch, with biases that are not zero.
+
+They are adapted with non-zero weights: at a fresh start, with B = 0, many errors are invisible.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from variants.adapters.adapted_model import Adapted, attach
+from variants.errors import VariantError
+from variants.variant import BaseVariant
+
+PLAIN, SPLIT, FUSED, CONV1D = "plain", "split", "fused", "conv1d"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Models as small as these are slower with several threads, by far where the cores are busy."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class NotApplicable(Exception):
+    """The property says nothing about this variant; the message is the reason."""
+
+
+class Conv1D(nn.Module):
+    """GPT-2's linear map: its weight is (in, out), and ``nf`` its number of outputs."""
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.nf = weight.shape[0]
+        self.weight, self.bias = nn.Parameter(weight.t().contiguous()), nn.Parameter(bias.clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
+
+
+def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device=weight.device)
+    linear.weight, linear.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+    return linear
+
+
+class Block(nn.Module):
+    """Attention without a softmax (which would hide the bias of k) and a two-layer perceptron, both residual."""
+
+    def __init__(self, kind: str, width: int, rng: torch.Generator) -> None:
+        super().__init__()
+        self.kind = kind
+        self.attn, self.mlp = nn.Module(), nn.Module()
+        make = Conv1D if kind == CONV1D else _linear
+
+        def draw(fan_out: int, fan_in: int) -> tuple[Tensor, Tensor]:
+            return torch.randn(fan_out, fan_in, generator=rng) / (2 * fan_in**0.5), 0.3 * torch.randn(
+                fan_out, generator=rng
+            )
+
+        qkv, o, up, down = (
+            draw(*shape) for shape in ((3 * width, width), (width, width), (width + 8, width), (width, width + 8))
+        )
+        split = {name: _linear(*part) for name, *part in zip("qkv", qkv[0].chunk(3), qkv[1].chunk(3), strict=True)}
+        if kind == PLAIN:
+            self.self_attn = nn.ModuleDict({f"{name}_proj": part for name, part in split.items()})
+            self.self_attn["o_proj"] = make(*o)
+            self.mlp.up_proj, self.mlp.down_proj = make(*up), make(*down)
+        else:
+            self.attn.c_attn = nn.ModuleDict(split) if kind == SPLIT else make(*qkv)
+            self.attn.c_proj = make(*o)
+            self.mlp.c_fc, self.mlp.c_proj = make(*up), make(*down)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == PLAIN:
+            maps = self.self_attn
+            q, k, v, o = maps["q_proj"](x), maps["k_proj"](x), maps["v_proj"](x), maps["o_proj"]
+            up, down = self.mlp.up_proj, self.mlp.down_proj
+        else:
+            fused = self.attn.c_attn
+            q, k, v = (fused[n](x) for n in "qkv") if self.kind == SPLIT else fused(x).chunk(3, dim=-1)
+            o, up, down = self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj
+        x = x + o(torch.tanh(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5) @ v)
+        return x + down(torch.tanh(up(x)))
+
+
+class Backbone(nn.ModuleDict):
+    """The blocks, one after the other, on features (batch, tokens, width)."""
+
+    def __init__(self, blocks: Sequence[Block], config: SimpleNamespace) -> None:
+        super().__init__({"layers": nn.ModuleList(blocks)})
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self["layers"]:
+            x = block(x)
+        return x
+
+
+class Tiny(nn.Module):
+    """Two blocks and a head. Every kind computes the same function; roles are LLaMA's (plain) or GPT-2's.
+
+    Args:
+        kind: plain (a map each for q, k, v), fused (one nn.Linear), conv1d (one transposed map), or split (as plain,
+            under the paths that the slices of a fused map have).
+    """
+
+    def __init__(self, kind: str = PLAIN, width: int = 16, depth: int = 2) -> None:
+        super().__init__()
+        rng = torch.Generator().manual_seed(0)
+        self.config = SimpleNamespace(model_type="llama" if kind == PLAIN else "gpt2")
+        self.base_model = Backbone([Block(kind, width, rng) for _ in range(depth)], self.config)
+        self.score = _linear(torch.randn(3, width, generator=rng) / width**0.5, torch.randn(3, generator=rng))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features (batch, tokens, width) -> scores (batch, 3)."""
+        return self.score(self.base_model(x).mean(dim=-2))
+
+
+@dataclass
+class Subject:
+    """A variant and the models it is tried on."""
+
+    variant: BaseVariant
+    width: int = 16
+
+    @classmethod
+    def of(cls, variant: BaseVariant | type[BaseVariant]) -> Subject:
+        """Fit the models to the variant: as wide as its rank asks, and a target they have."""
+        variant = variant() if isinstance(variant, type) else variant
+        if hasattr(variant, "target"):
+            try:
+                variant.sites(Tiny())
+            except VariantError:
+                variant = dataclasses.replace(variant, target="attn-qv", layers="", per_layer={})
+        for width in (16, 64, 256):
+            try:
+                attach(Tiny(width=width), variant)
+                return cls(variant, width)
+            except VariantError:
+                continue
+            except Exception:  # not a matter of the width: each property reports it
+                break
+        return cls(variant)
+
+    def model(self, kind: str = PLAIN, depth: int = 2) -> Tiny:
+        return Tiny(kind, self.width, depth).eval()
+
+    def inputs(self, batch: int = 8) -> Tensor:
+        return torch.randn(batch, 5, self.width, generator=torch.Generator().manual_seed(1))
+
+    def attached(self, model: nn.Module | None = None, seed: int = 0, **changes: str) -> Adapted:
+        """The variant on ``model``, as it is at the start."""
+        variant = dataclasses.replace(self.variant, **changes) if changes else self.variant
+        return attach(self.model() if model is None else model, variant, seed)
+
+    def trained(self, model: nn.Module | None = None, **changes: str) -> Adapted:
+        """The variant as if it had been trained: every tensor of it away from its start."""
+        adapted = self.attached(model, **changes)
+        for index, tensor in enumerate(own(adapted).values()):
+            shift(tensor, index)
+        return adapted
+
+    def retargeted(self, target: str) -> dict[str, str]:
+        if not hasattr(self.variant, "target"):
+            raise NotApplicable("it has no layer on a linear map" if no_layers(self) else "it chooses its own sites")
+        return {"target": target, "layers": "", "per_layer": {}}
+
+
+def own(adapted: Adapted) -> dict[str, nn.Parameter]:
+    """What trains, the head apart."""
+    return {name: tensor for name, tensor in adapted.trained().items() if name not in adapted.head}
+
+
+def no_layers(subject: Subject) -> bool:
+    return not subject.attached().layers
+
+
+@torch.no_grad()
+def shift(tensor: Tensor, index: int = 0, scale: float = 0.1) -> None:
+    """Add noise that depends on ``index`` alone."""
+    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(100 + index))
+    tensor.add_(scale * noise.to(tensor))
+
+
+def distance(a: Tensor, b: Tensor) -> float:
+    return (a.double() - b.double()).abs().max().item() if a.numel() else 0.0
+
+
+def optimizer_steps(
+    adapted: Adapted, x: Tensor, target: Tensor, steps: int, kind=torch.optim.Adam, model=None, **options: float
+) -> list[float]:
+    """Train as a trainer does: loss and penalty, the variant's own groups, its step after each step."""
+    optimizer, losses = kind(adapted.param_groups(**options)), []
+    for step in range(1, steps + 1):
+        loss = F.mse_loss((model or adapted.model)(x), target)
+        losses.append(loss.item())
+        penalty = adapted.penalty()
+        (loss if penalty is None else loss + penalty).backward()
+        optimizer.step()
+        adapted.after_step(step, steps)
+        optimizer.zero_grad()
+    return losses
+
+
+def target_outputs(subject: Subject, x: Tensor) -> Tensor:
+    """What a model with other weights makes of ``x``: something that an adapter can learn in part."""
+    model = subject.model()
+    for index, parameter in enumerate(model.base_model.parameters()):
+        shift(parameter, index, 0.3 / math.sqrt(subject.width))
+    return model(x).detach()

@@ -1,0 +1,21 @@
+"""Mistakes that a person can mend: each is shown as one line."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake the person at the keyboard can mend.
+
+    The message is one line: what is wrong, where, and how to mend it. The command line prints it
+    without a traceback and exits with code 2.
+    """
+
+
+class VariantError(UserError, ValueError):
+    """A hyperparameter, target or adapter file that cannot work."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text with its type, at most 300 characters, for a message of one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0]}"[:300] if lines else type(error).__name__

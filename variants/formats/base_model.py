@@ -1,0 +1,176 @@
+"""The base model that an adapter file belongs to: loaded, or replaced by a stand-in of the file's own shapes."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from variants.errors import VariantError
+from variants.formats import loralib, native, peft
+from variants.formats.common import recognise
+from variants.sites.architectures import ROLES
+
+_LABELS = re.compile(r"(?:^|\.)(?:classifier|score|out_proj)\.weight$")
+_AUTO = {
+    "SEQ_CLS": "AutoModelForSequenceClassification",
+    "TOKEN_CLS": "AutoModelForTokenClassification",
+    "QUESTION_ANS": "AutoModelForQuestionAnswering",
+    "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
+    "CAUSAL_LM": "AutoModelForCausalLM",
+}
+
+
+@dataclass
+class Outline:
+    """What an adapter file tells about its base model.
+
+    Attributes:
+        maps: path of each site -> its shape (out, in), or None where its tensors do not tell it.
+        head: the model's own parameters in the file.
+        class_name: transformers class of the model, or "".
+        model_type: transformers' name of the architecture, or "".
+        transposed: the maps are GPT-2's Conv1D.
+    """
+
+    maps: dict[str, tuple[int, int] | None]
+    head: dict[str, Tensor]
+    class_name: str = ""
+    model_type: str = ""
+    transposed: bool = False
+
+
+def outline(path: str | os.PathLike) -> Outline:
+    """Read what an adapter of any format tells about its base model."""
+    kind = recognise(path)
+    if kind == "ours":
+        config, tensors = native.read_adapter(path)
+        base = config.get("base", {})
+        head = {key: tensors[key] for key in config.get("head", []) if key in tensors}
+        shapes = _shapes({key: t for key, t in tensors.items() if "::" not in key and key not in head})
+        model_type = base.get("model_type") or ""
+        return Outline(shapes, head, base.get("class") or "", model_type, model_type == "gpt2")
+    if kind == "peft":
+        config, tensors = peft.read(path)
+        layers, head = peft.split(tensors, peft.kind(config))
+        auto = _AUTO.get(config.get("task_type") or "", "")
+        return Outline(_pairs(layers), head, auto, transposed=bool(config.get("fan_in_fan_out")))
+    layers, head = loralib.read(path)
+    return Outline(_pairs(layers), head)
+
+
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, int] | None]:
+    layers: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        site, _, name = key.rpartition(".")
+        layers.setdefault(site, {})[name] = tensor
+    return _pairs(layers)
+
+
+def _pairs(layers: dict[str, dict[str, Tensor]]) -> dict[str, tuple[int, int] | None]:
+    """Shapes by A (r, in) and B (out, r); MergedLinear's A has more rows than B has columns."""
+    maps: dict[str, tuple[int, int] | None] = {}
+    for path, own in layers.items():
+        a, b = own.get("lora_A"), own.get("lora_B")
+        fits = a is not None and b is not None and len(a) == b.shape[1]
+        maps[path] = (len(b), a.shape[1]) if fits else None
+    return maps
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without its progress bars and its advice on weights that the adapter brings."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def load_model(source: str, path: str | os.PathLike) -> nn.Module:
+    """The transformers model in folder (or of Hub id) ``source``, of the class and labels that an adapter needs.
+
+    Raises:
+        VariantError: there is none, or it lacks weights that the adapter does not bring.
+    """
+    import transformers
+
+    known = outline(path)
+    labels = [len(tensor) for key, tensor in known.head.items() if _LABELS.search(key)]
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(source, **({"num_labels": labels[-1]} if labels else {}))
+            name = known.class_name or (_AUTO["SEQ_CLS"] if labels else (config.architectures or ["AutoModel"])[0])
+            model, loading = getattr(transformers, name).from_pretrained(
+                source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+            )
+    except (OSError, ValueError, AttributeError) as error:
+        raise VariantError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
+    absent = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])} - known.head.keys()
+    if absent:
+        raise VariantError(f"{source!r} is not the adapter's base: as {type(model).__name__} it lacks {min(absent)}")
+    return model
+
+
+# ---- stand-in ----------------------------------------------------------------------------------------------
+
+
+class _Conv1D(nn.Module):
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.nf, self.bias = out_features, None
+
+
+def stand_in(path: str | os.PathLike) -> nn.Module:
+    """A module tree with just the maps and the head that an adapter file names, enough to convert it.
+
+    Raises:
+        VariantError: the file does not tell enough.
+    """
+    known = outline(path)
+    model = type(known.class_name or "StandIn", (nn.Module,), {"is_stand_in": True})()
+    model.config = SimpleNamespace(model_type=known.model_type)
+    if not known.maps or any(shape is None or ":" in site for site, shape in known.maps.items()):
+        raise VariantError(f"{path} does not tell the shapes of all it adapts: give the model as well (--model)")
+    shapes: dict[str, tuple[int, int]] = {}
+    for site, (out_features, in_features) in known.maps.items():
+        module, _, label = site.rpartition(".")
+        role = ROLES.get(known.model_type, {}).get(label)
+        if isinstance(role, tuple) and re.search(rf"{role[0]}$", module):
+            shapes[module] = out_features * role[2], in_features
+        else:
+            shapes[site] = out_features, in_features
+    for name, shape in shapes.items():
+        _put(model, name, _map(*shape, known.transposed))
+    for key, tensor in known.head.items():
+        owner, _, leaf = key.rpartition(".")
+        _put(model, owner, nn.Module()).register_parameter(leaf, nn.Parameter(tensor.clone()))
+    return model
+
+
+def _map(out_features: int, in_features: int, transposed: bool) -> nn.Module:
+    """A linear map that takes no memory: every element of its weight is the same zero."""
+    linear = nn.Linear(in_features, out_features, bias=False, device="meta")
+    module = _Conv1D(out_features) if transposed else linear
+    shape = (in_features, out_features) if transposed else (out_features, in_features)
+    module.weight = nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
+    return module
+
+
+def _put(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
+    """Hang ``module`` into the tree under ``path``, unless there is one; return what is there."""
+    for name in path.split(".")[:-1]:
+        model = model._modules.setdefault(name, nn.Module())
+    return model._modules.setdefault(path.rpartition(".")[2], module)

@@ -1,0 +1,63 @@
+"""The formats of adapter files, told apart by their contents."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from variants.adapters.adapted_model import Adapted
+from variants.errors import VariantError
+from variants.variant import BaseVariant
+
+FORMATS = ("ours", "peft", "loralib")
+
+
+def recognise(path: str | os.PathLike) -> str:
+    """Which of :data:`FORMATS` a path holds, told by its files.
+
+    Raises:
+        VariantError: it is none of them.
+    """
+    path = Path(path)
+    if (path / "adapter.json").is_file():
+        return "ours"
+    if (path / "adapter_config.json").is_file():
+        return "peft"
+    if path.is_file():
+        return "loralib"
+    raise VariantError(
+        f"{path} is no adapter: neither a folder with adapter.json (ours) or adapter_config.json (PEFT) "
+        "nor a file (loralib's state dict)"
+    )
+
+
+def is_stand_in(model: nn.Module) -> bool:
+    """Whether ``model`` is made up of an adapter file's own shapes (:func:`variants.formats.base_model.stand_in`)."""
+    return getattr(model, "is_stand_in", False)
+
+
+def install(
+    model: nn.Module | Adapted, name: str, variant: BaseVariant, tensors: dict[str, Tensor], head: Iterable[str]
+) -> Adapted:
+    """Build ``variant`` and fill it with tensors that another tool trained.
+
+    Args:
+        tensors: by the names of :meth:`Adapted.state_dict`; a part of the head that they lack stays the base model's.
+        head: names of the model's own parameters among them.
+
+    Raises:
+        VariantError: a tensor has no place in the model, or does not fit it.
+    """
+    if isinstance(model, Adapted):
+        adapted = model
+        if unknown := [key for key in head if key not in adapted.head]:
+            raise VariantError(f"the file trains {unknown[0]}, which is not part of this model's head")
+    else:
+        adapted = Adapted(model, list(head))
+    with adapted.adding(name, variant):
+        own = adapted.state_dict()
+        adapted.load_state_dict({key: own[key] for key in adapted.adapter.in_place} | tensors)
+    return adapted

@@ -1,0 +1,145 @@
+"""Adapter files: ``adapter.safetensors`` and a readable ``adapter.json``, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+
+from variants.adapters.adapted_model import Adapted
+from variants.atomic import write_atomic
+from variants.errors import VariantError
+from variants.registry import resolve, spec_of
+from variants.sites.architectures import head_parameters
+
+TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
+FORMAT = 1
+_INITIAL = "initial::"
+
+
+@torch.no_grad()
+def fingerprint(model: nn.Module, skip: set[str] = frozenset()) -> str:
+    """Content hash of a model's parameters, those in ``skip`` left out; 16 hex digits.
+
+    Values are rounded to bf16 first, so that one base loaded in fp32 and in bf16 has one fingerprint.
+    """
+    digest = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if name not in skip and ".adapter." not in f".{name}":
+            digest.update(f"{name}{tuple(parameter.shape)}".encode())
+            digest.update(parameter.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy())
+    return digest.hexdigest()[:16]
+
+
+def save_adapter(adapted: Adapted, folder: str | os.PathLike, *, spec: str | None = None, **notes: Any) -> Path:
+    """Write the active adapter: all that trains, head included, and its layers' persistent state.
+
+    Args:
+        folder: made if need be.
+        spec: how ``--variant`` names the class, where that is not what it was resolved by.
+        notes: anything readable that belongs with it, such as the task or the backbone's name.
+    """
+    adapter, folder = adapted.adapter, Path(folder)
+    adapted.unmerge()
+    tensors = {k: t.detach().contiguous().cpu() for k, t in adapted.state_dict(trimmed=True).items()}
+    tensors |= {_INITIAL + k: t.contiguous().cpu() for k, t in adapter.initial.items()}
+    config = {
+        "format": FORMAT,
+        "variant": spec or spec_of(type(adapter.variant)),
+        "options": adapter.variant.options(),
+        "seed": adapter.seed,
+        "head": adapted.head,
+        "base": {
+            "model_type": getattr(getattr(adapted.model, "config", None), "model_type", None),
+            "class": type(adapted.model).__name__,
+            "fingerprint": _base_fingerprint(adapted),
+        },
+        "parameters": adapted.count(),
+        **notes,
+    }
+    write_atomic(folder / TENSORS, save(tensors, metadata={"format": "pt"}))
+    write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
+    return folder
+
+
+def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Configuration and tensors of an adapter folder.
+
+    Raises:
+        VariantError: a file is missing or is not what it should be.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, TENSORS):
+        if not (folder / name).is_file():
+            raise VariantError(f"{folder} is not an adapter folder: it has no {name}")
+    try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        tensors = load_file(folder / TENSORS)
+    except (ValueError, SafetensorError) as error:
+        raise VariantError(f"{folder} is damaged: {error}") from error
+    if not isinstance(config, dict) or config.get("format") != FORMAT:
+        raise VariantError(f"{folder / CONFIG} is not of format {FORMAT}, the one this version reads")
+    return config, tensors
+
+
+def restore(adapted: Adapted, folder: str | os.PathLike) -> None:
+    """Give the active adapter the values it had when it was saved to ``folder``, in the same run."""
+    _, tensors = read_adapter(folder)
+    adapted.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith(_INITIAL)})
+
+
+def load(
+    model: nn.Module | Adapted, folder: str | os.PathLike, *, name: str = "default", strict: bool = False
+) -> Adapted:
+    """Put the adapter in ``folder`` on ``model``, or beside the others of an attached one.
+
+    Args:
+        strict: refuse a base model other than the one it was trained on, instead of warning.
+
+    Raises:
+        VariantError: the first tensor that does not fit, or (strict) another base model.
+    """
+    config, tensors = read_adapter(folder)
+    cls = resolve(config["variant"])
+    try:
+        variant = cls(**config["options"])
+    except TypeError as error:
+        raise VariantError(f"{folder}: {config['variant']} has other options than the file: {error}") from error
+    head = config.get("head")
+    adapted = model if isinstance(model, Adapted) else Adapted(model, head_parameters(model) if head is None else head)
+    initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
+    with adapted.adding(name, variant, config.get("seed", 0), initial):
+        adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
+        _check_base(adapted, config, folder, strict)
+    return adapted
+
+
+def _base_fingerprint(adapted: Adapted) -> str | None:
+    """Of what stays frozen, sites of a residual variant as they were before: equal for every adapter of one base."""
+    if getattr(adapted.model, "is_stand_in", False):
+        return None  # the shapes of a base model without its weights (variants/formats/base_model.py)
+    active, skip = adapted.active, {*adapted.head, *adapted.adapter.in_place}
+    if not adapted.adapter.residual:
+        return fingerprint(adapted.model, skip)
+    adapted.deactivate()
+    try:
+        return fingerprint(adapted.model, skip)
+    finally:
+        adapted.switch(active)
+
+
+def _check_base(adapted: Adapted, config: dict[str, Any], folder: str | os.PathLike, strict: bool) -> None:
+    expected, found = config.get("base", {}).get("fingerprint"), _base_fingerprint(adapted)
+    if expected and found and expected != found:
+        message = f"{folder} was trained on another base model (fingerprint {expected}, this model has {found})"
+        if strict:
+            raise VariantError(message)
+        warnings.warn(message, stacklevel=3)

@@ -1,0 +1,52 @@
+"""What PEFT's files of all methods have in common."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from variants.errors import VariantError
+from variants.sites.site import Site
+
+_LORA = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
+NAMES = {
+    "lora": _LORA,
+    "dora": _LORA | {"magnitude": "lora_magnitude_vector"},
+    "adalora": {"lora_A": "lora_A", "lora_B": "lora_B", "lora_E": "lora_E"},
+    "vera": {"d": "vera_lambda_d", "b": "vera_lambda_b"},
+}
+"""A layer's tensors by our name -> by PEFT's, for each variant that PEFT has as well."""
+
+
+@dataclass
+class Map:
+    """One of the model's modules as PEFT adapts it: always the whole of it."""
+
+    site: Site
+    tensors: dict[str, Tensor]  # as in our file: by our names, pruned triplets left out
+    r: int
+    alpha: float
+
+
+def _number(x: float) -> float | int:
+    return int(x) if x == int(x) else x
+
+
+def kind(config: dict[str, Any]) -> str:
+    """Our name of the variant that a PEFT configuration describes.
+
+    Raises:
+        VariantError: there is none.
+    """
+    name = str(config.get("peft_type")).lower()
+    if name not in NAMES:
+        raise VariantError(f"PEFT's {name.upper()} has no counterpart here; readable are {', '.join(NAMES)}")
+    return "dora" if config.get("use_dora") else name
+
+
+def _at(pattern: dict[str, Any] | None, path: str, default: Any) -> Any:
+    """PEFT's rule: the first key that, as a regular expression, matches the end of the path."""
+    return next((v for key, v in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", path)), default)

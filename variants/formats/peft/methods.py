@@ -1,0 +1,28 @@
+"""What PEFT's files hold of each method: names of tensors, and the configuration, written and read."""
+
+from __future__ import annotations
+
+from variants.formats.peft.adalora import _adalora_config, _read_adalora
+from variants.formats.peft.lora import _lora_config, _read_lora
+from variants.formats.peft.vera import _read_vera, _vera_config
+
+WRITE = {"lora": _lora_config, "dora": _lora_config, "vera": _vera_config, "adalora": _adalora_config}
+
+
+# ---- reading -----------------------------------------------------------------------------------------------
+
+NO_EFFECT = {
+    *("alpha_pattern", "auto_mapping", "base_model_name_or_path", "exclude_modules", "fan_in_fan_out"),
+    *("inference_mode", "init_weights", "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout"),
+    *("megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r", "rank_pattern"),
+    *("revision", "target_modules", "task_type", "use_dora", "use_rslora", "vera_dropout"),
+    *("eva_config", "corda_config", "loftq_config", "lora_ga_config", "d_initial", "projection_prng_key"),
+    *("save_projection", "init_r", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight"),
+    "total_step",
+}
+"""Options that are read here, or that the tensors' names and shapes already tell, or that shape training alone."""
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
+"""Values of ``init_lora_weights`` that leave the base weights as they are."""
+
+
+READ = {"lora": _read_lora, "dora": _read_lora, "vera": _read_vera, "adalora": _read_adalora}

@@ -1,0 +1,31 @@
+"""BitFit: Simple Parameter-efficient Fine-tuning for Transformer-based Masked Language-models (Ben Zaken et al. 2022,
+arXiv 2106.10199)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from torch import nn
+
+from variants.errors import VariantError
+from variants.registry import register
+from variants.variant import BaseVariant
+
+
+@register("bitfit")
+@dataclass
+class BitFit(BaseVariant):
+    """BitFit: the backbone's bias vectors train, those of its LayerNorms too, and nothing else (arXiv 2106.10199)."""
+
+    def trainable(self, model: nn.Module) -> Iterable[str]:
+        from variants.sites.architectures import head_parameters
+
+        head = set(head_parameters(model))
+        owners = [path for path, m in model.named_modules() if isinstance(getattr(m, "bias", None), nn.Parameter)]
+        biases = [name for path in owners if (name := f"{path}.bias".lstrip(".")) not in head]
+        if not biases:
+            raise VariantError(
+                f"{type(model).__name__} has no bias vectors outside its head: BitFit has nothing to train"
+            )
+        return biases

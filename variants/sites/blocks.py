@@ -1,0 +1,78 @@
+"""The blocks of a transformer, the place where each one ends, and the backbone as one module."""
+
+from __future__ import annotations
+
+import re
+
+from torch import nn
+
+from variants.errors import VariantError
+from variants.sites.architectures import LAST_NORM, backbone_of, model_type
+from variants.sites.site import ModuleSite, Site
+from variants.sites.targets import block_number, find_sites, numbers
+
+
+def blocks(model: nn.Module) -> dict[str, list[Site]]:
+    """Path of each block -> the linear maps in it, in the model's order.
+
+    Raises:
+        VariantError: no module's name has a number.
+    """
+    found: dict[str, list[Site]] = {}
+    for site in find_sites(model, "all-linear"):
+        if block := re.match(r"(?:.*?\.)?\d+(?=\.|$)", site.module_path):
+            found.setdefault(block[0], []).append(site)
+    if not found:
+        raise VariantError(f"{type(model).__name__} has no numbered blocks")
+    return found
+
+
+def block_outputs(model: nn.Module, layers: str = "") -> list[ModuleSite]:
+    """Where each block has computed its hidden states: its last LayerNorm, or the block itself where none comes last.
+
+    Args:
+        layers: such as ``0-5,11``, the numbers of the blocks; empty means all.
+    """
+    ends = {path: path for path in blocks(model)}
+    if norm := LAST_NORM.get(model_type(model)):
+        for path, _ in model.named_modules():
+            if re.search(rf"{norm}$", path):
+                ends[next(block for block in ends if path.startswith(f"{block}."))] = path
+    wanted = numbers(layers) if layers else {block_number(path) for path in ends}
+    if not (chosen := {block: end for block, end in ends.items() if block_number(block) in wanted}):
+        raise VariantError(f"layers={layers!r} leaves none of the {len(ends)} blocks")
+    like = blocks(model)
+    return [ModuleSite(model.get_submodule(end), end, end, like=like[block][-1]) for block, end in chosen.items()]
+
+
+def block_inputs(model: nn.Module) -> list[ModuleSite]:
+    """The blocks themselves."""
+    return [ModuleSite(model.get_submodule(path), path, path, like=maps[-1]) for path, maps in blocks(model).items()]
+
+
+def layer_norms(model: nn.Module, layers: str = "") -> list[str]:
+    """Names of the parameters of the LayerNorms inside the blocks.
+
+    Raises:
+        VariantError: there are none.
+    """
+    wanted = numbers(layers) if layers else None
+    inside = tuple(f"{path}." for path in blocks(model) if wanted is None or block_number(path) in wanted)
+    found = [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if isinstance(module, nn.LayerNorm) and path.startswith(inside)
+        for name, _ in module.named_parameters(recurse=False)
+    ]
+    if not found:
+        raise VariantError(f"the blocks of {type(model).__name__} have no LayerNorm to train")
+    return found
+
+
+def sequence(model: nn.Module) -> ModuleSite:
+    """The part that every head calls with a batch of sequences, and that puts out their hidden states."""
+    backbone = backbone_of(model)
+    if model_type(model) == "opt":  # its language model calls the decoder alone, its classifier the model around it
+        backbone = getattr(backbone, "decoder", backbone)
+    name = next(name for name, module in model.named_modules() if module is backbone)
+    return ModuleSite(backbone, name or "backbone", name, like=next(reversed(blocks(model).values()))[-1])
