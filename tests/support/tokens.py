@@ -2,7 +2,10 @@
 
 import numpy as np
 
+from modules.data.samplers import TrainBatches
+from modules.data.source import Split
 from modules.data.tokens import Tokens
+from tests.support.tokens import make_tokens
 
 
 def make_tokens(lengths: list[int], types: bool = False) -> Tokens:
@@ -10,3 +13,15 @@ def make_tokens(lengths: list[int], types: bool = False) -> Tokens:
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     ids = np.repeat(np.arange(len(lengths)) + 10, lengths).astype(np.int32)
     return Tokens(ids, offsets, np.arange(len(lengths)), (ids % 2).astype(np.uint8) if types else None)
+
+
+TEXTS = [(f"row {i} " + "word " * (i % 7), f"second {i}" * (1 + i % 3)) for i in range(23)]
+
+ROWS = {
+    "train": Split(TEXTS, [i % 2 for i in range(23)]),
+    "validation": Split(TEXTS[:5], [1, 0, 1, 0, 1]),
+}
+
+
+def order(sampler: TrainBatches) -> list[int]:
+    return np.concatenate([part for part, _ in sampler]).tolist()
