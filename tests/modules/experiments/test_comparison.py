@@ -14,8 +14,8 @@ from modules.launch import pool as launcher
 from modules.launch import worker
 from modules.runs.results import ResultStore
 from paper_repro import compare
-from tests.modules.reports.test_tables import run as result_of
 from tests.support.e2e_tiny import csv_folder, tiny_gpt2
+from tests.support.results import run as result_of
 from variants.errors import UserError
 from variants.registry import resolve
 

@@ -20,7 +20,7 @@ from modules.reports.paper_rows import all_sections, choose, paper_rows
 from modules.reports.paper_tables import paper_table, paper_tables
 from modules.reports.published import load_all, load_table
 from paper_repro import PUBLISHED
-from tests.modules.reports.test_tables import run
+from tests.support.results import run
 from variants.errors import UserError
 from variants.registry import resolve
 

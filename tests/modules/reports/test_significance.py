@@ -13,7 +13,7 @@ from modules.reports.markdown import to_markdown
 from modules.reports.significance import Difference, compare, difference, holm, incomplete_beta, quantile, two_sided
 from modules.reports.significance_tables import to_csv
 from modules.reports.tables import build
-from tests.modules.reports.test_tables import run
+from tests.support.results import run
 
 
 def test_student_and_beta_are_scipys():

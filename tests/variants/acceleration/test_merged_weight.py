@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from tests.variants.acceleration.test_casts import adapted, distance, gpt2, loss_and_gradients, roberta
+from tests.support.passes import adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import DoRA, LoRA, attach
 from variants.acceleration import merged_weight
 from variants.methods.lora import LoRALayer

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
-from tests.variants.acceleration.test_casts import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
+from tests.support.passes import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import AdaLoRA, DoRA, LoRA, VeRA, attach
 from variants.acceleration import policy, shared_input
 from variants.adapters import adapted_model as adapted_module

@@ -18,9 +18,9 @@ from modules.benchmarks.e2e.sources import REPO, REVISION, EmbeddedSource, Folde
 from modules.benchmarks.e2e.text import LINEARISATIONS, read_authors_mr, read_csv_mr, spaced
 from modules.data.tokens import Tokens
 from modules.pretraining.causal_lm import word_tokenizer
-from tests.modules.test_hub import run as in_new_process
 from tests.support.e2e_tiny import csv_folder, pairs, text_folder, words
 from tests.support.hub_server import HubServer
+from tests.support.processes import run as in_new_process
 from variants.errors import UserError
 
 # ---- the two forms ------------------------------------------------------------------------------------------------

@@ -30,8 +30,8 @@ from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.scores import score
 from paper_repro import PUBLISHED
-from tests.modules.reports.test_tables import run as glue_result
 from tests.support.e2e_tiny import TEST, csv_folder, text_folder, tiny_gpt2
+from tests.support.results import run as glue_result
 from variants.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[4]
