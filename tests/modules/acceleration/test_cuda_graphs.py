@@ -15,6 +15,7 @@ from modules.data.module import PaddedDataModule
 from tests.support.models import MODELS, inputs
 from tests.support.runs import adapter, planned
 from variants import DoRA, LoRA, VeRA, attach
+from variants.acceleration import accelerated
 from variants.formats.native import fingerprint
 from variants.methods.adalora import AdaLoRA
 from variants.registry import resolve
@@ -175,7 +176,7 @@ def test_captured_steps_equal_eager_ones(variant, lower):
         parameters = list(adapted.trained().values())
 
         def compute(batch, model=model, adapted=adapted, mixed=mixed):
-            with torch.autocast("cuda", torch.bfloat16, enabled=mixed), adapted.prepared():
+            with torch.autocast("cuda", torch.bfloat16, enabled=mixed), accelerated(adapted):
                 loss = F.cross_entropy(model(**batch).logits.float(), batch["input_ids"][:, 0] % 2)
             penalty = adapted.penalty()
             return loss if penalty is None else loss + penalty, loss

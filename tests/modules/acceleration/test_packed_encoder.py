@@ -21,6 +21,7 @@ from tests.support.models import MODELS
 from tests.support.tiny import train
 from tests.support.tokens import make_tokens
 from variants import AdapterLayer, LoRA, attach
+from variants.acceleration import accelerated
 from variants.acceleration.policy import for_graph
 from variants.methods.lora import LoRALayer
 from variants.registry import resolve
@@ -47,7 +48,7 @@ def outcome(adapted, mask: torch.Tensor, pack: bool = False) -> tuple[torch.Tens
     if pack:
         batch = packed(ids, mask)
         batch["position_ids"] += first_position(adapted.model)
-    with adapted.prepared():
+    with accelerated(adapted):
         logits = adapted.model(**batch).logits
     trained = adapted.trained()
     found = torch.autograd.grad(logits.square().sum(), list(trained.values()))
@@ -179,7 +180,7 @@ def test_packed_on_a_gpu_computes_what_padded_does(variant, lowered):
     assert unpad(adapted)
     outcomes = []
     for batch in (padded, filled):
-        with adapted.prepared():
+        with accelerated(adapted):
             logits = adapted.model(**{name: x.cuda() for name, x in batch.items()}).logits.float()
         found = torch.autograd.grad(logits.square().sum(), list(adapted.trained().values()))
         outcomes.append((logits, torch.cat([g.flatten().float() for g in found])))
