@@ -5,7 +5,6 @@ import numpy as np
 from modules.data.samplers import TrainBatches
 from modules.data.source import Split
 from modules.data.tokens import Tokens
-from tests.support.tokens import make_tokens
 
 
 def make_tokens(lengths: list[int], types: bool = False) -> Tokens:
