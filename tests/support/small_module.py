@@ -1,4 +1,4 @@
-"""A model of two small blocks without transformers, two variants for it, and stand-ins for training and evaluating it."""
+"""A model of two small blocks, two variants for it, and stand-ins for training and evaluating it."""
 
 from __future__ import annotations
 
