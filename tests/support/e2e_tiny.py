@@ -9,11 +9,10 @@ from pathlib import Path
 import torch
 
 from modules.benchmarks.e2e.data import E2EDataModule, encode, inputs_of
-from modules.benchmarks.e2e.decode import Decoding, generate
+from modules.benchmarks.e2e.decode import Decoding
 from modules.benchmarks.e2e.objective import Generation
 from modules.benchmarks.e2e.text import LINEARISATIONS
 from modules.embedded.restaurants import generate
-from tests.support.e2e_tiny import pairs, text_folder, tiny_gpt2, words
 
 TRAIN, DEV, TEST = 45, 10, 30  # rows: 8, 2 and 4 meaning representations; no multiple of a batch, nor of two processes
 
