@@ -45,11 +45,3 @@ def for_graph() -> Iterator[None]:
         yield
     finally:
         _for_graph = before
-
-
-def vmapped() -> bool:
-    """Whether ``vmap`` alone looks on, as where adapters are stacked."""
-    if torch.compiler.is_compiling():
-        return False
-    stack = torch._C._functorch.get_interpreter_stack()
-    return stack is not None and len(stack) == 1 and stack[0].key() == torch._C._functorch.TransformType.Vmap

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.errors import VariantError
@@ -81,6 +82,10 @@ class Site:
         """The base bias as a view, (out_features), or None."""
         bias = self.module.bias
         return None if bias is None else bias[self.start : self.stop]
+
+    def times(self, x: Tensor) -> Tensor:
+        """x Wᵀ, without the bias: (..., in_features) gives (..., out_features)."""
+        return F.linear(x, self.weight())
 
     @torch.no_grad()
     def write(self, weight: Tensor, bias: Tensor | None) -> None:
