@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,15 +10,9 @@ from torch.overrides import TorchFunctionMode
 
 from modules.acceleration.frozen_precision import lower_frozen
 from modules.acceleration.packed_encoder import first_position, unpad
-from modules.benchmarks.glue.data import GlueDataModule
-from modules.benchmarks.glue.tasks import TASKS
-from modules.data.packing import Layout, PackedRows
-from modules.data.padding import PaddedRows
-from modules.runs.config import RunConfig
-from modules.training.setup import leave_padding_out, on_cpu
+from modules.data.packing import Layout
 from tests.support.models import MODELS
 from tests.support.tiny import train
-from tests.support.tokens import make_tokens
 from variants import AdapterLayer, LoRA, attach
 from variants.acceleration import accelerated
 from variants.acceleration.policy import for_graph
@@ -188,83 +181,3 @@ def test_packed_on_a_gpu_computes_what_padded_does(variant, lowered):
     close = {"rtol": 0.03, "atol": 0.03} if lowered else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(again, logits, **close)
     assert (own - gradient).norm() < (0.05 if lowered else 1e-3) * gradient.norm()
-
-
-def test_packed_rows_are_the_padded_ones():
-    """Every token, position and label of a padded batch, part by part; few lengths with a multiple."""
-    tokens = make_tokens([9, 3, 16, 5, 7, 11])
-    rows = (np.array([4, 0, 2, 5]), np.ones(4, np.float32))
-    padded = PaddedRows(tokens, 1, [16])[rows]
-    for parts, multiple, pieces in ((1, 1, 0), (2, 1, 1), (2, 100, 2)):
-        found = PackedRows(tokens, 1, 2, parts, multiple)[rows]
-        n = found["input_ids"].shape[1]
-        assert found["input_ids"].shape == found["position_ids"].shape == (parts, n) and n % multiple == 0
-        lengths = padded["attention_mask"].sum(1)
-        starts, ends = found["starts"], found["ends"]
-        assert starts.shape == (parts, 4 // parts) and ends.shape == (parts, 4 // parts + pieces)
-        assert torch.equal((ends[:, : 4 // parts] - starts).flatten().long(), lengths)
-        assert (ends[:, -1] == n).all() and (ends.diff(dim=1) <= 64).all()
-        for row in range(4):
-            part, place = divmod(row, 4 // parts)
-            stop = int(ends[part, place])
-            own = slice(stop - int(lengths[row]), stop)
-            assert torch.equal(found["input_ids"][part, own], padded["input_ids"][row, : lengths[row]])
-            assert torch.equal(found["position_ids"][part, own], torch.arange(2, 2 + int(lengths[row])))
-        assert (found["input_ids"] != 1).sum() == lengths.sum()
-        assert torch.equal(found["labels"], padded["labels"]) and torch.equal(found["weight"], padded["weight"])
-
-
-@pytest.mark.parametrize(
-    ("changes", "packs"),
-    [({}, True), ({"training": {"pad": "max"}}, False), ({"compile": "inductor"}, False), ({"seeds": [0, 1]}, False)],
-)
-def test_which_runs_leave_padding_out(changes, packs):
-    """On a CPU those of one seed, unless padding is asked for, or torch.compile."""
-    config = RunConfig.__new__(RunConfig)
-    for name, value in {"trainer": {"accelerator": "cpu"}, "training": {}, "compile": "off", **changes}.items():
-        object.__setattr__(config, name, value)
-    data = GlueDataModule(TASKS["rte"], {"train": make_tokens([3, 5])}, pad_id=1, batch_size=2, max_length=64)
-    data.seeds = changes.get("seeds", [0])
-    leave_padding_out(attach(MODELS["roberta"](), LoRA(), seed=0), data, config)
-    assert ("ends" in next(iter(data.train_dataloader()))) == packs
-
-
-def test_a_module_that_packs_gives_packed_batches():
-    data = GlueDataModule(
-        TASKS["rte"], {"train": make_tokens(list(range(3, 43)))}, pad_id=1, batch_size=4, max_length=64
-    )
-    data.pack(2)
-    batches = list(data.train_dataloader())
-    assert sum(int((batch["input_ids"] != 1).sum()) for batch in batches) == sum(range(3, 43))
-    assert all(batch["ends"].max() == batch["input_ids"].numel() for batch in batches)
-    data.pack(2, rounded=True)
-    assert all(batch["input_ids"].shape[1] % 128 == 0 for batch in data.train_dataloader())
-    data.seeds = [0, 1]
-    assert all(batch["input_ids"].shape[1] % 64 == 0 for batch in data.train_dataloader())
-    assert all(batch["input_ids"].shape[0] == 2 for batch in data.train_dataloader())
-
-
-def test_exact_padding_is_to_the_longest_row():
-    def widths(data: GlueDataModule) -> set[tuple[int, int]]:
-        batches = list(data.train_dataloader())
-        return {(batch["input_ids"].shape[1], int(batch["attention_mask"].sum(1).max())) for batch in batches}
-
-    options = {"pad_id": 1, "batch_size": 4, "max_length": 48}
-    data = GlueDataModule(TASKS["rte"], {"train": make_tokens(list(range(3, 43)))}, **options)
-    assert {width for width, _ in widths(data)} <= {16, 24, 32, 48}
-    data.pad_exactly()
-    assert all(width == longest for width, longest in widths(data))
-    fixed = GlueDataModule(TASKS["rte"], {"train": make_tokens([3, 5, 9])}, pad="max", **options)
-    fixed.pad_exactly()
-    assert {width for width, _ in widths(fixed)} == {48}
-
-
-@pytest.mark.parametrize(
-    ("gpu", "accelerator", "expected"),
-    [(True, "auto", False), (True, "cpu", True), (False, "auto", True), (True, "gpu", False)],
-)
-def test_what_runs_on_the_cpu(monkeypatch, gpu, accelerator, expected):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
-    config = RunConfig.__new__(RunConfig)
-    object.__setattr__(config, "trainer", {"accelerator": accelerator})
-    assert on_cpu(config) == expected
