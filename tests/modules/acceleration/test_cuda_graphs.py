@@ -12,8 +12,8 @@ import modules.training.setup
 from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
 from modules.acceleration.frozen_precision import lower_frozen
 from modules.data.module import PaddedDataModule
-from tests.modules.training.test_run import adapter, planned
 from tests.support.models import MODELS, inputs
+from tests.support.runs import adapter, planned
 from variants import DoRA, LoRA, VeRA, attach
 from variants.formats.native import fingerprint
 from variants.methods.adalora import AdaLoRA

@@ -206,7 +206,7 @@ def test_an_entry_point_names_a_variant(tmp_path, monkeypatch):
 
 
 def test_editing_a_variant_makes_a_new_run(command, tmp_path, monkeypatch):
-    from tests.modules.training.test_run import planned
+    from tests.support.runs import planned
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "edited_file.py").write_text(readme_variant())

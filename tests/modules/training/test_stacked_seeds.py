@@ -20,8 +20,8 @@ from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.training.run import run
 from modules.training.stacked_seeds import StackedTuner, checkpoint_name, clip_each, run_stacked
-from tests.modules.training.test_run import adapter, planned
 from tests.support.models import MODELS, inputs
+from tests.support.runs import adapter, planned
 from variants import LoRA, attach
 from variants.adapters.stack import Stack
 from variants.errors import VariantError
