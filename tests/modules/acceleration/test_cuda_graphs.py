@@ -93,7 +93,7 @@ def test_a_run_comes_out_the_same(command, tmp_path, monkeypatch, graphed, varia
 
 
 def test_filled_batches_of_a_width_have_one_shape_and_the_same_loss():
-    from tests.modules.data.test_module import make_tokens
+    from tests.support.tokens import make_tokens
 
     split = make_tokens([3, 9, 4, 5, 7, 2, 6])
     modules_ = [PaddedDataModule({"train": split}, (), 0, batch_size=3, max_length=16, fill=fill) for fill in (0, 1)]

@@ -17,9 +17,9 @@ from modules.data.packing import Layout, PackedRows
 from modules.data.padding import PaddedRows
 from modules.runs.config import RunConfig
 from modules.training.setup import leave_padding_out, on_cpu
-from tests.modules.data.test_module import make_tokens
 from tests.support.models import MODELS
 from tests.support.tiny import train
+from tests.support.tokens import make_tokens
 from variants import AdapterLayer, LoRA, attach
 from variants.acceleration.policy import for_graph
 from variants.methods.lora import LoRALayer

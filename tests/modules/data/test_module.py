@@ -16,8 +16,9 @@ from modules.data import tokens as tokens_module
 from modules.data.padding import PaddedRows
 from modules.data.samplers import EvalBatches, TrainBatches
 from modules.data.source import Split
-from modules.data.tokens import Tokens, tokenise, tokenizer_hash
+from modules.data.tokens import tokenise, tokenizer_hash
 from tests.support.hub_server import tiny_tokenizer
+from tests.support.tokens import make_tokens
 from variants.errors import UserError
 
 TEXTS = [(f"row {i} " + "word " * (i % 7), f"second {i}" * (1 + i % 3)) for i in range(23)]
@@ -36,13 +37,6 @@ def tokenizer():
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_VARIANTS_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def make_tokens(lengths: list[int], types: bool = False) -> Tokens:
-    """Row i consists of `lengths[i]` tokens of value 10 + i, and has label i."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    ids = np.repeat(np.arange(len(lengths)) + 10, lengths).astype(np.int32)
-    return Tokens(ids, offsets, np.arange(len(lengths)), (ids % 2).astype(np.uint8) if types else None)
 
 
 # --- tokens and their cache ------------------------------------------------------------------------------------
