@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from modules.acceleration.varlen_cpu import Places
 from variants.acceleration.policy import pays
+from variants.acceleration.torch_private import flash_attention
+from variants.errors import first_line
 from variants.layer import LOW_PRECISION
 
 FLASH_ABOVE = 64
@@ -63,8 +65,9 @@ def _has_programs(device: torch.device, dtype: torch.dtype, width: int, heads: i
             bounds = torch.tensor([0, 1], dtype=torch.int32, device=device)
             torch.autograd.grad(attention(row, row, row, bounds, bounds, heads, width, 1.0, 0.0), row, row.detach())
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        warnings.warn(f"attention within short rows goes a slower way, since Triton cannot: {reason}", stacklevel=2)
+        warnings.warn(
+            f"attention within short rows goes a slower way, since Triton cannot: {first_line(error)}", stacklevel=2
+        )
         return False
     return True
 
@@ -146,9 +149,7 @@ class Sequences(NamedTuple):
         if self.flash:
             q, k, v = (x.view(len(x), self.heads, -1) for x in (query, key, value))
             widths = 1 if first else self.width, self.width
-            found = torch.ops.aten._flash_attention_forward(
-                q, k, v, of_queries, self.ends, *widths, dropout, False, False, scale=scale
-            )[0]
+            found = flash_attention(q, k, v, of_queries, self.ends, *widths, dropout, scale)
             return found.flatten(1)
         from modules.acceleration.varlen_triton import attention  # here, since it needs Triton
 

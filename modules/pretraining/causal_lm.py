@@ -97,30 +97,20 @@ def train(options: argparse.Namespace, model, rows: Iterator[torch.Tensor], devi
     """(mean loss of the last tenth of the steps, steps done); on a GPU the step is CUDA graphs."""
     import torch
 
-    from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
+    from modules.pretraining.steps import Steps
 
     model.to(device).train()
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": options.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     adam = {"lr": options.lr, "betas": (0.9, 0.98)}
-    on_gpu = device.type == "cuda"
-    graphed_adam = {"max_norm": 1.0, **adam}
-    optimizer = GraphedAdamW(groups, **graphed_adam) if on_gpu else torch.optim.AdamW(groups, fused=True, **adam)
-    graphed = GraphedStep(lambda batch: (loss_of(model, batch["rows"]),), model.parameters())
+    take_step = Steps(model, lambda batch: (loss_of(model, batch["rows"]),), options.weight_decay, **adam)
     start, losses, step = time.time(), [], 0
     while True:
         spent = (time.time() - start) / 60
         share = spent / options.minutes if options.minutes else step / options.steps
         if share >= 1:
             break
-        for group in optimizer.param_groups:
+        for group in take_step.optimizer.param_groups:
             group["lr"] = options.lr * min(share / 0.05 + 1e-2, (1 - share) / 0.95, 1.0)
-        graphed.zero()
-        (loss,) = graphed({"rows": next(rows)})
-        if not on_gpu:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        (loss,) = take_step({"rows": next(rows)})
         losses.append(loss.clone())
         step += 1
         if step % 50 == 0:

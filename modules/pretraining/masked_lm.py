@@ -151,39 +151,13 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
     from torch.nn.functional import cross_entropy
     from transformers import RobertaForMaskedLM
 
-    from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
+    from modules.pretraining.steps import Steps
 
     torch.manual_seed(options.seed)
     config.hidden_dropout_prob = config.attention_probs_dropout_prob = 0.0  # the text never ends: nothing to overfit
     model = RobertaForMaskedLM(config).to(device)
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim < 2]
-    groups = [{"params": decay, "weight_decay": 0.01}, {"params": rest, "weight_decay": 0.0}]
-    adam = {"lr": options.lr, "betas": (0.9, 0.98)}
     on_gpu = device.type == "cuda"
-    graphed_adam = {"max_norm": 1.0, **adam}
-    optimizer = GraphedAdamW(groups, **graphed_adam) if on_gpu else torch.optim.AdamW(groups, fused=True, **adam)
-    steps = math.ceil(options.steps / POOL) * POOL
-    warm = max(1, steps // 20)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
-    )
-    counts = torch.zeros(len(connectives), 4, device=device)  # right and seen, in the text and at <s>
-    losses = torch.zeros(2, device=device)
-    state = {"model": model, "optimizer": optimizer, "schedule": schedule}
-    checkpoint, settings = options.out / "checkpoint.pt", {k: v for k, v in vars(options).items() if k != "out"}
-    done = 0
-    if checkpoint.is_file():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        if saved["settings"] != settings:
-            raise SystemExit(f"{checkpoint} is of a training with other flags; go on with those, or delete it")
-        done, counts, losses = saved["done"], saved["counts"], saved["losses"]
-        for name, part in state.items():
-            part.load_state_dict(saved[name])
     rows, ties = rows.to(device), torch.tensor(connectives, device=device)
-    start, every = time.time(), max(POOL, steps // 100 // POOL * POOL)
-    pools = range(done // POOL, steps // POOL)
-    drawn = batches(rows, ties, options.batch_size, options.seed, pools)
 
     def compute(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """(loss, which discourse words were seen and put right)"""
@@ -204,13 +178,30 @@ def train(options: argparse.Namespace, config, rows: torch.Tensor, connectives: 
             found += [(of & right[:, part, None]).sum((0, 1)), of.sum((0, 1))]
         return told + hidden_words, torch.stack(found, 1)  # of equal weight: a row has many words and says one thing
 
-    graphed = GraphedStep(compute, model.parameters())
+    take_step = Steps(model, compute, weight_decay=0.01, lr=options.lr, betas=(0.9, 0.98))
+    steps = math.ceil(options.steps / POOL) * POOL
+    warm = max(1, steps // 20)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        take_step.optimizer, lambda step: min((step + 1) / warm, max(0.0, (steps - step) / max(1, steps - warm)))
+    )
+    counts = torch.zeros(len(connectives), 4, device=device)  # right and seen, in the text and at <s>
+    losses = torch.zeros(2, device=device)
+    state = {"model": model, "optimizer": take_step.optimizer, "schedule": schedule}
+    checkpoint, settings = options.out / "checkpoint.pt", {k: v for k, v in vars(options).items() if k != "out"}
+    done = 0
+    if checkpoint.is_file():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        if saved["settings"] != settings:
+            raise SystemExit(f"{checkpoint} is of a training with other flags; go on with those, or delete it")
+        done, counts, losses = saved["done"], saved["counts"], saved["losses"]
+        for name, part in state.items():
+            part.load_state_dict(saved[name])
+    start, every = time.time(), max(POOL, steps // 100 // POOL * POOL)
+    pools = range(done // POOL, steps // POOL)
+    drawn = batches(rows, ties, options.batch_size, options.seed, pools)
+
     for step, batch in enumerate(drawn, start=done + 1):
-        graphed.zero()
-        loss, found = graphed(dict(zip(("inputs", "positions", "labels"), batch, strict=True)))
-        if not on_gpu:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        loss, found = take_step(dict(zip(("inputs", "positions", "labels"), batch, strict=True)))
         schedule.step()
         counts += found
         losses += torch.stack([loss, torch.ones_like(loss)])

@@ -106,7 +106,7 @@ def scores(result: RunResult) -> dict:
 def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_path, variant):
     """Batches of unequally many targets; the epoch that is decoded is not the last one of every seed."""
     from modules.training.run import run as train
-    from modules.training.stacked_seeds import run_stacked
+    from modules.training.run import run_seeds
 
     options = {"adalora": {"init_r": 3, "target_r": 2}, "vera": {"r": 8}}.get(variant, {})
     options |= {"dropout": 0.0} if variant in ("lora", "dora") else {}
@@ -116,7 +116,7 @@ def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_p
         return [planned(flags, variant, seeds=[seed], options=options) for seed in (0, 1)]
 
     stacked, alone = both("stacked"), both("alone")
-    run_stacked(stacked)
+    run_seeds(stacked)
     for ours, theirs in zip(stacked, alone, strict=True):
         train(theirs)
         one, two = result_of(ours), result_of(theirs)
