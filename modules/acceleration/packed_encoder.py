@@ -17,21 +17,17 @@ from torch import Tensor, nn
 from modules.acceleration.varlen_attention import places_of
 from variants.adapters.adapted_model import Adapted
 from variants.adapters.stack import Stack
-
-MODELS = ("bert", "roberta", "xlm-roberta", "camembert")
-"""Model types with blocks of BERT's parts, which get the encoder's keyword arguments, and whose heads for sequence
-classification read the first token."""
-
+from variants.sites.architectures import architecture_of
 
 def unpad(handle: Adapted | Stack) -> bool:
     """Let the encoder of a classifier take packed batches (`modules.data.packing`) too; whether it can.
 
     It cannot where a layer does not say that it works token by token (prefixes act on the sequence), or the model is
-    no classifier of `MODELS` with PyTorch's attention and heads that a GPU's kernels take.
+    no classifier of a family that packs, with PyTorch's attention and heads that a GPU's kernels take.
     """
     model = handle.model
     config = getattr(model, "config", None)
-    known = getattr(config, "model_type", None) in MODELS and getattr(config, "_attn_implementation", None) == "sdpa"
+    known = architecture_of(model).packs and getattr(config, "_attn_implementation", None) == "sdpa"
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     if not known or not classifies or config.is_decoder or not all(layer.per_token for layer in handle.layers):
         return False
@@ -51,8 +47,8 @@ def unpad(handle: Adapted | Stack) -> bool:
 
 
 def first_position(model: nn.Module) -> int:
-    """The number of a row's first position in a model of `MODELS`."""
-    return 0 if model.config.model_type == "bert" else model.config.pad_token_id + 1
+    """The number of a row's first position in a model that packs."""
+    return architecture_of(model).first_position(model.config)
 
 
 def _find_places(backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:

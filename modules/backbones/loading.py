@@ -14,6 +14,7 @@ from modules.backbones.weights import _weight_files, weights_hash
 from modules.benchmarks.glue.tasks import Task
 from modules.hub import hub_cached, hub_reachable, require_hub
 from variants.errors import UserError, first_line
+from variants.sites.architectures import ARCHITECTURES, UNKNOWN
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "spiece.model", "sentencepiece.bpe.model")
 _HUB_FILES = [
@@ -192,9 +193,7 @@ def _check_tokenizer(model, tokenizer, name: str) -> None:
 
 def _positions(config) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
-    # RoBERTa numbers positions from the padding index + 1.
-    offset = (config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return positions - offset if positions else None
+    return positions - ARCHITECTURES.get(config.model_type, UNKNOWN).first_position(config) if positions else None
 
 
 def _quiet():

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from variants.acceleration.low_rank import add_products
 from variants.acceleration.policy import few_kernels, plain
 from variants.layer import LOW_PRECISION, AdapterLayer
+from variants.sites.rows import Cut
 
 
 class SiteAdapters(nn.Module):
@@ -30,11 +31,8 @@ class SiteAdapters(nn.Module):
         # what every forward would look up anew: the hooks' own cost is these look-ups
         object.__setattr__(self, "_in_order", tuple(layers))
         self._whole = layers[0].site.is_whole
-        self._spans = [(layer.site.start, layer.site.stop) for layer in layers]
-        edges = sorted({0, layers[0].site.total_out, *itertools.chain(*self._spans)})
-        self._widths = [stop - start for start, stop in itertools.pairwise(edges)]
-        self._parts = [edges.index(start) for start, _ in self._spans]  # of the module's output, which the layers adapt
-        self._products = all(adds_product(layer) for layer in layers)
+        self._cut = Cut([layer.site.rows for layer in layers])
+        self._products = self._cut.groups == 1 and all(adds_product(layer) for layer in layers)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Adapted output of the module, same shape and dtype as ``y``.
@@ -49,13 +47,13 @@ class SiteAdapters(nn.Module):
 
     def _compute(self, x: Tensor, y: Tensor) -> Tensor:
         if self._products and (few_kernels(y) or (plain(y) and not self._whole)):  # of spans a copy is saved
-            return add_products(y, self._spans, [layer.product(x) for layer in self._in_order])
+            return add_products(y, self._cut.spans, [layer.product(x) for layer in self._in_order])
         if self._whole:
             return self._in_order[0](x, y).to(y.dtype)
-        parts = list(y.split(self._widths, dim=-1))
-        for layer, number in zip(self._in_order, self._parts, strict=True):
+        parts = self._cut.split(y)
+        for layer, number in zip(self._in_order, self._cut.places, strict=True):
             parts[number] = layer(x, parts[number]).to(y.dtype)
-        return torch.cat(parts, dim=-1)
+        return self._cut.join(parts)
 
 
 @functools.cache
