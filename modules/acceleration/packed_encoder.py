@@ -19,6 +19,7 @@ from variants.adapters.adapted_model import Adapted
 from variants.adapters.stack import Stack
 from variants.sites.architectures import architecture_of
 
+
 def unpad(handle: Adapted | Stack) -> bool:
     """Let the encoder of a classifier take packed batches (`modules.data.packing`) too; whether it can.
 

@@ -43,14 +43,14 @@ def block_outputs(model: nn.Module, layers: str = "") -> list[ModuleSite]:
     if not (chosen := {block: end for block, end in ends.items() if block_number(block) in wanted}):
         raise VariantError(f"layers={layers!r} leaves none of the {len(ends)} blocks")
     return [
-        ModuleSite(model.get_submodule(end), end, end, like=maps[block][-1].whole(), ends_with_norm=end != block)
+        ModuleSite(model.get_submodule(end), end, end, like=maps[block][-1], ends_with_norm=end != block)
         for block, end in chosen.items()
     ]
 
 
 def block_inputs(model: nn.Module) -> list[ModuleSite]:
     """The blocks themselves."""
-    return [ModuleSite(model.get_submodule(path), path, path, like=maps[-1].whole()) for path, maps in blocks(model).items()]
+    return [ModuleSite(model.get_submodule(path), path, path, like=maps[-1]) for path, maps in blocks(model).items()]
 
 
 def layer_norms(model: nn.Module, layers: str = "") -> list[str]:

@@ -64,7 +64,10 @@ class Plain:
 
 
 class Transposed(Plain):
-    """GPT-2's ``Conv1D``: a parameter ``weight`` of shape (in, out). Known by its shape: transformers is not imported."""
+    """GPT-2's ``Conv1D``: a parameter ``weight`` of shape (in, out).
+
+    It is known by its shape, so that transformers need not be imported.
+    """
 
     transposed = True
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from tests.support.models import MODELS
 from variants import LoRA, VariantError, attach
-from variants.sites.architectures import ROLES, head_parameters
+from variants.sites.architectures import ARCHITECTURES, head_parameters
 from variants.sites.site import Site, is_conv1d, is_linear
 from variants.sites.targets import PRESETS, find_sites, name_target
 
@@ -109,7 +109,7 @@ def test_t5_gated_has_two_maps_up() -> None:
 
 def test_vit_has_each_role_once_in_each_block() -> None:
     model = MODELS["vit"]()
-    for role in ROLES["vit"]:
+    for role in ARCHITECTURES["vit"].roles:
         assert len(paths(model, role)) == 2
     assert len(paths(model, "attn-qv")) == 4 and len(paths(model, "all-linear")) == 12
 
