@@ -30,9 +30,8 @@ class _Update:
     def widened(self) -> _Update:
         """The same update of the whole module, zero outside the slice."""
         spread = self.site.rows.spread
-        return _Update(
-            self.site.whole(), spread(self.left), self.right, None if self.rest is None else spread(self.rest)
-        )
+        rest = None if self.rest is None else spread(self.rest)
+        return _Update(self.site.whole(), spread(self.left), self.right, rest)
 
     def __add__(self, other: _Update) -> _Update:
         rests = [rest for rest in (self.rest, other.rest) if rest is not None]

@@ -171,9 +171,8 @@ def _whole(fused: Fused, role: str, out_features: int, path: str | os.PathLike) 
     try:
         _, shares = fused.layout(SimpleNamespace())
     except AttributeError:
-        raise VariantError(
-            f"{path} does not tell how {role} lies in its map: give the model as well (--model)"
-        ) from None
+        what = f"{path} does not tell where {role} lies in its map"
+        raise VariantError(f"{what}: give the model as well (--model)") from None
     return out_features * sum(shares) // shares[fused.roles.index(role)]
 
 

@@ -39,6 +39,7 @@ class Architecture:
         cross: found in the names of attention to another sequence, whose keys and values read what queries do not.
         last_norm: name of the LayerNorm that ends a block; empty where a block ends by adding the residual.
         norms: name of the LayerNorms, where they are none of PyTorch's.
+        biases: names of bias vectors that are called otherwise than ``bias``.
         poolers: children of the backbone that belong to the task head: trained with it, never adapted.
         heads: the model's children and parameters that are its task head; empty where all outside the backbone is.
         decoder: child of the backbone that a language model's head calls by itself.
@@ -59,6 +60,7 @@ class Architecture:
     cross: str = r"cross"
     last_norm: str = ""
     norms: str = ""
+    biases: tuple[str, ...] = ()
     poolers: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     decoder: str = ""
@@ -170,6 +172,7 @@ _ROWS = (
         fused=(Fused(r"attention\.self\.in_proj", _QKV, _head_by_head),),
         last_norm=_BERT_NORM,
         norms=r"LayerNorm",
+        biases=("q_bias", "v_bias"),
         pools_first_token=True,
         dropout=_BERT_DROPOUT,
     ),

@@ -146,7 +146,8 @@ def _span(site: Site) -> str:
 def _explicit(module: nn.Module, path: str, span: str) -> Site:
     """``c_attn[0:768]``: output features 0 to 767 of a fused map; ``[0:64:192]``: the first 64 of every 192."""
     if not re.fullmatch(r"\d+:\d+(:\d+)?", span):
-        raise VariantError(f"a slice of a map is written name[start:stop], not [{span}] (or, of every period, [start:stop:period])")
+        every = "or, of every period, name[start:stop:period]"
+        raise VariantError(f"a slice of a map is written name[start:stop], not [{span}]; {every}")
     total = Site(module, path, path).total_out
     start, stop, period = (*map(int, span.split(":")), total)[:3]
     if not start < stop <= period <= total or total % period:
