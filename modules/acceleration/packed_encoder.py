@@ -17,10 +17,7 @@ from torch import Tensor, nn
 from modules.acceleration.varlen_attention import places_of
 from variants.adapters.adapted_model import Adapted
 from variants.adapters.stack import Stack
-
-MODELS = ("bert", "roberta", "xlm-roberta", "camembert")
-"""Model types with blocks of BERT's parts, which get the encoder's keyword arguments, and whose heads for sequence
-classification read the first token."""
+from variants.sites.architectures import architecture_of
 
 
 class Packing:
@@ -61,13 +58,13 @@ def pack(handle: Adapted | Stack) -> Packing | None:
 
     - a layer does not declare ``per_token`` (prefixes act on the sequence), or sits on the attention module itself,
       whose forward function is not called;
-    - the model is no classifier of `MODELS` with PyTorch's attention, or something else has replaced its blocks'
-      forward functions;
+    - the model is no classifier of a family that packs (`variants.sites.architectures`) with PyTorch's attention, or
+      something else has replaced its blocks' forward functions;
     - the width of the attention heads is no multiple of 8, which varlen attention on a GPU needs.
     """
     model = handle.model
     config = getattr(model, "config", None)
-    known = getattr(config, "model_type", None) in MODELS and getattr(config, "_attn_implementation", None) == "sdpa"
+    known = architecture_of(model).packs and getattr(config, "_attn_implementation", None) == "sdpa"
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     if not known or not classifies or config.is_decoder or not all(layer.per_token for layer in handle.layers):
         return None
@@ -83,8 +80,8 @@ def pack(handle: Adapted | Stack) -> Packing | None:
 
 
 def first_position(model: nn.Module) -> int:
-    """The number of a row's first position in a model of `MODELS`."""
-    return 0 if model.config.model_type == "bert" else model.config.pad_token_id + 1
+    """The number of a row's first position in a model that packs."""
+    return architecture_of(model).first_position(model.config)
 
 
 def _find_places(backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:

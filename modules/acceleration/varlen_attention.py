@@ -16,6 +16,7 @@ from variants.acceleration.policy import pays
 from variants.acceleration.torch_private import flash_attention
 from variants.errors import first_line
 from variants.layer import LOW_PRECISION
+from variants.sites.site import Site
 
 FLASH_ABOVE = 64
 """Tokens of a row, on average, above which flash attention is used on a GPU. Of shorter rows one program computes each,
@@ -35,7 +36,7 @@ def places_of(
             raise ValueError("on a CPU packed rows must fill their batch")
         return Places.of((ends - starts).flatten().long(), heads)
     own = backbone.encoder.layer[0].attention.self
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.query.weight.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else Site(own.query, "", "").dtype
     (_, rows), width = starts.shape, columns.shape[1]
     recent, low = torch.cuda.get_device_capability(ends.device) >= (8, 0), dtype in LOW_PRECISION
     hidden = backbone.config.hidden_size

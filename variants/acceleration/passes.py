@@ -75,10 +75,10 @@ def _adapters(handle: Adapted | Stack, rounded: set[nn.Module]) -> Iterator[Over
 def _compute(adapters: SiteAdapters, x: Tensor, y: Tensor) -> Tensor:
     """As :meth:`SiteAdapters.compute`."""
     layers = adapters.in_order
-    if few_kernels(y) or (plain(y) and not adapters.whole):  # of slices a copy is saved
+    if adapters.cut.groups == 1 and (few_kernels(y) or (plain(y) and not adapters.whole)):  # of slices a copy is saved
         firsts = [getattr(layer, "first", layer) for layer in layers]  # of stacked layers
         if all(first.adds_low_rank and first.low_rank().outer is None for first in firsts):
-            return add_products(y, adapters.spans, [product(layer, x) for layer in layers])
+            return add_products(y, adapters.cut.spans, [product(layer, x) for layer in layers])
     return SiteAdapters.compute(adapters, x, y, _forward)
 
 

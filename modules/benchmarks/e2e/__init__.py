@@ -125,10 +125,9 @@ own figures on the model they name: beside ours, not comparable unless the model
         t = config.training
         source = self.open_source(config.data["source"], config.data["spec"])
         splits = source.planned(TASK, config.data["hash"])
-        dropout = t.get("model_dropout")
-        names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")  # GPT-2's; another model keeps its own
-        changes = {} if dropout is None else dict.fromkeys(names, dropout)
-        model, tokenizer, backbone = load_language_model(config.backbone["spec"], self.embedded(), **changes)
+        model, tokenizer, backbone = load_language_model(
+            config.backbone["spec"], self.embedded(), dropout=t.get("model_dropout")
+        )
         max_length = min(t["max_length"], backbone.max_length or t["max_length"])
         form = t.get("linearisation", "authors")
         data = E2EDataModule(
