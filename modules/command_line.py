@@ -1,4 +1,4 @@
-"""How every command ends: its exit code, and a mistake of the user's as one line."""
+"""How the commands of ``paper_repro`` end: after a mistake of the user's as every command, and when they are stopped."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from variants.errors import UserError
+from variants import errors
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command; a mistake of the user's is one line on standard error and exit code 2."""
+    """Run a command; its exit code.
+
+    A mistake of the user's is one line on standard error and exit code 2; Ctrl-C, or SIGTERM, is code 130.
+    """
 
     def stop(*_: Any) -> typing.NoReturn:
         raise KeyboardInterrupt
@@ -21,10 +24,7 @@ def guarded(command: Callable[[], int]) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # what a scheduler sends: end as Ctrl-C does, workers included
     try:
-        return command()
-    except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return errors.guarded(command)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
