@@ -1,4 +1,4 @@
-"""How the commands of ``paper_repro`` end: after a mistake of the user's as every command, and when they are stopped."""
+"""How the commands of `paper_repro` end: as every command after a mistake of the user's, and when they are stopped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def guarded(command: Callable[[], int]) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # what a scheduler sends: end as Ctrl-C does, workers included
     try:
-        return errors.guarded(command)
+        return errors.exit_code(command)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130

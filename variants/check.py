@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from variants.errors import UserError, VariantError, first_line, guarded
+from variants.errors import UserError, VariantError, first_line, exit_code
 from variants.registry import resolve
 from variants.variant import BaseVariant
 
@@ -132,7 +132,7 @@ def parse(argv: list[str]) -> BaseVariant:
 
 def main(argv: list[str] | None = None) -> int:
     """The command; its exit code: 0, 1 where a property fails, 2 after a mistake of the user's."""
-    return guarded(lambda: _main(argv))
+    return exit_code(lambda: _main(argv))
 
 
 def _main(argv: list[str] | None) -> int:

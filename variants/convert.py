@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from variants.errors import VariantError, guarded
+from variants.errors import VariantError, exit_code
 
 HELP = """\
 Rewrite an adapter in another format. The format of SRC is told by its files:
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(convert(given.source, given.target, given.to, given.model, given.alpha))
         return 0
 
-    return guarded(command)
+    return exit_code(command)
 
 
 if __name__ == "__main__":

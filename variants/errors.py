@@ -24,7 +24,7 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0]}"[:300] if lines else type(error).__name__
 
 
-def guarded(command: Callable[[], int]) -> int:
+def exit_code(command: Callable[[], int]) -> int:
     """Run a command; its exit code, which is 2 after a mistake of the user's: that is one line on standard error."""
     try:
         return command()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from variants.convert import MODEL_HELP
-from variants.errors import VariantError, guarded
+from variants.errors import VariantError, exit_code
 
 HELP = """\
 Fold an adapter (of any format that python -m variants.convert knows) into its base model and write a plain
@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"{given.out}: merged; largest difference of a map's output {difference:.1e}")
         return 0
 
-    return guarded(command)
+    return exit_code(command)
 
 
 if __name__ == "__main__":
