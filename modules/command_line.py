@@ -1,4 +1,4 @@
-"""How every command ends: its exit code, and a mistake of the user's as one line."""
+"""How the commands of `paper_repro` end: as every command after a mistake of the user's, and when they are stopped."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
-from variants.errors import UserError
+from variants import errors
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -29,10 +29,7 @@ def guarded(command: Callable[[], int]) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, stop)  # what a scheduler sends: end as Ctrl-C does, workers included
     try:
-        return command()
-    except UserError as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        return 2
+        return errors.exit_code(command)
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from modules.command_line import guarded
 from modules.embedded import GPT2
 from modules.embedded.prose import vocabulary
+from modules.paths import checkout
 from modules.pretraining.causal_lm import (
     byte_pairs,
     held_out_loss,
@@ -65,6 +66,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     options = arguments()
+    if Path(options.out) == GPT2:
+        checkout("name a folder with --out; without it the model that ships with a checkout is replaced")
     import torch
     import transformers
     from transformers import GPT2Config, GPT2LMHeadModel

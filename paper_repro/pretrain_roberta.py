@@ -12,11 +12,14 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import sys
 import time
 from pathlib import Path
 
+from modules.command_line import guarded
 from modules.embedded import ROBERTA
 from modules.embedded.corpus import CONNECTIVES, vocabulary
+from modules.paths import checkout
 from modules.pretraining.masked_lm import build_config, build_tokenizer, corpus, save, train
 
 
@@ -42,8 +45,10 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main() -> None:
+def main() -> int:
     options = arguments()
+    if options.out == ROBERTA:
+        checkout("name a folder with --out; without it the model that ships with a checkout is replaced")
     import torch
     import transformers
 
@@ -69,7 +74,8 @@ def main() -> None:
     save(options.out, model, config, tokenizer, record)
     (options.out / "checkpoint.pt").unlink()
     print(f"{parameters:,} parameters, loss {loss:.3f}, written to {options.out}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(guarded(main))

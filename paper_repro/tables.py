@@ -18,14 +18,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.benchmarks.base import BENCHMARKS, benchmark
-from modules.paths import PROJECT
+from modules.paths import PROJECT, PUBLISHED, checkout
 from modules.reports.paper_tables import paper_tables
 from modules.reports.plots import stale_plots, write_plots
 from modules.reports.published import load_published
 from modules.reports.tables import Section, build
 from modules.reports.write import render
 from modules.runs.results import ResultStore, RunResult
-from paper_repro import PUBLISHED
 from variants.atomic import write_atomic
 from variants.errors import UserError
 
@@ -61,9 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def sources(folders: Sequence[Path], shipped: bool = False) -> list[tuple[Path, list[RunResult]]]:
     """The results folders and their runs; `shipped`: by default without results/, which is nobody's but yours.
 
-    Raises UserError on a named folder that has no runs.
+    Raises UserError on a named folder that has no runs, and where none is named outside of a checkout.
     """
-    named = list(folders) or [*sorted(REFERENCE.iterdir()), *[PROJECT / "results"] * (not shipped)]
+    named = list(folders)
+    if not named:
+        checkout("name a results folder, such as results; without one the tables of a checkout's results are rebuilt")
+        named = sorted(REFERENCE.iterdir()) + ([] if shipped else [PROJECT / "results"])
     found = [(folder, ResultStore(folder).all()) for folder in named]
     if folders and (empty := [folder for folder, results in found if not results]):
         raise UserError(f"{empty[0]} has no results (runs/*.json); name a --results_dir of glue.py or e2e.py")
