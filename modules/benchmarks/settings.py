@@ -97,8 +97,9 @@ class TrainingSettings:
         Raises:
             UserError: one is unknown, out of range, or lacking.
         """
-        cls._check(training, "settings", described(cls))
-        if lacking := [name for name, known in described(cls).items() if known.default is MISSING and name not in training]:
+        every = described(cls)
+        cls._check(training, "settings", every)
+        if lacking := [name for name in every if every[name].default is MISSING and name not in training]:
             raise UserError(f"settings: {lacking[0]!r} is missing: give it by --{lacking[0]}, or in the recipe")
         return cls(**training)
 
