@@ -38,7 +38,7 @@ def guarded(command: Callable[[], int]) -> int:
 def is_user_error(error: BaseException) -> bool:
     """Whether one line says all: a mistake of the user's, or a disk that is full."""
     full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return full or isinstance(error, UserError)
+    return full or isinstance(error, errors.UserError)
 
 
 def one_line(error: BaseException) -> str:

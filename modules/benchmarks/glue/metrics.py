@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from modules.benchmarks.glue.tasks import Task
+from modules.benchmarks.glue.tasks import GlueTask
 
 _FILLER = -1  # the split number of rows that do not count
 
@@ -30,7 +30,7 @@ class GlueMetrics(Metric):
     targets: list[Tensor]
     splits: list[Tensor]
 
-    def __init__(self, task: Task, **kwargs):
+    def __init__(self, task: GlueTask, **kwargs):
         super().__init__(**kwargs)
         self.task = task
         # Three flat float32 states: torchmetrics gathers uneven lengths, and gives a rank without rows an empty float.
@@ -68,12 +68,12 @@ class GlueMetrics(Metric):
         return values
 
 
-def glue_metrics(task: Task) -> GlueMetrics:
+def glue_metrics(task: GlueTask) -> GlueMetrics:
     """The metrics of a task, ready for `update(logits, labels, weight, split)`."""
     return GlueMetrics(task)
 
 
-def metric_names(task: Task, eval_splits: Sequence[str]) -> tuple[str, ...]:
+def metric_names(task: GlueTask, eval_splits: Sequence[str]) -> tuple[str, ...]:
     """The names `compute` gives when only `eval_splits` have rows."""
     absent = {split.partition("_")[2] for split in task.eval_splits if split not in eval_splits}
     return tuple(name for name in task.metrics if name.partition("_")[2] not in absent - {""})
