@@ -43,10 +43,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
     from modules.analysis.adapter_directions import directions, find
-    from modules.reports.plotting import require
+    from modules.reports.plots.image_files import require_matplotlib
 
     if not options.no_plots:
-        require()
+        require_matplotlib()
     places = [find(run, options.results_dir, options.which) for run in options.runs]
     if len({place.adapter.resolve() for place in places}) < len(places):
         raise UserError(f"a run is named twice: {' '.join(options.runs)}")

@@ -197,13 +197,13 @@ def _amplification(runs: list[Directions]) -> list[str]:
 def draw(path: Path, pair: Pair, most: int = 4) -> None:
     """A row of heat maps for each kind of matrix: up to ``most`` blocks from first to last, the start, random."""
     from modules.analysis.adapter_directions import block_and_kind
-    from modules.reports.plotting import figure
+    from modules.reports.plots.image_files import saved_figure
 
     by_path = {site.path: site for site in pair.sites}
     grouped = kinds(by_path)
     chosen = {kind: [by_path[path] for path in evenly(paths, most)] for kind, paths in grouped.items()}
     columns = max(map(len, chosen.values())) + 2
-    with figure(path, 1.35 * columns + 1.2, 1.35 * len(chosen) + 0.7) as drawing:
+    with saved_figure(path, 1.35 * columns + 1.2, 1.35 * len(chosen) + 0.7) as drawing:
         axes = drawing.subplots(len(chosen), columns, squeeze=False)
         for axis in axes.flat:
             axis.set_axis_off()

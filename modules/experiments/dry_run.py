@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from modules.experiments.plan import Wishes
 from modules.experiments.published_runs import _key, jobs
-from modules.reports.tables import short_name
+from modules.reports.tables.section import short_name
 from modules.runs.results import ResultStore
 
 # ---- --plan -------------------------------------------------------------------------------------------------------

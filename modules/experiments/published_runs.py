@@ -17,8 +17,8 @@ from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
 from modules.benchmarks.recipes import Recipe, load_recipe
 from modules.experiments.plan import Wishes, from_mnli, settings, tasks_with_recipe
 from modules.experiments.plan import choose as choose_model
-from modules.reports.paper_rows import PaperRow, choose, paper_rows
-from modules.reports.tables import short_name
+from modules.reports.papers.paper_rows import PaperRow, choose, paper_rows
+from modules.reports.tables.section import short_name
 from modules.runs.results import canonical
 from variants.errors import UserError
 from variants.registry import resolve

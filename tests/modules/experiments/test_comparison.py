@@ -148,12 +148,13 @@ def test_a_variant_without_a_size_near_the_budget_stays_as_it_is(made, capsys):
 
 
 def test_the_table_names_the_budget():
-    from modules.reports.tables import build
+    from modules.benchmarks.glue import GLUE
+    from modules.reports.tables.build import build
 
     results = [
         result_of(variant_config__r=r, budget={"wanted": n, "counted": n}) for r, n in ((2, 18_432), (8, 73_728))
     ]
-    (section,) = build(results)
+    (section,) = build(results, GLUE)
     assert [row.label.rpartition(" ")[2] for row in section.rows] == ["budget=18,432", "budget=73,728"]
 
 

@@ -16,9 +16,9 @@ from modules.experiments.cost_estimate import WIDTHS, _line, cost_lines, hours_t
 from modules.experiments.flags import make_parser
 from modules.experiments.plan import Wishes
 from modules.experiments.published_runs import jobs, table_wishes
-from modules.reports.paper_rows import all_sections, choose, paper_rows
-from modules.reports.paper_tables import paper_table, paper_tables
-from modules.reports.published import load_all, load_table
+from modules.reports.papers.paper_rows import all_sections, choose, paper_rows
+from modules.reports.papers.paper_tables import paper_table, paper_tables
+from modules.reports.tables.published import load_all, load_table
 from paper_repro import PUBLISHED
 from tests.modules.reports.test_tables import run
 from variants.errors import UserError

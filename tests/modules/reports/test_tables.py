@@ -8,12 +8,13 @@ import re
 
 import pytest
 
+from modules.benchmarks.glue import GLUE
 from modules.benchmarks.glue.tasks import TASKS
-from modules.reports.console import to_text
-from modules.reports.csv_table import to_csv
-from modules.reports.markdown import to_markdown
-from modules.reports.published import load_published
-from modules.reports.tables import build
+from modules.reports.formats.console import to_text
+from modules.reports.formats.csv_table import to_csv
+from modules.reports.formats.markdown import to_markdown
+from modules.reports.tables.build import build
+from modules.reports.tables.published import load_published
 from modules.reports.write import write_tables
 from modules.runs.results import ResultStore, RunResult
 from paper_repro import PUBLISHED
@@ -62,7 +63,7 @@ def run(task="rte", score=0.7, seed=0, last=0.6, **changes) -> RunResult:
 
 def lines(results, published=()) -> list[list[str]]:
     """Cells of every table row of the Markdown."""
-    text = to_markdown(build(results, published))
+    text = to_markdown(build(results, GLUE, published), GLUE)
     return [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in text.splitlines()
@@ -105,9 +106,9 @@ def test_two_copies_of_a_data_set_are_one():
         run(task="cola", seed=1, data__name="copy", **place),
         run(task="mrpc", seed=1, data__name="copy", **place),
     ]
-    (section,) = build(runs)
+    (section,) = build(runs, GLUE)
     assert section.data["name"] == "copy" and {c for row in section.rows for c in row.cells} == {"rte", "cola", "mrpc"}
-    assert len(build(runs[:2] + [run(task="cola", seed=1, data__name="copy", data__hash="other", **place)])) == 2
+    assert len(build(runs[:2] + [run(task="cola", seed=1, data__name="copy", data__hash="other", **place)], GLUE)) == 2
 
 
 def test_a_single_seed_has_no_spread():
@@ -138,7 +139,7 @@ def test_a_diverged_run_is_named_and_never_averaged():
     assert only(results)["RTE"] == "diverged 1/2"
     full = [run(task, None if task == "rte" else 0.8) for task in EIGHT]
     assert only(full)["Avg"] == ""
-    (cell,) = csv.DictReader(io.StringIO(to_csv(build(results))))
+    (cell,) = csv.DictReader(io.StringIO(to_csv(build(results, GLUE))))
     assert cell["value"] == "" and cell["diverged"] == "1"
 
 
@@ -154,8 +155,8 @@ def test_counts_and_costs():
 
 
 def test_no_results_is_no_table():
-    assert lines([]) == [] and "no runs yet" in to_markdown(build([]))
-    assert lines([run(benchmark="e2e")], load_published(PUBLISHED)) == []
+    assert lines([]) == [] and "no runs yet" in to_markdown(build([], GLUE), GLUE)
+    assert lines([run(benchmark="e2e")], load_published(PUBLISHED, "glue")) == []
 
 
 # ---- rows -------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def test_settings_that_a_recipe_sets_per_task_stay_in_one_row_and_in_its_note():
         run("cola", training__lr=4e-4, training__epochs=80),
     ]
     assert len(table(results)) == 1
-    text = to_markdown(build(results))
+    text = to_markdown(build(results, GLUE), GLUE)
     assert "lr 0.0004 (MRPC CoLA), 0.0005 (RTE)" in text and "epochs 30 (MRPC), 80 (CoLA RTE)" in text
     assert "max_length 64;" in text and "seeds 0;" in text and "device Some CPU" in text
 
@@ -219,7 +220,7 @@ def test_two_results_for_one_seed_are_never_silently_one():
     old, new = run(score=0.5), run(score=0.9, environment__time="2026-02-01T00:00:00+00:00")
     for results in ([old, new], [new, old]):
         assert only(results)["RTE"] == "90.0 ±-"
-        assert f"RTE, seed 0: the newer of two runs ({new.id}, not {old.id})" in to_markdown(build(results))
+        assert f"RTE, seed 0: the newer of two runs ({new.id}, not {old.id})" in to_markdown(build(results, GLUE), GLUE)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +236,7 @@ def test_two_results_for_one_seed_are_never_silently_one():
 )
 def test_other_backbones_and_data_have_tables_of_their_own(change):
     results = [run(), run(seed=1, **change)]
-    text = to_markdown(build(results))
+    text = to_markdown(build(results, GLUE), GLUE)
     assert text.count("\n## ") == 2 and text.count("70.0 ±-") == 2
 
 
@@ -249,8 +250,8 @@ def test_other_backbones_and_data_have_tables_of_their_own(change):
     ],
 )
 def test_the_heading_names_the_backbone(name, source, words):
-    sections = build([run(backbone__name=name, backbone__source=source)])
-    assert f"{words}" in to_markdown(sections).split("\n## ")[1].splitlines()[0] and words in to_text(sections)
+    sections = build([run(backbone__name=name, backbone__source=source)], GLUE)
+    assert f"{words}" in to_markdown(sections, GLUE).split("\n## ")[1].splitlines()[0] and words in to_text(sections)
 
 
 def test_subsets_and_missing_splits_are_named():
@@ -259,15 +260,15 @@ def test_subsets_and_missing_splits_are_named():
         run("qnli", data__sizes={"train": 19476, "validation": 5463}),
         run("mnli", data__sizes={"train": 9999, "validation_matched": 9815}),
     ]
-    text = to_markdown(build(results))
+    text = to_markdown(build(results, GLUE), GLUE)
     assert "QNLI **19,476 of 104,743** / 5,463" in text and "RTE 2,490 / 277" in text
     assert "MNLI accuracy (matched rows)" in text
-    assert "RTE 90 / 10" in to_markdown(build([run(data__source="embedded")]))  # there is no official size
+    assert "RTE 90 / 10" in to_markdown(build([run(data__source="embedded")], GLUE), GLUE)  # there is no official size
 
 
 # ---- published --------------------------------------------------------------------------------------------------
 
-PAPERS = load_published(PUBLISHED)
+PAPERS = load_published(PUBLISHED, "glue")
 
 
 def published(source, **wanted):
@@ -340,9 +341,9 @@ def test_a_copied_row_says_so():
     ],
 )
 def test_the_nearest_published_backbone_is_shown(variant, backbone, models):
-    (section,) = build([run(variant=variant, backbone__name=backbone)], PAPERS)
+    (section,) = build([run(variant=variant, backbone__name=backbone)], GLUE, PAPERS)
     assert {row.model for row in section.published} == models
-    text = to_markdown([section])
+    text = to_markdown([section], GLUE)
     for row in section.published:
         assert f"{row.method} on {row.model}" in text and row.arxiv in text and row.statistic in text
     if variant == "adalora":
@@ -362,7 +363,7 @@ def test_a_fault_in_a_published_file_is_named(tmp_path, fault):
     assert spoiled != text
     (tmp_path / "vera.yaml").write_text(spoiled)
     with pytest.raises(ValueError, match=r"vera.yaml, row \d"):
-        load_published(tmp_path)
+        load_published(tmp_path, "glue")
 
 
 # ---- files ------------------------------------------------------------------------------------------------------
@@ -376,9 +377,9 @@ def test_tables_are_the_same_bytes_whatever_the_order(tmp_path):
     store = ResultStore(tmp_path)
     for result in results:
         store.write(result)
-    first = [path.read_bytes() for path in write_tables(tmp_path, results, PAPERS)]
-    again = [path.read_bytes() for path in write_tables(tmp_path, results[::-1], PAPERS)]
-    read = [path.read_bytes() for path in write_tables(tmp_path, store.all(), PAPERS)]
+    first = [path.read_bytes() for path in write_tables(tmp_path, results, GLUE, PAPERS)]
+    again = [path.read_bytes() for path in write_tables(tmp_path, results[::-1], GLUE, PAPERS)]
+    read = [path.read_bytes() for path in write_tables(tmp_path, store.all(), GLUE, PAPERS)]
     assert first == again == read
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "glue-differences.csv",
@@ -394,7 +395,7 @@ def test_every_figure_of_the_csv_is_backed_by_run_files():
         run(task, 0.5 + 0.1 * seed, seed, last=0.4 + 0.1 * seed) for task in ("rte", "cola") for seed in (0, 1, 2)
     ]
     by_id = {result.id: result for result in results}
-    cells = list(csv.DictReader(io.StringIO(to_csv(build(results, PAPERS)))))
+    cells = list(csv.DictReader(io.StringIO(to_csv(build(results, GLUE, PAPERS)))))
     ours = [cell for cell in cells if cell["kind"] == "ours"]
     assert [cell["task"] for cell in ours] == ["cola", "rte"]  # the papers' order
     for cell in ours:
@@ -417,7 +418,7 @@ def test_names_cannot_break_the_table():
 
 
 def test_the_console_table_fits_80_columns():
-    text = to_text(build([run(task, 0.8, seed) for task in EIGHT for seed in (0, 1)], PAPERS))
+    text = to_text(build([run(task, 0.8, seed) for task in EIGHT for seed in (0, 1)], GLUE, PAPERS))
     figures = [line for line in text.splitlines() if re.match(r"\s*\d\d\.\d", line)]
     assert len(figures) == 2 and max(map(len, figures)) <= 80
     assert figures[0].split() == ["80.0±0.0"] * 8 + ["80.0"]

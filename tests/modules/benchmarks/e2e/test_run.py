@@ -22,10 +22,10 @@ from modules.command_line import guarded
 from modules.experiments.command import main
 from modules.experiments.flags import make_parser, seeds_of
 from modules.experiments.plan import Wishes, make_plan
-from modules.reports.csv_table import to_csv
-from modules.reports.markdown import to_markdown
-from modules.reports.published import load_published
-from modules.reports.tables import build
+from modules.reports.formats.csv_table import to_csv
+from modules.reports.formats.markdown import to_markdown
+from modules.reports.tables.build import build
+from modules.reports.tables.published import load_published
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.scores import score
@@ -342,7 +342,7 @@ def e2e_result(number: int, **test) -> RunResult:
 def test_the_table_has_test_scores_in_the_papers_units():
     published = load_published(PUBLISHED, "e2e")
     results = [e2e_result(0), e2e_result(1, BLEU=0.71, METEOR=None, NIST=8.7), glue_result()]
-    sections = build(results, published, E2E)
+    sections = build(results, E2E, published)
     text = to_markdown(sections, E2E)
     (ours,) = [line for line in text.splitlines() if line.startswith("| [1]")]
     cells = [cell.strip() for cell in ours.split("|")]
