@@ -4,13 +4,11 @@ Dev sets are small (40,430 rows at most), so predictions are kept and scored onc
 to be merged, and accuracy, F1, Matthews and both correlations are those of the whole split.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from modules.benchmarks.glue.tasks import GlueTask
+from modules.benchmarks.glue.tasks import Task
 
 _FILLER = -1  # the split number of rows that do not count
 
@@ -30,7 +28,7 @@ class GlueMetrics(Metric):
     targets: list[Tensor]
     splits: list[Tensor]
 
-    def __init__(self, task: GlueTask, **kwargs):
+    def __init__(self, task: Task, **kwargs):
         super().__init__(**kwargs)
         self.task = task
         # Three flat float32 states: torchmetrics gathers uneven lengths, and gives a rank without rows an empty float.
@@ -68,15 +66,9 @@ class GlueMetrics(Metric):
         return values
 
 
-def glue_metrics(task: GlueTask) -> GlueMetrics:
+def glue_metrics(task: Task) -> GlueMetrics:
     """The metrics of a task, ready for `update(logits, labels, weight, split)`."""
     return GlueMetrics(task)
-
-
-def metric_names(task: GlueTask, eval_splits: Sequence[str]) -> tuple[str, ...]:
-    """The names `compute` gives when only `eval_splits` have rows."""
-    absent = {split.partition("_")[2] for split in task.eval_splits if split not in eval_splits}
-    return tuple(name for name in task.metrics if name.partition("_")[2] not in absent - {""})
 
 
 # The formulas are written out: torchmetrics' own give 0.41 and not 0 for the Matthews correlation of [1, 1, 1] with

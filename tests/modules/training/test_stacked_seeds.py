@@ -15,7 +15,7 @@ import modules.acceleration.packed_encoder
 from modules.acceleration.cuda_graphs import GraphedAdamW
 from modules.acceleration.varlen_attention import Padded, Sequences
 from modules.experiments.command import main
-from modules.experiments.plan import stacks
+from modules.experiments.stacking import stacks
 from modules.launch import worker
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult

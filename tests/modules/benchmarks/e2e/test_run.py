@@ -18,8 +18,9 @@ from modules.benchmarks.e2e import E2E
 from modules.benchmarks.e2e.sources import FolderSource
 from modules.command_line import guarded
 from modules.experiments.command import main
-from modules.experiments.flags import make_parser, seeds_of
+from modules.experiments.flags import make_parser
 from modules.experiments.plan import Wishes, make_plan
+from modules.experiments.wishes import seeds_of
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.scores import score

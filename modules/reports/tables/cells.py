@@ -1,4 +1,4 @@
-"""The texts of a table's cells."""
+"""Texts of a table's cells, the same in every format."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from modules.benchmarks.base import Column
-from modules.reports.published import PublishedRow, Score
-from modules.reports.tables import Cell, Row, Section, short_name
+from modules.reports.tables.published import PublishedRow, Score
+from modules.reports.tables.section import Cell, Row, Section, short_name
 from modules.runs.results import RunResult
-
-# ---- pieces that the formats share ------------------------------------------------------------------------------
 
 
 def title(section: Section) -> str:
-    """What was trained on what; a backbone that is not the papers' says so."""
+    """Heading of a section: the backbone and the data; a backbone other than the papers' is named as such."""
     name, source, benchmark = section.backbone["name"], section.backbone["source"], section.benchmark
     if source == "embedded":
         name = f"{name} (a small model made by this project, not {benchmark.model_title})"
     elif short_name(name) != benchmark.paper_model:
-        alike = benchmark.family.replace("-", "").lower() in short_name(name).lower()
-        name += f" (not {benchmark.paper_model if alike else benchmark.family})"
+        same_family = benchmark.family.replace("-", "").lower() in short_name(name).lower()
+        name += f" (not {benchmark.paper_model if same_family else benchmark.family})"
     return f"{name} on {section.data['name']}"
 
 
 def score_text(cell: Cell | None, counted: bool = False, which: str = "best") -> str:
-    """`63.4 ±1.2`, with the number of seeds if `counted`; empty without a run."""
+    """Such as `63.4 ±1.2`, with the number of seeds if `counted`; empty without a run."""
     if cell is None:
         return ""
     count = f" (n={len(cell.runs)})" if counted else ""
@@ -38,7 +36,7 @@ def score_text(cell: Cell | None, counted: bool = False, which: str = "best") ->
 
 
 def published_text(row: PublishedRow, key: str) -> str:
-    """A printed figure, two joined by a slash, with its printed spread and `†` where it starts from MNLI."""
+    """A published score with its spread, and `†` where it starts from MNLI; empty where the row has no such score."""
     if key not in row.scores:
         return ""
     spread = f" ±{row.spread[key]:g}" if key in row.spread else ""
@@ -46,16 +44,23 @@ def published_text(row: PublishedRow, key: str) -> str:
 
 
 def printed(score: Score) -> str:
+    """A score as the paper prints it; the two of a cell are joined by a slash."""
     return "/".join(f"{value:g}" for value in score) if isinstance(score, list) else f"{score:g}"
 
 
+def published_average(row: PublishedRow) -> str:
+    """A published row's average; empty where the paper prints none."""
+    return "" if row.average is None else f"{row.average:g}"
+
+
 def average_text(row: Row) -> str:
+    """The mean over all columns; empty where one is missing or diverged."""
     average = row.average()
     return "" if average is None or math.isnan(average) else f"{average:.1f}"
 
 
 def span(values: Sequence[float | None], write: Callable[[float], str]) -> str:
-    """One value, or the smallest and the largest."""
+    """A single value, or the smallest and the largest joined by a hyphen; empty where none is known."""
     known = sorted({value for value in values if value is not None})
     if not known:
         return ""
@@ -63,8 +68,11 @@ def span(values: Sequence[float | None], write: Callable[[float], str]) -> str:
 
 
 def step_ms(runs: Sequence[RunResult]) -> str:
-    """Median step time: of the runs that had machine and step to themselves, else of all that shared them with the
-    fewest, saying how many seeds were stacked in a step and how many runs went on at once."""
+    """Median time of a training step in ms.
+
+    Of the runs that shared their step and their machine with the fewest others; the text says how many seeds were
+    stacked in a step and how many runs went on at once.
+    """
     timed = [
         ((run.cost.get("stacked", 1), run.environment.get("runs_at_once", 1)), run.cost["step_ms"])
         for run in runs
@@ -79,26 +87,39 @@ def step_ms(runs: Sequence[RunResult]) -> str:
 
 
 def peak_mb(runs: Sequence[RunResult]) -> str:
+    """The largest peak memory of the runs, in MB; empty where none was measured."""
     peaks = [run.cost["peak_memory_mb"] for run in runs if run.cost.get("peak_memory_mb") is not None]
     return f"{max(peaks):.0f}" if peaks else ""
 
 
 def devices(runs: Sequence[RunResult]) -> str:
+    """The devices that the runs were trained on, with their number where a run used several."""
     names = {(str(run.environment.get("device", "?")), run.environment.get("devices", 1)) for run in runs}
     return ", ".join(name if count == 1 else f"{count} x {name}" for name, count in sorted(names, key=str))
 
 
+def adapter_text(row: Row) -> str:
+    """Trained parameters of the adapter, without the head."""
+    return span([run.parameters["adapter"] for run in row.runs], with_commas)
+
+
+def with_commas(number: float) -> str:
+    """Such as `294,912`."""
+    return f"{number:,}"
+
+
 def seeds_text(row: Row) -> str:
-    """Seeds per task: one number, or the fewest and the most."""
+    """Number of seeds per task: a single number, or the fewest and the most."""
     return span([len(runs) for runs in row.by_task.values()], str)
 
 
 def start_mark(cell: Cell | None) -> str:
+    """`†` where the cell's runs start from another task's run (MNLI)."""
     return "†" if cell and cell.runs[0].init_from else ""
 
 
 def pipes(lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as a Markdown table, the heading first."""
+    """A Markdown table from lines of cells, the first of which is the heading."""
     lines = [[cell.replace("|", "\\|") for cell in line] for line in lines]
     widths = [max(3, *(len(line[column]) for line in lines)) for column in range(len(lines[0]))]
     text = ["| " + " | ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)) + " |" for line in lines]
@@ -106,13 +127,13 @@ def pipes(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join([text[0], rule, *text[1:]])
 
 
-def _first_cells(section: Section) -> dict[Column, Cell]:
-    """The columns that any row fills, each with its first cell."""
+def first_cells(section: Section) -> dict[Column, Cell]:
+    """The columns that at least one row fills, each with its first cell."""
     cells = {key: cell for row in reversed(section.rows) for key, cell in row.cells.items()}
     return {column: cells[column.key] for column in section.benchmark.columns if column.key in cells}
 
 
 def marked_last(rows: Sequence[Row]) -> list[tuple[bool, Row]]:
-    """Each row, with whether it is the last one of its variant."""
+    """Each row, with whether it is the last row of its variant."""
     following = [*rows[1:], None]
     return [(after is None or after.variant != row.variant, row) for row, after in zip(rows, following, strict=True)]

@@ -1,4 +1,6 @@
-"""The papers' own figures, read from `paper_repro/published/*.yaml` (its README explains the keys)."""
+"""The papers' figures, read from `paper_repro/published/*.yaml` (the README there explains the keys)."""
+
+from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -11,15 +13,24 @@ import yaml
 from variants.errors import UserError
 
 Score = float | list[float]
-"""One printed figure, or the two of a cell such as matched / mismatched."""
+"""A printed score, or the two of a cell such as matched / mismatched."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedRow:
-    """One row of a printed table, with everything that makes its figures what they are."""
+    """A row of a printed table, with all that its scores depend on.
+
+    Attributes:
+        table: its name as a value of --table, such as lora-2.
+        params: trained parameters as printed; None where the table has none.
+        mark: "run" by the paper, or "copied" there from earlier work.
+        protocol: the recipe whose runs belong to the row; None where we do not have it.
+        mnli_init: columns whose runs start from MNLI.
+        repeats: the table that has the same scores already.
+    """
 
     benchmark: str
-    table: str  # as --table names it
+    table: str
     paper: str
     arxiv: str | None
     source: str
@@ -29,13 +40,13 @@ class PublishedRow:
     model: str
     method: str
     variant: str | None
-    params: str | None  # as printed; None where the table has no count for the row
+    params: str | None
     scores: Mapping[str, Score]
     average: float | None = None
-    mark: str  # "run" or "copied"
+    mark: str
     spread: Mapping[str, float] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
-    protocol: str | None = "paper"  # the recipe whose runs belong to the row; None where we do not hold it
+    protocol: str | None = "paper"
     mnli_init: tuple[str, ...] = ()
     setup: str | None = None
     repeats: str | None = None
@@ -43,8 +54,8 @@ class PublishedRow:
     remarks: tuple[str, ...] = ()
 
 
-def load_published(folder: str | Path, benchmark: str = "glue") -> list[PublishedRow]:
-    """All rows of `benchmark`; order and errors as in `load_all`."""
+def load_published(folder: str | Path, benchmark: str) -> list[PublishedRow]:
+    """All rows of a benchmark, by its name; order and errors as in `load_all`."""
     return [row for row in load_all(folder) if row.benchmark == benchmark]
 
 
@@ -88,7 +99,7 @@ def load_models(folder: str | Path) -> dict[str, dict[str, Any]]:
 
 
 def load_sizes(folder: str | Path) -> dict[tuple, dict[str, Any]]:
-    """Options that give a printed number of parameters, by `size_key`, where the table itself does not state them."""
+    """Options that give a printed number of parameters, by `size_key`, for rows whose table does not state them."""
     rows = _content(Path(folder) / "parameters.yaml")["rows"]
     return {
         (source, row["model"], row["variant"], row["printed"]): row.get("options", {})
@@ -98,12 +109,12 @@ def load_sizes(folder: str | Path) -> dict[tuple, dict[str, Any]]:
 
 
 def size_key(row: PublishedRow) -> tuple:
-    """What a row is called among the counted ones of parameters.yaml."""
+    """The key of a row in the answer of `load_sizes`."""
     return row.source, row.model, row.variant, row.params
 
 
 def _latency(table: dict[str, Any]) -> dict[str, Any]:
-    """A table of times, which has a list of them per row, in the form of the others: a column per setting."""
+    """A table of times in the form of the other tables: a column for each setting."""
     settings = {f"{s['batch']}x{s['length']}": s for s in table["settings"]}
     keep = ("benchmark", "paper", "arxiv", "source", "model", "remarks")
     head = {key: table[key] for key in keep} | {

@@ -1,4 +1,6 @@
-"""A benchmark's table as CSV, in long form: one line per cell, with everything that makes the figure what it is."""
+"""A benchmark's table as CSV in long form: a line for each cell, with all that its score depends on."""
+
+from __future__ import annotations
 
 import csv
 import io
@@ -7,9 +9,9 @@ import math
 from collections.abc import Sequence
 
 from modules.benchmarks.base import Benchmark, Column
-from modules.reports.cells import devices, peak_mb, printed, span, step_ms
-from modules.reports.published import PublishedRow
-from modules.reports.tables import Cell, Row, Section
+from modules.reports.tables.cells import devices, peak_mb, printed, span, step_ms
+from modules.reports.tables.published import PublishedRow
+from modules.reports.tables.section import Cell, Row, Section
 
 CSV_COLUMNS = [
     "kind",
@@ -52,7 +54,7 @@ CSV_COLUMNS = [
 
 
 def to_csv(sections: Sequence[Section]) -> str:
-    """One line per cell, ours and published, with all that makes it what it is, in the papers' units."""
+    """A line for each cell, ours first and then the published ones, in the papers' units."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, restval="", lineterminator="\n")
     writer.writeheader()
@@ -90,10 +92,10 @@ def _csv_ours(row: Row, cell: Cell, benchmark: Benchmark) -> dict:
     score = {
         "task": cell.task,
         "metric": cell.metric,
-        "value": _figure(cell.centre()),
-        "spread": _figure(cell.spread()),
-        "last_value": "" if cell.column.metric else _figure(cell.centre("last")),
-        "last_spread": "" if cell.column.metric else _figure(cell.spread("last")),
+        "value": _number(cell.centre()),
+        "spread": _number(cell.spread()),
+        "last_value": "" if cell.column.metric else _number(cell.centre("last")),
+        "last_spread": "" if cell.column.metric else _number(cell.spread("last")),
         "seeds": " ".join(str(run.seed) for run in runs),
         "diverged": cell.diverged(),
         "best_epochs": " ".join(str((run.test or run.best)["epoch"]) for run in runs),
@@ -132,5 +134,5 @@ def _csv_published(row: PublishedRow, column: Column, benchmark: Benchmark) -> d
     }
 
 
-def _figure(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return "" if value is None or math.isnan(value) else f"{value:.2f}"

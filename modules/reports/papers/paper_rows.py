@@ -1,6 +1,6 @@
-"""The rows of a published table, and what stands beside each: the recipe that runs it, our runs of it, what is missing.
+"""The rows of a published table, each with the recipe that runs it, our runs of it, and the runs that are missing.
 
-Only runs of the row's own backbone, on data from a folder or the Hub, are a row's runs.
+Our runs of a row are those of the row's backbone, on data from a folder or the Hub.
 """
 
 from __future__ import annotations
@@ -13,24 +13,34 @@ from typing import Any
 
 from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
 from modules.benchmarks.recipes import NoRecipe, Recipe, load_recipe
-from modules.reports.published import PublishedRow, load_models, load_published, load_sizes, load_table, size_key
-from modules.reports.tables import Row, Section, build, short_name
+from modules.reports.tables.build import build
+from modules.reports.tables.published import (
+    PublishedRow,
+    load_models,
+    load_published,
+    load_sizes,
+    load_table,
+    size_key,
+)
+from modules.reports.tables.section import Row, Section, short_name
 from modules.runs.results import RunResult
 from variants.errors import UserError
 from variants.registry import BUILT_IN
 
-PRIVATE = {"gpt3-175b": "GPT-3 175B", "llama-7b": "LLaMA-7B"}  # models that no row here can be run on
+PRIVATE = {"gpt3-175b": "GPT-3 175B", "llama-7b": "LLaMA-7B"}
+"""Models without public weights: their rows cannot be run."""
 
 
 @dataclass(frozen=True)
 class PaperRow:
-    """One row of a published table.
+    """A row of a published table.
 
     Attributes:
         number: its place in the table, from 1.
-        recipes: how each of its tasks is run, by task; empty where `reason` says why it is not.
-        options: of the variant, where the row's differ from the recipe's.
-        hub: the backbone's name on the Hub.
+        hub: name of the backbone on the Hub.
+        recipes: by task; empty where the row cannot be run.
+        options: of the variant, where they differ from the recipe's.
+        reason: for which the row cannot be run, or "".
         stand_in: tasks that our default settings can run where there is no recipe.
     """
 
@@ -46,17 +56,18 @@ class PaperRow:
     def name(self) -> str:
         """Such as `LoRA on roberta-base, 0.3M`."""
         row = self.published
-        return f"{row.method} on {row.model}" + f", {row.params}" * bool(row.params)
+        size = f", {row.params}" if row.params else ""
+        return f"{row.method} on {row.model}{size}"
 
     @property
     def benchmark(self) -> Benchmark | None:
-        """The benchmark that scores the row's tasks; None where there is none here."""
+        """The benchmark that scores the row's tasks; None where the project has no such benchmark."""
         return benchmark(self.published.benchmark) if self.published.benchmark in BENCHMARKS else None
 
     def fits(self, words: str) -> bool:
-        """Whether each of some words is in the row's name or protocol, whatever their case."""
-        own = f"{self.name} {self.published.protocol} {self.published.variant} {self.published.options}".lower()
-        return all(word in own for word in words.lower().split())
+        """Whether all of the words are in the row's name, protocol, variant or options, in any case."""
+        text = f"{self.name} {self.published.protocol} {self.published.variant} {self.published.options}".lower()
+        return all(word in text for word in words.lower().split())
 
 
 def paper_rows(folder: str | Path, table: str) -> list[PaperRow]:
@@ -67,7 +78,7 @@ def paper_rows(folder: str | Path, table: str) -> list[PaperRow]:
 
 
 def choose(rows: Sequence[PaperRow], words: str | None, table: str) -> list[PaperRow]:
-    """The rows that `words` fit. Raises UserError naming the rows where none does."""
+    """The rows that fit `words`. Raises UserError naming the table's rows where none does."""
     chosen = [row for row in rows if not words or row.fits(words)]
     if not chosen:
         raise UserError(f"--rows {words!r} fits no row of {table}; its rows are: {'; '.join(row.name for row in rows)}")
@@ -79,12 +90,12 @@ def _paper_row(number: int, row: PublishedRow, models: dict[str, dict]) -> Paper
     reason = _unrunnable(row, hub)
     if reason:
         return PaperRow(number, row, hub, reason=reason)
-    own = benchmark(row.benchmark)
-    tasks = [task for task in own.tasks if any(c.task == task and c.key in row.scores for c in own.columns)]
+    scorer = benchmark(row.benchmark)
+    tasks = [task for task in scorer.tasks if any(c.task == task and c.key in row.scores for c in scorer.columns)]
     try:
-        recipes = {task: load_recipe(hub, row.protocol, row.variant, task, own) for task in tasks}
+        recipes = {task: load_recipe(hub, row.protocol, row.variant, task, scorer) for task in tasks}
     except NoRecipe:
-        where = f"configs/{own.name}/{short_name(hub)}/{row.protocol}.yaml"
+        where = f"configs/{scorer.name}/{short_name(hub)}/{row.protocol}.yaml"
         reason = f"{_no_recipe(row)} ({where} has no {row.variant})"
         return PaperRow(number, row, hub, options=dict(row.options), reason=reason, stand_in=tuple(tasks))
     differing = {k: v for k, v in row.options.items() if any(r.options.get(k) != v for r in recipes.values())}
@@ -119,23 +130,23 @@ def _no_recipe(row: PublishedRow) -> str:
 def all_sections(folder: str | Path, results: Iterable[RunResult]) -> list[Section]:
     """The sections of every benchmark that the runs belong to."""
     runs = list(results)
-    return [s for name in BENCHMARKS for s in build(runs, load_published(folder, name), benchmark(name))]
+    return [s for name in BENCHMARKS for s in build(runs, benchmark(name), load_published(folder, name))]
 
 
 def ours(paper: PaperRow, rows: Sequence[PaperRow], sections: Iterable[Section]) -> list[tuple[Section, Row]]:
-    """Our rows of a published row: its backbone, method and options; of a protocol that no other row of these has."""
-    own = paper.published
-    elsewhere = {
-        other.published.protocol
-        for other in rows
-        if other is not paper and _kind(other.published) == _kind(own) and other.published.protocol != own.protocol
-    }
+    """Our rows of a published row: those with its backbone, method and options.
+
+    Where other rows of the table differ from it in the protocol alone, their protocols are left out.
+    """
+    wanted = paper.published
+    alternatives = [row.published for row in rows if row is not paper and _kind(row.published) == _kind(wanted)]
+    protocols_of_others = {row.protocol for row in alternatives} - {wanted.protocol}
     return [
         (section, row)
         for section in sections
-        if section.benchmark.name == own.benchmark and short_name(section.backbone["name"]) == own.model
+        if section.benchmark.name == wanted.benchmark and short_name(section.backbone["name"]) == wanted.model
         for row in section.rows
-        if row.variant == own.variant and row.protocol not in elsewhere and _agrees(row, own.options)
+        if row.variant == wanted.variant and row.protocol not in protocols_of_others and _agrees(row, wanted.options)
     ]
 
 
@@ -151,17 +162,21 @@ def _agrees(row: Row, options: dict[str, Any]) -> bool:
 
 
 def missing(paper: PaperRow, found: Iterable[Row]) -> dict[tuple[int, ...], list[str]]:
-    """Tasks by the seeds that they lack, of the row's own protocol."""
-    there = {(run.task, run.seed) for row in found if row.protocol == paper.published.protocol for run in row.runs}
+    """The missing runs: tasks by the seeds that they lack, in the row's protocol."""
+    done = {(run.task, run.seed) for row in found if row.protocol == paper.published.protocol for run in row.runs}
     lacking: dict[tuple[int, ...], list[str]] = {}
     for task, recipe in paper.recipes.items():
-        if seeds := tuple(seed for seed in recipe.seeds if (task, seed) not in there):
+        if seeds := tuple(seed for seed in recipe.seeds if (task, seed) not in done):
             lacking.setdefault(seeds, []).append(task)
     return lacking
 
 
 def command(paper: PaperRow, tasks: Sequence[str] = (), seeds: Sequence[int] = ()) -> str:
-    """The command line that runs a row by its recipe, else by the default settings, or some of its tasks and seeds."""
+    """The command line that runs a row, by its recipe or else by our default settings.
+
+    Args:
+        tasks, seeds: some of them; none: all.
+    """
     row = paper.published
     preset = str(row.protocol) if paper.recipes else "default"
     words = ["python", f"paper_repro/{paper.benchmark.script}", "--preset", preset, "--model", paper.hub]

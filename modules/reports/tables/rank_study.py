@@ -1,15 +1,18 @@
-"""Which rank on which matrices: LoRA's rows of several r and targets, as a grid (LoRA, Tables 5 and 6)."""
+"""Rank studies: LoRA's rows of several r and targets, as a grid of ranks and matrices (LoRA, Tables 5 and 6)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.benchmarks.base import Column
-from modules.reports.tables import Row, Section
+from modules.reports.tables.cells import adapter_text, score_text
+from modules.reports.tables.section import Row, Section
 
-NAMES = {"attn-qv": "q,v", "attn": "q,k,v,o"}  # targets that have a word of their own
-ORDER = ("q", "k", "v", "o", "q,k", "q,v", "q,k,v,o")  # the papers'
+NAMES = {"attn-qv": "q,v", "attn": "q,k,v,o"}
+"""Presets of targets and the matrices that they stand for."""
+ORDER = ("q", "k", "v", "o", "q,k", "q,v", "q,k,v,o")
+"""The papers' order of matrices."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,7 @@ class RankStudy:
 
     @property
     def ranks(self) -> list[int]:
+        """In rising order."""
         return sorted({r for _, r in self.rows})
 
 
@@ -42,14 +46,17 @@ def target_name(target: str) -> str:
 
 
 def find(section: Section) -> list[RankStudy]:
-    """The section's rank studies: LoRA's rows of one protocol that were trained alike, the learning rate apart; two
-    targets and two ranks at least, four configurations at least."""
+    """The section's rank studies.
+
+    A study is LoRA's rows of one protocol that were trained in the same way but for the learning rate, with at least
+    two targets, two ranks and four configurations.
+    """
     studies = []
-    alike: dict[tuple, list[Row]] = {}
+    groups: dict[tuple, list[Row]] = {}
     for row in section.rows:
         if row.variant == "lora" and _where(row):
-            alike.setdefault((row.protocol, _trained(row)), []).append(row)
-    for (protocol, _), lora in alike.items():
+            groups.setdefault((row.protocol, _trained(row)), []).append(row)
+    for (protocol, _), lora in groups.items():
         places: dict[tuple[str, int], list[Row]] = {}
         for row in lora:
             places.setdefault(_where(row), []).append(row)
@@ -61,28 +68,27 @@ def find(section: Section) -> list[RankStudy]:
 
 
 def _trained(row: Row) -> frozenset:
-    """How its runs were trained, the learning rate apart."""
+    """The training settings of its runs, except for the learning rate."""
     return frozenset((name, str(value)) for run in row.runs for name, value in run.training.items() if name != "lr")
 
 
 def _where(row: Row) -> tuple[str, int] | None:
-    """(target, r) of a row whose runs agree in them."""
+    """(target, r) of a row; None where its runs differ in them."""
     found = {(run.variant_config.get("target"), run.variant_config.get("r")) for run in row.runs}
     target, r = next(iter(found))
     return (target_name(target), int(r)) if len(found) == 1 and target and r else None
 
 
 def grid(study: RankStudy, section: Section) -> list[list[str]]:
-    """Lines of cells, the heading first: a block of targets x ranks per column, and one for their mean.
+    """Lines of cells, the first of which is the heading: a block of targets x ranks for each column and for their mean.
 
-    A cell is as in the section's table; two configurations that share a place are both there, with a slash.
+    Cells are written as in the section's table; two configurations with the same target and rank share a cell, with a
+    slash between them.
     """
-    from modules.reports.cells import score_text, span
-
     counted = {len(cell.runs) for rows in study.rows.values() for row in rows for cell in row.cells.values()}
     lines = [["", "Matrices", *(f"r={r}" for r in study.ranks)]]
 
-    def block(title: str, write) -> None:
+    def block(title: str, write: Callable[[Row], str]) -> None:
         for target in study.targets:
             texts = [" / ".join(write(row) for row in study.rows.get((target, r), ())) for r in study.ranks]
             lines.append([title, target, *texts])
@@ -91,12 +97,12 @@ def grid(study: RankStudy, section: Section) -> list[list[str]]:
         block(column.title, lambda row, key=column.key: score_text(row.cells[key], len(counted) > 1))
     if section.benchmark.average and len(study.columns) > 1:
         block("Mean", lambda row: mean_text(row, study.columns))
-    block("Adapter", lambda row: span([run.parameters["adapter"] for run in row.runs], lambda n: f"{n:,}"))
+    block("Adapter", adapter_text)
     return lines
 
 
 def mean_text(row: Row, columns: Sequence[Column]) -> str:
-    """Mean over columns and its spread over seeds, as a cell is written."""
+    """Mean over columns and its spread over seeds, written as a cell."""
     centre, spread = row.mean(columns)
     if centre != centre:
         return "diverged"

@@ -1,10 +1,10 @@
-"""Whether the rows of a table differ by more than their spread: a paired test over tasks and seeds, with an interval.
+"""Significance of the differences between rows: a paired test over tasks and seeds, with confidence intervals.
 
-The unit is a pair: two rows' runs of the same task and the same seed, and the difference of their figures. The tasks
-are taken as they are, and the seeds as draws: what is estimated is the difference of the expected figures on these
-tasks, not on tasks in general. Its error therefore comes from the spread of the pairs within each task (that the tasks
-differ in their mean difference adds none), with Student's t of Welch's degrees of freedom. Tasks that start from
-another task's run share its chance: they form one block with it, and their pairs are averaged by seed first.
+The unit is a pair: the runs of two rows with the same task and the same seed, and the difference of their scores. The
+tasks are fixed and the seeds are random draws: the estimate is the difference of the expected scores on these tasks,
+not on tasks in general. Its standard error therefore comes from the spread of the pairs within each task (different
+mean differences between tasks add nothing), with Student's t and Welch's degrees of freedom. Tasks that start from
+another task's run share its randomness: they form one block with it, and their pairs are averaged by seed first.
 
 All pairs of rows are tested, so p is corrected by Holm's method, and each interval has the level at which Holm's method
 tested its pair: it excludes 0 exactly where the corrected p is below 5%.
@@ -16,22 +16,24 @@ import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modules.benchmarks.base import Column
-from modules.reports.tables import Cell, Row, Section
+from modules.reports.tables.section import Cell, Row, Section
 
-ALPHA = 0.05  # of a whole comparison
-FEWEST = 3  # seeds
+ALPHA = 0.05
+"""Error level of a whole comparison."""
+FEWEST = 3
+"""Seeds that a comparison needs."""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Expected figure of one row minus another's, in the table's units.
+    """Expected score of one row minus that of another, in the table's units.
 
     Attributes:
         first, second: positions in the section's rows.
-        error, freedom: standard error and degrees of freedom; error 0 means that nothing is known of the spread.
+        error, freedom: standard error and degrees of freedom; an error of 0 means that the spread is unknown.
         p: of two-sided Student's t; corrected: after Holm; low, high: the interval of Holm's level.
     """
 
@@ -47,13 +49,13 @@ class Difference:
 
     @property
     def supported(self) -> bool:
-        """Whether the spread supports that the two differ."""
+        """Whether the two rows differ significantly."""
         return self.corrected < ALPHA
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Rows that have the same tasks and seeds, compared in one figure: a mean over columns, or one column.
+    """Rows with the same tasks and seeds, compared in one score: a column, or the mean of several.
 
     Attributes:
         rows: positions in the section's rows, best mean first; means: theirs, in the same order.
@@ -66,23 +68,23 @@ class Comparison:
     differences: tuple[Difference, ...]
 
     def between(self, first: int, second: int) -> Difference:
-        """The difference of two rows, in whichever order it is held."""
+        """The difference of two rows, in either order."""
         return next(d for d in self.differences if {d.first, d.second} == {first, second})
 
     @property
     def tied(self) -> tuple[int, ...]:
-        """The row with the best mean, and those that the spread does not tell from it."""
+        """The row with the best mean, and the rows that do not differ significantly from it."""
         best = self.rows[0]
         return (best, *(row for row in self.rows[1:] if not self.between(best, row).supported))
 
     @property
     def winner(self) -> int | None:
-        """The one row that differs from every other and is above it; None where the spread does not support one."""
+        """The row that is significantly above every other; None where there is no such row."""
         return self.tied[0] if len(self.tied) == 1 else None
 
 
 def compare(section: Section) -> list[Comparison]:
-    """The comparisons that a section allows: of rows with the same tasks and the same three seeds or more."""
+    """The comparisons that a section allows: between rows with the same tasks and at least three common seeds."""
     groups: dict[frozenset, list[int]] = {}
     for number, row in enumerate(section.rows):
         cells = {key: cell for key, cell in row.cells.items() if len(cell.runs) >= FEWEST and not cell.diverged()}
@@ -160,8 +162,6 @@ def difference(
 
 def holm(differences: Sequence[Difference], alpha: float = ALPHA) -> list[Difference]:
     """The differences with p corrected by Holm's step-down method, and intervals that agree with it, in their order."""
-    from dataclasses import replace
-
     order = sorted(range(len(differences)), key=lambda k: differences[k].p)
     corrected, level, stopped = 0.0, alpha, False
     result: dict[int, Difference] = {}

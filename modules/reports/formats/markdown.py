@@ -1,4 +1,6 @@
-"""Markdown and console text of the sections that `modules/reports/tables.py` builds."""
+"""A benchmark's table as Markdown: one table with notes for each section."""
+
+from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -6,15 +8,16 @@ from functools import partial
 from typing import Any
 
 from modules.benchmarks.base import Benchmark
-from modules.benchmarks.glue import GLUE
-from modules.reports import significance_tables as differences
-from modules.reports.cells import (
-    _first_cells,
+from modules.reports.formats.differences import differences_markdown
+from modules.reports.tables.cells import (
+    adapter_text,
     average_text,
     devices,
+    first_cells,
     marked_last,
     peak_mb,
     pipes,
+    published_average,
     published_text,
     score_text,
     seeds_text,
@@ -22,24 +25,23 @@ from modules.reports.cells import (
     start_mark,
     step_ms,
     title,
+    with_commas,
 )
-from modules.reports.published import PublishedRow
-from modules.reports.rank_study import RankStudy, find, grid
-from modules.reports.significance import compare
-from modules.reports.tables import Row, Section, plain
+from modules.reports.tables.published import PublishedRow
+from modules.reports.tables.rank_study import RankStudy, find, grid
+from modules.reports.tables.section import Row, Section, plain
+from modules.reports.tables.significance import compare
 from modules.runs.results import RunResult
 
-# ---- Markdown ---------------------------------------------------------------------------------------------------
 
-
-def to_markdown(sections: Sequence[Section], benchmark: Benchmark = GLUE) -> str:
-    """The whole file: how to read it, then one table with its notes per section."""
+def to_markdown(sections: Sequence[Section], benchmark: Benchmark) -> str:
+    """The whole file: how to read it, then a table with notes for each section."""
     parts = [f"# {benchmark.title}", benchmark.reading]
     if not sections:
         parts.append("There are no runs yet.")
     for section in sections:
         parts += [f"## {title(section)}", _table(section), "\n".join(f"- {note}" for note in _notes(section))]
-        parts += filter(None, [*map(partial(_rank_study, section), find(section)), differences.markdown(section)])
+        parts += filter(None, [*map(partial(_rank_study, section), find(section)), differences_markdown(section)])
     return "\n\n".join(parts) + "\n"
 
 
@@ -53,30 +55,29 @@ def _rank_study(section: Section, study: RankStudy) -> str:
 
 def _table(section: Section) -> str:
     benchmark = section.benchmark
-    titles = [column.title for column in benchmark.columns] + ["Avg"] * benchmark.average
+    titles = [*(column.title for column in benchmark.columns), *(["Avg"] if benchmark.average else [])]
     costs = ["Adapter", "Head", "Step ms", "Peak MB", "Seeds"]
     lines: list[list[str]] = [["", "Method", "Protocol", *titles, *costs]]
     winners = {comparison.winner for comparison in compare(section) if len(comparison.columns) > 1}
     for number, (last, row) in enumerate(marked_last(section.rows), start=1):
         lines.append(_our_line(number, row, benchmark, number - 1 in winners))
         if last:
-            lines += [_published_line(paper, benchmark) for paper in section.beside(row.variant)]
+            lines += [_published_line(paper, benchmark) for paper in section.published_of(row.variant)]
     return pipes(lines)
 
 
 def _our_line(number: int, row: Row, benchmark: Benchmark, winner: bool = False) -> list[str]:
-    counted = row.unequal
     cells = [row.cells.get(column.key) for column in benchmark.columns]
-    scores = [score_text(cell, counted) + start_mark(cell) for cell in cells]
-    scores += [average_text(row)] * benchmark.average
-    parameters = [run.parameters for run in row.runs]
+    scores = [score_text(cell, row.unequal) + start_mark(cell) for cell in cells]
+    scores += [average_text(row)] if benchmark.average else []
+    name = f"**{row.variant}**" if winner else row.variant
     return [
         f"[{number}]",
-        (f"**{row.variant}**" if winner else row.variant) + (f" `{row.label}`" if row.label else ""),
+        f"{name} `{row.label}`" if row.label else name,
         row.protocol,
         *scores,
-        span([p["adapter"] for p in parameters], lambda n: f"{n:,}"),
-        span([p["head"] for p in parameters], lambda n: f"{n:,}"),
+        adapter_text(row),
+        span([run.parameters["head"] for run in row.runs], with_commas),
         step_ms(row.runs),
         peak_mb(row.runs),
         seeds_text(row),
@@ -85,7 +86,7 @@ def _our_line(number: int, row: Row, benchmark: Benchmark, winner: bool = False)
 
 def _published_line(row: PublishedRow, benchmark: Benchmark) -> list[str]:
     scores = [published_text(row, column.key) for column in benchmark.columns]
-    scores += ["" if row.average is None else f"{row.average:g}"] * benchmark.average
+    scores += [published_average(row)] if benchmark.average else []
     origin = row.source + (", copied there" if row.mark == "copied" else "")
     return ["*published*", f"{row.method} on {row.model}", origin, *scores, row.params, "", "", "", ""]
 
@@ -109,15 +110,15 @@ def _origin(backbone: dict) -> str:
 
 def _column_notes(section: Section) -> list[str]:
     notes = []
-    for column, cell in _first_cells(section).items():
+    for column, cell in first_cells(section).items():
         word = section.benchmark.metric_words.get(cell.metric, cell.metric)
-        splits = [name.removeprefix("validation_") for name in dev_sizes(cell.runs[0].data["sizes"])]
+        splits = [name.removeprefix("validation_") for name in _dev_sizes(cell.runs[0].data["sizes"])]
         extra = f" ({' and '.join(splits)} rows)" if column.key == "mnli" else ""
         notes.append(f"{column.title} {word}{extra}")
     return notes
 
 
-def dev_sizes(sizes: dict[str, int]) -> dict[str, int]:
+def _dev_sizes(sizes: dict[str, int]) -> dict[str, int]:
     return {name: count for name, count in sizes.items() if name.startswith("validation")}
 
 
@@ -139,7 +140,7 @@ def _size_text(pair: tuple[int, int], official: tuple[int, int] | None) -> str:
 
 
 def _row_note(row: Row, tasks: Mapping[str, Any]) -> str:
-    """Everything that was set, what is common to the tasks first."""
+    """All settings of a row."""
     options = _by_task(row, lambda run: run.variant_config, tasks)
     training = _by_task(row, lambda run: {k: v for k, v in run.training.items() if k not in ("seed", "seeds")}, tasks)
     seeds = sorted({run.seed for run in row.runs})
@@ -151,7 +152,7 @@ def _row_note(row: Row, tasks: Mapping[str, Any]) -> str:
 
 
 def _by_task(row: Row, pick: Callable[[RunResult], dict], tasks: Mapping[str, Any]) -> str:
-    """`lr 5e-4, epochs 30 (MNLI), 80 (RTE)`: a value once where the tasks agree, else with the tasks it holds for."""
+    """Such as `lr 5e-4; epochs 30 (MNLI), 80 (RTE)`: values are followed by their tasks where the tasks differ."""
     found: dict[str, dict[str, list[str]]] = {}
     for task, runs in row.by_task.items():
         for name, value in pick(runs[0]).items():
@@ -173,8 +174,8 @@ def _published_notes(rows: Sequence[PublishedRow], benchmark: Benchmark) -> list
         columns = [column for column in benchmark.columns if column.key in row.scores]
         metrics = ", ".join(f"{column.title} {row.metrics[column.key]}" for column in columns)
         arxiv = f" (arXiv:{row.arxiv})" if row.arxiv else ""
-        partial = benchmark.average and len(columns) < len(benchmark.columns)
-        average = f"; Avg over these {len(columns)} tasks" if partial else ""
+        incomplete = benchmark.average and len(columns) < len(benchmark.columns)
+        average = f"; Avg over these {len(columns)} tasks" if incomplete else ""
         notes[f"{row.source}{arxiv}: {row.split}, {row.statistic}; {metrics}{average}."] = None
         notes |= {f"{row.source}: {remark}": None for remark in row.remarks}
         for doubt in filter(None, (row.setup, row.caution)):

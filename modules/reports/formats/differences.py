@@ -7,11 +7,13 @@ import io
 import math
 from collections.abc import Sequence
 
-from modules.reports.significance import ALPHA, Comparison, Difference, compare
-from modules.reports.tables import Section
+from modules.reports.tables.section import Section
+from modules.reports.tables.significance import ALPHA, Comparison, Difference, compare
 
-SHOWN = 15  # pairs in the Markdown; beyond that the best row against each other one
-LISTED = 6  # rows that one sentence names
+SHOWN = 15
+"""Most pairs in the Markdown; where there are more, only those with the best row are shown."""
+LISTED = 6
+"""Most rows that a sentence names."""
 
 CSV_COLUMNS = [
     "benchmark", "backbone", "backbone_hash", "data", "figure", "columns", "seeds", "pairs_compared",
@@ -20,8 +22,8 @@ CSV_COLUMNS = [
 ]  # fmt: skip
 
 
-def markdown(section: Section) -> str:
-    """The part under a section's table; "" where no two rows share tasks and three seeds."""
+def differences_markdown(section: Section) -> str:
+    """The part below a section's table; "" where no two rows share tasks and three seeds."""
     comparisons = compare(section)
     if not comparisons:
         return ""
@@ -48,24 +50,24 @@ def _text(section: Section, comparison: Comparison) -> str:
         lines.append("")
         lines.append(f"All {len(comparison.differences)} pairs are in `{section.benchmark.name}-differences.csv`.")
     seeds = ", ".join(map(str, comparison.seeds))
-    return f"**{figure(comparison)}**, seeds {seeds}. {verdict_text(section, comparison)}\n\n" + "\n".join(lines)
+    return f"**{heading(comparison)}**, seeds {seeds}. {verdict_text(section, comparison)}\n\n" + "\n".join(lines)
 
 
-def figure(comparison: Comparison) -> str:
-    """What is compared: a column, or the mean of several."""
+def heading(comparison: Comparison) -> str:
+    """Name of the compared score: a column, or the mean of several."""
     titles = [column.title for column in comparison.columns]
     return titles[0] if len(titles) == 1 else "Mean of " + ", ".join(titles)
 
 
 def verdict_text(section: Section, comparison: Comparison) -> str:
-    """The winner, if the spread supports one; else which rows cannot be told from the best."""
+    """The row that is significantly the best, or else the rows that do not differ significantly from the best."""
     digits = max(column.digits for column in comparison.columns)
     means = dict(zip(comparison.rows, comparison.means, strict=True))
     best = comparison.rows[0]
     if comparison.winner is not None:
         return f"Best: {_name(section, best)} ({means[best]:.{digits}f}), above every other row."
     tied = [f"{_name(section, row)} ({means[row]:.{digits}f})" for row in comparison.tied[1:]]
-    more = [f"and {len(tied) - LISTED} more"] * (len(tied) > LISTED)
+    more = [f"and {len(tied) - LISTED} more"] if len(tied) > LISTED else []
     return (
         f"No winner: the spread does not tell the highest, {_name(section, best)} ({means[best]:.{digits}f}), from "
         f"{', '.join([*tied[:LISTED], *more])}."
@@ -84,8 +86,8 @@ def _p(p: float) -> str:
     return "<0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def to_csv(sections: Sequence[Section]) -> str:
-    """Every pair of every comparison, one line each; the header alone where there is none."""
+def differences_csv(sections: Sequence[Section]) -> str:
+    """A line for every pair of every comparison; the header alone where there is none."""
     out = io.StringIO()
     writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -102,7 +104,7 @@ def _line(section: Section, comparison: Comparison, d: Difference) -> dict:
         "backbone": section.backbone["name"],
         "backbone_hash": section.backbone["hash"],
         "data": section.data["name"],
-        "figure": figure(comparison),
+        "figure": heading(comparison),
         "columns": " ".join(column.key for column in comparison.columns),
         "seeds": " ".join(map(str, comparison.seeds)),
         "pairs_compared": len(comparison.differences),

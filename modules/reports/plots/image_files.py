@@ -1,4 +1,4 @@
-"""Figures as PNG and SVG. matplotlib is an optional extra, and is imported when a figure is drawn.
+"""matplotlib's figures as PNG and SVG files. It is an optional extra, imported when a figure is drawn.
 
 The same figure gives the same bytes (with one version of matplotlib): no dates, no versions, no random ids.
 """
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "svg")
+"""Of every picture, in this order."""
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
@@ -29,8 +30,8 @@ STYLE = {
 }
 
 
-def require() -> None:
-    """Raise UserError where matplotlib is not installed: to be called before anything long."""
+def require_matplotlib() -> None:
+    """Raise UserError where matplotlib is not installed; to be called before a long measurement."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -39,11 +40,15 @@ def require() -> None:
 
 @contextmanager
 def style(**changes: Any) -> Iterator[None]:
-    """``with style():`` figures are drawn in the project's style, with some settings of matplotlib changed.
+    """``with style():`` figures have the project's style.
 
-    Raises UserError where matplotlib is not installed.
+    Args:
+        changes: of matplotlib's settings, such as ``**{"font.size": 9}``.
+
+    Raises:
+        UserError: matplotlib is not installed.
     """
-    require()
+    require_matplotlib()
     import matplotlib
 
     matplotlib.use("agg")
@@ -51,8 +56,13 @@ def style(**changes: Any) -> Iterator[None]:
         yield
 
 
-def rendered(figure: Figure, description: str | None = None, **options: Any) -> list[bytes]:
-    """The figure's bytes in each of FORMATS; a description is kept in their metadata."""
+def encoded(figure: Figure, description: str | None = None, **options: Any) -> list[bytes]:
+    """The figure's bytes in each of FORMATS.
+
+    Args:
+        description: for the files' metadata.
+        options: of `Figure.savefig`.
+    """
     contents = []
     for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
         if description is not None:
@@ -65,12 +75,17 @@ def rendered(figure: Figure, description: str | None = None, **options: Any) -> 
 
 
 @contextmanager
-def figure(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """``with figure(path, 6, 4) as drawing:`` a Figure (inches), then written to ``path`` .png and .svg."""
+def saved_figure(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """``with saved_figure(path, 6, 4) as figure:`` an empty figure of that size in inches, written as ``path``.png and
+    ``path``.svg at the end of the block.
+
+    Raises:
+        UserError: matplotlib is not installed, or the disk is full.
+    """
     with style():
         from matplotlib.figure import Figure
 
-        drawing = Figure(figsize=(width, height), layout="constrained")
-        yield drawing
-        for kind, content in zip(FORMATS, rendered(drawing), strict=True):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        for kind, content in zip(FORMATS, encoded(figure), strict=True):
             write_atomic(path.with_name(f"{path.name}.{kind}"), content)

@@ -1,20 +1,17 @@
-"""A benchmark's table: run files in, rows and cells out. The other files of this folder turn them into text.
+"""From result files to the sections, rows and cells of a benchmark's tables.
 
-Numbers of different backbones or data never share a section, settings that differ never share a row, and no cell
-holds what no run file backs. The same run files give the same bytes.
+Scores of different backbones or data never share a section, runs with different settings never share a row, and every
+cell is backed by result files. The same result files give the same bytes.
 """
 
 import json
-import math
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from modules.benchmarks.base import Benchmark, Column
-from modules.benchmarks.glue import GLUE
-from modules.reports.published import PublishedRow
+from modules.reports.tables.published import PublishedRow
+from modules.reports.tables.section import Cell, Row, Section, natural, plain, short_name
 from modules.runs.results import RunResult, canonical, data_names, run_id
 
 Settings = dict[tuple[str, str], str]
@@ -23,105 +20,13 @@ Settings = dict[tuple[str, str], str]
 _FIRST = ("full", "head", "bitfit", "lora", "adalora", "dora", "vera")  # order of rows; others follow by name
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One column of one row: a run per seed, in the order of seeds."""
+def build(results: Iterable[RunResult], benchmark: Benchmark, published: Sequence[PublishedRow] = ()) -> list[Section]:
+    """The sections of a benchmark's results, sorted by name whatever the order of `results`.
 
-    column: Column
-    runs: tuple[RunResult, ...]
-    statistic: str = "median"
-
-    @property
-    def task(self) -> str:
-        return self.column.task
-
-    @property
-    def metric(self) -> str:
-        """The metric that the column prints."""
-        return self.column.metric or self.runs[0].metric
-
-    def values(self, which: str = "best") -> list[float]:
-        """The printed figure of each seed; NaN where a run diverged. `which`: best or last (epoch)."""
-        scores = [
-            run.test[self.metric] if self.column.metric else getattr(run, which)[self.metric] for run in self.runs
-        ]
-        return [math.nan if score is None else self.column.scale * score for score in scores]
-
-    def diverged(self, which: str = "best") -> int:
-        """Number of runs whose metric is not a number."""
-        return sum(math.isnan(value) for value in self.values(which))
-
-    def centre(self, which: str = "best") -> float:
-        """Median or mean over the seeds; NaN if any of them diverged."""
-        return math.nan if self.diverged(which) else getattr(statistics, self.statistic)(self.values(which))
-
-    def spread(self, which: str = "best") -> float | None:
-        """Standard deviation over the seeds (n-1); None for a single seed."""
-        if len(self.runs) < 2:
-            return None
-        return math.nan if self.diverged(which) else statistics.stdev(self.values(which))
-
-
-@dataclass(frozen=True)
-class Row:
-    """One configuration of one variant: what it is called, its runs by task, and a cell per column that they fill."""
-
-    protocol: str
-    variant: str
-    label: str
-    by_task: Mapping[str, tuple[RunResult, ...]]
-    cells: Mapping[str, Cell]  # by the columns' keys
-    remarks: tuple[str, ...] = ()
-    columns: int = 0  # of the whole table, where their average means something
-
-    @property
-    def runs(self) -> list[RunResult]:
-        """All runs, in the order of the benchmark's tasks."""
-        return [run for runs in self.by_task.values() for run in runs]
-
-    @property
-    def unequal(self) -> bool:
-        """Whether the tasks differ in their number of seeds."""
-        return len({len(runs) for runs in self.by_task.values()}) > 1
-
-    def average(self, which: str = "best") -> float | None:
-        """Mean of the columns; None unless all are there."""
-        if not self.columns or len(self.cells) != self.columns:
-            return None
-        return statistics.fmean(cell.centre(which) for cell in self.cells.values())
-
-    def mean(self, columns: Sequence[Column]) -> tuple[float, float | None]:
-        """Mean of the cells of `columns`, and the standard deviation over seeds of each seed's own mean.
-
-        None for a spread that fewer than two common seeds give; NaN where a run diverged.
-        """
-        cells = [self.cells[column.key] for column in columns]
-        by_seed = [{run.seed: value for run, value in zip(c.runs, c.values(), strict=True)} for c in cells]
-        seeds = sorted(set.intersection(*map(set, by_seed)))
-        means = [statistics.fmean(values[seed] for values in by_seed) for seed in seeds]
-        centre = statistics.fmean(cell.centre() for cell in cells)
-        return centre, statistics.stdev(means) if len(means) > 1 and not math.isnan(centre) else None
-
-
-@dataclass(frozen=True)
-class Section:
-    """What may stand in one table: one backbone on one source of data, and the published rows beside it."""
-
-    backbone: Mapping[str, Any]
-    data: Mapping[str, Any]
-    rows: tuple[Row, ...]
-    published: tuple[PublishedRow, ...] = ()
-    benchmark: Benchmark = GLUE
-
-    def beside(self, variant: str) -> list[PublishedRow]:
-        """The published rows of one variant."""
-        return [row for row in self.published if row.variant == variant]
-
-
-def build(
-    results: Iterable[RunResult], published: Sequence[PublishedRow] = (), benchmark: Benchmark = GLUE
-) -> list[Section]:
-    """Sections, rows and cells of all results of a benchmark, sorted by names: the order of `results` is no matter."""
+    Args:
+        results: of any benchmark; those of other benchmarks are left out.
+        published: rows of the papers, to be shown with ours of the same method.
+    """
     groups: dict[tuple[str, ...], list[RunResult]] = {}
     ordered = sorted(results, key=lambda run: run.id)
     names = data_names(ordered)
@@ -133,28 +38,23 @@ def build(
     for (*_, source, name), runs in sorted(groups.items()):
         rows = sorted(_rows(runs, {run.id: run for run in runs}, benchmark), key=_row_order)
         backbone, data = runs[0].backbone, runs[0].data | {"source": source, "name": name}
-        beside = _beside(rows, backbone, published, benchmark)
-        sections.append(Section(backbone, data, tuple(rows), tuple(beside), benchmark))
+        comparable = _comparable(rows, backbone, published, benchmark)
+        sections.append(Section(backbone, data, tuple(rows), benchmark, tuple(comparable)))
     return sections
 
 
-def short_name(backbone: str) -> str:
-    """A model's name without its owner: FacebookAI/roberta-base is roberta-base."""
-    return backbone.rpartition("/")[2]
-
-
-def _beside(
+def _comparable(
     rows: list[Row], backbone: Mapping, published: Sequence[PublishedRow], benchmark: Benchmark
 ) -> list[PublishedRow]:
-    """Per variant: published rows of this very backbone, else of the papers' own, else of any; each figure once."""
+    """Published rows of our rows' variants: of this backbone, else of the papers' backbone, else of any; none twice."""
     found = []
     for variant in dict.fromkeys(row.variant for row in rows):
-        own = [row for row in published if row.variant == variant and not row.repeats]
+        candidates = [row for row in published if row.variant == variant and not row.repeats]
         for model in (short_name(backbone["name"]), benchmark.paper_model):
-            if same := [row for row in own if row.model == model]:
-                own = same
+            if same := [row for row in candidates if row.model == model]:
+                candidates = same
                 break
-        found += own
+        found += candidates
     return found
 
 
@@ -257,20 +157,6 @@ def _label(runs: list[RunResult], differing: Mapping[tuple[str, str], str]) -> s
 def _row_order(row: Row) -> tuple:
     known = _FIRST.index(row.variant) if row.variant in _FIRST else len(_FIRST)
     return known, row.variant, row.protocol, natural(row.label), min(run.id for run in row.runs)
-
-
-def natural(text: str) -> list[tuple[int, float, str]]:
-    """Sort key under which r=8 comes before r=16, and lr=0.0005 before lr=0.001."""
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
-    return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts) if part]
-
-
-def plain(text: str) -> str:
-    """Canonical JSON as a person writes it: no quotes around a word."""
-    value = json.loads(text)
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else text
 
 
 def _text(value: Any) -> str:

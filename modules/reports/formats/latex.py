@@ -4,20 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modules.reports.cells import (
+from modules.reports.tables.cells import (
+    adapter_text,
     average_text,
     marked_last,
+    published_average,
     published_text,
     score_text,
     seeds_text,
-    span,
     start_mark,
     title,
 )
-from modules.reports.published import PublishedRow
-from modules.reports.rank_study import RankStudy, find, grid
-from modules.reports.significance import compare
-from modules.reports.tables import Row, Section
+from modules.reports.tables.published import PublishedRow
+from modules.reports.tables.rank_study import RankStudy, find, grid
+from modules.reports.tables.section import Row, Section
+from modules.reports.tables.significance import compare
 
 ESCAPES = {
     "\\": r"\textbackslash{}",
@@ -33,12 +34,12 @@ SIGNS = {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", 
 
 
 def escape(text: str) -> str:
-    """Plain text as LaTeX, the marks of the tables included."""
+    """Plain text as LaTeX; the marks of the tables (±, †, ·) become commands."""
     return "".join((ESCAPES | SIGNS).get(letter, letter) for letter in text)
 
 
 def to_latex(sections: Sequence[Section]) -> str:
-    """Every section, and each rank study of it. Needs `booktabs`."""
+    """A table for every section and for each of its rank studies. Needs the LaTeX package `booktabs`."""
     parts = ["% \\usepackage{booktabs}"]
     for section in sections:
         parts.append(_table(section))
@@ -48,12 +49,12 @@ def to_latex(sections: Sequence[Section]) -> str:
 
 def _table(section: Section) -> str:
     benchmark = section.benchmark
-    titles = [column.title for column in benchmark.columns] + ["Avg"] * benchmark.average
+    titles = [*(column.title for column in benchmark.columns), *(["Avg"] if benchmark.average else [])]
     winners = {comparison.winner for comparison in compare(section) if len(comparison.columns) > 1}
     lines = []
     for number, (last, row) in enumerate(marked_last(section.rows)):
         lines.append(_ours(row, section, number in winners))
-        lines += [_published(paper, section) for paper in section.beside(row.variant)] if last else []
+        lines += [_published(paper, section) for paper in section.published_of(row.variant)] if last else []
     return environment(["Method", "Protocol", *titles, "Trained", "Seeds"], lines, 2, _caption(section))
 
 
@@ -78,21 +79,20 @@ def _ours(row: Row, section: Section, winner: bool) -> list[str]:
     cells = [row.cells.get(column.key) for column in section.benchmark.columns]
     name = escape(f"{row.variant} {row.label}".strip())
     scores = [escape(score_text(cell, row.unequal) + start_mark(cell)) for cell in cells]
-    trained = span([run.parameters["adapter"] for run in row.runs], lambda n: f"{n:,}")
-    average = [average_text(row)] * section.benchmark.average
+    average = [average_text(row)] if section.benchmark.average else []
     return [
         rf"\textbf{{{name}}}" if winner else name,
         escape(row.protocol),
         *scores,
         *average,
-        trained,
+        adapter_text(row),
         seeds_text(row),
     ]
 
 
 def _published(row: PublishedRow, section: Section) -> list[str]:
     scores = [published_text(row, column.key) for column in section.benchmark.columns]
-    scores += ["" if row.average is None else f"{row.average:g}"] * section.benchmark.average
+    scores += [published_average(row)] if section.benchmark.average else []
     mark = "*" if row.mark == "copied" else ""
     words = [f"{row.method} on {row.model}", row.source + mark, *scores, row.params or "", ""]
     return [rf"\textit{{{escape(word)}}}" if word else "" for word in words]
@@ -109,7 +109,13 @@ def _rank_table(section: Section, study: RankStudy) -> str:
 
 
 def environment(head: Sequence[str], lines: Sequence[Sequence[str]], words: int, caption: str) -> str:
-    """A table* with `words` columns of text and the rest of figures; `lines` are LaTeX already."""
+    """A `table*` environment.
+
+    Args:
+        head, caption: plain text.
+        lines: cells that are LaTeX already.
+        words: number of columns of text, on the left; the other columns are numbers.
+    """
     rows = [" & ".join(map(escape, head)) + r" \\", r"\midrule", *(" & ".join(line) + r" \\" for line in lines)]
     body = "\n".join(f"    {row}" for row in rows)
     columns = "l" * words + "r" * (len(head) - words)

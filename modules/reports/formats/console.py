@@ -1,42 +1,42 @@
-"""A table as a person sees it in a terminal."""
+"""A table for a terminal of 80 columns."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modules.reports.cells import (
-    _first_cells,
+from modules.reports.tables.cells import (
+    adapter_text,
     average_text,
+    first_cells,
     marked_last,
+    published_average,
     published_text,
     score_text,
     seeds_text,
     span,
     start_mark,
     title,
+    with_commas,
 )
-from modules.reports.tables import Row, Section
-
-# ---- console ----------------------------------------------------------------------------------------------------
+from modules.reports.tables.section import Row, Section
 
 
 def to_text(sections: Sequence[Section]) -> str:
-    """A short table per section for 80 columns: the columns that have runs, each row's name on a line of its own."""
+    """A short table per section: the columns that have runs, and each row's name on a separate line."""
     return "\n\n".join(_section_text(section) for section in sections)
 
 
 def _section_text(section: Section) -> str:
-    shown = list(_first_cells(section))
+    shown = list(first_cells(section))
     named = [("", [*(column.title for column in shown), "Avg"])]
     for last, row in marked_last(section.rows):
         cells = [row.cells.get(column.key) for column in shown]
         scores = [score_text(cell) + start_mark(cell) for cell in cells]
         named.append((_row_title(row), [*scores, average_text(row)]))
-        for paper in section.beside(row.variant) if last else ():
-            average = "" if paper.average is None else f"{paper.average:g}"
+        for paper in section.published_of(row.variant) if last else ():
             name = f"published: {paper.method} on {paper.model} ({paper.source}), {paper.params}"
-            named.append((name, [*(published_text(paper, column.key) for column in shown), average]))
-    columns = len(shown) + any(average_text(row) for row in section.rows)  # no Avg beside rows that have none
+            named.append((name, [*(published_text(paper, column.key) for column in shown), published_average(paper)]))
+    columns = len(shown) + any(average_text(row) for row in section.rows)  # without Avg where no row has one
     named = [(name, [cell.replace(" ", "") for cell in cells[:columns]]) for name, cells in named]
     widths = [max(len(cells[k]) for _, cells in named) for k in range(columns)]
     lines = [title(section)]
@@ -48,6 +48,6 @@ def _section_text(section: Section) -> str:
 
 def _row_title(row: Row) -> str:
     seeds = seeds_text(row)
-    adapter, head = ([run.parameters[part] for run in row.runs] for part in ("adapter", "head"))
-    counts = f"{span(adapter, lambda n: f'{n:,}')} + head {span(head, lambda n: f'{n:,}')}"
+    head = span([run.parameters["head"] for run in row.runs], with_commas)
+    counts = f"{adapter_text(row)} + head {head}"
     return f"{row.variant} {row.label}".strip() + f" ({row.protocol}; seeds: {seeds}), {counts}"

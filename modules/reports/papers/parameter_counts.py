@@ -1,4 +1,4 @@
-"""Published parameter counts beside counts of the models that this project builds."""
+"""Published counts of parameters, compared with counts of the models that this project builds."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modules.paths import PUBLISHED as FIGURES
+from modules.paths import PUBLISHED as FOLDER
+from variants.errors import UserError
 
-PUBLISHED = FIGURES / "parameters.yaml"
+PUBLISHED = FOLDER / "parameters.yaml"
 UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
-TRAINED_BYTES = 4  # fp32: a weight, its gradient, and each of Adam's two states
+TRAINED_BYTES = 4
+"""fp32: a trained weight, its gradient, and each of Adam's two states."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """A printed number of parameters and what we count for it.
+class CountedRow:
+    """A printed number of parameters and our count of it.
 
     Attributes:
-        counted: trained parameters, the head apart (for full fine-tuning: with it); None where ``variant`` is.
+        counted: trained parameters without the head (for full fine-tuning: with it); None where ``variant`` is.
         head, total: parameters of the task head, and of model and adapter together.
         follows: the count rounds to the print.
         bytes: weights of the whole model, gradients, Adam's states, and the adapter file, head included.
@@ -44,16 +46,16 @@ class Row:
     bytes: dict[str, int] = field(default_factory=dict)
 
 
-def published() -> tuple[dict[str, dict[str, Any]], list[Row]]:
-    """Models and rows of parameters.yaml, nothing counted yet."""
+def published_counts() -> tuple[dict[str, dict[str, Any]], list[CountedRow]]:
+    """(models by name, rows) of parameters.yaml; nothing is counted yet."""
     import yaml
 
     content = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
-    return content["models"], [Row(**row) for row in content["rows"]]
+    return content["models"], [CountedRow(**row) for row in content["rows"]]
 
 
-def build(spec: dict[str, Any], device: str = "meta"):
-    """A model of parameters.yaml: shapes alone on the meta device, random weights on any other."""
+def build_model(spec: dict[str, Any], device: str = "meta"):
+    """A model of parameters.yaml; on the meta device it has shapes alone, on any other random weights."""
     import torch
     import transformers
 
@@ -62,8 +64,8 @@ def build(spec: dict[str, Any], device: str = "meta"):
         return model_class(model_class.config_class(**spec["config"]))
 
 
-def count(row: Row, model, weight_bytes: int = 4) -> Row:
-    """``row`` with what its variant trains on ``model``.
+def count(row: CountedRow, model, weight_bytes: int = 4) -> CountedRow:
+    """``row`` with the parameters that its variant trains on ``model``.
 
     Args:
         weight_bytes: of a frozen weight (4: fp32, 2: bf16).
@@ -93,12 +95,12 @@ def count(row: Row, model, weight_bytes: int = 4) -> Row:
 
 
 def _frozen(layers: Sequence) -> int:
-    """Values that the layers hold beside what trains, such as VeRA's shared matrices."""
+    """Number of frozen values in the layers, such as VeRA's shared matrices."""
     return sum(b.numel() for b in {id(b): b for layer in layers for b in layer.buffers()}.values())
 
 
 def _in_file(adapted) -> dict[str, Any]:
-    """What the adapter file holds before any training: AdaLoRA's may hold less once its ranks have fallen."""
+    """Tensors of the adapter file before training; AdaLoRA's file may become smaller as its ranks fall."""
     from variants import AdapterLayer
 
     layers = adapted.adapter.layers.items()
@@ -116,7 +118,7 @@ def printed_value(text: str) -> tuple[float, float]:
 
 
 def rounds_to(counted: int, text: str, total: int) -> bool:
-    """Whether ``counted`` is the print, at the digits that the print has; a share is one of ``total`` parameters."""
+    """Whether ``counted`` rounds to the print; a print in percent is a share of ``total`` parameters."""
     value, half = printed_value(text)
     found = counted / total if text.endswith("%") else counted
     return abs(found - value) <= half * (1 + 1e-9)
@@ -134,7 +136,7 @@ def file_bytes(tensors: dict[str, Any]) -> int:
 
 
 def human(number: float, base: int = 1000, suffix: str = "") -> str:
-    """Three digits and a unit."""
+    """Three digits and a unit, such as ``1.18M``."""
     for unit in ("", "K", "M", "G", "T"):
         if number < base or unit == "T":
             return f"{number:.3g}{unit}{suffix}" if unit else f"{number:g}{suffix}"
@@ -142,8 +144,31 @@ def human(number: float, base: int = 1000, suffix: str = "") -> str:
     raise AssertionError
 
 
-def text(rows: list[Row], remarks: bool) -> str:
-    """The rows as a table, and a last line that sums up."""
+def chosen_rows(rows: list[CountedRow], model: str | None, table: str | None) -> list[CountedRow]:
+    """The rows of a model, and of tables with ``table`` in their name. Raises UserError where there are none."""
+    known = dict.fromkeys(row.model for row in rows)
+    if model and model not in known:
+        raise UserError(f"--model {model!r} is none of {', '.join(known)}")
+    chosen = [row for row in rows if not model or row.model == model]
+    if table:
+        chosen = [row for row in chosen if any(table in name for name in (row.table, *row.also))]
+    if not chosen:
+        raise UserError(f"no row is of --table {table!r}; see {PUBLISHED}")
+    return chosen
+
+
+def count_all(models: dict[str, dict[str, Any]], rows: list[CountedRow], weight_bytes: int = 4) -> list[CountedRow]:
+    """All rows counted, each model built once."""
+    built = {name: build_model(models[name]) for name in dict.fromkeys(row.model for row in rows)}
+    return [count(row, built[row.model], weight_bytes) for row in rows]
+
+
+def as_text(rows: list[CountedRow], remarks: bool) -> str:
+    """The rows as a table, with a summary as the last line.
+
+    Args:
+        remarks: print also the remarks of rows whose count follows the print.
+    """
     head = ("model", "method", "printed", "counted", "", "weights", "gradients", "Adam", "file", "arithmetic", "table")
     lines = [head]
     for row in rows:
