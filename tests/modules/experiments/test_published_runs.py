@@ -29,9 +29,6 @@ def test_a_row_becomes_its_recipes_runs():
     (only,) = wishes(words="roberta-base lora", tasks=["rte"], seeds=[7])[0]
     runs = [(run.recipe.task, run.seed) for run in planned_runs(only)]
     assert runs == [("mnli", 7), ("rte", 7)]  # it starts from MNLI
-        ("mnli", 7),
-        ("rte", 7),
-    ]  # it starts from MNLI
 
 
 def test_rows_that_cannot_be_run_say_why():
