@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from variants.errors import UserError, VariantError, first_line, exit_code
+from variants.errors import UserError, VariantError, exit_code, first_line
 from variants.registry import resolve
 from variants.variant import BaseVariant
 
