@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import threading
@@ -13,9 +14,13 @@ from variants import errors
 
 
 def guarded(command: Callable[[], int]) -> int:
-    """Run a command; its exit code.
+    """Run a command; a mistake of the user's is one line on standard error and exit code 2.
 
-    A mistake of the user's is one line on standard error and exit code 2; Ctrl-C, or SIGTERM, is code 130.
+    Args:
+        command: returns its exit code.
+
+    Returns:
+        The exit code: the command's, 2 after a :class:`UserError`, 130 where a person or a scheduler stopped it.
     """
 
     def stop(*_: Any) -> typing.NoReturn:
@@ -28,3 +33,16 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def is_user_error(error: BaseException) -> bool:
+    """Whether one line says all: a mistake of the user's, or a disk that is full."""
+    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+    return full or isinstance(error, errors.UserError)
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error on one line."""
+    if isinstance(error, OSError) and error.errno:
+        return f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose --results_dir"
+    return " ".join(str(error).split())
