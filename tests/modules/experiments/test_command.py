@@ -46,7 +46,7 @@ def test_variants_imports_neither_lightning_nor_transformers():
 
 MISTAKES = {
     "unknown variant": (["--variant", "lorra"], "unknown variant 'lorra'; did you mean lora"),
-    "option of another variant": (["--variant", "head", "--r", "8"], "--r is an option of lora.*, not of"),
+    "option of another variant": (["--variant", "head", "--r", "8"], "--r is an option of .*, lora.*, not of"),
     "unknown option": (["--batchsize", "3"], "unknown option --batchsize; did you mean --batch_size"),
     "r of 0": (["--r", "0"], "r must be at least 1, not 0"),
     "r not a number": (["--r", "eight"], "--r must be int, not 'eight'"),
