@@ -14,8 +14,8 @@ from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
 from modules.experiments.cost_estimate import WIDTHS, _line, cost_lines, hours_text, width
 from modules.experiments.flags import make_parser
-from modules.experiments.plan import Wishes
-from modules.experiments.published_runs import jobs, table_wishes
+from modules.experiments.published_runs import planned_runs, table_wishes
+from modules.experiments.wishes import Wishes
 from modules.reports.paper_rows import all_sections, choose, paper_rows
 from modules.reports.paper_tables import paper_table, paper_tables
 from modules.reports.published import load_all, load_table
@@ -168,7 +168,7 @@ def test_the_same_runs_give_the_same_bytes_in_three_formats():
 
 
 def wishes(table="lora-2", words=None, **changes):
-    return table_wishes(PUBLISHED, table, words, Wishes(**changes))
+    return table_wishes(PUBLISHED, table, words, Wishes(**{"benchmark": GLUE} | changes))
 
 
 def test_words_choose_rows():
@@ -186,7 +186,7 @@ def test_a_row_becomes_its_recipes_runs():
         ("lora", "paper", "FacebookAI/roberta-base", {})
     ]
     assert len(skipped) == 4 and all("not run: [" in line for line in skipped)
-    found = jobs(able[0])
+    found = planned_runs(able[0])
     assert len(found) == 8 * 5 and {job.seed for job in found} == {0, 1, 2, 3, 4}
     by_task = {job.recipe.task: job for job in found}
     assert by_task["rte"].steps == 78 * 80 and by_task["rte"].starts  # ceil(2,490 / 32) batches, 80 epochs
@@ -194,7 +194,8 @@ def test_a_row_becomes_its_recipes_runs():
     small, _ = wishes("adalora-1", "adalora 0.32M")
     assert small[0].options == {"init_r": 4, "target_r": 2}
     (only,) = wishes(words="roberta-base lora", tasks=["rte"], seeds=[7])[0]
-    assert [(job.recipe.task, job.seed) for job in jobs(only)] == [("mnli", 7), ("rte", 7)]  # it starts from MNLI
+    found = planned_runs(only)
+    assert [(job.recipe.task, job.seed) for job in found] == [("mnli", 7), ("rte", 7)]  # it starts from MNLI
 
 
 def test_rows_that_cannot_be_run_say_why():
@@ -221,7 +222,7 @@ def test_rows_that_cannot_be_run_say_why():
     ],
 )
 def test_mistakes_are_one_line(argv, words, capsys):
-    assert main(argv) == 2
+    assert main(argv, GLUE) == 2
     assert words in (err := capsys.readouterr().err) and err.count("\n") == 1
 
 
@@ -233,7 +234,7 @@ def test_a_plan_needs_neither_hub_nor_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     monkeypatch.setattr("modules.experiments.cost_estimate._hours", lambda group: (2.0, "measured"))
     flags = ["--table", "lora-2", "--rows", "roberta-base lora", "--seeds", "0,1", "--results_dir", str(tmp_path)]
-    assert main([*flags, "--plan"]) == 0
+    assert main([*flags, "--plan"], GLUE) == 0
     lines = capsys.readouterr().out.splitlines()
     commands = [line for line in lines if not line.startswith("#")]
     assert len(commands) == 16 and all(
@@ -253,7 +254,7 @@ def test_a_plan_needs_neither_hub_nor_training(tmp_path, capsys, monkeypatch):
 
 
 def test_hours_come_from_steps_and_lengths():
-    (job,) = [j for j in jobs(wishes(words="roberta-base lora")[0][0]) if (j.recipe.task, j.seed) == ("rte", 0)]
+    (job,) = [j for j in planned_runs(wishes(words="roberta-base lora")[0][0]) if (j.recipe.task, j.seed) == ("rte", 0)]
     assert width(job) == WIDTHS["rte"][32] and set(WIDTHS) == {*GLUE.tasks, *E2E.tasks}
     assert _line([(100, 1.0), (300, 2.0)], 500) == pytest.approx(3.0)
     assert _line([(100, 2.0), (300, 1.5)], 600) == pytest.approx(3.0)  # noise: a larger batch never costs less
@@ -263,7 +264,7 @@ def test_hours_come_from_steps_and_lengths():
 
 def test_an_estimate_is_of_the_right_size(capsys):
     """Measured for the embedded model; the reference runs took 9 minutes on two cores, two at once."""
-    assert main(["--plan", "--preset", "embedded", "--tasks", "rte", "--results_dir", "nowhere"]) == 0
+    assert main(["--plan", "--preset", "embedded", "--tasks", "rte", "--results_dir", "nowhere"], GLUE) == 0
     out = capsys.readouterr().out
     assert (
         "--preset embedded --results_dir nowhere --tasks rte --seeds 0" in out and "1 runs, 252 optimizer steps" in out
@@ -279,10 +280,10 @@ def test_a_table_is_run_and_fills(tiny_model, tiny_tsv, tmp_path, capsys, monkey
     flags = ["--table", "lora-2", "--rows", "roberta-base lora", "--model", str(model), "--data_dir", str(tiny_tsv)]
     flags += ["--tasks", "rte", "--seeds", "0", "--epochs", "1", "--results_dir", str(results), "--wandb", "off"]
     flags += ["--trainer.accelerator", "cpu", "--jobs", "1"]
-    assert main(flags) == 0
+    assert main(flags, GLUE) == 0
     assert "2 runs;" in (out := capsys.readouterr().out) and "lora-2.md" in out  # MNLI, and RTE that starts from it
     table = (results / "tables" / "papers" / "lora-2.md").read_text()
     (ours,) = [line for line in table.splitlines() if "| ours " in line and "target=attn-qv r=8" in line]
     assert ours.count("†‡") == 1 and ours.count("‡") == 2 and "paper" in ours
-    assert main([*flags, "--plan"]) == 0
+    assert main([*flags, "--plan"], GLUE) == 0
     assert "2 runs, 2 done before" in (out := capsys.readouterr().out) and "nothing is missing" in out

@@ -14,8 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modules.experiments.flags import make_parser, names_of, seeds_of
-from modules.experiments.plan import Wishes, make_plan
+from modules.benchmarks.glue import GLUE
+from modules.experiments.flags import make_parser
+from modules.experiments.plan import make_plan
+from modules.experiments.wishes import Wishes, names_of, seeds_of
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 from variants.errors import UserError
@@ -26,9 +28,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def planned(command: list[str], variant: str = "lora", **changes) -> list[RunConfig]:
     """The runs that the command line would do."""
-    flags = make_parser(resolve(variant)).parse_args(command)
+    flags = make_parser(resolve(variant), GLUE).parse_args(command)
     training = {k: flags[k] for k in ("lr", "batch_size", "epochs") if flags[k] is not None}
     wishes = Wishes(
+        benchmark=GLUE,
         variant=variant,
         model=flags.model,
         data_dir=flags.data_dir,
@@ -189,17 +192,17 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
 def test_what_is_done_is_not_done_again(command):
     from modules.experiments.command import main
 
-    assert main([*command, "--variant", "head"]) == 0
+    assert main([*command, "--variant", "head"], GLUE) == 0
     results = Path(command[5])
     (file,) = (results / "runs").glob("*.json")
     stamp = file.stat().st_mtime_ns
-    assert main([*command, "--variant", "head"]) == 0
+    assert main([*command, "--variant", "head"], GLUE) == 0
     assert file.stat().st_mtime_ns == stamp
     file.write_text(file.read_text()[:100])  # half a file: moved aside, and run again
-    assert main([*command, "--variant", "head"]) == 0
+    assert main([*command, "--variant", "head"], GLUE) == 0
     assert json.loads(file.read_text())["id"] == file.stem
     assert list((results / "runs").glob("*.corrupt-*"))
-    assert main([*command, "--variant", "head", "--force"]) == 0
+    assert main([*command, "--variant", "head", "--force"], GLUE) == 0
     assert file.stat().st_mtime_ns != stamp
 
 

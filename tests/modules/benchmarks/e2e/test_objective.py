@@ -11,6 +11,7 @@ from modules.benchmarks.e2e import E2E, TASK
 from modules.benchmarks.e2e.data import E2EDataModule, encode, inputs_of
 from modules.benchmarks.e2e.decode import Decoding, NoRepeatInOutput, decode, generate, low_precision
 from modules.benchmarks.e2e.objective import Generation
+from modules.benchmarks.e2e.settings import E2ESettings
 from modules.benchmarks.e2e.sources import FolderSource
 from tests.support.e2e_tiny import pairs, text_folder, tiny_gpt2, words
 from tests.support.tiny import train
@@ -276,8 +277,9 @@ def test_the_stop_tokens_of_the_official_code():
     bpe = PreTrainedTokenizerFast(
         tokenizer_object=core._tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
-    assert Decoding.of({}, bpe).stop == (0, bpe.convert_tokens_to_ids("ĊĊ"))
-    assert Decoding.of({}, word_tokenizer(["a"])).stop == (0,)
+    settings = E2ESettings(lr=1e-3, batch_size=8, epochs=1, max_length=64)
+    assert Decoding.of(settings, bpe).stop == (0, bpe.convert_tokens_to_ids("ĊĊ"))
+    assert Decoding.of(settings, word_tokenizer(["a"])).stop == (0,)
 
 
 def test_low_precision_spares_the_output_embedding(fresh):
