@@ -5,7 +5,7 @@ import yaml
 
 from modules.benchmarks.glue import GLUE
 from modules.benchmarks.glue.tasks import TASKS
-from modules.benchmarks.recipes import NoRecipe, load_file, load_recipe
+from modules.benchmarks.recipes import NoRecipe, load_file, load_recipe, recipes_for
 from variants.errors import UserError
 
 CONFIGS = GLUE.configs
@@ -173,6 +173,28 @@ def test_what_is_missing_is_one_line(arguments, words):
     with pytest.raises(NoRecipe) as caught:
         load_recipe(*arguments, GLUE)
     assert "\n" not in str(caught.value) and all(word in str(caught.value) for word in words)
+
+
+def test_the_recipes_of_a_row_are_of_one_protocol():
+    """VeRA's paper leaves MNLI and QQP out: its row has no MNLI by our default settings among the paper's figures."""
+    recipes = recipes_for("roberta-base", "auto", "vera", GLUE)
+    assert set(recipes) == set(VERA_ORDER) and {recipe.protocol for recipe in recipes.values()} == {"paper"}
+    assert recipes_for("roberta-base", "auto", "vera", GLUE, ["mnli"])["mnli"].protocol == "default"
+    assert list(recipes_for("any", "auto", "lora", GLUE)) == list(TASKS)
+    with pytest.raises(NoRecipe, match="only for lora, vera; use --preset default"):
+        recipes_for("roberta-base", "paper", "full", GLUE)
+
+
+def test_a_recipe_names_the_one_that_its_run_starts_from():
+    def starts(**choice):
+        found = recipes_for("roberta-base", "paper", "lora", GLUE, **choice)
+        return {task: recipe.start.task for task, recipe in found.items() if recipe.start}
+
+    three = {"mrpc": "mnli", "rte": "mnli", "stsb": "mnli"}
+    assert starts() == starts(mnli_init=True) == three and starts(mnli_init=False) == {}
+    assert starts(tasks=["rte", "cola"]) == {"rte": "mnli"}
+    wanted = recipes_for("embedded", "embedded", "lora", GLUE, mnli_init=True)
+    assert [task for task, recipe in wanted.items() if recipe.start] == list(three)
 
 
 GOOD = {
