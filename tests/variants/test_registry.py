@@ -80,6 +80,7 @@ def test_outlines_spare_the_import_of_torch() -> None:
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_variants_imports_neither_lightning_nor_transformers() -> None:
     script = (
         "import sys; from variants import *; from variants import LoRA, attach, load, registry;"

@@ -37,6 +37,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_exactly_what_one_gives(tmp_path, no_java):
     (tmp_path / "store.json").write_text(json.dumps([OUTPUTS, REFERENCES]))
     want = {name: value for name, value in score(OUTPUTS, REFERENCES)[0].items() if name != "METEOR"}
