@@ -85,6 +85,7 @@ def test_outlines_spare_the_import_of_torch() -> None:
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_a_new_method_is_one_new_file(tmp_path: Path) -> None:
     """The folder's listing is the list; a default that is no literal is known too, by importing the class."""
     shutil.copytree(ROOT / "variants", tmp_path / "variants", ignore=shutil.ignore_patterns("__pycache__"))
@@ -99,6 +100,7 @@ def test_a_new_method_is_one_new_file(tmp_path: Path) -> None:
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, check=True)
 
 
+@pytest.mark.slow
 def test_public_names_are_listed_and_load_nothing_until_they_are_used() -> None:
     script = (
         "import sys, variants; names = dir(variants);"
@@ -109,6 +111,7 @@ def test_public_names_are_listed_and_load_nothing_until_they_are_used() -> None:
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
 
 
+@pytest.mark.slow
 def test_variants_imports_neither_lightning_nor_transformers() -> None:
     script = (
         "import sys; from variants import *; from variants import LoRA, attach, load, registry;"

@@ -182,7 +182,7 @@ def test_a_layer_on_attention_itself_keeps_its_padding():
     assert not pack(adapted)
 
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its attention of packed rows")
+needs_gpu = pytest.mark.gpu("its attention of packed rows")
 
 
 @needs_gpu

@@ -76,6 +76,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(mistake, capsys, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_mistakes_that_only_the_run_can_see_get_one_line_too(command, capfd):
     assert main([*command, "--r", "17"]) == 2  # the tiny model is 16 wide
     error = capfd.readouterr().err
@@ -83,6 +84,7 @@ def test_mistakes_that_only_the_run_can_see_get_one_line_too(command, capfd):
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_a_target_that_matches_nothing_names_the_nearest(command, capfd):
     assert main([*command, "--target", "querry"]) == 2
     assert "target='querry' matches no linear map; the nearest are query" in capfd.readouterr().err
@@ -111,6 +113,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(command, capfd, monkeyp
     assert "cannot write" in capfd.readouterr().err and not list((tmp_path / "full").rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_without_gpu_the_first_lines_name_the_embedded_source(tmp_path, capfd):
     """The plain command, cut short: what it takes, where it writes, the published row beside ours."""
     flags = ["--tasks", "rte", "--trainer.accelerator", "cpu", "--trainer.limit_train_batches", "4", "--epochs", "1"]
@@ -140,6 +143,7 @@ def readme_variant() -> str:
     return re.search(r"```python\n(# my_file\.py.*?)```", text, re.S)[1]
 
 
+@pytest.mark.slow
 def test_the_readmes_variant_trains_saves_reloads_merges_and_is_in_the_table(command, tmp_path, monkeypatch, capfd):
     source = readme_variant()
     assert len(source.splitlines()) <= 30
@@ -171,6 +175,7 @@ def test_the_readmes_variant_trains_saves_reloads_merges_and_is_in_the_table(com
     assert any(t.abs().sum() > 0 for t in load_file(best / "adapter.safetensors").values())
 
 
+@pytest.mark.slow
 def test_an_entry_point_names_a_variant(tmp_path, monkeypatch):
     """A package that declares the group ``lora_variants`` adds a name to --variant."""
     (tmp_path / "my_file.py").write_text(readme_variant())
@@ -197,6 +202,7 @@ def test_editing_a_variant_makes_a_new_run(command, tmp_path, monkeypatch):
     assert before.id != after.id
 
 
+@pytest.mark.slow
 def test_the_papers_preset_runs_from_the_hub(tmp_path):
     """The command itself against a local Hub: RoBERTa's id, the data set's id, the paper's recipe, MNLI first."""
     from tests.support.hub_server import HubServer, tiny_glue, tiny_roberta
@@ -218,6 +224,7 @@ def test_the_papers_preset_runs_from_the_hub(tmp_path):
     assert rte.overrides == {"epochs": 1} and rte.training["weight_decay"] == 0.1
 
 
+@pytest.mark.slow
 def test_no_hub_under_preset_paper_is_one_line_within_seconds(tmp_path):
     """Nothing listens on the endpoint: the line names it and the mend; the look takes at most five seconds."""
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}

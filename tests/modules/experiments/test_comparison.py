@@ -255,6 +255,7 @@ def test_tuning_may_read_a_part_of_the_rows(made):
 # ---- the whole way ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_e2e_from_the_plan_to_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # no Java: METEOR takes seconds
     monkeypatch.setattr(

@@ -45,6 +45,7 @@ def test_the_kept_adapter_scores_what_the_result_says(command, variant):
     assert result.best["accuracy"] == pytest.approx(hits / len(rows), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_result_holds_what_settles_a_comparison(command):
     (run,) = planned(command)
     work(run)
@@ -123,6 +124,7 @@ def test_a_parameter_without_gradient_is_named(command, monkeypatch):
 # ---- killed and resumed -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
     """SIGKILL after some epoch, start again: figures and weights are those of an unbroken run, bit for bit."""
     flags = [*command, "--epochs", "12"]
@@ -148,6 +150,7 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(command):
     from modules.experiments.command import main
 
@@ -165,6 +168,7 @@ def test_what_is_done_is_not_done_again(command):
     assert file.stat().st_mtime_ns != stamp
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_list(command):
     """Each run is done once: the second worker finds it locked or done."""
     runs = [run for seed in "01" for run in planned([*command, "--variant", "head", "--seeds", seed], "head")]
@@ -181,6 +185,7 @@ def test_two_workers_share_a_list(command):
 # ---- several processes ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["adalora", "full"])
 def test_two_processes_compute_what_one_does(command, tmp_path, variant):
     """Uneven last batches in training and evaluation; losses, metrics and weights agree to 1e-5."""
@@ -199,6 +204,7 @@ def test_two_processes_compute_what_one_does(command, tmp_path, variant):
     assert results[0].variant_metrics == results[1].variant_metrics  # AdaLoRA's ranks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path, precision):
     """Eight rows at once, or four and four: the allocator sees the same gradients."""
@@ -217,6 +223,7 @@ def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path, p
 # ---- starting from MNLI --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_mrpc_starts_from_the_mnli_run_of_the_same_seed(command):
     from modules.training.setup import start_from
 

@@ -103,6 +103,7 @@ def scores(result: RunResult) -> dict:
 # ---- seeds that are stacked ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lora", "dora", "adalora", "vera", "bitfit", "adapter_h", "adapter_l"])
 def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_path, variant):
     """Batches of unequally many targets; the epoch that is decoded is not the last one of every seed."""
@@ -164,6 +165,7 @@ def test_a_run_leaves_outputs_scores_and_what_settles_a_comparison(command, e2e_
     assert decode(model, contexts, tokenizer, Decoding.of(run.training, tokenizer)) == outputs
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_scored_where_the_recipe_says_so(command, tmp_path):
     from modules.training.run import run as train
 
@@ -211,6 +213,7 @@ def killed_when(run: RunConfig, ready) -> None:
     assert not ResultStore(run.results_dir).done(run.id), "it ended before it could be killed"
 
 
+@pytest.mark.slow
 def test_killed_in_training_and_again_in_decoding_it_gives_the_very_same(command, tmp_path):
     flags = [*command, "--epochs", "4", "--max_new_tokens", "24"]
     whole = planned(flags)
@@ -233,6 +236,7 @@ def test_killed_in_training_and_again_in_decoding_it_gives_the_very_same(command
 # ---- several processes --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_outputs_and_weights_of_one(command, tmp_path):
     command, options = [*command, "--batch_size", "7"], {"dropout": 0.0}  # each process has dropout masks of its own
     one = planned(command, options=options)
@@ -270,6 +274,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(mistake, command, capsys, tmp_p
     assert re.fullmatch("error: [^\n]*", error) and re.search(message, error), error
 
 
+@pytest.mark.slow
 def test_an_output_that_does_not_fit_the_positions_is_one_line(command, capfd):
     assert main([*command, "--max_new_tokens", "90"], E2E) == 2
     error = capfd.readouterr().err
@@ -286,6 +291,7 @@ def test_help_comes_without_torch():
         assert text in done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_published_rows_beside_ours(command, capfd, tmp_path):
     assert main(command, E2E) == 0
     out = capfd.readouterr().out
@@ -299,6 +305,7 @@ def test_the_command_prints_the_published_rows_beside_ours(command, capfd, tmp_p
 # ---- decoded again ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_decoded_again_without_training(command, tmp_path, monkeypatch, capsys):
     """The run's own settings give its own outputs; others give what a run trained with them gives."""
     from modules.training.run import run as train
