@@ -11,17 +11,12 @@ import torch
 from modules.command_line import guarded
 from modules.data.padding import EDGES
 from modules.data.samplers import TrainBatches
-from modules.efficiency import (
-    implementations,
-    loss_curves,
-    measure,
-    peft_implementation,
-    report,
-    shapes,
-    stepper,
-    thresholds,
-)
-from modules.efficiency.measure import Scenario
+from modules.efficiency import report, thresholds
+from modules.efficiency.result_file import slug
+from modules.efficiency.steps import backbones, implementations, loss_curves, measure, peft_implementation, stepper
+from modules.efficiency.steps import batches as batch_kinds
+from modules.efficiency.steps.implementations import Implementation, build_trainee
+from modules.efficiency.steps.scenarios import SCENARIOS, Scenario
 from modules.paths import PROJECT
 from modules.runs.environment import device_name
 from paper_repro import efficiency
@@ -37,8 +32,8 @@ SMALL = {"vera": {"r": 12}}
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setitem(shapes.SHAPES, "tiny", ROBERTA)
-    monkeypatch.setitem(shapes.SHAPES, "tiny-gpt2", GPT2)
+    monkeypatch.setitem(backbones.SHAPES, "tiny", ROBERTA)
+    monkeypatch.setitem(backbones.SHAPES, "tiny-gpt2", GPT2)
 
 
 def measured(scenario, patterns=(), **settings):
@@ -53,18 +48,18 @@ def measured(scenario, patterns=(), **settings):
 
 
 def test_tables_hold_every_task_of_glue_and_all_of_e2e():
-    glue = shapes.table("glue")
+    glue = batch_kinds.table("glue")
     assert list(glue) == ["mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb"]
     assert glue["rte"].counts.sum() == 2490 and glue["sst2"].counts.sum() == 67_349
     medians = {task: np.repeat(t.tokens, t.counts).mean() for task, t in glue.items()}
     assert medians["cola"] < medians["sst2"] < medians["mrpc"] < medians["rte"]
-    (e2e,) = shapes.table("e2e").values()
+    (e2e,) = batch_kinds.table("e2e").values()
     assert e2e.counts.sum() == 42_061 and (e2e.targets < e2e.tokens).all()
 
 
 def test_drawn_batches_have_the_lengths_of_the_table():
-    batches = shapes.drawn_batches(ROBERTA, 400, "glue", CPU, 8)
-    for batch, lengths in zip(batches, shapes.table("glue").values(), strict=True):
+    batches = batch_kinds.drawn_batches(ROBERTA, 400, "glue", CPU, 8)
+    for batch, lengths in zip(batches, batch_kinds.table("glue").values(), strict=True):
         drawn = batch["attention_mask"].sum(1).double()
         mean = (lengths.tokens * lengths.counts).sum() / lengths.counts.sum()
         assert drawn.mean().item() == pytest.approx(mean, rel=0.15)
@@ -74,9 +69,9 @@ def test_drawn_batches_have_the_lengths_of_the_table():
 
 
 def test_language_model_predicts_its_targets():
-    for batch in shapes.drawn_batches(GPT2, 8, "e2e", CPU, 3):
+    for batch in batch_kinds.drawn_batches(GPT2, 8, "e2e", CPU, 3):
         real = batch["weights"] > 0
-        assert len(real) % shapes.MULTIPLE == 0 and batch["weights"].sum().item() == pytest.approx(1)
+        assert len(real) % batch_kinds.MULTIPLE == 0 and batch["weights"].sum().item() == pytest.approx(1)
         nexts = batch["input_ids"].flatten()[batch["positions"][real] + 1]
         assert torch.equal(nexts, batch["targets"][real])
         assert batch["attention_mask"].flatten()[batch["positions"][real] + 1].all()
@@ -87,34 +82,34 @@ def test_language_model_predicts_its_targets():
 
 @pytest.mark.parametrize("config", [ROBERTA, GPT2], ids=["roberta", "gpt2"])
 def test_limit_goes_through_every_block_and_trains_the_head_alone(config):
-    master = shapes.build(config, CPU)
-    trainee = implementations.make(implementations.Way("limit", "", "eager"), master, {}, bf16=False)
+    master = backbones.build(config, CPU)
+    trainee = build_trainee(Implementation("limit", "", "eager"), master, {}, bf16=False)
     reached = []
     model = trainee.handle.model
     blocks = model.transformer.h if config is GPT2 else model.roberta.encoder.layer
     for index, block in enumerate(blocks):
         block.register_full_backward_hook(lambda *_, index=index: reached.append(index))
-    batch = shapes.fixed_batches(config, 4, 16, CPU)[0]
+    batch = batch_kinds.fixed_batches(config, 4, 16, CPU)[0]
     trainee.loss(batch).backward()
     assert reached == [1, 0]
     with_gradient = {name for name, p in model.named_parameters() if p.grad is not None}
     assert with_gradient == {name for name, _ in model.named_parameters() if name.startswith("classifier")}
-    plain = shapes.loss_of(master.eval(), batch)
+    plain = backbones.loss_of(master.eval(), batch)
     assert trainee.handle.model.eval() and torch.allclose(trainee.loss(batch), plain, atol=1e-5)
 
 
 def test_limit_without_padding_computes_the_limits_loss():
-    master = shapes.build(ROBERTA, CPU, dropout=False)
-    batch = shapes.fixed_batches(ROBERTA, 4, 16, CPU)[0]
+    master = backbones.build(ROBERTA, CPU, dropout=False)
+    batch = batch_kinds.fixed_batches(ROBERTA, 4, 16, CPU)[0]
     padded, packed = (
-        implementations.make(implementations.Way(library, "", "eager"), master, {}, bf16=False)
+        build_trainee(Implementation(library, "", "eager"), master, {}, bf16=False)
         for library in ("limit", implementations.LIMIT_PACKED)
     )
     tokens = []
     packed.handle.model.roberta.encoder.layer[0].intermediate.register_forward_hook(
         lambda module, inputs, output: tokens.append(output.shape[:-1].numel())
     )
-    losses = [trainee.loss(shapes.picked(batch, trainee.kind)) for trainee in (padded, packed)]
+    losses = [trainee.loss(batch_kinds.picked(batch, trainee.kind)) for trainee in (padded, packed)]
     assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-6)
     assert tokens == [batch["attention_mask"].sum()]
     sum(losses).backward()
@@ -128,23 +123,25 @@ def test_ways_of_one_library_train_as_much_as_the_other():
     found = measured(Scenario("t", "tiny", 4, 16, modes=("eager",), options=SMALL))["ways"]
     for method in implementations.METHODS:
         assert found[f"ours {method} eager"]["trained"] == found[f"peft {method} eager"]["trained"]
-    assert found["full eager"]["trained"] == sum(p.numel() for p in shapes.build(ROBERTA, CPU).parameters())
+    assert found["full eager"]["trained"] == sum(p.numel() for p in backbones.build(ROBERTA, CPU).parameters())
     assert all(len(record["rounds_ms"]) == 3 for record in found.values())
 
 
 def test_bf16_keeps_what_trains_in_fp32():
-    master = shapes.build(ROBERTA, CPU)
+    master = backbones.build(ROBERTA, CPU)
     options = {m: implementations.METHODS[m] | SMALL.get(m, {}) for m in implementations.METHODS}
     methods = {"limit": ("",), implementations.TOGETHER: ("lora",)}
     for library in ("limit", "ours", implementations.TOGETHER, "peft", "peft-bf16"):
         for method in methods.get(library, implementations.METHODS):
-            trainee = implementations.make(implementations.Way(library, method, "eager"), master, options, bf16=True)
+            trainee = build_trainee(Implementation(library, method, "eager"), master, options, bf16=True)
             wanted = torch.bfloat16 if library == "peft-bf16" else torch.float32
             assert {p.dtype for p in trainee.parameters} == {wanted}, (library, method)
             model = trainee.handle.model
             frozen = {p.dtype for p in model.parameters() if not p.requires_grad and p.ndim == 2}
             assert torch.bfloat16 in frozen
-            assert np.isfinite(stepper.Stepper(trainee, "eager")(shapes.fixed_batches(ROBERTA, 4, 16, CPU)[0]).item())
+            assert np.isfinite(
+                stepper.Stepper(trainee, "eager")(batch_kinds.fixed_batches(ROBERTA, 4, 16, CPU)[0]).item()
+            )
 
 
 def test_a_way_that_fails_is_a_row_and_stops_nobody():
@@ -155,6 +152,26 @@ def test_a_way_that_fails_is_a_row_and_stops_nobody():
     assert found["ours lora eager"]["step_ms"] > 0
     text = "\n".join(report._scenario(measured(scenario, ("ours", "limit"))))
     assert "| ours lora graphs | failed: RuntimeError: CUDA graphs need a GPU |" in text
+
+
+def test_reference_is_ours_without_acceleration():
+    """Padded batches in a plain pass, and the same loss and gradients."""
+    assert not [one for one in implementations.grid(("lora",), implementations.MODES) if "reference" in one.name]
+    chosen = implementations.grid(("lora",), implementations.MODES, ("ours-reference",), reference=True)
+    assert [one.name for one in chosen] == ["ours-reference lora eager"]
+    master = backbones.build(ROBERTA, CPU, dropout=False)
+    batch = batch_kinds.fixed_batches(ROBERTA, 4, 16, CPU)[0]
+    options = {"lora": implementations.METHODS["lora"]}
+    plain, fast = (
+        build_trainee(Implementation(library, "lora", "eager"), master, options, bf16=False)
+        for library in (implementations.REFERENCE, "ours")
+    )
+    assert (plain.kind, fast.kind) == ("", "packed")
+    losses = [trainee.loss(batch_kinds.picked(batch, trainee.kind)) for trainee in (plain, fast)]
+    assert losses[0].item() == pytest.approx(losses[1].item(), abs=1e-6)
+    sum(losses).backward()
+    for one, other in zip(plain.parameters, fast.parameters, strict=True):
+        assert torch.allclose(one.grad, other.grad, atol=1e-6)
 
 
 def test_patterns_choose_ways():
@@ -210,15 +227,15 @@ def test_bf16_has_medians_over_starts_and_what_rounding_does_to_pefts(monkeypatc
 def stepper_of(method, mode, device=CPU):
     """Ours, with batches of which not all have one shape once they are packed."""
     options = implementations.METHODS[method] | SMALL.get(method, {})
-    master = shapes.build(ROBERTA, device, dropout=False)
+    master = backbones.build(ROBERTA, device, dropout=False)
     trainee = implementations.ours(master, method, options, bf16=False)
     assert trainee.kind == "packed"
     return stepper.Stepper(trainee, mode, loss_curves.RATE, faithful=True)
 
 
 def packed_batches(device=CPU):
-    batches = shapes.fixed_batches(ROBERTA, 32, 48, device, 3)
-    assert len({shapes.shape_of(shapes.picked(batch, "packed")) for batch in batches}) > 1
+    batches = batch_kinds.fixed_batches(ROBERTA, 32, 48, device, 3)
+    assert len({batch_kinds.shape_of(batch_kinds.picked(batch, "packed")) for batch in batches}) > 1
     return batches
 
 
@@ -229,7 +246,7 @@ def test_warming_up_between_steps_leaves_no_trace(method):
     for batch in (*batches, *batches):
         with warmed._undone():
             for _ in range(stepper.WARM_UP):
-                warmed._step(shapes.picked(batch, "packed"))
+                warmed._step(batch_kinds.picked(batch, "packed"))
         assert torch.equal(warmed(batch), plain(batch))
 
 
@@ -280,7 +297,7 @@ def test_a_job_counts_its_repeats_in_pairs():
 
 
 def test_the_other_side_sees_the_same_rows():
-    from modules.efficiency.hf_trainer_job import SameOrder
+    from modules.efficiency.jobs.hf_trainer_job import SameOrder
 
     order, ours = SameOrder(50, seed=3), TrainBatches(50, 8, seed=3)
     for epoch in range(2):
@@ -296,7 +313,7 @@ def command(*words, out):
 
 
 def test_command_writes_result_table_and_plot(tmp_path, monkeypatch):
-    monkeypatch.setitem(measure.SCENARIOS, "tiny", Scenario("tiny", "tiny", 4, 16, methods=("lora",), modes=("eager",)))
+    monkeypatch.setitem(SCENARIOS, "tiny", Scenario("tiny", "tiny", 4, 16, methods=("lora",), modes=("eager",)))
     words = ["--scenarios", "tiny", "--ways", "limit,ours lora", "--rounds", "2"]
     assert command(*words, out=tmp_path) == 0
     (file,) = tmp_path.glob("cpu-*.json")
@@ -324,7 +341,7 @@ def test_curves_of_other_methods_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(loss_curves, "compare", compared)
     monkeypatch.setattr(peft_implementation, "available", lambda: True)
     for key, methods in (("all", ("lora", "dora")), ("one", ("lora",))):
-        monkeypatch.setitem(measure.SCENARIOS, key, Scenario(key, "tiny", 4, 16, methods=methods))
+        monkeypatch.setitem(SCENARIOS, key, Scenario(key, "tiny", 4, 16, methods=methods))
     for keys, kept in ("all", (1.0, 1.0)), ("one", (2.0, 1.0)), ("all,one", (3.0, 3.0)):
         words = ["--scenarios", keys, "--device", "cpu", "--curves", "only", "--out", str(tmp_path)]
         assert guarded(lambda words=words: efficiency.main(words)) == 0
@@ -351,7 +368,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, words, said):
 
 
 def test_a_foreign_file_is_not_overwritten(tmp_path):
-    file = tmp_path / f"{efficiency.slug(device_name('cpu'), 'cpu')}.json"
+    file = tmp_path / f"{slug(device_name('cpu'), 'cpu')}.json"
     file.write_text("{}")
     assert command(out=tmp_path) == 2
     assert file.read_text() == "{}"

@@ -11,8 +11,9 @@ import torch
 import yaml
 
 from modules.command_line import guarded
-from modules.efficiency import inference_latency
-from modules.efficiency.timing import in_turn, ratios
+from modules.efficiency.inference import hook_latency as hooks
+from modules.efficiency.inference import latency as inference_latency
+from modules.efficiency.inference.timing import in_turn, ratios
 from paper_repro import hook_latency, latency
 from tests.support.models import MODELS, inputs
 from variants import AdapterL, LoRA
@@ -56,7 +57,7 @@ def test_the_device_is_waited_for() -> None:
 def test_each_way_computes_what_it_says() -> None:
     plain = MODELS["roberta"]().requires_grad_(False)
     batch, before = inputs("roberta"), {k: t.clone() for k, t in plain.state_dict().items()}
-    models, sizes = inference_latency.make_ways(plain, {"lora": LoRA(r=2), "adapter_l": AdapterL(r=3)})
+    models, sizes = inference_latency.adapted_models(plain, {"lora": LoRA(r=2), "adapter_l": AdapterL(r=3)})
     assert list(models) == ["plain", "plain, a copy", "lora merged", "lora", "adapter_l"]
     out = {name: model(**batch).logits for name, model in models.items()}
     assert torch.equal(out["plain"], out["plain, a copy"])
@@ -103,7 +104,7 @@ def test_command_measures_a_model_of_random_weights(tmp_path, capsys) -> None:
 
 def test_any_folder_is_built_from_its_configuration_alone(tmp_path) -> None:
     MODELS["gpt2"]().config.save_pretrained(tmp_path)
-    model = latency.build(str(tmp_path), "cpu")
+    model = inference_latency.build(str(tmp_path), "cpu")
     assert type(model).__name__ == "GPT2ForSequenceClassification" and not next(model.parameters()).is_meta
 
 
@@ -130,7 +131,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, words: list[str], message: str)
 
 @torch.no_grad()
 def test_hooks_and_replaced_modules_compute_the_same() -> None:
-    models = hook_latency.ways(layers=1, width=64, r=2, device="cpu")
+    models = hooks.hooked_and_replaced(layers=1, width=64, r=2, device="cpu")
     ids = torch.randint(5, 1000, (2, 6))
     out = {name: model(ids).logits for name, model in models.items()}
     for a, b in itertools.combinations(out.values(), 2):
@@ -144,7 +145,7 @@ def test_hooks_and_replaced_modules_compute_the_same() -> None:
 
 
 def test_hook_command_writes_its_figures(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(hook_latency, "SHAPES", ((1, 64, 2, 5),))
+    monkeypatch.setattr(hooks, "SHAPES", ((1, 64, 2, 5),))
     out = tmp_path / "hooks.json"
     assert hook_latency.main(["--rounds", "3", "--out", str(out)]) == 0
     result = json.loads(out.read_text())

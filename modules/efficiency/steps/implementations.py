@@ -1,14 +1,15 @@
-"""The ways of taking one training step, and how each model is built: ours, full fine-tuning and the limit.
+"""The implementations of a training step, and how each model is built: ours, full fine-tuning and the limit.
 
-In bf16 what trains is fp32 everywhere, over frozen weights in bf16: ours and the limit without autocast, full
-fine-tuning and PEFT under it. PEFT is measured a second time with its adapters in bf16 and no autocast (``peft-bf16``),
-where it is faster, so that it is compared at its best.
+In bf16 all trained parameters are fp32, over frozen weights in bf16: ours and the limit without autocast, full
+fine-tuning and PEFT under it. PEFT is measured a second time with its adapters in bf16 and without autocast
+(``peft-bf16``), where it is faster, so that it is compared at its best.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -16,9 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.acceleration.packed_encoder import unpad
-from modules.efficiency.shapes import Batch, loss_of
-from modules.efficiency.trainee import START, TOTAL, Trainee
+from modules.efficiency.steps.backbones import Batch, loss_of
+from modules.efficiency.steps.trainee import START, TOTAL, Trainee
 from variants import attach
 from variants.registry import resolve
 
@@ -30,13 +30,16 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """Hyperparameters of each method, the same in every library; on q and v."""
 STACKED = 5
+"""Seeds in a stacked step."""
 TOGETHER = f"ours-x{STACKED}"
 """Five seeds of LoRA stacked in one step, each on a batch of its own."""
 LIMIT_TOGETHER = f"limit-x{STACKED}"
 """The limit on as many rows as the stacked seeds have."""
 LIMIT_PACKED = "limit-packed"
-"""The limit on batches without padding, such as ours trains on: what is left between the two is the adapter's."""
-LIBRARIES = ("limit", LIMIT_PACKED, LIMIT_TOGETHER, "full", "ours", TOGETHER, "peft", "peft-bf16")
+"""The limit on batches without padding, as ours trains on: the difference between the two is the adapter's cost."""
+REFERENCE = "ours-reference"
+"""Ours with all acceleration switched off: padded batches, no accelerated pass, eager alone."""
+LIBRARIES = ("limit", LIMIT_PACKED, LIMIT_TOGETHER, "full", "ours", REFERENCE, TOGETHER, "peft", "peft-bf16")
 WITHOUT_METHOD = ("limit", LIMIT_PACKED, LIMIT_TOGETHER, "full")
 MODES = ("eager", "compiled", "graphs", "compiled+graphs", "trained")
 """``graphs``: the whole step, optimizer included, as one CUDA graph for each shape; ``trained``: as this project's
@@ -44,8 +47,8 @@ command trains (`modules.acceleration.cuda_graphs`)."""
 
 
 @dataclass(frozen=True)
-class Way:
-    """One manner of taking the step."""
+class Implementation:
+    """A library, a method and a mode in which the step is taken."""
 
     library: str
     method: str
@@ -64,84 +67,119 @@ def grid(
     bf16: bool = True,
     stacked: bool = True,
     packed: bool = True,
-) -> list[Way]:
-    """Every way of these methods in these modes, PEFT's last: a capture that fails may disturb what follows.
+    reference: bool = False,
+) -> list[Implementation]:
+    """Every implementation of these methods in these modes; AdaLoRA's by PEFT come last, as their failing captures may
+    disturb those that follow.
 
     Args:
-        patterns: globs over names (``ours lora *``); empty: all.
-        bf16: whether the run is in bf16, where PEFT has two precisions.
-        stacked: seeds together as well.
-        packed: the limit without padding as well, where the backbone can do without.
+        patterns: globs over beginnings of names (``ours lora``); empty: all.
+        bf16: the measurement is in bf16, where PEFT has two precisions.
+        stacked: stacked seeds too.
+        packed: the limit without padding too, for backbones that can train without padding.
+        reference: ours without acceleration too.
     """
-    ways = []
+    found = []
     for library in LIBRARIES:
-        if library == "peft-bf16" and not bf16 or library == LIMIT_PACKED and not packed:
+        left_out = {"peft-bf16": not bf16, LIMIT_PACKED: not packed, REFERENCE: not reference}
+        if left_out.get(library):
             continue
         for method in methods if library not in WITHOUT_METHOD else ("",):
             for mode in modes:
                 if mode == "trained" and library not in ("ours", TOGETHER):
+                    continue
+                if mode != "eager" and library == REFERENCE:
                     continue
                 together = library in (TOGETHER, LIMIT_TOGETHER)
                 if together and not (stacked and method in ("lora", "") and "compiled" not in mode):
                     continue
                 if mode.startswith("compiled") and (method == "adalora" or library in ("peft", LIMIT_PACKED)):
                     continue  # AdaLoRA breaks its graph; PEFT's faster precision is compiled; packed is never compiled
-                ways.append(Way(library, method, mode))
-    ways.sort(key=lambda way: way.method == "adalora" and way.library.startswith("peft"))
-    return [way for way in ways if not patterns or any(fnmatchcase(way.name, f"{p}*") for p in patterns)]
+                found.append(Implementation(library, method, mode))
+    found.sort(key=lambda one: one.method == "adalora" and one.library.startswith("peft"))
+    return [one for one in found if not patterns or any(fnmatchcase(one.name, f"{p}*") for p in patterns)]
 
 
-def make(
-    way: Way, master: nn.Module, options: dict[str, dict[str, Any]], bf16: bool, target: str = "attn-qv"
+def build_trainee(
+    implementation: Implementation,
+    master: nn.Module,
+    options: dict[str, dict[str, Any]],
+    bf16: bool,
+    target: str = "attn-qv",
 ) -> Trainee:
-    """A trainee on a copy of the master.
+    """The model of an implementation, ready to train.
 
     Args:
-        master: the backbone in fp32; its copies train.
+        master: the backbone in fp32; a copy of it trains.
         options: hyperparameters of each method.
-        target: of our adapters; PEFT adapts what it does by default.
+        target: of our adapters; PEFT has its default targets.
 
     Raises:
         ImportError: PEFT is not installed.
     """
-    model = copy.deepcopy(master)
-    if way.library == "limit":
+    model, library, method = copy.deepcopy(master), implementation.library, implementation.method
+    if library == "limit":
         return _limit(model, bf16)
-    if way.library == LIMIT_PACKED:
+    if library == LIMIT_PACKED:
         limit = _limit(model, bf16)
-        if unpad(limit.handle):
-            limit.kind = "packed"
+        limit.kind, _ = acceleration_of(limit.handle)
         return limit
-    if way.library == LIMIT_TOGETHER:
+    if library == LIMIT_TOGETHER:
         limit = _limit(model, bf16)
-        own = limit.feed
-        limit.feed = lambda batch: own(_repeated(batch, STACKED))
+        feed = limit.feed
+        limit.feed = lambda batch: feed(_repeated(batch, STACKED))
         return limit
-    if way.library == "full":
+    if library == "full":
         model.requires_grad_(True)
         return Trainee(lambda batch: loss_of(model, batch), list(model.parameters()), autocast=bf16)
-    if way.library == TOGETHER:
-        return stacked(model, way.method, options[way.method], bf16, target)
-    if way.library == "ours":
-        return ours(model, way.method, options[way.method], bf16, target)
-    from modules.efficiency.peft_implementation import theirs
+    if library == TOGETHER:
+        return stacked(model, method, options[method], bf16, target)
+    if library in ("ours", REFERENCE):
+        return ours(model, method, options[method], bf16, target, reference=library == REFERENCE)
+    from modules.efficiency.steps.peft_implementation import theirs
 
-    return theirs(model, way.method, options[way.method], bf16, low=way.library == "peft-bf16")
+    return theirs(model, method, options[method], bf16, low=library == "peft-bf16")
 
 
-def ours(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, target: str = "attn-qv") -> Trainee:
-    """This project's adapter, on batches without padding where the model is a classifier, as the command trains."""
+def acceleration_of(handle: Any, kind: str = "packed") -> tuple[str, Callable[[], AbstractContextManager]]:
+    """The acceleration of an adapted model or a stack, as the commands train it. The only place that installs any.
+
+    Args:
+        kind: of packed batches, a key of `batches.PACKED`.
+
+    Returns:
+        (the kind of batches that it reads: ``kind``, or "" where its model needs padding; the context of a pass).
+    """
+    from modules.acceleration.packed_encoder import unpad
+
+    return (kind if unpad(handle) else ""), handle.prepared
+
+
+def ours(
+    model: nn.Module,
+    method: str,
+    options: dict[str, Any],
+    bf16: bool,
+    target: str = "attn-qv",
+    reference: bool = False,
+) -> Trainee:
+    """This project's adapter, accelerated as the commands train it; classifiers read batches without padding.
+
+    Args:
+        reference: without acceleration.
+    """
     if bf16:
         _lower(model)
     adapted = attach(model, resolve(method)(**options, target=target), seed=0)
     has_step = method == "adalora"
+    kind, accelerated = ("", nullcontext) if reference else acceleration_of(adapted)
     return Trainee(
-        _as_trained(adapted),
+        _loss_in(accelerated, adapted.model),
         list(adapted.trained().values()),
         extra=adapted.penalty if has_step else None,
         after=(lambda step: adapted.after_step(START + step, TOTAL)) if has_step else None,
         handle=adapted,
-        kind="packed" if unpad(adapted) else "",
+        kind=kind,
     )
 
 
@@ -153,7 +191,7 @@ def stacked(
     target: str = "attn-qv",
     size: int = STACKED,
 ) -> Trainee:
-    """``size`` seeds of this project's adapter at once; a batch is repeated for each of them."""
+    """``size`` seeds of this project's adapter in the same step; each has a copy of the batch."""
     from modules.training.stacked_seeds import clip_each
     from variants.adapters.stack import Stack
 
@@ -164,14 +202,15 @@ def stacked(
     for name in names[1:]:
         adapted.add(name, resolve(method)(**options, target=target), int(name))
     stack = Stack(adapted, names)
-    loss = _as_trained(stack)
+    kind, accelerated = acceleration_of(stack, "each")
+    loss = _loss_in(accelerated, stack.model)
     return Trainee(
         lambda batch: size * loss(batch),  # the sum of the seeds' mean losses
         list(stack.trained().values()),
         feed=lambda batch: _repeated(batch, size),
         clip=clip_each,
         handle=stack,
-        kind="each" if unpad(stack) else "",
+        kind=kind,
     )
 
 
@@ -179,12 +218,12 @@ def _repeated(batch: Batch, times: int) -> Batch:
     return {name: torch.cat([rows] * times) for name, rows in batch.items()}
 
 
-def _as_trained(handle: Any) -> Callable[[Batch], Tensor]:
-    """The loss of an adapted model in a prepared pass, as `modules.training.lightning_module` has it."""
+def _loss_in(context: Callable[[], AbstractContextManager], model: nn.Module) -> Callable[[Batch], Tensor]:
+    """The loss of a model, each pass within a new context."""
 
     def core(batch: Batch) -> Tensor:
-        with handle.prepared():
-            return loss_of(handle.model, batch)
+        with context():
+            return loss_of(model, batch)
 
     return core
 
@@ -197,7 +236,7 @@ def _limit(model: nn.Module, bf16: bool) -> Trainee:
     embed = model.get_input_embeddings()
 
     def feed(batch: Batch) -> Batch:
-        """The backward pass must reach the first block: the embeddings are a leaf that wants a gradient."""
+        """Embeddings that require a gradient, so that the backward pass reaches the first block."""
         embeddings = embed(batch["input_ids"]).detach().requires_grad_()
         return {k: v for k, v in batch.items() if k != "input_ids"} | {"inputs_embeds": embeddings}
 

@@ -1,4 +1,4 @@
-"""PEFT's models with the hyperparameters of ours, and their tensors beside ours."""
+"""PEFT's models with the hyperparameters of ours, and the correspondence of their tensors."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.efficiency.shapes import Batch, loss_of
-from modules.efficiency.trainee import START, TOTAL, Trainee
+from modules.efficiency.steps.backbones import Batch, loss_of
+from modules.efficiency.steps.trainee import START, TOTAL, Trainee
 from variants.adapters.adapted_model import Adapted
 
 TARGETS = {"roberta": ["query", "value"], "gpt2": ["c_attn"]}
-"""What PEFT adapts by default; it knows no slices, so GPT-2's fused map is taken whole."""
+"""PEFT's default targets; it cannot adapt slices, so GPT-2's fused map is adapted as a whole."""
 _NAMES = {
     "lora": {"lora_A": "lora_A.default.weight", "lora_B": "lora_B.default.weight"},
     "vera": {"d": "vera_lambda_d.default", "b": "vera_lambda_b.default"},

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor
 
 from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep, capture, side_stream
-from modules.efficiency.shapes import Batch, picked, shape_of
-from modules.efficiency.trainee import Trainee
+from modules.efficiency.steps.backbones import Batch
+from modules.efficiency.steps.batches import picked, shape_of
+from modules.efficiency.steps.trainee import Trainee
 from variants.acceleration.policy import for_graph
 
 CLIP = 1.0
-WARM_UP = 2  # eager steps before a capture: libraries and the optimizer's state set themselves up
+"""Largest norm of the gradient."""
+WARM_UP = 2
+"""Eager steps before a capture, in which libraries and the optimizer's state are set up."""
 
 
 @dataclass
@@ -32,9 +35,9 @@ class Stepper:
 
     Args:
         trainee: the model; for the compiled modes see `compile_core`.
-        mode: one of `ways.MODES`.
+        mode: one of `implementations.MODES`.
         lr: of AdamW, constant.
-        faithful: warming up and capturing leave no trace in weights and optimizer (costs a copy of the weights).
+        faithful: warm-up and capture leave weights and optimizer as they were (costs a copy of the weights).
     """
 
     def __init__(self, trainee: Trainee, mode: str, lr: float = 1e-3, faithful: bool = False) -> None:
@@ -111,7 +114,7 @@ class Stepper:
 
     @contextlib.contextmanager
     def _undone(self) -> Iterator[None]:
-        """Afterwards weights and the optimizer's state are what they were, in place, where graphs look for them.
+        """Restore weights and the optimizer's state in place afterwards, at the addresses that graphs read.
 
         Packed batches have several shapes: at the capture of a later one, steps of an earlier one have been taken.
         """
@@ -121,11 +124,11 @@ class Stepper:
             for tensor in self._changing():
                 if tensor in before:
                     tensor.copy_(before[tensor])
-                else:  # state that has just come to be starts at zero
+                else:  # new state starts at zero
                     tensor.zero_()
 
     def _changing(self) -> Iterator[Tensor]:
-        """All that a step changes."""
+        """All tensors that a step changes."""
         yield from self.parameters
         for state in self.optimizer.state.values() if self.optimizer else ():
             yield from state.values()
@@ -153,9 +156,9 @@ class Stepper:
 
 
 def compile_core(trainee: Trainee) -> None:
-    """Let torch.compile have the model and its loss.
+    """Compile the model and its loss with torch.compile.
 
-    The function gets a code object of its own, since that is what torch.compile keeps and limits its results by.
+    The function gets a new code object, because torch.compile stores and limits its results by code object.
     """
     import torch._dynamo
 
