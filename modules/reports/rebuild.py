@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.benchmarks.base import BENCHMARKS, benchmark
-from modules.paths import PROJECT, PUBLISHED
+from modules.paths import PROJECT, PUBLISHED, checkout
 from modules.reports.papers.paper_tables import paper_tables
 from modules.reports.plots.files import stale_plots, write_plots
 from modules.reports.tables.build import build
@@ -56,7 +56,10 @@ def _sources(folders: Sequence[Path], shipped: bool) -> list[tuple[Path, list[Ru
     Args:
         shipped: without named folders, those of the project alone: a person's ``results`` are left out.
     """
-    named = list(folders) or [*sorted(REFERENCE.iterdir()), *([] if shipped else [PROJECT / "results"])]
+    named = list(folders)
+    if not named:
+        checkout("name a results folder, such as results; without one the tables of a checkout's results are rebuilt")
+        named = [*sorted(REFERENCE.iterdir()), *([] if shipped else [PROJECT / "results"])]
     found = [(folder, ResultStore(folder).all()) for folder in named]
     if folders and (empty := [folder for folder, results in found if not results]):
         raise UserError(f"{empty[0]} has no results (runs/*.json); name a --results_dir of glue.py or e2e.py")

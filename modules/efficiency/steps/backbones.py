@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from variants.sites.architectures import ARCHITECTURES
+
 Batch = dict[str, Tensor]
 SMOOTHING = 0.1
 """Label smoothing of the E2E loss, as in the LoRA authors' recipe."""
@@ -42,6 +44,11 @@ def sizes(shape: str) -> dict[str, Any]:
     return SHAPES[shape]
 
 
+def is_language_model(config: dict[str, Any]) -> bool:
+    """Whether a backbone is measured as a language model; the others are classifiers."""
+    return ARCHITECTURES[config["model_type"]].causal
+
+
 def build(config: dict[str, Any], device: torch.device, seed: int = 0, dropout: bool = True) -> nn.Module:
     """A classifier of two labels or a language model with random weights, in fp32 and training mode.
 
@@ -52,10 +59,9 @@ def build(config: dict[str, Any], device: torch.device, seed: int = 0, dropout: 
 
     options = {k: v for k, v in config.items() if k not in ("architectures", "transformers_version", "dtype")}
     kind = options.pop("model_type")
-    is_lm = kind == "gpt2"
+    is_lm = is_language_model(config)
     if not dropout:
-        names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-        options |= dict.fromkeys(names if is_lm else ("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+        options |= dict.fromkeys(ARCHITECTURES[kind].dropout, 0.0)
     options |= {"use_cache": False} if is_lm else {"num_labels": 2}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)

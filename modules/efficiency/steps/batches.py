@@ -16,7 +16,8 @@ from torch import Tensor
 from modules.data import module
 from modules.data.packing import Layout
 from modules.data.padding import EDGES
-from modules.efficiency.steps.backbones import Batch
+from modules.efficiency.steps.backbones import Batch, is_language_model
+from variants.sites.architectures import ARCHITECTURES
 
 LENGTHS = Path(__file__).with_name("lengths.json")
 """Histograms of row lengths, made by ``python -m modules.efficiency.row_lengths``."""
@@ -60,10 +61,11 @@ def fixed_batches(config: dict[str, Any], rows: int, width: int, device: torch.d
 
 
 def positions(config: dict[str, Any]) -> int:
-    """Tokens that a row may have; RoBERTa's positions begin behind its padding index."""
-    if config["model_type"] == "gpt2":
-        return config.get("n_positions", 1024)
-    return config["max_position_embeddings"] - config["pad_token_id"] - 1
+    """Number of tokens that a row may have."""
+    import transformers
+
+    full = transformers.AutoConfig.for_model(**config)
+    return full.max_position_embeddings - ARCHITECTURES[full.model_type].first_position(full)
 
 
 def drawn_batches(config: dict[str, Any], rows: int, name: str, device: torch.device, count: int) -> list[Batch]:
@@ -98,7 +100,7 @@ def _batch(
     mask = place < length
     ids = ids.where(mask, torch.tensor(config.get("pad_token_id") or 0))
     batch = {"input_ids": ids, "attention_mask": mask.long()}
-    if config["model_type"] == "gpt2":
+    if is_language_model(config):
         batch |= _targets(ids, mask & (place >= length - torch.from_numpy(np.asarray(targets, np.int64))[:, None]))
     else:
         for kind, multiple in PACKED.items():

@@ -12,14 +12,18 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from modules.acceleration.clipping import clip_each
+from modules.acceleration.packed_encoder import pack
 from modules.efficiency.steps.backbones import Batch, loss_of
 from modules.efficiency.steps.trainee import START, TOTAL, Trainee
 from variants import attach
+from variants.acceleration import accelerated, accelerated_updates
 from variants.registry import resolve
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -122,7 +126,7 @@ def build_trainee(
         return _limit(model, bf16)
     if library == LIMIT_PACKED:
         limit = _limit(model, bf16)
-        limit.kind, _ = acceleration_of(limit.handle)
+        limit.kind = Acceleration.of(limit.handle).kind
         return limit
     if library == LIMIT_TOGETHER:
         limit = _limit(model, bf16)
@@ -141,18 +145,29 @@ def build_trainee(
     return theirs(model, method, options[method], bf16, low=library == "peft-bf16")
 
 
-def acceleration_of(handle: Any, kind: str = "packed") -> tuple[str, Callable[[], AbstractContextManager]]:
-    """The acceleration of an adapted model or a stack, as the commands train it. The only place that installs any.
+class Acceleration(NamedTuple):
+    """How an adapted model or a stack is accelerated.
 
-    Args:
-        kind: of packed batches, a key of `batches.PACKED`.
-
-    Returns:
-        (the kind of batches that it reads: ``kind``, or "" where its model needs padding; the context of a pass).
+    Attributes:
+        kind: of the batches that it reads: a key of `batches.PACKED`, or "" where it needs padding.
+        passes: a context for each forward pass.
+        updates: a context for penalties and for the method's own step.
     """
-    from modules.acceleration.packed_encoder import unpad
 
-    return (kind if unpad(handle) else ""), handle.prepared
+    kind: str = ""
+    passes: Callable[[], AbstractContextManager] = nullcontext
+    updates: Callable[[], AbstractContextManager] = nullcontext
+
+    @classmethod
+    def of(cls, handle: Any, kind: str = "packed") -> Acceleration:
+        """As the commands train it (`modules.training.acceleration`). Nothing else in this room installs acceleration.
+
+        Args:
+            kind: of packed batches, where the model can do without padding.
+        """
+        packing = pack(handle)
+        passes = partial(accelerated, handle, exclude=packing.excluded if packing else ())
+        return cls(kind if packing else "", passes, partial(accelerated_updates, handle))
 
 
 def ours(
@@ -172,14 +187,23 @@ def ours(
         _lower(model)
     adapted = attach(model, resolve(method)(**options, target=target), seed=0)
     has_step = method == "adalora"
-    kind, accelerated = ("", nullcontext) if reference else acceleration_of(adapted)
+    acceleration = Acceleration() if reference else Acceleration.of(adapted)
+
+    def penalty() -> Tensor | None:
+        with acceleration.updates():
+            return adapted.penalty()
+
+    def after(step: int) -> None:
+        with acceleration.updates():
+            adapted.after_step(START + step, TOTAL)
+
     return Trainee(
-        _loss_in(accelerated, adapted.model),
+        _loss_in(acceleration.passes, adapted.model),
         list(adapted.trained().values()),
-        extra=adapted.penalty if has_step else None,
-        after=(lambda step: adapted.after_step(START + step, TOTAL)) if has_step else None,
+        extra=penalty if has_step else None,
+        after=after if has_step else None,
         handle=adapted,
-        kind=kind,
+        kind=acceleration.kind,
     )
 
 
@@ -192,7 +216,6 @@ def stacked(
     size: int = STACKED,
 ) -> Trainee:
     """``size`` seeds of this project's adapter in the same step; each has a copy of the batch."""
-    from modules.training.stacked_seeds import clip_each
     from variants.adapters.stack import Stack
 
     if bf16:
@@ -202,15 +225,15 @@ def stacked(
     for name in names[1:]:
         adapted.add(name, resolve(method)(**options, target=target), int(name))
     stack = Stack(adapted, names)
-    kind, accelerated = acceleration_of(stack, "each")
-    loss = _loss_in(accelerated, stack.model)
+    acceleration = Acceleration.of(stack, "each")
+    loss = _loss_in(acceleration.passes, stack.model)
     return Trainee(
         lambda batch: size * loss(batch),  # the sum of the seeds' mean losses
         list(stack.trained().values()),
         feed=lambda batch: _repeated(batch, size),
         clip=clip_each,
         handle=stack,
-        kind=kind,
+        kind=acceleration.kind,
     )
 
 

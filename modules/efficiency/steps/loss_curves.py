@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.acceleration.cuda_graphs import cause
-from modules.efficiency.steps.backbones import Batch, build, sizes
+from modules.efficiency.steps.backbones import Batch, build, is_language_model, sizes
 from modules.efficiency.steps.batches import fixed_batches
 from modules.efficiency.steps.implementations import METHODS, ours
 from modules.efficiency.steps.measure import free, say
@@ -22,8 +22,6 @@ from modules.efficiency.steps.trainee import Trainee
 
 STEPS = 30
 BATCHES = 3
-TARGET = {"roberta": "attn-qv", "gpt2": "c_attn"}
-"""Targets of both: PEFT cannot adapt slices of GPT-2's fused map."""
 AGREE = 0.01
 """The share of the adapter's effect on the losses up to which two curves in fp32 count as equal."""
 ROUNDED = 2.0
@@ -94,9 +92,9 @@ class Case(NamedTuple):
 
     def pair(self, bf16: bool) -> tuple[Trainee, Trainee]:
         """Ours and PEFT's with equal values of all parameters."""
-        from modules.efficiency.steps.peft_implementation import equalise, theirs
+        from modules.efficiency.steps.peft_implementation import equalise, theirs, whole_maps
 
-        target = TARGET[self.master.config.model_type]
+        target = ",".join(whole_maps(self.master))
         mine = ours(copy.deepcopy(self.master), self.method, self.options, bf16, target)
         other = theirs(copy.deepcopy(self.master), self.method, self.options, bf16, low=False)
         rng = torch.Generator().manual_seed(5 + self.draw)
@@ -150,7 +148,7 @@ def compare(
     master = build(config, device, dropout=False)
     batches = fixed_batches(config, scenario.rows, scenario.width or 48, device, BATCHES)
     for method in scenario.methods:
-        if method == "adalora" and config["model_type"] == "gpt2":
+        if method == "adalora" and is_language_model(config):
             continue  # PEFT's penalty comes with its own loss over all tokens
         case = Case(master, method, METHODS[method] | scenario.options.get(method, {}), batches)
         for precision in precisions:

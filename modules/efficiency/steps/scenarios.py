@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 
-from modules.efficiency.steps.backbones import Batch
+from modules.efficiency.steps.backbones import Batch, sizes
 from modules.efficiency.steps.batches import drawn_batches, fixed_batches
+from variants.sites.architectures import ARCHITECTURES
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class Scenario:
     @property
     def packed(self) -> bool:
         """Whether the backbone can train without padding (`modules.acceleration.packed_encoder`)."""
-        return "roberta" in self.shape
+        return ARCHITECTURES[sizes(self.shape)["model_type"]].packs
 
     def batches(self, config: dict[str, Any], device: torch.device) -> list[Batch]:
         """All batches of a pass, on the device."""

@@ -10,12 +10,11 @@ import pytest
 import yaml
 
 from modules.experiments.plan import build_variant
-from modules.launch import pool as launcher
 from modules.launch import worker
 from modules.runs.results import ResultStore
 from paper_repro import compare
-from tests.modules.reports.test_tables import run as result_of
 from tests.support.e2e_tiny import csv_folder, tiny_gpt2
+from tests.support.results import run as result_of
 from variants.errors import UserError
 from variants.registry import resolve
 
@@ -76,9 +75,7 @@ def test_the_plans_of_the_project_are_read_and_their_variants_exist(path):
 
 
 def compare_settings(settings, comparison):
-    from modules.benchmarks.recipes import check_training
-
-    check_training(settings, "plan", comparison.benchmark.settings)
+    comparison.benchmark.settings.check(settings, "plan")
 
 
 def test_the_rank_study_has_every_rank_on_every_set_of_matrices():
@@ -253,48 +250,6 @@ def test_tuning_may_read_a_part_of_the_rows(made):
     row = comparison.rows(["wide"])[0]
     assert comparison.runs(row, 0.01, tuning=True)[0].trainer == {"limit_train_batches": 0.5}
     assert comparison.runs(row, 0.01)[0].trainer == {}
-
-
-# ---- several GPUs -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("named", "count", "gpus"),
-    [
-        (None, 2, ["0", "1"]),
-        (None, 0, []),
-        ("3,5", 2, ["3", "5"]),
-        ("", 0, []),
-        ("GPU-a1,GPU-b2", 2, ["GPU-a1", "GPU-b2"]),
-    ],
-)
-def test_visible_gpus(monkeypatch, named, count, gpus):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if named is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    assert launcher.visible_gpus() == gpus
-
-
-def test_workers_take_the_gpus_in_turn(monkeypatch, tmp_path):
-    started = []
-
-    class Process:
-        def __init__(self, command, env):
-            started.append((command[4], env.get("CUDA_VISIBLE_DEVICES")))
-
-        wait = poll = staticmethod(lambda: 0)
-
-    monkeypatch.setattr(launcher.subprocess, "Popen", Process)
-    monkeypatch.setattr(launcher, "visible_gpus", lambda: ["0", "1"])
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert launcher.run_workers(["a", "b", "c", "d"], str(tmp_path), jobs=3) == 0
-    assert started == [("a", "0"), ("b", "1"), ("c", "0")]
-    started.clear()
-    launcher.run_workers(["a", "b"], str(tmp_path), jobs=1)
-    assert started == [("a", None)], "a run that is alone may use what it likes"
 
 
 # ---- the whole way ------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from modules.reports.tables.build import build
 from modules.reports.tables.rank_study import find, grid, target_name
 from modules.runs.results import ResultStore
 from paper_repro import tables
-from tests.modules.reports.test_tables import run
+from tests.support.results import run
 from variants.errors import UserError
 
 REFERENCE = Path(__file__).resolve().parents[3] / "results" / "reference"

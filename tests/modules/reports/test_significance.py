@@ -22,7 +22,7 @@ from modules.reports.tables.significance import (
     quantile,
     two_sided,
 )
-from tests.modules.reports.test_tables import run
+from tests.support.results import run
 
 
 def test_student_and_beta_are_scipys():
