@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from modules.efficiency.timing import in_turn, ratios
+from modules.efficiency.inference.timing import in_turn, ratios
 
 
 def test_ratios_are_within_rounds(monkeypatch) -> None:

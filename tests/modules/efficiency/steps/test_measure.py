@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from modules.efficiency import implementations, report, shapes
-from modules.efficiency.measure import Scenario
+from modules.efficiency import report
+from modules.efficiency.steps import backbones, implementations
+from modules.efficiency.steps.scenarios import Scenario
 from tests.support.efficiency import CPU, ROBERTA, SMALL, measured
 
 
@@ -13,7 +14,7 @@ def test_ways_of_one_library_train_as_much_as_the_other():
     found = measured(Scenario("t", "tiny", 4, 16, modes=("eager",), options=SMALL))["ways"]
     for method in implementations.METHODS:
         assert found[f"ours {method} eager"]["trained"] == found[f"peft {method} eager"]["trained"]
-    assert found["full eager"]["trained"] == sum(p.numel() for p in shapes.build(ROBERTA, CPU).parameters())
+    assert found["full eager"]["trained"] == sum(p.numel() for p in backbones.build(ROBERTA, CPU).parameters())
     assert all(len(record["rounds_ms"]) == 3 for record in found.values())
 
 

@@ -1,4 +1,4 @@
-"""What a step is measured of: a model, its loss and what trains."""
+"""The subject of a measured step: a model, its loss and its trained parameters."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.efficiency.shapes import Batch
+from modules.efficiency.steps.backbones import Batch
 
-TOTAL = 4000  # optimizer steps of the job that is imagined, and the step that the measurement starts at: AdaLoRA
-START = 500  # allocates at every step in between
+TOTAL = 4000
+"""Optimizer steps of the imagined training, for AdaLoRA's schedule."""
+START = 500
+"""The step of that training at which a measurement starts: AdaLoRA allocates at every step from here on."""
 
 
 @dataclass
@@ -20,13 +22,15 @@ class Trainee:
     """A model that is ready to train.
 
     Attributes:
-        loss: batch -> scalar to differentiate.
-        core: the part of ``loss`` that is worth compiling, batch -> loss; ``loss`` calls it as ``trainee.core``.
-        parameters: all that trains.
-        after: called with the number of each optimizer step, its gradients still there.
-        clip: gradients' own way of being clipped, as ``clip_grad_norm_`` is called.
-        handle: the adapter's.
-        kind: of the batches that it reads (`shapes.picked`).
+        core: batch -> loss; the part of `loss` that torch.compile gets, and that `loss` calls as ``trainee.core``.
+        parameters: all trained parameters.
+        feed: changes a batch before ``core``.
+        extra: a penalty that is added to the loss.
+        after: called with the number of each optimizer step, while its gradients are there.
+        autocast: ``core`` runs under autocast to bf16.
+        clip: in place of ``clip_grad_norm_``, called in the same way.
+        handle: of the adapter: ours or PEFT's model.
+        kind: of the batches that it reads (`batches.picked`).
     """
 
     core: Callable[[Batch], Tensor]
@@ -40,6 +44,7 @@ class Trainee:
     kind: str = ""
 
     def loss(self, batch: Batch) -> Tensor:
+        """The scalar to differentiate."""
         batch = self.feed(batch) if self.feed else batch
         if self.autocast:
             device = next(iter(batch.values())).device.type

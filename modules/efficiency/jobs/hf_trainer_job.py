@@ -1,6 +1,8 @@
-"""``python -m modules.efficiency.hf_trainer_job SETTINGS.json``: a GLUE task by transformers' Trainer and PEFT's LoRA.
+"""A GLUE task by transformers' Trainer and PEFT's LoRA, for the comparison of whole jobs.
 
-The other side of the whole-job comparison, as a person would write it: dynamic padding to the longest row, fused AdamW,
+    python -m modules.efficiency.jobs.hf_trainer_job SETTINGS.json
+
+It is written as a user would write it: dynamic padding to the longest row, fused AdamW,
 bf16 on a GPU, an evaluation and a checkpoint after each epoch. Rows come in the order of ours.
 """
 

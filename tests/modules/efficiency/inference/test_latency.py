@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from modules.efficiency import inference_latency
+from modules.efficiency.inference import latency as inference_latency
 from tests.support.models import MODELS, inputs
 from variants import AdapterL, LoRA
 
@@ -15,7 +15,7 @@ from variants import AdapterL, LoRA
 def test_each_way_computes_what_it_says() -> None:
     plain = MODELS["roberta"]().requires_grad_(False)
     batch, before = inputs("roberta"), {k: t.clone() for k, t in plain.state_dict().items()}
-    models, sizes = inference_latency.make_ways(plain, {"lora": LoRA(r=2), "adapter_l": AdapterL(r=3)})
+    models, sizes = inference_latency.adapted_models(plain, {"lora": LoRA(r=2), "adapter_l": AdapterL(r=3)})
     assert list(models) == ["plain", "plain, a copy", "lora merged", "lora", "adapter_l"]
     out = {name: model(**batch).logits for name, model in models.items()}
     assert torch.equal(out["plain"], out["plain, a copy"])

@@ -1,5 +1,5 @@
-"""Whole jobs in fresh processes: this project's command against transformers' Trainer with PEFT, and against itself
-at an earlier commit."""
+"""Whole jobs in fresh processes: this project's command against transformers' Trainer with PEFT, and against the same
+command at an earlier commit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modules.efficiency.shapes import build, sizes
+from modules.efficiency.steps.backbones import build, sizes
 from modules.paths import PROJECT, checkout
 from modules.runs.environment import environment
 from variants.errors import UserError
@@ -28,7 +28,10 @@ FIT = "from Trainer.fit to the result file"
 
 
 def whole_jobs(options: argparse.Namespace, device: Any) -> list[dict[str, Any]]:
-    """A record for each task and way of timing; both sides in turn, ``options.repeats`` times.
+    """Two records for each task: seconds of fitting, and of the whole process. Both sides take turns.
+
+    Args:
+        options: data_dir, model, tasks, epochs and repeats of `paper_repro/efficiency.py`.
 
     Raises:
         UserError: there are no data, or a job failed.
@@ -120,15 +123,15 @@ def _theirs(task: str, model: Path, data: Path, epochs: int, device: str, place:
     }
     settings |= {"folder": str(place / "trainer"), "result": str(place / "result.json")}
     (place / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    _call([sys.executable, "-m", "modules.efficiency.hf_trainer_job", str(place / "settings.json")], place)
+    _call([sys.executable, "-m", "modules.efficiency.jobs.hf_trainer_job", str(place / "settings.json")], place)
     return round(json.loads((place / "result.json").read_text(encoding="utf-8"))["seconds"], 2)
 
 
 def _call(command: list[str], place: Path, project: Path = PROJECT) -> None:
-    """Run a job; what it says is kept in its folder and shown where it fails."""
+    """Run a job in its folder, with a cache there. Raises UserError with the last line of its errors."""
     paths = os.pathsep.join(filter(None, (str(project), os.environ.get("PYTHONPATH"))))
-    own = {"LORA_VARIANTS_CACHE": str(place / "cache"), "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "true"}
-    done = subprocess.run(command, cwd=project, env=os.environ | own, capture_output=True, text=True)
+    changes = {"LORA_VARIANTS_CACHE": str(place / "cache"), "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "true"}
+    done = subprocess.run(command, cwd=project, env=os.environ | changes, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         raise UserError(f"{Path(command[1]).name} of --job failed: {lines[-1] if lines else done.returncode}")

@@ -1,4 +1,4 @@
-"""PEFT's models with the hyperparameters of ours, and their tensors beside ours."""
+"""PEFT's models with the hyperparameters of ours, and the correspondence of their tensors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.efficiency.shapes import Batch, loss_of
-from modules.efficiency.trainee import START, TOTAL, Trainee
+from modules.efficiency.steps.backbones import Batch, loss_of
+from modules.efficiency.steps.trainee import START, TOTAL, Trainee
 from variants.adapters.adapted_model import Adapted
 from variants.sites.architectures import architecture_of
 from variants.sites.targets import find_sites
@@ -34,7 +34,7 @@ def available() -> bool:
 
 
 def whole_maps(model: nn.Module) -> list[str]:
-    """Last names of the maps to queries and values, which PEFT adapts by default: it knows no slices of a fused map."""
+    """Last names of the maps to queries and values, PEFT's default targets: it cannot adapt slices of a fused map."""
     return list(dict.fromkeys(site.module_path.rpartition(".")[2] for site in find_sites(model, "attn-qv")))
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from modules.efficiency import loss_curves
-from modules.efficiency.measure import Scenario
+from modules.efficiency.steps import loss_curves
+from modules.efficiency.steps.scenarios import Scenario
 from tests.support.efficiency import CPU, SMALL
 
 

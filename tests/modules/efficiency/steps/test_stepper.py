@@ -3,22 +3,23 @@
 import pytest
 import torch
 
-from modules.efficiency import implementations, loss_curves, shapes, stepper
+from modules.efficiency.steps import backbones, implementations, loss_curves, stepper
+from modules.efficiency.steps import batches as batch_kinds
 from tests.support.efficiency import CPU, ROBERTA, SMALL
 
 
 def stepper_of(method, mode, device=CPU):
     """Ours, with batches of which not all have one shape once they are packed."""
     options = implementations.METHODS[method] | SMALL.get(method, {})
-    master = shapes.build(ROBERTA, device, dropout=False)
+    master = backbones.build(ROBERTA, device, dropout=False)
     trainee = implementations.ours(master, method, options, bf16=False)
     assert trainee.kind == "packed"
     return stepper.Stepper(trainee, mode, loss_curves.RATE, faithful=True)
 
 
 def packed_batches(device=CPU):
-    batches = shapes.fixed_batches(ROBERTA, 32, 48, device, 3)
-    assert len({shapes.shape_of(shapes.picked(batch, "packed")) for batch in batches}) > 1
+    batches = batch_kinds.fixed_batches(ROBERTA, 32, 48, device, 3)
+    assert len({batch_kinds.shape_of(batch_kinds.picked(batch, "packed")) for batch in batches}) > 1
     return batches
 
 
@@ -29,7 +30,7 @@ def test_warming_up_between_steps_leaves_no_trace(method):
     for batch in (*batches, *batches):
         with warmed._undone():
             for _ in range(stepper.WARM_UP):
-                warmed._step(shapes.picked(batch, "packed"))
+                warmed._step(batch_kinds.picked(batch, "packed"))
         assert torch.equal(warmed(batch), plain(batch))
 
 

@@ -10,12 +10,15 @@ import torch
 from torch import Tensor
 
 from modules.acceleration.cuda_graphs import GraphCache, GraphedAdamW, GraphedStep, side_stream
-from modules.efficiency.shapes import Batch, picked
-from modules.efficiency.trainee import Trainee
+from modules.efficiency.steps.backbones import Batch
+from modules.efficiency.steps.batches import picked
+from modules.efficiency.steps.trainee import Trainee
 from variants.acceleration.policy import for_graph
 
 CLIP = 1.0
-WARM_UP = 2  # eager steps before a capture: libraries and the optimizer's state set themselves up
+"""Largest norm of the gradient."""
+WARM_UP = 2
+"""Eager steps before a capture, in which libraries and the optimizer's state are set up."""
 
 
 class Stepper:
@@ -23,9 +26,9 @@ class Stepper:
 
     Args:
         trainee: the model; for the compiled modes see `compile_core`.
-        mode: one of `ways.MODES`.
+        mode: one of `implementations.MODES`.
         lr: of AdamW, constant.
-        faithful: warming up and capturing leave no trace in weights and optimizer (costs a copy of the weights).
+        faithful: warm-up and capture leave weights and optimizer as they were (costs a copy of the weights).
     """
 
     def __init__(self, trainee: Trainee, mode: str, lr: float = 1e-3, faithful: bool = False) -> None:
@@ -78,7 +81,7 @@ class Stepper:
             captured = self._graphs.capture(self._step_and_gradients, batch, warm_up=False)
         loss, gradients = captured.replay(batch)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient  # each graph has its own
+            parameter.grad = gradient  # each graph has other ones
         return loss
 
     def _step_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
@@ -98,7 +101,7 @@ class Stepper:
 
     @contextlib.contextmanager
     def _undone(self) -> Iterator[None]:
-        """Afterwards weights and the optimizer's state are what they were, in place, where graphs look for them.
+        """Restore weights and the optimizer's state in place afterwards, at the addresses that graphs read.
 
         Packed batches have several shapes: at the capture of a later one, steps of an earlier one have been taken.
         """
@@ -108,11 +111,11 @@ class Stepper:
             for tensor in self._changing():
                 if tensor in before:
                     tensor.copy_(before[tensor])
-                else:  # state that has just come to be starts at zero
+                else:  # new state starts at zero
                     tensor.zero_()
 
     def _changing(self) -> Iterator[Tensor]:
-        """All that a step changes."""
+        """All tensors that a step changes."""
         yield from self.parameters
         for state in self.optimizer.state.values() if self.optimizer else ():
             yield from state.values()
@@ -140,9 +143,9 @@ class Stepper:
 
 
 def compile_core(trainee: Trainee) -> None:
-    """Let torch.compile have the model and its loss.
+    """Compile the model and its loss with torch.compile.
 
-    The function gets a code object of its own, since that is what torch.compile keeps and limits its results by.
+    The function gets a new code object, because torch.compile stores and limits its results by code object.
     """
     import torch._dynamo
 

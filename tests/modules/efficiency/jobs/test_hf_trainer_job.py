@@ -6,7 +6,7 @@ from modules.data.samplers import TrainBatches
 
 
 def test_the_other_side_sees_the_same_rows():
-    from modules.efficiency.hf_trainer_job import SameOrder
+    from modules.efficiency.jobs.hf_trainer_job import SameOrder
 
     order, ours = SameOrder(50, seed=3), TrainBatches(50, 8, seed=3)
     for epoch in range(2):

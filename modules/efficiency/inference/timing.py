@@ -1,4 +1,4 @@
-"""Times of several ways to do one thing, measured side by side: what else the machine does falls on all alike."""
+"""Times of several calls that take turns, so that other load of the machine affects all of them equally."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from variants.errors import UserError
 
 @dataclass(frozen=True)
 class Ratio:
-    """How long one way takes as a multiple of the reference, round by round: the median and the two quartiles."""
+    """Time of a call as a multiple of the reference's in the same round: median and quartiles over the rounds."""
 
     median: float
     low: float
@@ -24,25 +24,32 @@ class Ratio:
         return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
 
-def in_turn(
-    ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: int = 3, synchronize: Callable[[], object] = int
-) -> dict[str, list[float]]:
-    """Seconds that each way takes, by way and round.
+def no_wait() -> None:
+    """The `synchronize` of a CPU, whose work is done when a call returns."""
 
-    Each round calls all ways once, in an order drawn anew from a fixed seed: none has always the same one before it.
+
+def in_turn(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warm_up: int = 3,
+    synchronize: Callable[[], object] = no_wait,
+) -> dict[str, list[float]]:
+    """Seconds of each call, by name, for every round.
+
+    A round makes all calls once in a random order (of a fixed seed), so that none always follows the same other.
 
     Args:
-        rounds, warm_up: how many are measured, and how many come first and are not.
-        synchronize: waits for the device (``torch.cuda.synchronize``); called before and after each way.
+        rounds, warm_up: numbers of measured rounds, and of unmeasured ones before them.
+        synchronize: waits for the device (``torch.cuda.synchronize``), before and after each call.
     """
-    order, draw = list(ways), random.Random(0)
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    order, draw = list(calls), random.Random(0)
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
     for current in range(-warm_up, rounds):
         draw.shuffle(order)
         for name in order:
             synchronize()
             start = time.perf_counter()
-            ways[name]()
+            calls[name]()
             synchronize()
             if current >= 0:
                 seconds[name].append(time.perf_counter() - start)
@@ -50,7 +57,11 @@ def in_turn(
 
 
 def ratios(seconds: Mapping[str, list[float]], reference: str) -> dict[str, Ratio]:
-    """Each way's time over the reference's of the same round."""
+    """Each call's time divided by the reference's in the same round.
+
+    Args:
+        seconds: from `in_turn`.
+    """
     found = {}
     for name, times in seconds.items():
         paired = [a / b for a, b in zip(times, seconds[reference], strict=True)]
@@ -60,13 +71,13 @@ def ratios(seconds: Mapping[str, list[float]], reference: str) -> dict[str, Rati
 
 
 def synchronizer(device: str) -> Callable[[], object]:
-    """What waits until ``device`` has done all it was given.
+    """A function that waits until ``device`` has finished its work.
 
     Raises:
         UserError: it is neither the CPU nor a GPU that torch can use.
     """
     if device == "cpu":
-        return int
+        return no_wait
     import torch
 
     if not re.fullmatch(r"cuda(:\d+)?", device):

@@ -1,4 +1,4 @@
-"""Loss curves of ours and of PEFT's from equal initial weights: a faster step must compute the same."""
+"""Loss curves of ours and PEFT's from equal initial weights: a faster step must compute the same."""
 
 from __future__ import annotations
 
@@ -12,33 +12,37 @@ import torch
 from torch import Tensor, nn
 
 from modules.acceleration.cuda_graphs import cause
-from modules.efficiency import implementations as W
-from modules.efficiency.measure import Scenario, free, say
-from modules.efficiency.shapes import Batch, build, fixed_batches, is_language_model, sizes
-from modules.efficiency.stepper import Stepper
+from modules.efficiency.steps.backbones import Batch, build, is_language_model, sizes
+from modules.efficiency.steps.batches import fixed_batches
+from modules.efficiency.steps.implementations import METHODS, ours
+from modules.efficiency.steps.measure import free, say
+from modules.efficiency.steps.scenarios import Scenario
+from modules.efficiency.steps.stepper import Stepper
+from modules.efficiency.steps.trainee import Trainee
 
 STEPS = 30
 BATCHES = 3
 AGREE = 0.01
 """The share of the adapter's effect on the losses up to which two curves in fp32 count as equal."""
 ROUNDED = 2.0
-"""How many times as far from fp32 as PEFT's own bf16 ours may be, in losses and gradients at the same weights."""
+"""Our largest distance from fp32 in bf16, as a multiple of PEFT's, in losses and gradients at equal weights."""
 FIGURES = ("difference", "effect", "rounding", "pointwise", "pointwise_rounding", "gradient", "gradient_rounding")
-"""Of a record; see :func:`compare`."""
+"""Names of a record's figures; see :func:`compare`."""
 DRAWS = 3
 """Starting adapters in bf16."""
 RATE = 1e-3
+"""Learning rate."""
 SPREAD = 0.5
-"""Standard deviation of what a method starts at zero."""
+"""Standard deviation of the starting values of tensors that a method starts at zero."""
 
 
 class Curve(NamedTuple):
-    """What was met with in each step.
+    """Losses, gradients and weights of every step.
 
     Attributes:
         losses: before each step.
-        gradients: (parameters,) in fp32, as they were clipped.
-        weights: of all that trains, before each step.
+        gradients: (parameters,) in fp32, after clipping.
+        weights: all trained parameters before each step.
     """
 
     losses: list[float]
@@ -47,14 +51,18 @@ class Curve(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Steps to be taken, and all that trains in them."""
+    """A step, its batches and its trained parameters."""
 
     step: Callable[[Batch], Tensor]
     batches: list[Batch]
     parameters: list[Tensor]
 
     def curve(self, along: Curve | None = None) -> Curve:
-        """Of one step after another or, ``along`` another curve, each at that one's weights."""
+        """The curve of consecutive steps.
+
+        Args:
+            along: a curve whose weights are taken before each step.
+        """
         found = Curve([], [], [])
         for number in range(STEPS):
             if along:
@@ -68,8 +76,13 @@ class Run(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What both libraries start from: a backbone, a method with its options, batches of one width, and the draw of
-    what the method starts at zero."""
+    """The common start of both libraries.
+
+    Attributes:
+        master: the backbone.
+        batches: of equal width.
+        draw: seed of the tensors that the method starts at zero.
+    """
 
     master: nn.Module
     method: str
@@ -77,12 +90,12 @@ class Case(NamedTuple):
     batches: list[Batch]
     draw: int = 0
 
-    def pair(self, bf16: bool) -> tuple[W.Trainee, W.Trainee]:
-        """Ours and PEFT's with equal values."""
-        from modules.efficiency.peft_implementation import equalise, theirs, whole_maps
+    def pair(self, bf16: bool) -> tuple[Trainee, Trainee]:
+        """Ours and PEFT's with equal values of all parameters."""
+        from modules.efficiency.steps.peft_implementation import equalise, theirs, whole_maps
 
         target = ",".join(whole_maps(self.master))
-        mine = W.ours(copy.deepcopy(self.master), self.method, self.options, bf16, target)
+        mine = ours(copy.deepcopy(self.master), self.method, self.options, bf16, target)
         other = theirs(copy.deepcopy(self.master), self.method, self.options, bf16, low=False)
         rng = torch.Generator().manual_seed(5 + self.draw)
         with torch.no_grad():
@@ -93,19 +106,20 @@ class Case(NamedTuple):
         return mine, other
 
     def theirs(self, bf16: bool) -> Run:
-        """PEFT's, eager."""
-        from modules.efficiency.peft_implementation import pairs
+        """Steps of PEFT's eager implementation."""
+        from modules.efficiency.steps.peft_implementation import pairs
 
         mine, other = self.pair(bf16)
         in_our_order = [parameter for _, parameter in pairs(mine.handle, other.handle, self.method)]
         return Run(Stepper(other, "eager", RATE), self.batches, in_our_order)
 
     def ours(self, bf16: bool, mode: str) -> Run:
+        """Steps of ours in a mode."""
         mine, _ = self.pair(bf16)
         return Run(Stepper(mine, mode, RATE, faithful=True), self.batches, list(mine.handle.trained().values()))
 
     def absent(self, bf16: bool) -> list[float]:
-        """Losses without the adapter: its layers are off, the head learns alone (a language model has none)."""
+        """Losses without the adapter: its layers are off, and only the head trains (a language model has none)."""
         trainee = self.pair(bf16)[0]
         trainee.handle.enable(False)
         trainee.extra = trainee.after = None
@@ -122,12 +136,13 @@ def compare(
 ) -> Iterator[dict[str, Any]]:
     """A record for each method, precision and mode of ours: curves and their largest difference.
 
-    PEFT's curve is that of its eager step. No dropout, the same batches, fp32 without TF32; adapters are away from zero
-    at the start. ``effect`` is the difference that leaving the adapter out makes: what a difference is measured by. In
-    bf16, where thirty steps amplify what is rounded, figures are medians over several starting adapters (``draws``),
-    and ``rounding`` is how far bf16 takes PEFT's own curve from its curve in fp32. Nothing is amplified where each step
-    is taken at the weights of PEFT's step in fp32: ``pointwise`` and ``gradient`` are how far losses and gradients are
-    from PEFT's in fp32 there, ``pointwise_rounding`` and ``gradient_rounding`` how far PEFT's own are in bf16.
+    PEFT's curve is that of its eager step. There is no dropout, batches are the same, fp32 is without TF32, and
+    adapters start away from zero. ``effect`` is the difference that leaving the adapter out makes, the scale of all
+    differences. In bf16, where thirty steps amplify rounding errors, figures are medians over several starting adapters
+    (``draws``), and ``rounding`` is the distance of PEFT's curve in bf16 from its curve in fp32. Nothing is amplified
+    where each step is taken at the weights of PEFT's step in fp32: there ``pointwise`` and ``gradient`` are the
+    distances of our losses and gradients from PEFT's in fp32, ``pointwise_rounding`` and ``gradient_rounding`` those of
+    PEFT's in bf16.
     """
     config = sizes(scenario.shape)
     master = build(config, device, dropout=False)
@@ -135,7 +150,7 @@ def compare(
     for method in scenario.methods:
         if method == "adalora" and is_language_model(config):
             continue  # PEFT's penalty comes with its own loss over all tokens
-        case = Case(master, method, W.METHODS[method] | scenario.options.get(method, {}), batches)
+        case = Case(master, method, METHODS[method] | scenario.options.get(method, {}), batches)
         for precision in precisions:
             bf16 = precision == "bf16"
             record = {"shape": scenario.shape, "method": method, "precision": precision, "steps": STEPS}
@@ -154,12 +169,12 @@ def compare(
 
 
 class Start(NamedTuple):
-    """What every mode of ours is compared with from one start.
+    """A start, and PEFT's curves from it, which every mode of ours is compared with.
 
     Attributes:
         peft: PEFT's curve.
         exact: PEFT's curve in fp32.
-        known: the figures of a record that are not ours: ``effect`` and, in bf16, those of rounding.
+        known: the figures of a record that are PEFT's alone: ``effect`` and, in bf16, those of rounding.
     """
 
     case: Case
@@ -169,6 +184,7 @@ class Start(NamedTuple):
 
     @classmethod
     def of(cls, case: Case, bf16: bool) -> Start:
+        """Compute PEFT's curves."""
         exact = case.theirs(False).curve()
         low = case.theirs(True) if bf16 else None
         peft = low.curve() if low else exact
@@ -180,7 +196,7 @@ class Start(NamedTuple):
 
 
 def _measured(starts: list[Start], bf16: bool, mode: str) -> dict[str, Any]:
-    """Curves from the first start, and medians over all of how far they are apart."""
+    """Curves from the first start, and medians of the distances over all starts."""
     every: list[dict[str, float]] = []
     curves: dict[str, Any] = {}
     for case, peft, exact, known in starts:
@@ -196,7 +212,7 @@ def _measured(starts: list[Start], bf16: bool, mode: str) -> dict[str, Any]:
 
 
 def _off(curve: Curve, exact: Curve) -> dict[str, float]:
-    """How far losses are, at most and as a share of the first, and gradients, of all steps together."""
+    """Distances of losses (the largest, as a share of the first loss) and of gradients (of all steps together)."""
     gradients, expected = torch.stack(curve.gradients), torch.stack(exact.gradients)
     far = ((gradients - expected).norm() / expected.norm()).item()
     return {"pointwise": difference(curve.losses, exact.losses), "gradient": far}
@@ -212,17 +228,17 @@ def _in_words(figures: dict[str, Any]) -> str:
 
 
 def difference(losses: list[float], reference: list[float]) -> float:
-    """The largest difference of two curves, as a share of the first loss (later ones may be next to nothing)."""
+    """The largest difference of two curves, as a share of the first loss (later losses may be almost zero)."""
     return max(abs(a - b) for a, b in zip(losses, reference, strict=True)) / abs(reference[0])
 
 
-def what(record: dict[str, Any]) -> tuple[str, ...]:
-    """Of what a record is: one that is measured again takes the place of the former."""
+def key_of(record: dict[str, Any]) -> tuple[str, ...]:
+    """The key of a record: a new record replaces an old one with the same key."""
     return tuple(record[key] for key in ("shape", "method", "precision", "library", "mode"))
 
 
 def agrees(record: dict[str, Any]) -> bool:
-    """Whether what is computed counts as equal: in fp32 the curves, in bf16 losses and gradients at equal weights."""
+    """Whether both compute the same: in fp32 by the curves, in bf16 by losses and gradients at equal weights."""
     if record["precision"] == "fp32":
         return record["difference"] <= AGREE * record["effect"]
     return all(record[name] <= ROUNDED * record[f"{name}_rounding"] for name in ("pointwise", "gradient"))
