@@ -130,9 +130,11 @@ class AdapterLayer(nn.Module):
     def per_token(self) -> bool:
         """The output at a token depends on that token alone, so that an encoder may leave padding out.
 
-        It is so for updates of a weight. A layer that has a ``forward`` of its own says so by ``per_token = True``.
+        It is so for updates of a weight. A layer that has a ``forward`` or a ``pre`` of its own says so by
+        ``per_token = True``; one that lengthens the sequence never can.
         """
-        return type(self).forward is AdapterLayer.forward
+        own = hasattr(self, "pre") or hasattr(self, "lengthen")
+        return type(self).forward is AdapterLayer.forward and not own
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Weight (out, in) and bias (out) of the plain linear map that equals base and adapter together."""

@@ -1,7 +1,5 @@
 """An encoder that gets rows without padding computes what it does with padding."""
 
-import dataclasses
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,6 +16,7 @@ from variants.acceleration import accelerated
 from variants.acceleration.policy import for_graph
 from variants.methods.lora import LoRALayer
 from variants.registry import resolve
+from variants.sites.site import ModuleSite
 
 MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
 
@@ -178,7 +177,7 @@ def test_a_layer_on_attention_itself_keeps_its_padding():
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
     site = adapted.layers[0].site
     assert site.module is not (module := adapted.model.base_model.encoder.layer[0].attention.self)
-    adapted.layers[0].site = dataclasses.replace(site, module=module)
+    adapted.layers[0].site = ModuleSite(module, site.path, site.module_path, like=site)
     assert not pack(adapted)
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.support.models import MODELS, inputs
-from tests.support.transformer_reference import P, trained
+from tests.support.transformer_reference import P, close, logits, trained
 from variants import PrefixEmbed, PrefixLayer, PrefixTuning, VariantError, attach
 
 
@@ -33,6 +33,30 @@ def test_prefixes_generate_with_a_cache(name, variant) -> None:
         assert torch.equal(model.generate(ids, attention_mask=mask, **options), plain)
 
 
+DECODERS = ("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "gpt_neox", "bloom", "falcon")
+
+
+@pytest.mark.parametrize("variant", [PrefixEmbed, PrefixLayer, PrefixTuning])
+@pytest.mark.parametrize("name", DECODERS)
+@torch.no_grad()
+def test_prefixes_work_behind_a_cache_of_other_decoders(name, variant) -> None:
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MODELS[name]().config).eval()
+    for tensor in model.parameters():
+        tensor.add_(0.2 * torch.randn(tensor.shape))
+    ids = torch.randint(4, 50, (2, 6))
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    batch = {"input_ids": ids, "attention_mask": mask}
+    plain = logits(model, batch)
+    trained(model, variant(p=P))
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1, "eos_token_id": 49}
+    texts = [model.generate(**batch, use_cache=on, **options) for on in (True, False)]
+    assert torch.equal(*texts) and not close(logits(model, batch), plain)
+
+
 def test_a_prefix_needs_room() -> None:
     model = MODELS["roberta"]()  # 40 positions, of which RoBERTa leaves two out
     batch = inputs("roberta", length=30)
@@ -48,5 +72,5 @@ def test_a_prefix_needs_room() -> None:
 
 @pytest.mark.parametrize("name", ["t5", "vit"])
 def test_prefixes_name_the_architectures_they_know(name) -> None:
-    with pytest.raises(VariantError, match=f"a prefix is known for bert, .*llama, not for {name}"):
+    with pytest.raises(VariantError, match=f"a prefix is known for bert, .*llama, .*, not for {name}"):
         attach(MODELS[name](), PrefixEmbed(p=2))
