@@ -1,4 +1,4 @@
-"""Attention within the rows of a packed batch (`modules.data.packing`), as each device does it best."""
+"""Varlen attention: within the rows of a packed batch (`modules.data.packing`), as each device does it best."""
 
 from __future__ import annotations
 
@@ -13,21 +13,30 @@ from torch import Tensor, nn
 
 from modules.acceleration.varlen_cpu import Places
 from variants.acceleration.policy import pays
+from variants.acceleration.torch_private import flash_attention
+from variants.errors import first_line
 from variants.layer import LOW_PRECISION
 from variants.sites.site import Site
 
 FLASH_ABOVE = 64
-"""Tokens of a row, on average, above which flash attention is used on a GPU. Of shorter rows one program computes each,
-where none has more than `SHORT` tokens: in a CUDA graph, since starting such programs costs the host more."""
+"""Mean tokens of a row above which flash attention is used on a GPU. Shorter rows are computed by one Triton program
+each, in a CUDA graph alone: starting such programs costs the host more than flash attention does."""
 SHORT = 128
+"""Most tokens of a row that one Triton program computes."""
 
 
 def places_of(
     starts: Tensor, ends: Tensor, columns: Tensor, tokens: int, backbone: nn.Module
 ) -> Places | Padded | Sequences:
-    """What the blocks' attention is to know of a layout (`modules.data.packing.Layout`) in parts of ``tokens``.
+    """The bounds of packed rows in the form that attention needs on this device and in this dtype.
 
-    It depends on where and how the model computes."""
+    Args:
+        starts, ends, columns: of a `modules.data.packing.Layout`, in parts of ``tokens`` each.
+        backbone: whose blocks attend.
+
+    Raises:
+        ValueError: on a CPU, rows do not fill their batch.
+    """
     heads, kind = backbone.config.num_attention_heads, ends.device.type
     if kind == "cpu":
         if starts.shape != ends.shape:
@@ -64,15 +73,15 @@ def _has_programs(device: torch.device, dtype: torch.dtype, width: int, heads: i
             bounds = torch.tensor([0, 1], dtype=torch.int32, device=device)
             torch.autograd.grad(attention(row, row, row, bounds, bounds, heads, width, 1.0, 0.0), row, row.detach())
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        warnings.warn(f"attention within short rows goes a slower way, since Triton cannot: {reason}", stacklevel=2)
+        warnings.warn(
+            f"attention within short rows goes a slower way, since Triton cannot: {first_line(error)}", stacklevel=2
+        )
         return False
     return True
 
 
 class Padded(NamedTuple):
-    """Where N = S * n tokens are among S * R rows of T places, for attention of rows side by side: on a GPU where there
-    is nothing faster.
+    """Attention of padded rows, on a GPU where nothing is faster: N = S * n packed tokens as S * R rows of T places.
 
     (PyTorch's memory-efficient attention of rows one behind the other must not drop anything: its forward pass counts
     random numbers by a number of keys that it takes to be 0, its backward pass by the true one. ATen's attention.cu,
@@ -116,11 +125,11 @@ class Padded(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """Where rows begin and end among S * n tokens on a GPU.
+    """Varlen attention on a GPU: where rows begin and end among S * n packed tokens (``cu_seqlens`` elsewhere).
 
     Attributes:
-        ends: (1 + S * (R + K),) int32: 0, then where each row or piece of what is unused ends.
-        asked: of the same shape: how many of the rows' first tokens come before that.
+        ends: (1 + S * (R + K),) int32: 0, then where each row, or piece of the unused tokens, ends.
+        asked: of the same shape, for queries of the rows' first tokens alone: how many of them come before that end.
         first: (S * R,) the first token of each row.
         heads: of the attention.
         width: tokens that a row or piece may have.
@@ -147,9 +156,7 @@ class Sequences(NamedTuple):
         if self.flash:
             q, k, v = (x.view(len(x), self.heads, -1) for x in (query, key, value))
             widths = 1 if first else self.width, self.width
-            found = torch.ops.aten._flash_attention_forward(
-                q, k, v, of_queries, self.ends, *widths, dropout, False, False, scale=scale
-            )[0]
+            found = flash_attention(q, k, v, of_queries, self.ends, *widths, dropout, scale)
             return found.flatten(1)
         from modules.acceleration.varlen_triton import attention  # here, since it needs Triton
 

@@ -9,10 +9,11 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from modules.backbones.heads import init_head
 from modules.backbones.weights import _weight_files, weights_hash
-from modules.benchmarks.glue.tasks import Task
+from modules.embedded import ROBERTA
 from modules.hub import hub_cached, hub_reachable, require_hub
 from variants.errors import UserError, first_line
 
@@ -39,10 +40,22 @@ class Backbone:
     max_length: int | None = None  # the most tokens it has positions for
 
 
+class Outputs(Protocol):
+    """What a task asks of a classification head, in transformers' words."""
+
+    @property
+    def num_labels(self) -> int:
+        """Numbers per row."""
+
+    @property
+    def problem_type(self) -> str:
+        """ "regression" or "single_label_classification"."""
+
+
 Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerBase", Backbone]  # noqa: F821
 
 
-def load_backbone(spec: str | os.PathLike, task: Task, seed: int = 0, dtype: str = "float32", **config) -> Loaded:
+def load_backbone(spec: str | os.PathLike, task: Outputs, seed: int = 0, dtype: str = "float32", **config) -> Loaded:
     """Loads a model for sequence classification, with a fresh head, and its tokenizer.
 
     Args:
@@ -134,9 +147,7 @@ def resolve(spec: str | os.PathLike, embedded: tuple[str, Path] | None = None) -
         embedded: name and folder of what "embedded" stands for; by default the small RoBERTa.
     """
     if spec == "embedded":
-        from modules.benchmarks.glue import GLUE
-
-        name, folder = embedded or GLUE.embedded()
+        name, folder = embedded or (f"embedded-{ROBERTA.name}", ROBERTA)
         return name, "embedded", folder
     folder = Path(spec).expanduser()
     if folder.is_dir() and str(spec):

@@ -10,10 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants.acceleration.casts import lowered
-from variants.acceleration.merged_weight import updated
-from variants.acceleration.overrides import Standin, standing_in
-from variants.acceleration.shared_input import read_together
 from variants.adapters import hooks
 from variants.adapters.adapter import Adapter, check_fit, copy_tensors
 from variants.errors import VariantError
@@ -58,8 +54,6 @@ class Adapted:
         self.adapters: dict[str, Adapter] = {}
         self.active: str | None = None
         self._handles: list[tuple[nn.Module, list]] = []
-        self._reading: list[Standin] = []  # of the frozen maps, for a prepared pass
-        self._apart: list[nn.Module] = []
         self._original: dict[str, Tensor] = {}  # base values that an active adapter has changed in place
         self._kept: dict[str, Any] = {}  # base weights of sites that it takes its first delta off
         self._unmerged: dict[str, Any] = {}
@@ -137,12 +131,6 @@ class Adapted:
                 site.write(weight, None)
         self._handles = hooks.hook_all(layer.to(layer.site.device) for layer in adapter.layers.values())
         self.active = name
-        self.read_apart(self._apart)
-
-    def read_apart(self, modules: Iterable[nn.Module]) -> None:
-        """Say which maps to queries, keys or values read another tensor than the other two of their attention."""
-        self._apart = list(modules)
-        self._reading = list(read_together(self.model, (layer.site.module for layer in self.layers), self._apart))
 
     def deactivate(self) -> None:
         """Leave the plain base model, with the head it came with; :meth:`switch` brings an adapter back."""
@@ -281,18 +269,17 @@ class Adapted:
         with full_precision(next(self.model.parameters())):
             return self.variant.penalty(self.layers)
 
-    @contextmanager
-    def prepared(self) -> Iterator[None]:
-        """``with`` this, a forward pass: the same to rounding, in fewer operations."""
-        with (
-            standing_in((*self._reading, *lowered(self.layers), *updated(self.layers))),
-            standing_in(self.variant.prepared(self.layers)),
-        ):
-            yield
-
     def after_step(self, step: int, total_steps: int) -> None:
         """To be called after each optimizer step, before its gradients are cleared."""
         self.variant.after_step(self.layers, step, total_steps)
+
+    def shrink(self) -> None:
+        """Drop for good whatever of the layers no output depends on, such as AdaLoRA's pruned triplets.
+
+        Optimizers made before do not fit the layers any more.
+        """
+        for layer in self.layers:
+            layer.shrink()
 
     def init_from_data(self, batches: Iterable[dict[str, Tensor]]) -> None:
         """To be called once with a few training batches, before the first step."""

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from variants.errors import VariantError
+from variants.errors import VariantError, first_line
 from variants.formats import loralib, native, peft
 from variants.formats.common import recognise
 from variants.sites.architectures import ARCHITECTURES, UNKNOWN
@@ -119,7 +119,7 @@ def load_model(source: str, path: str | os.PathLike) -> nn.Module:
                 source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
             )
     except (OSError, ValueError, AttributeError) as error:
-        raise VariantError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
+        raise VariantError(f"cannot load the model {source!r}: {first_line(error)}") from error
     absent = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])} - known.head.keys()
     if absent:
         raise VariantError(f"{source!r} is not the adapter's base: as {type(model).__name__} it lacks {min(absent)}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from variants.adapters.adapted_model import Adapted
 from variants.atomic import write_atomic
-from variants.errors import VariantError
+from variants.errors import VariantError, first_line
 from variants.formats.common import install, is_stand_in
 from variants.layer import AdapterLayer
 from variants.methods.lora import LoRA
@@ -74,7 +74,7 @@ def read(file: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor]], dict[st
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise VariantError(f"{file} is no loralib file: {str(error).splitlines()[0]}") from error
+        raise VariantError(f"{file} is no loralib file: {first_line(error)}") from error
     state = state.get("model_state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise VariantError(f"{file} is no loralib file: it holds something other than a state dict")

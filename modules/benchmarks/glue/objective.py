@@ -7,14 +7,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from modules.benchmarks.glue.metrics import glue_metrics
-from modules.benchmarks.glue.tasks import Task
+from modules.benchmarks.glue.tasks import GlueTask
 from modules.benchmarks.objective import Batch, Losses, Objective
 
 
 class Classification(Objective):
     """Cross-entropy, or squared error where the label is a score; the task's metrics over its dev splits."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: GlueTask) -> None:
         super().__init__()
         self.task, self.metric = task, task.column
         self.metrics = glue_metrics(task)
@@ -30,10 +30,13 @@ class Classification(Objective):
         return losses, batch["weight"], logits
 
     def reset(self) -> None:
+        """Forget the predictions of the last evaluation."""
         self.metrics.reset()
 
     def update(self, outputs: Tensor, batch: Batch, split: str) -> None:
+        """Keep a batch's predictions: logits (B, C) with labels and weights (B,)."""
         self.metrics.update(outputs, batch["labels"], batch["weight"], self.task.eval_splits.index(split))
 
     def figures(self, module: LightningModule) -> dict[str, float]:
+        """The task's metrics over all processes, as fractions."""
         return {name: value.item() for name, value in self.metrics.compute().items()}

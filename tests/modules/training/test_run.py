@@ -1,9 +1,7 @@
 """Runs from the command to the result file: what is trained, kept, resumed, split over processes and started from."""
 
-import dataclasses
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -12,48 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from modules.experiments.flags import make_parser, names_of, seeds_of
-from modules.experiments.plan import Wishes, make_plan
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
+from tests.support.runs import ENVIRONMENT, adapter, planned, work
 from variants.errors import UserError
 from variants.registry import resolve
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def planned(command: list[str], variant: str = "lora", **changes) -> list[RunConfig]:
-    """The runs that the command line would do."""
-    flags = make_parser(resolve(variant)).parse_args(command)
-    training = {k: flags[k] for k in ("lr", "batch_size", "epochs") if flags[k] is not None}
-    wishes = Wishes(
-        variant=variant,
-        model=flags.model,
-        data_dir=flags.data_dir,
-        tasks=names_of(flags.tasks),
-        seeds=seeds_of(flags.seeds),
-        training=training,
-        trainer=flags.trainer or {},
-        results_dir=flags.results_dir,
-        wandb=flags.wandb,
-    )
-    plan = make_plan(dataclasses.replace(wishes, **changes), resolve(variant))
-    for run in plan.runs:
-        run.write()
-    return plan.runs
-
-
-def work(*runs: RunConfig, check: bool = True) -> subprocess.CompletedProcess:
-    """Carry the runs out in a worker process, as the command does."""
-    arguments = [sys.executable, "-m", "modules.launch.worker", runs[0].results_dir, *(run.id for run in runs)]
-    return subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=check, timeout=300)
-
-
-def adapter(run: RunConfig, which: str = "last") -> dict[str, torch.Tensor]:
-    return load_file(run.folder / which / "adapter.safetensors")
-
 
 # ---- one run ------------------------------------------------------------------------------------------------------
 
@@ -83,6 +45,7 @@ def test_the_kept_adapter_scores_what_the_result_says(command, variant):
     assert result.best["accuracy"] == pytest.approx(hits / len(rows), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_result_holds_what_settles_a_comparison(command):
     (run,) = planned(command)
     work(run)
@@ -161,6 +124,7 @@ def test_a_parameter_without_gradient_is_named(command, monkeypatch):
 # ---- killed and resumed -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
     """SIGKILL after some epoch, start again: figures and weights are those of an unbroken run, bit for bit."""
     flags = [*command, "--epochs", "12"]
@@ -186,6 +150,7 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(command):
     from modules.experiments.command import main
 
@@ -203,6 +168,7 @@ def test_what_is_done_is_not_done_again(command):
     assert file.stat().st_mtime_ns != stamp
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_list(command):
     """Each run is done once: the second worker finds it locked or done."""
     runs = [run for seed in "01" for run in planned([*command, "--variant", "head", "--seeds", seed], "head")]
@@ -219,6 +185,7 @@ def test_two_workers_share_a_list(command):
 # ---- several processes ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["adalora", "full"])
 def test_two_processes_compute_what_one_does(command, tmp_path, variant):
     """Uneven last batches in training and evaluation; losses, metrics and weights agree to 1e-5."""
@@ -237,6 +204,7 @@ def test_two_processes_compute_what_one_does(command, tmp_path, variant):
     assert results[0].variant_metrics == results[1].variant_metrics  # AdaLoRA's ranks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path, precision):
     """Eight rows at once, or four and four: the allocator sees the same gradients."""
@@ -255,6 +223,7 @@ def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path, p
 # ---- starting from MNLI --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_mrpc_starts_from_the_mnli_run_of_the_same_seed(command):
     from modules.training.setup import start_from
 
@@ -277,33 +246,3 @@ def test_mrpc_starts_from_the_mnli_run_of_the_same_seed(command):
     for key, value in adapted.state_dict().items():
         expected = fresh if key.startswith("classifier.out_proj") else learnt  # 3 classes there, 2 here
         assert torch.equal(value, expected[key]), key
-
-
-# ---- dashboards ----------------------------------------------------------------------------------------------------
-
-
-def test_wandb_offline_keeps_the_run_and_its_id(command, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setitem(ENVIRONMENT, "WANDB_DIR", str(tmp_path))
-    monkeypatch.delitem(ENVIRONMENT, "WANDB_MODE", raising=False)
-    (run,) = planned([*command, "--wandb", "offline"], "head")
-    done = work(run)
-    result = ResultStore(run.results_dir).read(run.id)
-    assert result.wandb_id, done.stderr
-    assert result.wandb_id and list((tmp_path / "wandb").glob(f"offline-run-*-{result.wandb_id}"))
-
-
-def test_a_broken_wandb_does_not_break_the_run(command, monkeypatch):
-    import lightning.pytorch.loggers
-
-    from modules.training.run import run as train
-
-    def broken(*args, **kwargs):
-        raise RuntimeError("no dashboard today")
-
-    monkeypatch.setattr(lightning.pytorch.loggers.WandbLogger, "__init__", broken)
-    (run,) = planned([*command, "--wandb", "offline"], "head")
-    with pytest.warns(UserWarning, match="Weights & Biases is off for this run: no dashboard today"):
-        assert train(run).wandb_id is None
