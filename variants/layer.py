@@ -6,18 +6,65 @@ import copy
 import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.acceleration.low_rank import Product, project
 from variants.errors import VariantError
 
 if TYPE_CHECKING:
     from variants.sites.site import Site
     from variants.variant import Variant
+
+LOW_PRECISION = (torch.bfloat16, torch.float16)
+"""Dtypes of a base over which adapters stay in fp32."""
+
+
+class LowRank(NamedTuple):
+    """An update ΔW = scale · diag(outer) · B · diag(inner) · A; a factor that is None is left out.
+
+    LoRA is ``LowRank(A, B, α/r)``, AdaLoRA has its singular values as ``inner``, VeRA has ``inner`` and ``outer``. A
+    matrix as ``inner`` stands between B and A as it is (LoRA-XS).
+
+    Attributes:
+        A: (r, in_features).
+        B: (out_features, r).
+        scale: a number, such as α/r.
+        inner: (r), or (r, r).
+        outer: (out_features).
+    """
+
+    A: Tensor
+    B: Tensor
+    scale: float = 1.0
+    inner: Tensor | None = None
+    outer: Tensor | None = None
+
+    def delta_weight(self) -> Tensor:
+        """ΔW, (out_features, in_features)."""
+        A, B = self.A, self.B
+        if self.inner is not None:
+            A = self.inner @ A if self.inner.ndim == 2 else self.inner[:, None] * A
+        if self.outer is not None:
+            B = self.outer[:, None] * B
+        return self.scale * B @ A
+
+    def added(self, y: Tensor, x: Tensor) -> Tensor:
+        """y + ΔW x: (..., out_features) and (..., in_features) give (..., out_features)."""
+        z = F.linear(x, self.A)
+        if self.inner is not None:
+            z = F.linear(z, self.inner) if self.inner.ndim == 2 else self.inner * z
+        if self.outer is not None:
+            return y + self.scale * self.outer * F.linear(z, self.B)
+        z, B = z.to(y.dtype), self.B.to(y.dtype)
+        return torch.addmm(_rows(y), _rows(z), B.mT, alpha=self.scale).view_as(y)  # one kernel for product and sum
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    """(..., n) as rows (N, n)."""
+    return tensor.flatten(0, -2) if tensor.ndim > 1 else tensor[None]
 
 
 class AdapterLayer(nn.Module):
@@ -25,24 +72,20 @@ class AdapterLayer(nn.Module):
 
     A subclass is built as ``Layer(site, config, rng, **config.shared(...))``; every random initial value comes from
     ``rng``, a CPU generator seeded by the run's seed and the site's path, so that it is the same on every rank and
-    device. It writes ``delta_weight`` or ``forward``, and both where the second can be faster than the default; where
-    the update is a low-rank product, ``factors`` alone says it all, and is the fastest.
-    Dtypes are none of its business: inputs arrive in the dtype of its parameters, and the output is cast back.
+    device. It says what it computes in one of three ways: :meth:`low_rank` where the update is a low-rank product,
+    :meth:`delta_weight` for any other update of the weight, :meth:`forward` for everything else. How fast it is
+    computed is none of its business (``variants.acceleration``), and neither are dtypes: inputs arrive in the dtype
+    of its parameters, and the output is cast back.
 
     Args:
         site: the place in the model; ``in_features``, ``out_features`` and, for linear maps, ``weight()``.
-        config: the variant's hyperparameters as they hold at this site.
+        config: the variant's hyperparameters as they hold at this site. An option ``dropout`` drops inputs of a
+            low-rank update while training.
         rng: generator for the initial values.
     """
 
     resizable: Mapping[str, int] = {}
     """Tensors that may come back from a file of another size, and in which dimension (AdaLoRA's rank)."""
-    per_token: bool = False
-    """A token's output depends on that token alone: the encoder may leave padding out, and carry on (tokens, d)."""
-    low_precision: tuple[str, ...] = ()
-    """Vectors that are rounded as matrices are where the base is in low precision; others stay in fp32."""
-    rank_dims: Mapping[str, int] = {}
-    """Tensors of a rank r and which dimension has it; zeros may be appended there without a change of the output."""
     training_only: tuple[str, ...] = ()
     """Buffers needed to go on training and not to compute: part of a checkpoint; an adapter file may lack them."""
 
@@ -50,38 +93,18 @@ class AdapterLayer(nn.Module):
         super().__init__()
         self.site = site  # plain attributes: the base model is not a child of its adapter
         self.config = config
+        self.dropout = nn.Dropout(getattr(config, "dropout", 0.0))
 
-    def factors(self) -> tuple[Tensor, Tensor, float] | None:
-        """A (r, in_features), B (out_features, r) and s of an update s·B·A, or None where it is another.
-
-        ``self.dropout``, if there is one, acts on what A multiplies.
-        """
+    def low_rank(self) -> LowRank | None:
+        """The update as a low-rank product, or None where it is another."""
         return None
 
     def delta_weight(self) -> Tensor:
-        """What is added to the site's weight, shape (out_features, in_features)."""
-        factors = self.factors()
-        if factors is None:
-            raise NotImplementedError(f"{type(self).__name__} defines none of factors(), delta_weight() and forward()")
-        A, B, s = factors
-        return s * B @ A
-
-    def product(self, x: Tensor) -> Product | None:
-        """What is added to the site's output as a low-rank product, or None."""
-        factors = self.factors()
-        if factors is None:
-            return None
-        A, B, s = factors
-        return Product(project(self.after_dropout(x), A), B, s)
-
-    def drops(self) -> bool:
-        """Whether ``self.dropout`` does anything."""
-        dropout = self._modules.get("dropout")
-        return dropout is not None and dropout.training and getattr(dropout, "p", None) != 0
-
-    def after_dropout(self, x: Tensor) -> Tensor:
-        """What A multiplies: ``x`` or, where it does anything, what ``self.dropout`` makes of it."""
-        return self.dropout(x) if self.drops() else x
+        """The update of the site's weight, (out_features, in_features)."""
+        update = self.low_rank()
+        if update is None:
+            raise NotImplementedError(f"{type(self).__name__} defines none of low_rank(), delta_weight() and forward()")
+        return update.delta_weight()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The site's new output.
@@ -90,8 +113,26 @@ class AdapterLayer(nn.Module):
             x: input of the site, (..., in_features).
             y: what the frozen base makes of it, W x + b, (..., out_features).
         """
-        product = self.product(x)
-        return y + F.linear(x, self.delta_weight()) if product is None else product.added(y)
+        update = self.low_rank()
+        return y + F.linear(x, self.delta_weight()) if update is None else update.added(y, self.dropout(x))
+
+    @property
+    def drops(self) -> bool:
+        """Whether :attr:`dropout` does anything now."""
+        return self.dropout.training and getattr(self.dropout, "p", 1.0) != 0
+
+    @property
+    def adds_low_rank(self) -> bool:
+        """All that the layer does is to add its low-rank update."""
+        return type(self).forward is AdapterLayer.forward and self.low_rank() is not None
+
+    @property
+    def per_token(self) -> bool:
+        """The output at a token depends on that token alone, so that an encoder may leave padding out.
+
+        It is so for updates of a weight. A layer that has a ``forward`` of its own says so by ``per_token = True``.
+        """
+        return type(self).forward is AdapterLayer.forward
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Weight (out, in) and bias (out) of the plain linear map that equals base and adapter together."""
@@ -119,11 +160,28 @@ class AdapterLayer(nn.Module):
         """All tensors of the layer from those of :meth:`trimmed`; what is only for training starts anew."""
         return {name: torch.zeros_like(getattr(self, name)) for name in self.training_only} | tensors
 
+    @torch.no_grad()
+    def shrink(self) -> None:
+        """Drop for good the part of resizable tensors that no output depends on.
+
+        Optimizers made before do not fit the layer any more.
+        """
+        if self.resizable:
+            left = {name: tensor for name, tensor in self.trimmed().items() if name not in self.training_only}
+            for name, tensor in self.completed(left).items():
+                own = getattr(self, name)
+                own.data, own.grad = tensor, None
+
 
 def seeded(seed: int, path: str) -> torch.Generator:
     """A CPU generator that depends on a seed and a name alone: not on order, rank, device or the global generator."""
     digest = hashlib.sha256(f"{seed}:{path}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """``tensor`` in fp32 at least: sums of squares in bf16 have three digits."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager:
@@ -144,6 +202,3 @@ def check_rank(r: int, site: Site, option: str = "r") -> int:
             f"so {option} can be at most {limit}"
         )
     return r
-
-
-LOW_PRECISION = (torch.bfloat16, torch.float16)

@@ -67,11 +67,6 @@ class BaseVariant:
     def init_from_data(self, model: nn.Module, batches: Iterable[dict[str, torch.Tensor]]) -> None:
         """Set initial values from a few training batches, before the first step."""
 
-    def prepared(self, layers: Sequence[AdapterLayer]) -> Iterable[tuple[nn.Module, str, Any]]:
-        """What layers would each compute anew in a forward pass, computed for all of them: (module, name, value),
-        found there under that name during the pass (``variants.acceleration.casts``). Layers must do without it too."""
-        return ()
-
     def penalty(self, layers: Sequence[AdapterLayer]) -> torch.Tensor | None:
         """A scalar added to the loss of every training step, or None."""
 

@@ -75,11 +75,11 @@ class PaddedDataModule(LightningDataModule):
         self.edges.append(max_length)
         self._first_position, self._rounded = None, False
 
-    def pack(self, first_position: int, rounded: bool = False) -> None:
+    def pack(self, first_position: int | None, rounded: bool = False) -> None:
         """Leave padding out from now on (`modules.data.packing`).
 
         Args:
-            first_position: the number of a row's first position in the model.
+            first_position: the number of a row's first position in the model; None: pad again.
             rounded: give batches few lengths, for CUDA graphs.
         """
         self._first_position, self._rounded = first_position, rounded

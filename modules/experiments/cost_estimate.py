@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.paths import PUBLISHED
-from modules.reports.published import load_models
-from modules.reports.tables import short_name
+from modules.reports.tables.published import load_models
+from modules.reports.tables.section import short_name
 
 if TYPE_CHECKING:
     from modules.experiments.published_runs import PlannedRun

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from modules.experiments.published_runs import planned_runs, run_key
 from modules.experiments.wishes import Wishes
-from modules.reports.tables import short_name
+from modules.reports.tables.section import short_name
 from modules.runs.results import ResultStore
 
 

@@ -18,8 +18,8 @@ from modules.benchmarks.recipes import Recipe, recipes_for
 from modules.benchmarks.settings import TrainingSettings
 from modules.experiments.plan import choose_model, settings
 from modules.experiments.wishes import Wishes
-from modules.reports.paper_rows import PaperRow, choose, paper_rows
-from modules.reports.tables import short_name
+from modules.reports.papers.paper_rows import PaperRow, choose, paper_rows
+from modules.reports.tables.section import short_name
 from modules.runs.results import canonical
 from variants.errors import UserError
 from variants.registry import resolve

@@ -8,6 +8,9 @@ from pathlib import Path
 
 import torch
 
+from modules.benchmarks.e2e.data import E2EDataModule, encode, inputs_of
+from modules.benchmarks.e2e.decode import Decoding
+from modules.benchmarks.e2e.objective import Generation
 from modules.benchmarks.e2e.text import LINEARISATIONS
 from modules.embedded.restaurants import generate
 
@@ -63,3 +66,14 @@ def csv_folder(folder: Path) -> Path:
 
 def result_of(run) -> dict:
     return json.loads((Path(run.results_dir) / "runs" / f"{run.id}.json").read_text())
+
+
+def objective(splits, tokenizer, smoothing=0.1) -> Generation:
+    decoding = Decoding(3, 0.9, 4, 12, 4, (0,), 0)
+    inputs = {name: inputs_of(splits[name], tokenizer, "authors") for name in ("validation", "test")}
+    return Generation(inputs, tokenizer, decoding, smoothing, "best")
+
+
+def batches(splits, tokenizer, size=8):
+    data = E2EDataModule(encode(splits, tokenizer, 96, "authors", "h"), ("validation",), 0, size, size, max_length=96)
+    return list(data.train_dataloader())

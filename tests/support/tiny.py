@@ -4,8 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from tests.support.models import MODELS, inputs
-from variants import LoRA
+from variants import LoRA, attach
+from variants.adapters.adapted_model import Adapted
 from variants.methods.lora import LoRALayer
+from variants.variant import Variant
 
 
 class OffLayer(LoRALayer):
@@ -40,3 +42,9 @@ def logits(model: nn.Module, row: int | None = None) -> Tensor:
     """Of the whole batch, or of one row alone."""
     batch = {key: tensor if row is None else tensor[row : row + 1] for key, tensor in BATCH.items()}
     return model.eval()(**batch).logits
+
+
+def trained(model: nn.Module, variant: Variant) -> Adapted:
+    adapted = attach(model, variant)
+    train(adapted.trained(), 1)
+    return adapted

@@ -1,48 +1,65 @@
-"""One forward pass with what all layers would do one by one done for all of them at once."""
+"""Casts of all layers' matrices to the precision of the base, in few operations."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from variants.acceleration.overrides import Standin
-from variants.acceleration.side_stream import join
+from variants.acceleration.fast_paths import FORWARDS
+from variants.acceleration.overrides import Override
+from variants.acceleration.side_stream import join, track
+from variants.adapters.stack import Stack
 from variants.layer import LOW_PRECISION, AdapterLayer
 
 ALIGNED = 8
 """Products of 16-bit numbers are fast where every side is a multiple of this."""
 
 
-def lowered(layers: Iterable[AdapterLayer]) -> Iterator[Standin]:
+def lowered(layers: Iterable[AdapterLayer]) -> tuple[list[Override], set[nn.Module]]:
     """Copies of the layers' fp32 matrices in the dtype of a low-precision base, cast together.
 
-    Products would cast them at each use: the values are those, and the gradients arrive at the fp32 tensors. A module
-    whose layers have nothing left in another dtype needs no autocast.
+    Products would cast them at each use: the values are those, and the gradients arrive at the fp32 tensors.
+
+    Returns:
+        The copies as overrides, and the modules' adapters that have nothing left in another dtype: they need no
+        autocast.
     """
     places: dict[Tensor, list[tuple[nn.Module, str]]] = defaultdict(list)
     wanted: dict[Tensor, Cast] = {}
-    rounded: dict[nn.Module, bool] = {}
+    whole: dict[nn.Module, bool] = {}
     for layer in layers:
-        dtype, adapters = layer.site.dtype, layer.site.module.adapter
-        if dtype not in LOW_PRECISION:
+        if layer.site.dtype not in LOW_PRECISION:
             continue
-        alike = True
-        for module in layer.modules():
-            for name, tensor in module._parameters.items():
-                if tensor is not None and (cast := cast_of(layer, name, tensor)):
+        casts = casts_of(layer)
+        for path, module in layer.named_modules():
+            for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+                key = f"{path}.{name}" if path else name
+                if tensor is not None and key in casts:
                     places[tensor].append((module, name))
-                    wanted[tensor] = cast
-                else:
-                    alike = alike and (tensor is None or tensor.dtype == dtype)
-            alike = alike and all(tensor is None or tensor.dtype == dtype for tensor in module._buffers.values())
-        rounded[adapters] = alike and rounded.get(adapters, True)
-    for tensor, copy in copies(wanted).items():
-        yield from ((module, name, copy) for module, name in places[tensor])
-    yield from ((adapters, "rounded", True) for adapters, alike in rounded.items() if alike)
+                    wanted[tensor] = casts[key]
+                elif tensor is not None and tensor.dtype != layer.site.dtype:
+                    whole[layer.site.module.adapter] = False
+        whole.setdefault(layer.site.module.adapter, True)
+    made = copies(wanted)
+    overrides = [(module, name, copy) for tensor, copy in made.items() for module, name in places[tensor]]
+    return overrides, {adapters for adapters, rounded in whole.items() if rounded}
+
+
+def lowered_stack(stack: Stack) -> list[Override]:
+    """As :func:`lowered`, of the stacked tensors."""
+    slots: dict[Tensor, str] = {}
+    wanted: dict[Tensor, Cast] = {}
+    for path, layer in stack.adapters[0].layers.items():
+        casts = casts_of(layer) if layer.site.dtype in LOW_PRECISION else {}
+        for name, slot in stack.slots(path):
+            tensor = stack._parameters.get(slot)
+            if tensor is not None and name in casts:
+                slots[tensor], wanted[tensor] = slot, casts[name]
+    return [(stack, slots[tensor], copy) for tensor, copy in copies(wanted).items()]
 
 
 class Cast(NamedTuple):
@@ -57,19 +74,36 @@ class Cast(NamedTuple):
     rank_dim: int | None
 
 
-def cast_of(layer: AdapterLayer, name: str, tensor: Tensor, stack: int = 0) -> Cast | None:
-    """How a layer's tensor is rounded, or None where it is not.
+def casts_of(layer: AdapterLayer) -> dict[str, Cast]:
+    """Name of each fp32 parameter of a layer that is rounded to the base's dtype -> how.
 
-    Args:
-        stack: how many of the first dimensions are no part of it.
+    All matrices are. Vectors are where they are factors of a declared update, which only products use; others, such
+    as DoRA's magnitude, keep their digits.
     """
-    ndim = tensor.ndim - stack
-    if layer.site.dtype not in LOW_PRECISION or tensor.dtype != torch.float32:
-        return None
-    if ndim < 2 and name not in layer.low_precision:
-        return None
-    dim = layer.rank_dims.get(name)
-    return Cast(layer.site.dtype, None if dim is None else dim - ndim)
+    dims = _rank_dims(layer)
+    update = layer.low_rank() if layer.adds_low_rank else ()
+    factors = {id(tensor) for tensor in update}
+    return {
+        name: Cast(layer.site.dtype, dims.get(name))
+        for name, parameter in layer.named_parameters()
+        if parameter.dtype == torch.float32 and (parameter.ndim > 1 or id(parameter) in factors)
+    }
+
+
+def _rank_dims(layer: AdapterLayer) -> dict[str, int]:
+    """Name of each factor of a declared update -> its dimension that counts ranks, from the end.
+
+    Zeros may be appended there without a change of the output, if to all factors alike: they are all the layer's own
+    parameters, and nothing else of the layer looks at them.
+    """
+    if not (layer.adds_low_rank or type(layer).forward in FORWARDS):
+        return {}
+    update = layer.low_rank()
+    own = {id(parameter): name for name, parameter in layer.named_parameters()}
+    dims = [(update.A, -2), (update.B, -1), *([] if update.inner is None else [(update.inner, -1)])]
+    if any(id(tensor) not in own for tensor, _ in dims) or (update.inner is not None and update.inner.ndim != 1):
+        return {}
+    return {own[id(tensor)]: dim for tensor, dim in dims}
 
 
 def copies(wanted: Mapping[Tensor, Cast]) -> dict[Tensor, Tensor]:
@@ -80,8 +114,7 @@ def copies(wanted: Mapping[Tensor, Cast]) -> dict[Tensor, Tensor]:
     found = {}
     for (_, _, cast), tensors in groups.items():
         for tensor, copy in zip(tensors, _Copies.apply(cast, *tensors), strict=True):
-            copy.uses = [0]  # see variants.acceleration.side_stream
-            found[tensor] = copy
+            found[tensor] = track(copy)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Low-rank products added to a module's output: written into it, and their gradients computed beside the rest."""
+"""Low-rank products added to a module's output: written into it, and their gradients computed on a side stream."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.acceleration.policy import few_kernels, vmapped
+from variants.acceleration import elementwise
+from variants.acceleration.policy import few_kernels
 from variants.acceleration.shared_input import GradientSum, reading_of
-from variants.acceleration.side_stream import beside, since, used
+from variants.acceleration.side_stream import after_event, is_tracked, on_side_stream, used
+from variants.adapters.stacked_layer import StackedLayer
+from variants.layer import AdapterLayer, LowRank
 
 
 class Product(NamedTuple):
     """scale · z Fᵀ, which a layer adds to its site's output.
 
     Attributes:
-        z: (..., r), such as A x; of stacked adapters (S, ..., r).
-        factor: F (out_features, r), such as B; of stacked adapters (S, out_features, r).
+        z: (..., r), such as A x.
+        factor: F (out_features, r), such as B; of S stacked adapters (S, out_features, r).
         scale: such as α/r.
     """
 
@@ -30,23 +33,50 @@ class Product(NamedTuple):
     def added(self, y: Tensor) -> Tensor:
         """y + scale · z Fᵀ in one product and a new tensor, in the dtype of y."""
         z, factor = self.z.to(y.dtype), self.factor.to(y.dtype)
-        if vmapped():
-            return _EachAdded.apply(y, z, factor, self.scale)
-        own = few_kernels(y)
-        return _AddProducts.apply(y, None, [self.scale], z, factor) if own else _added(y, z, factor, self.scale)
+        if few_kernels(y):
+            return _AddProducts.apply(y, None, [self.scale], z, factor)
+        return _added(y, z, factor, self.scale)
+
+
+def added(layer: AdapterLayer | StackedLayer, x: Tensor, y: Tensor) -> Tensor:
+    """The output of a layer that adds its low-rank update, (..., out_features)."""
+    update = layer.low_rank()
+    if update.outer is None:
+        return product(layer, x).added(y)
+    z = _inner(update, x, layer)
+    outer = update.outer if update.scale == 1 else update.scale * update.outer
+    return elementwise.add_scaled(y, outer, _linear(z, update.B))
+
+
+def product(layer: AdapterLayer | StackedLayer, x: Tensor) -> Product:
+    """What a layer adds, where its update has no outer factor."""
+    update = layer.low_rank()
+    return Product(_inner(update, x, layer), update.B, update.scale)
+
+
+def _inner(update: LowRank, x: Tensor, layer: AdapterLayer | StackedLayer) -> Tensor:
+    """diag(inner) · A x (..., r), x after dropout."""
+    own = getattr(layer, "first", layer)  # of stacked layers, which have dropout in common
+    z = project(own.dropout(x) if own.drops else x, update.A)
+    if update.inner is None:
+        return z
+    return _linear(z, update.inner) if own.low_rank().inner.ndim == 2 else elementwise.scale(update.inner, z)
+
+
+def _linear(x: Tensor, matrix: Tensor) -> Tensor:
+    """x Mᵀ, with a matrix for each of S parts of the rows where there are S matrices."""
+    if matrix.ndim == 2:
+        return F.linear(x, matrix)
+    return (_rows(x, matrix) @ matrix.mT).view(*x.shape[:-1], matrix.shape[-2])
 
 
 def project(x: Tensor, A: Tensor) -> Tensor:
     """z = x Aᵀ: (..., in_features) and (r, in_features) give (..., r).
 
-    With a matrix of its own for each part of x: (S, ..., in_features) and (S, r, in_features) give (S, ..., r).
+    With a matrix for each of S parts of the rows: (S·B, ..., in_features) and (S, r, in_features) give (S·B, ..., r).
     """
-    if x.dtype != A.dtype:
-        return F.linear(x, A)
-    if vmapped():
-        return _EachProject.apply(x, A)
-    if A.ndim == 2 and not few_kernels(x):
-        return F.linear(x, A)
+    if x.dtype != A.dtype or not few_kernels(x):
+        return _linear(x, A)
     reading = reading_of(x)
     return _Project.apply(reading.x.view_as(x), A, reading.sum) if reading else _Project.apply(x, A, None)
 
@@ -81,16 +111,16 @@ class _Project(torch.autograd.Function):
         ctx.sum, ctx.uses, ctx.values = sum, used(A), sum.again if sum else lambda x: x
         needed = () if not ctx.needs_input_grad[1] else (x,) if sum is None else sum.keep(x)
         ctx.save_for_backward(A, *needed)
-        early = hasattr(A, "uses") or isinstance(A, nn.Parameter)  # it was there before x
+        early = is_tracked(A) or isinstance(A, nn.Parameter)  # it was there before x
         ready = sum.ready if sum and early else None
-        return since(ready, x.device, lambda: _rows(x, A) @ A.mT).view(*x.shape[:-1], A.shape[-2])
+        return after_event(ready, x.device, lambda: _rows(x, A) @ A.mT).view(*x.shape[:-1], A.shape[-2])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (A, *kept), found = ctx.saved_tensors, None
         rows = _rows(gradient, A)
         if ctx.needs_input_grad[1]:
-            found = beside(
+            found = on_side_stream(
                 ctx.uses, lambda: rows.mT @ ctx.values(*kept).reshape(*rows.shape[:-1], A.shape[-1]), rows, *kept
             )
         if ctx.needs_input_grad[0] and ctx.sum:
@@ -122,54 +152,15 @@ class _AddProducts(torch.autograd.Function):
             z, factor = pairs[2 * number : 2 * number + 2]
             part = _rows(gradient, factor)[..., start:stop]
             wants_z, wants_factor = ctx.needs_input_grad[3 + 2 * number : 5 + 2 * number]
+            of_factor = _factor_gradient(part, z, scale)
             found.append(_scaled(part, factor, scale).view_as(z) if wants_z else None)
-            found.append(beside(ctx.uses[number], _factor_gradient(part, z, scale), part, z) if wants_factor else None)
+            found.append(on_side_stream(ctx.uses[number], of_factor, part, z) if wants_factor else None)
         return gradient, None, None, *found
-
-
-class _EachProject(torch.autograd.Function):
-    """:func:`project` where ``vmap`` hides that there is a matrix for each part."""
-
-    @staticmethod
-    def forward(x: Tensor, A: Tensor) -> Tensor:
-        return F.linear(x, A)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        """Nothing: the rule below is differentiated itself."""
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, x: Tensor, A: Tensor) -> tuple[Tensor, int]:
-        return project(_each(info, in_dims[0], x), A if in_dims[1] is None else _each(info, in_dims[1], A)), 0
-
-
-class _EachAdded(torch.autograd.Function):
-    """:meth:`Product.added` where ``vmap`` hides that there is a factor for each part."""
-
-    @staticmethod
-    def forward(y: Tensor, z: Tensor, factor: Tensor, scale: float) -> Tensor:
-        return _added(y, z, factor, scale)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        """Nothing: the rule below is differentiated itself."""
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple, y: Tensor, z: Tensor, factor: Tensor, scale: float) -> tuple[Tensor, int]:
-        y, z, factor = (_each(info, dim, t) for dim, t in zip(in_dims, (y, z, factor), strict=False))
-        return Product(z, factor, scale).added(y), 0
-
-
-def _each(info: Any, dim: int | None, tensor: Tensor) -> Tensor:
-    """The parts of a tensor as its first dimension; the very tensor, with what it carries, where they are."""
-    if dim is None:
-        return tensor.expand(info.batch_size, *tensor.shape)
-    return tensor.movedim(dim, 0) if dim else tensor
 
 
 def _rows(tensor: Tensor, matrix: Tensor) -> Tensor:
     """(..., n) as rows (N, n) for one matrix, and as (S, N/S, n) for S of them."""
-    rows = tensor.flatten(0, -2)
+    rows = tensor.flatten(0, -2) if tensor.ndim > 1 else tensor[None]
     return rows if matrix.ndim == 2 else rows.unflatten(0, (len(matrix), -1))
 
 

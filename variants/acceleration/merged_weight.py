@@ -1,4 +1,4 @@
-"""On a CPU, in a prepared pass: one product with the updated weight W + s·BA where there were three and two sums.
+"""On a CPU, in an accelerated pass: one product with the updated weight W + s·BA where there were three and two sums.
 
 Thin products are slow there, and every operation has a cost of its own. W + s·BA costs r multiplications for each entry
 of the weight; what it saves grows with the number of tokens. Only in fp32 and above: the sum in bf16 loses the update.
@@ -6,7 +6,7 @@ of the weight; what it saves grows with the number of tokens. Only in fp32 and a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -14,14 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from variants.acceleration.overrides import Override
 from variants.acceleration.policy import plain
 from variants.acceleration.shared_input import frozen_linear
-from variants.adapters.hooks import adds_product
 from variants.layer import LOW_PRECISION, AdapterLayer
 
 
-def updated(layers: list[AdapterLayer]) -> Iterator[tuple[nn.Module, str, Any]]:
-    """Overrides: the maps whose layers' updates are low-rank products, and their hooks asleep."""
+def merged_weights(layers: Iterable[AdapterLayer]) -> Iterator[Override]:
+    """Overrides: the maps whose layers add low-rank updates without inner and outer factors, and their hooks asleep."""
     for layer in layers:
         module = layer.site.module
         if _can(layer):
@@ -33,21 +33,24 @@ def _can(layer: AdapterLayer) -> bool:
     site = layer.site
     if site.device.type != "cpu" or site.dtype in LOW_PRECISION or not site.is_whole or not site.module.adapter.enabled:
         return False
-    if not adds_product(layer) or type(layer).product is not AdapterLayer.product:  # which is that of its factors
+    if layer.drops or not isinstance(site.module, nn.Linear) or not frozen_linear(site.module):
         return False
-    return not layer.drops() and isinstance(site.module, nn.Linear) and frozen_linear(site.module)
+    if not layer.adds_low_rank:
+        return False
+    update = layer.low_rank()
+    return update.inner is None and update.outer is None
 
 
 def _forward(module: nn.Linear, layer: AdapterLayer, x: Tensor) -> Tensor:
-    A, B, s = layer.factors()
+    A, B, s, _, _ = layer.low_rank()
     if not plain(x) or {x.dtype, A.dtype, B.dtype} != {module.weight.dtype}:
         return module.adapter(x, nn.Linear.forward(module, x))
     with torch.no_grad():
         whole = torch.addmm(module.weight, B, A, alpha=s)
-    return _Updated.apply(x, A, B, s, whole, module.bias)
+    return _MergedLinear.apply(x, A, B, s, whole, module.bias)
 
 
-class _Updated(torch.autograd.Function):
+class _MergedLinear(torch.autograd.Function):
     """x W'ᵀ + b with W' = W + s·BA, of which A and B train."""
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Attributes of modules that are replaced for a while."""
+"""Attributes of objects that are replaced for a while."""
 
 from __future__ import annotations
 
@@ -6,25 +6,27 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
 _NOTHING = object()
-Standin = tuple[nn.Module, str, Any]
-"""A module, the name of one of its tensors, and what is found under that name for a while."""
+Override = tuple[Any, str, Any]
+"""An object, the name of one of its attributes, and the value that it has for a while."""
 
 
 @contextmanager
-def standing_in(standins: Iterable[Standin]) -> Iterator[None]:
-    """``with`` this, each module has another value under a name: an instance's attribute hides its parameter."""
+def overriding(overrides: Iterable[Override]) -> Iterator[None]:
+    """``with`` this, objects have other values under some names.
+
+    An instance's attribute hides a module's parameter and a method of the class; both are back at the end.
+    """
     before = []
     try:
-        for module, name, value in standins:
-            before.append((module, name, module.__dict__.get(name, _NOTHING)))
-            module.__dict__[name] = value
+        for thing, name, value in overrides:
+            own = vars(thing)
+            before.append((own, name, own.get(name, _NOTHING)))
+            own[name] = value
         yield
     finally:
-        for module, name, value in reversed(before):
+        for own, name, value in reversed(before):
             if value is _NOTHING:
-                del module.__dict__[name]
+                del own[name]
             else:
-                module.__dict__[name] = value
+                own[name] = value

@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from variants.acceleration.overrides import Override
 from variants.acceleration.policy import LARGE, few_kernels, plain
 from variants.acceleration.side_stream import mark
+from variants.acceleration.tensor_notes import TensorNotes
 from variants.sites.site import is_conv1d
 from variants.sites.targets import siblings
 
@@ -25,7 +27,7 @@ class GradientSum:
     """The gradient of what is read, which readers add to, and the values of what is read.
 
     Attributes:
-        ready: when the values were there (`variants.acceleration.side_stream`).
+        ready: when the values were there (`side_stream.mark`).
     """
 
     def __init__(self, norm: nn.LayerNorm | None = None, source: Tensor | None = None) -> None:
@@ -72,16 +74,26 @@ class Reading:
     """
 
     def __init__(self, x: Tensor, maps: Maps) -> None:
-        self.sum = GradientSum(*getattr(x, "source", ()))
+        self.sum = GradientSum(*(_SOURCES.get(x) or ()))
         self.sum.ready = mark(x)
         self.x, *outputs = _Read.apply(x, maps, self.sum)
         self.maps, self.outputs = maps, dict(enumerate(outputs))
 
 
+_READINGS: TensorNotes[Reading] = TensorNotes()
+_SOURCES: TensorNotes[tuple[nn.LayerNorm, Tensor]] = TensorNotes()
+"""Of large outputs of LayerNorms: the norm and its input."""
+
+
 def reading_of(x: Tensor) -> Reading | None:
-    """How a tensor is being read, if frozen maps read it together; a reading ends with its prepared pass."""
-    reading = getattr(x, "reading", None)
-    return reading if reading and "forward" in reading.maps.modules[0].__dict__ else None
+    """How a tensor is being read, if frozen maps read it together."""
+    return _READINGS.get(x)
+
+
+def forget() -> None:
+    """What is known of tensors ends with its accelerated pass."""
+    _READINGS.forget()
+    _SOURCES.forget()
 
 
 class Maps:
@@ -92,7 +104,7 @@ class Maps:
         self._whole: tuple[Tensor, Tensor | None] | None = None
         self._places: list[int] = []
 
-    def standins(self) -> Iterator[tuple[nn.Module, str, Any]]:
+    def overrides(self) -> Iterator[Override]:
         """Forward functions of the modules that compute together."""
         for place, module in enumerate(self.modules):
             yield module, "forward", partial(self._forward, place)
@@ -103,7 +115,7 @@ class Maps:
             return type(module).forward(module, x)
         reading = reading_of(x)
         if reading is None or reading.maps is not self or place not in reading.outputs:
-            reading = x.reading = Reading(x, self)
+            reading = _READINGS.put(x, Reading(x, self))
         return reading.outputs.pop(place)
 
     def outputs(self, x: Tensor) -> list[Tensor]:
@@ -176,25 +188,30 @@ def _side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
     return rows[0].as_strided((len(rows[0]), width), (width, 1))
 
 
-def read_together(
-    model: nn.Module, adapted: Iterable[nn.Module], apart: Iterable[nn.Module] = ()
-) -> Iterator[tuple[nn.Module, str, Any]]:
-    """For `variants.acceleration.casts`: in a prepared pass frozen maps of one tensor compute together.
+def shared_inputs(
+    model: nn.Module, adapted: Iterable[nn.Module], exclude: Iterable[nn.Module] = ()
+) -> Iterator[Override]:
+    """Overrides: frozen maps that read one tensor compute together.
 
     Args:
         adapted: maps with adapters: they share a gradient with them. Queries, keys and values of a block are joined.
-        apart: maps that read another tensor than their siblings.
+        exclude: maps that read another tensor than their siblings.
     """
-    others = {id(module) for module in apart}
+    others = {id(module) for module in exclude}
     groups = [[module for module in group if id(module) not in others] for group in siblings(model)]
     groups = [group for group in groups if all(map(frozen_linear, group)) and _joinable(group)]
     known = {id(module) for group in groups for module in group}
     alone = {id(module): module for module in adapted if id(module) not in known and frozen_linear(module)}
     maps = [Maps(group) for group in (*groups, *([module] for module in alone.values()))]
     for together in maps:
-        yield from together.standins()
+        yield from together.overrides()
     norms = (module for module in model.modules() if type(module) is nn.LayerNorm)
-    yield from (_remembering(norm) for norm in norms if "forward" not in norm.__dict__)
+    yield from (_remembering(norm) for norm in norms if not is_overridden(norm))
+
+
+def is_overridden(module: nn.Module) -> bool:
+    """Whether somebody has given the module another forward function than its class has."""
+    return getattr(module.forward, "__func__", None) is not type(module).forward
 
 
 def frozen_linear(module: nn.Module) -> bool:
@@ -202,7 +219,7 @@ def frozen_linear(module: nn.Module) -> bool:
     trains."""
     known = type(module) is nn.Linear or is_conv1d(module)
     trains = any(p.requires_grad for p in module._parameters.values() if p is not None)
-    return known and not trains and "forward" not in module.__dict__
+    return known and not trains and not is_overridden(module)
 
 
 def _joinable(group: Sequence[nn.Module]) -> bool:
@@ -210,13 +227,13 @@ def _joinable(group: Sequence[nn.Module]) -> bool:
     return len(kinds) == 1 and all(type(m) is nn.Linear for m in group)
 
 
-def _remembering(norm: nn.LayerNorm) -> tuple[nn.Module, str, Any]:
-    """In a prepared pass, what the norm puts out says what it was made of, where it is large."""
+def _remembering(norm: nn.LayerNorm) -> Override:
+    """In an accelerated pass, what the norm puts out says what it was made of, where it is large."""
 
     def forward(x: Tensor) -> Tensor:
         y = type(norm).forward(norm, x)
         if y.nbytes >= LARGE and y.dtype == x.dtype and plain(x):
-            y.source = norm, x.detach()
+            _SOURCES.put(y, (norm, x.detach()))
         return y
 
     return norm, "forward", forward

@@ -5,14 +5,11 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from variants.acceleration.casts import lowered
-from variants.acceleration.merged_weight import updated
-from variants.acceleration.overrides import Standin, standing_in
-from variants.acceleration.shared_input import read_together
 from variants.adapters import hooks
 from variants.adapters.adapter import Adapter, check_fit, copy_tensors
 from variants.errors import VariantError
@@ -57,10 +54,9 @@ class Adapted:
         self.adapters: dict[str, Adapter] = {}
         self.active: str | None = None
         self._handles: list[tuple[nn.Module, list]] = []
-        self._reading: list[Standin] = []  # of the frozen maps, for a prepared pass
-        self._apart: list[nn.Module] = []
         self._original: dict[str, Tensor] = {}  # base values that an active adapter has changed in place
-        self._unmerged: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._kept: dict[str, Any] = {}  # base weights of sites that it takes its first delta off
+        self._unmerged: dict[str, Any] = {}
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
 
@@ -131,16 +127,10 @@ class Adapted:
                 parameters[key].requires_grad_(True)
             for path, weight in adapter.residual.items():
                 site = adapter.layers[path].site
-                self._original[path] = site.weight().detach().clone()
+                self._kept[path] = site.kept(bias=False)
                 site.write(weight, None)
         self._handles = hooks.hook_all(layer.to(layer.site.device) for layer in adapter.layers.values())
         self.active = name
-        self.read_apart(self._apart)
-
-    def read_apart(self, modules: Iterable[nn.Module]) -> None:
-        """Say which maps to queries, keys or values read another tensor than the other two of their attention."""
-        self._apart = list(modules)
-        self._reading = list(read_together(self.model, (layer.site.module for layer in self.layers), self._apart))
 
     def deactivate(self) -> None:
         """Leave the plain base model, with the head it came with; :meth:`switch` brings an adapter back."""
@@ -155,7 +145,7 @@ class Adapted:
                 parameters[key].copy_(self._original.pop(key))
                 parameters[key].requires_grad_(False)
             for path in adapter.residual:
-                adapter.layers[path].site.write(self._original.pop(path), None)
+                adapter.layers[path].site.restore(self._kept.pop(path))
         for module, handles in self._handles:
             hooks.unhook(module, handles)
         self._handles.clear()
@@ -187,7 +177,11 @@ class Adapted:
             module.adapter.enabled = on and not self._unmerged
         if self.active is not None and not self._unmerged:
             for path, weight in self.adapter.residual.items():
-                self.adapter.layers[path].site.write(weight if on else self._original[path], None)
+                site = self.adapter.layers[path].site
+                if on:
+                    site.write(weight, None)
+                else:
+                    site.restore(self._kept[path])
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -227,16 +221,15 @@ class Adapted:
             worst = max(worst, difference)
         for path, (weight, bias) in folded.items():
             site = self.adapter.layers[path].site
-            old_bias = site.bias()
-            self._unmerged[path] = (site.weight().clone(), None if old_bias is None else old_bias.clone())
+            self._unmerged[path] = site.kept()
             site.write(weight, bias)
         self.enable(False)
         return worst
 
     def unmerge(self) -> None:
         """Restore the base weights exactly as they were before :meth:`merge`."""
-        for path, (weight, bias) in self._unmerged.items():
-            self.adapter.layers[path].site.write(weight, bias)
+        for path, kept in self._unmerged.items():
+            self.adapter.layers[path].site.restore(kept)
         self._unmerged.clear()
         self.enable(True)
 
@@ -245,7 +238,7 @@ class Adapted:
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             owners.setdefault(id(parameter), []).append(name)
         for layer in self.layers:
-            shared = owners.get(id(layer.site.module.weight), [])
+            shared = owners.get(id(layer.site.parameter), [])
             if len(shared) > 1:
                 raise VariantError(f"cannot merge into {shared[0]}: the same tensor is {shared[1]}")
 
@@ -276,18 +269,17 @@ class Adapted:
         with full_precision(next(self.model.parameters())):
             return self.variant.penalty(self.layers)
 
-    @contextmanager
-    def prepared(self) -> Iterator[None]:
-        """``with`` this, a forward pass: the same to rounding, in fewer operations."""
-        with (
-            standing_in((*self._reading, *lowered(self.layers), *updated(self.layers))),
-            standing_in(self.variant.prepared(self.layers)),
-        ):
-            yield
-
     def after_step(self, step: int, total_steps: int) -> None:
         """To be called after each optimizer step, before its gradients are cleared."""
         self.variant.after_step(self.layers, step, total_steps)
+
+    def shrink(self) -> None:
+        """Drop for good whatever of the layers no output depends on, such as AdaLoRA's pruned triplets.
+
+        Optimizers made before do not fit the layers any more.
+        """
+        for layer in self.layers:
+            layer.shrink()
 
     def init_from_data(self, batches: Iterable[dict[str, Tensor]]) -> None:
         """To be called once with a few training batches, before the first step."""

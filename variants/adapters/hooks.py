@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from variants.acceleration.low_rank import add_products
-from variants.acceleration.policy import few_kernels, plain
 from variants.layer import LOW_PRECISION, AdapterLayer
+from variants.sites.rows import Cut
 
 
 class SiteAdapters(nn.Module):
@@ -26,52 +25,44 @@ class SiteAdapters(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.enabled = True
-        self.rounded = False  # in a prepared pass: whether all tensors of the layers are in the base's low precision
         # what every forward would look up anew: the hooks' own cost is these look-ups
-        object.__setattr__(self, "_in_order", tuple(layers))
-        self._whole = layers[0].site.is_whole
-        self._spans = [(layer.site.start, layer.site.stop) for layer in layers]
-        edges = sorted({0, layers[0].site.total_out, *itertools.chain(*self._spans)})
-        self._widths = [stop - start for start, stop in itertools.pairwise(edges)]
-        self._parts = [edges.index(start) for start, _ in self._spans]  # of the module's output, which the layers adapt
-        self._products = all(adds_product(layer) for layer in layers)
+        object.__setattr__(self, "in_order", tuple(layers))
+        self.whole = layers[0].site.is_whole
+        self.cut = Cut([layer.site.rows for layer in layers])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Adapted output of the module, same shape and dtype as ``y``.
 
-        fp32 adapters over a low-precision base compute as they do under autocast, whether or not it is on; those that
-        are rounded as a whole, in that precision.
+        fp32 adapters over a low-precision base compute as they do under autocast, whether or not it is on.
         """
-        if y.dtype in LOW_PRECISION and not self.rounded and not torch.is_autocast_enabled(y.device.type):
-            with _autocast(y.device.type, y.dtype):
-                return self._compute(x, y)
-        return self._compute(x, y)
+        if y.dtype in LOW_PRECISION and not torch.is_autocast_enabled(y.device.type):
+            with autocast(y.device.type, y.dtype):
+                return self.compute(x, y)
+        return self.compute(x, y)
 
-    def _compute(self, x: Tensor, y: Tensor) -> Tensor:
-        if self._products and (few_kernels(y) or (plain(y) and not self._whole)):  # of spans a copy is saved
-            return add_products(y, self._spans, [layer.product(x) for layer in self._in_order])
-        if self._whole:
-            return self._in_order[0](x, y).to(y.dtype)
-        parts = list(y.split(self._widths, dim=-1))
-        for layer, number in zip(self._in_order, self._parts, strict=True):
-            parts[number] = layer(x, parts[number]).to(y.dtype)
-        return torch.cat(parts, dim=-1)
+    def compute(self, x: Tensor, y: Tensor, run: Callable[..., Tensor] | None = None) -> Tensor:
+        """:meth:`forward` in the precision that is set.
+
+        Args:
+            run: computes a layer's output from (layer, x, y) where that is not the layer's own forward function.
+        """
+        run = _forward if run is None else run
+        if self.whole:
+            return run(self.in_order[0], x, y).to(y.dtype)
+        parts = self.cut.split(y)
+        for layer, number in zip(self.in_order, self.cut.places, strict=True):
+            parts[number] = run(layer, x, parts[number]).to(y.dtype)
+        return self.cut.join(parts)
+
+
+def _forward(layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    return layer(x, y)
 
 
 @functools.cache
-def _autocast(kind: str, dtype: torch.dtype) -> torch.autocast:
-    """One for all passes: to make another costs more than most layers."""
+def autocast(kind: str, dtype: torch.dtype) -> torch.autocast:
+    """Autocast on a kind of device: one object for all passes, since to make another costs more than most layers."""
     return torch.autocast(kind, dtype)
-
-
-def adds_product(layer: nn.Module) -> bool:
-    """Whether all that a layer does to its site's output is to add its low-rank product."""
-    own = type(layer)
-    if not isinstance(layer, AdapterLayer):
-        return layer.adds_product  # of stacked ones
-    return own.forward is AdapterLayer.forward and (
-        own.product is not AdapterLayer.product or own.factors is not AdapterLayer.factors
-    )
 
 
 def _adapt(module: nn.Module, args: tuple, output: Tensor | tuple) -> Tensor | tuple:

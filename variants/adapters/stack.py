@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -11,9 +11,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from variants.acceleration.casts import Cast, cast_of, copies
-from variants.acceleration.overrides import Standin, standing_in
-from variants.acceleration.shared_input import read_together
 from variants.adapters import hooks
 from variants.adapters.adapted_model import Adapted
 from variants.adapters.adapter import Adapter
@@ -141,23 +138,13 @@ class Stack(nn.Module):
         self._bind()
         return self
 
+    def slots(self, path: str) -> list[tuple[str, str]]:
+        """Of each stacked tensor of a site's layers: its name in a layer, and its name among this module's."""
+        return self._own[path]
+
     def own(self, path: str) -> dict[str, Tensor]:
         """The stacked tensors of a site's layers, by their names in one of them."""
-        return {name: getattr(self, slot) for name, slot in self._own[path]}
-
-    @contextmanager
-    def prepared(self) -> Iterator[None]:
-        """As :meth:`Adapted.prepared`, the variant's own part apart."""
-        slots: dict[Tensor, str] = {}
-        wanted: dict[Tensor, Cast] = {}
-        for path, layer in self.adapters[0].layers.items():
-            for name, slot in self._own[path]:
-                tensor = self._parameters.get(slot)
-                if tensor is not None and (cast := cast_of(layer, name.rpartition(".")[2], tensor, stack=1)):
-                    slots[tensor], wanted[tensor] = slot, cast
-        own = ((self, slots[tensor], copy) for tensor, copy in copies(wanted).items())
-        with standing_in((*self._reading, *own)):
-            yield
+        return {name: getattr(self, slot) for name, slot in self.slots(path)}
 
     # ---- how the model uses them -----------------------------------------------------------------------------
 
@@ -176,12 +163,6 @@ class Stack(nn.Module):
             inside = {key[len(path) + 1 :]: getattr(self, _slot(key)) for key in keys if key.startswith(f"{path}.")}
             module.forward = joined(for_each(self.size, module, module.forward, lambda inside=inside: inside))
             self._undo.append(lambda module=module: delattr(module, "forward"))
-        self.read_apart(())
-
-    def read_apart(self, modules: Iterable[nn.Module]) -> None:
-        """As :meth:`Adapted.read_apart`."""
-        adapted = (layer.site.module for layer in self.layers)
-        self._reading: list[Standin] = list(read_together(self.model, adapted, modules))
 
     def release(self) -> None:
         """Take the stack off the model; the handle's adapters hold what was learnt."""

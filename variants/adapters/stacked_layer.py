@@ -9,15 +9,12 @@ from typing import Any
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
-from variants.acceleration.low_rank import Product
-from variants.acceleration.shared_input import reading_of
-from variants.adapters.hooks import adds_product
 from variants.errors import VariantError
-from variants.layer import AdapterLayer
+from variants.layer import AdapterLayer, LowRank
 
 
 class StackedLayer(nn.Module):
-    """One site's layers of all S adapters: rows (S·B, ...) go through them as (S, B, ...).
+    """The layers of all S adapters at a site: rows (S·B, ...) go through them as (S, B, ...).
 
     Args:
         size: S.
@@ -28,33 +25,42 @@ class StackedLayer(nn.Module):
     def __init__(self, size: int, layer: AdapterLayer, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
         super().__init__()
         self.site = layer.site
-        self.__dict__["_layer"] = layer  # no children: their tensors are the stack's
-        together = partial(for_each, size, layer, stacked=tensors)
-        self.__dict__["_forward"] = joined(together(layer.forward))
-        self.__dict__["_factors"] = together(self._product)
+        each = partial(for_each, size, layer, stacked=tensors)
+        # no children: the layer's tensors are the stack's
+        object.__setattr__(self, "first", layer)
+        self.tensors = tensors
+        object.__setattr__(self, "_forward", joined(each(layer.forward)))
+        object.__setattr__(self, "_factors", each(lambda: _factors(layer.low_rank())))
         if hasattr(layer, "pre"):
-            self.__dict__["pre"] = joined(together(layer.pre))
-
-    @property
-    def adds_product(self) -> bool:
-        """See :func:`variants.adapters.hooks.adds_product`."""
-        return adds_product(self._layer)
-
-    def product(self, x: Tensor) -> Product:
-        """The layers' products: z (S, B, ..., r) and a factor for each, (S, out_features, r)."""
-        z, factor = self._factors(x)
-        return Product(z, factor, self._scale)
-
-    def _product(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        z, factor, self.__dict__["_scale"] = self._layer.product(x)
-        return z, factor
+            object.__setattr__(self, "pre", joined(each(layer.pre)))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """As :meth:`AdapterLayer.forward`, of x (S·B, ..., in_features) and y (S·B, ..., out_features)."""
         return self._forward(x, y)
 
+    def low_rank(self) -> LowRank:
+        """The updates of all layers: each factor as (S, ...), or as it is where all layers share it."""
+        factors = iter(_shared(factor) for factor in self._factors())
+        return LowRank(*(value if _is_left(value) else next(factors) for value in self.first.low_rank()))
+
     def train(self, mode: bool = True) -> StackedLayer:
-        self._layer.train(mode)
+        """Also sets the mode of the layer that the forward function is taken from."""
+        self.first.train(mode)
         return super().train(mode)
+
+
+def _is_left(value: Any) -> bool:
+    """Whether a field of a low-rank update is no tensor."""
+    return not isinstance(value, Tensor)
+
+
+def _factors(update: LowRank) -> tuple[Tensor, ...]:
+    return tuple(value for value in update if not _is_left(value))
+
+
+def _shared(factor: Tensor) -> Tensor:
+    """A factor (S, ...) without its first dimension where ``vmap`` has only repeated it."""
+    return factor[0] if factor.stride(0) == 0 and len(factor) > 1 else factor
 
 
 class Swapped(nn.Module):
@@ -65,6 +71,7 @@ class Swapped(nn.Module):
         self.inner, self.function = inner, function
 
     def forward(self, *args: Any) -> Any:
+        """The function's own result."""
         return self.function(*args)
 
 
@@ -84,11 +91,7 @@ def for_each(
         if rest := [len(x) for x in args if len(x) % size]:
             raise VariantError(f"{type(module).__name__} gets {rest[0]} rows, which {size} adapters cannot share")
         tensors = {f"inner.{name}": tensor for name, tensor in stacked().items()}
-        parts = [x.unflatten(0, (size, -1)) for x in args]
-        for x, part in zip(args, parts, strict=True):
-            if reading := reading_of(x):
-                part.reading = reading
-        return every(tensors, *parts)
+        return every(tensors, *(x.unflatten(0, (size, -1)) for x in args))
 
     return call
 

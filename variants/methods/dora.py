@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.acceleration.elementwise import add_gain, add_scaled
-from variants.acceleration.low_rank import Product, project
-from variants.acceleration.overrides import Standin
-from variants.acceleration.policy import vmapped
-from variants.acceleration.side_stream import apart
-from variants.grouping import alike, stacked
-from variants.layer import full_precision
+from variants.layer import full_precision, wide
 from variants.methods.lora import LoRA, LoRALayer
 from variants.registry import register
+
+SMALLEST = 1e-12
+"""Norms are at least this: a direction may cancel the weight."""
 
 
 class DoRALayer(LoRALayer):
@@ -28,15 +23,18 @@ class DoRALayer(LoRALayer):
     h·(W₀x + s·BAx), the bias apart; it is y itself where h = 0 and B = 0.
     """
 
+    per_token = True
+
     def __init__(self, site, config: DoRA, rng: torch.Generator) -> None:
         super().__init__(site, config, rng)
-        squares = _wide(site.weight().detach()).square().sum(dim=1)
-        self.register_buffer("weight_squares", squares, persistent=False)
-        self.magnitude = nn.Parameter(squares.sqrt())
+        self.magnitude = nn.Parameter(torch.linalg.vector_norm(wide(site.weight().detach()), dim=1))
 
+    @torch.no_grad()
     def norm(self) -> Tensor:
         """‖W₀ + sBA‖ (out_features), in fp32 at least."""
-        return norms([self])[0]
+        with full_precision(self.lora_A):
+            updated = wide(self.site.weight()) + wide(self.low_rank().delta_weight())
+            return torch.linalg.vector_norm(updated, dim=1).clamp_min(SMALLEST)
 
     def gain(self) -> Tensor:
         """h (out_features); near 0 it keeps the digits in bf16 that m/‖W₀ + sBA‖, near 1, would lose."""
@@ -47,37 +45,12 @@ class DoRALayer(LoRALayer):
         return h * W + (1 + h) * super().delta_weight()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        h, dropped = self.gain().to(y.dtype), self.after_dropout(x)
-        updated = Product(project(dropped, self.lora_A), self.lora_B, self.scaling).added(y)
-        if self.drops() and self.config.dropout_mode == "official":
-            return add_scaled(updated, h, F.linear(dropped, self.site.weight()) + (updated - y))
-        return add_gain(updated, h, self.site.bias())
-
-
-@torch.no_grad()
-def norms(layers: Sequence[DoRALayer]) -> Tensor:
-    """‖W₀ + sBA‖ (layers, out_features) of layers of one shape and scale, from ‖W₀‖², W₀Aᵀ and AAᵀ.
-
-    Neither BA nor the sum is ever formed.
-    """
-    with full_precision(layers[0].lora_A):
-        s, A, B = layers[0].scaling, _wide(stacked(layers, "lora_A")), _wide(stacked(layers, "lora_B"))
-        WA = torch.stack([_wide_product(layer.site.weight(), layer.lora_A) for layer in layers])
-        twice = torch.baddbmm(WA, B, A @ A.mT, beta=2 * s, alpha=s**2)
-        squares = stacked(layers, "weight_squares") + (B * twice).sum(-1)
-        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    """In fp32 at least: squares summed in bf16 have three digits."""
-    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
-
-
-def _wide_product(weight: Tensor, a: Tensor) -> Tensor:
-    """W Aᵀ in fp32 at least; a GPU sums products of bf16 in fp32 without widening them first."""
-    if weight.is_cuda and weight.dtype == a.dtype == torch.bfloat16 and not vmapped():  # which has no rule for it
-        return torch.mm(weight, a.T, out_dtype=torch.float32)
-    return _wide(weight) @ _wide(a).T
+        h, dropped = self.gain().to(y.dtype), self.dropout(x)
+        updated = self.low_rank().added(y, dropped)
+        if self.drops and self.config.dropout_mode == "official":
+            return updated + h * (self.site.times(dropped) + (updated - y))
+        bias = self.site.bias()
+        return updated + h * (updated if bias is None else updated - bias)
 
 
 @register("dora")
@@ -93,9 +66,3 @@ class DoRA(LoRA):
     dropout_mode: Literal["official", "lora-only"] = "official"
 
     layer = DoRALayer
-
-    def prepared(self, layers: Sequence[DoRALayer]) -> Iterator[Standin]:
-        for group in alike(layers, "lora_A", "lora_B", "scaling"):
-            gains = (stacked(group, "magnitude") / norms(group) - 1).to(group[0].site.dtype)
-            for layer, h in zip(group, apart(gains), strict=True):
-                yield layer, "gain", lambda h=h: h

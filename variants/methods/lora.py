@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from variants.errors import VariantError
-from variants.layer import AdapterLayer, check_rank
+from variants.layer import AdapterLayer, LowRank, check_rank
 from variants.registry import register
 from variants.variant import Variant
 
@@ -18,23 +18,19 @@ from variants.variant import Variant
 class LoRALayer(AdapterLayer):
     """h = W₀x + (α/r)·B·A·x, with B = 0 at the start (section 4.1, eq. 3)."""
 
-    per_token = True
-    rank_dims = {"lora_A": 0, "lora_B": 1}
-
     def __init__(self, site, config: LoRA, rng: torch.Generator) -> None:
         super().__init__(site, config)
         r = check_rank(config.r, site)
         self.lora_A = nn.Parameter(torch.empty(r, site.in_features))
         self.lora_B = nn.Parameter(torch.zeros(site.out_features, r))
-        self.dropout = nn.Dropout(config.dropout)
         self.scaling = config.alpha / (math.sqrt(r) if config.rslora else r)
         if config.init == "gaussian":
             nn.init.normal_(self.lora_A, std=0.02, generator=rng)
         else:
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=rng)
 
-    def factors(self) -> tuple[Tensor, Tensor, float]:
-        return self.lora_A, self.lora_B, self.scaling
+    def low_rank(self) -> LowRank:
+        return LowRank(self.lora_A, self.lora_B, self.scaling)
 
 
 @register("lora")

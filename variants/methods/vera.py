@@ -7,13 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from variants.acceleration.elementwise import add_scaled, scale
-from variants.acceleration.low_rank import project
 from variants.errors import VariantError
-from variants.layer import AdapterLayer, seeded
+from variants.layer import AdapterLayer, LowRank, seeded
 from variants.registry import register
 from variants.variant import Variant
 
@@ -35,21 +32,14 @@ class Bank(nn.Module):
 class VeRALayer(AdapterLayer):
     """h = W₀x + Λ_b B Λ_d A x, with A and B frozen and shared, b = 0 at the start (eq. 2)."""
 
-    per_token = True
-    low_precision = ("d", "b")
-
     def __init__(self, site, config: VeRA, rng: torch.Generator, banks: dict[tuple[Hashable, ...], Bank]) -> None:
         super().__init__(site, config)
         self.bank = banks[bank_key(site, config)]
         self.d = nn.Parameter(torch.full((config.r,), config.d_init))
         self.b = nn.Parameter(torch.zeros(site.out_features))
 
-    def delta_weight(self) -> Tensor:
-        return (self.b[:, None] * self.bank.B) @ (self.d[:, None] * self.bank.A)
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        u = scale(self.d, project(x, self.bank.A))
-        return add_scaled(y, self.b, F.linear(u, self.bank.B))
+    def low_rank(self) -> LowRank:
+        return LowRank(self.bank.A, self.bank.B, inner=self.d, outer=self.b)
 
 
 @register("vera")

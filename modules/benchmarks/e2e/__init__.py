@@ -105,9 +105,9 @@ own figures on the model they name: beside ours, not comparable unless the model
         settings = self.settings.of(config.training)
         source = self.open_source(config.data["source"], config.data["spec"])
         splits = source.expect(TASK, config.data["hash"])
-        names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")  # GPT-2's; another model keeps its own
-        changes = {} if settings.model_dropout is None else dict.fromkeys(names, settings.model_dropout)
-        model, tokenizer, backbone = load_language_model(config.backbone["spec"], self.embedded(), **changes)
+        model, tokenizer, backbone = load_language_model(
+            config.backbone["spec"], self.embedded(), dropout=settings.model_dropout
+        )
         max_length = min(settings.max_length, backbone.max_length or settings.max_length)
         data = E2EDataModule(
             encode(splits, tokenizer, max_length, settings.linearisation, source.hash(TASK)),

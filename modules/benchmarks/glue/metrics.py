@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from modules.benchmarks.glue.tasks import GlueTask
+from modules.benchmarks.glue.tasks import Task
 
 _FILLER = -1  # the split number of rows that do not count
 
@@ -28,7 +28,7 @@ class GlueMetrics(Metric):
     targets: list[Tensor]
     splits: list[Tensor]
 
-    def __init__(self, task: GlueTask, **kwargs):
+    def __init__(self, task: Task, **kwargs):
         super().__init__(**kwargs)
         self.task = task
         # Three flat float32 states: torchmetrics gathers uneven lengths, and gives a rank without rows an empty float.
@@ -66,7 +66,7 @@ class GlueMetrics(Metric):
         return values
 
 
-def glue_metrics(task: GlueTask) -> GlueMetrics:
+def glue_metrics(task: Task) -> GlueMetrics:
     """The metrics of a task, ready for `update(logits, labels, weight, split)`."""
     return GlueMetrics(task)
 

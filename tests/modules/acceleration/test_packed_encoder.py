@@ -2,7 +2,6 @@
 
 import dataclasses
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -10,17 +9,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from modules.acceleration.frozen_precision import lower_frozen
-from modules.acceleration.packed_encoder import first_position, unpad
-from modules.benchmarks.glue.data import GlueDataModule
-from modules.benchmarks.glue.tasks import TASKS
-from modules.data.packing import Layout, PackedRows
-from modules.data.padding import PaddedRows
-from modules.runs.config import RunConfig
-from modules.training.setup import leave_padding_out, on_cpu
-from tests.modules.data.test_module import make_tokens
+from modules.acceleration.packed_encoder import Packing, first_position, pack
+from modules.data.packing import Layout
 from tests.support.models import MODELS
 from tests.support.tiny import train
 from variants import AdapterLayer, LoRA, attach
+from variants.acceleration import accelerated
 from variants.acceleration.policy import for_graph
 from variants.methods.lora import LoRALayer
 from variants.registry import resolve
@@ -40,14 +34,20 @@ def packed(ids: torch.Tensor, mask: torch.Tensor, parts: int = 1, multiple: int 
     }
 
 
-def outcome(adapted, mask: torch.Tensor, pack: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Logits of a fixed batch, and the gradients of all that trains."""
+def outcome(
+    adapted, mask: torch.Tensor, packing: Packing | None = None, padded: bool = False
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits of a fixed batch, and the gradients of all that trains.
+
+    Args:
+        packing: of the model; the batch is packed, unless it is to be ``padded``.
+    """
     ids = torch.randint(5, 50, mask.shape, generator=torch.Generator().manual_seed(1)).where(mask == 1, 1)
     batch = {"input_ids": ids, "attention_mask": mask}
-    if pack:
+    if packing and not padded:
         batch = packed(ids, mask)
-        batch["position_ids"] += first_position(adapted.model)
-    with adapted.prepared():
+        batch["position_ids"] += packing.first_position
+    with accelerated(adapted, exclude=packing.excluded if packing else ()):
         logits = adapted.model(**batch).logits
     trained = adapted.trained()
     found = torch.autograd.grad(logits.square().sum(), list(trained.values()))
@@ -61,9 +61,9 @@ def test_logits_and_gradients_are_those_with_padding(architecture, variant, mask
     adapted = attach(MODELS[architecture](), resolve(variant)(), seed=0)
     train(adapted.trained(), seed=3)
     logits, gradients = outcome(adapted, mask)
-    assert unpad(adapted)
-    for pack in (True, False):  # it still takes padded batches
-        again, own = outcome(adapted, mask, pack)
+    packing = pack(adapted)
+    for padded in (False, True):  # it still takes padded batches
+        again, own = outcome(adapted, mask, packing, padded)
         torch.testing.assert_close(again, logits)
         for name, gradient in gradients.items():
             say = lambda text, name=name: f"{name}: {text}"  # noqa: E731
@@ -77,8 +77,7 @@ def test_blocks_see_tokens_alone_and_the_last_one_the_first_of_each_row():
     for module in adapted.model.modules():
         if isinstance(module, nn.LayerNorm):
             module.register_forward_hook(lambda module, args, output: seen.append(output.shape[:-1]))
-    unpad(adapted)
-    outcome(adapted, MASK, pack=True)
+    outcome(adapted, MASK, pack(adapted))
     tokens = int(MASK.sum())
     assert seen == [(1, tokens)] + [(tokens,)] * 2 * (blocks - 1) + [(3,)] * 2  # the first is the embeddings'
 
@@ -86,7 +85,7 @@ def test_blocks_see_tokens_alone_and_the_last_one_the_first_of_each_row():
 def test_queries_of_the_last_block_read_alone():
     """What the other maps of that block compute is for all tokens; it is no product more than needed."""
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
-    unpad(adapted)
+    packing = pack(adapted)
     products = []
 
     class Sizes(TorchFunctionMode):
@@ -96,7 +95,7 @@ def test_queries_of_the_last_block_read_alone():
             return function(*args, **(kwargs or {}))
 
     with Sizes(), for_graph():
-        outcome(adapted, MASK, pack=True)
+        outcome(adapted, MASK, packing)
     width, tokens, rows = adapted.model.config.hidden_size, int(MASK.sum()), len(MASK)
     assert products.count((tokens, 2 * width)) == 1 and products.count((tokens, 3 * width)) == 1  # of two blocks
     assert (rows, width) in products and (rows, 3 * width) not in products
@@ -104,14 +103,14 @@ def test_queries_of_the_last_block_read_alone():
 
 def test_rows_that_do_not_fill_their_batch_are_refused_on_a_cpu():
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
-    unpad(adapted)
+    pack(adapted)
     with pytest.raises(ValueError, match="must fill"):
         adapted.model(**packed(torch.full_like(MASK, 7), MASK, multiple=16))
 
 
 @pytest.mark.parametrize("variant", ["prefix_embed", "prefix_layer", "prefix_tuning"])
 def test_prefixes_keep_their_padding(variant):
-    assert not unpad(attach(MODELS["roberta"](), resolve(variant)(), seed=0))
+    assert not pack(attach(MODELS["roberta"](), resolve(variant)(), seed=0))
 
 
 def test_a_layer_that_says_nothing_of_tokens_keeps_its_padding():
@@ -124,13 +123,13 @@ def test_a_layer_that_says_nothing_of_tokens_keeps_its_padding():
             def forward(self, x, y):
                 return y + F.linear(x.roll(1, dims=-2), self.delta_weight())
 
-    assert not unpad(attach(MODELS["roberta"](), Shifted(), seed=0))
-    assert unpad(attach(MODELS["roberta"](), LoRA(), seed=0))
+    assert not pack(attach(MODELS["roberta"](), Shifted(), seed=0))
+    assert pack(attach(MODELS["roberta"](), LoRA(), seed=0))
 
 
 @pytest.mark.parametrize("architecture", ["distilbert", "deberta-v2", "gpt2"])
 def test_other_models_keep_their_padding(architecture):
-    assert not unpad(attach(MODELS[architecture](), resolve("lora")(), seed=0))
+    assert not pack(attach(MODELS[architecture](), resolve("lora")(), seed=0))
 
 
 @pytest.mark.parametrize("lowered", [False, True], ids=["mixed", "backbone"])
@@ -141,8 +140,7 @@ def test_bf16_too(lowered):
         adapted.model.base_model.to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         logits, gradients = outcome(adapted, MASK)
-        assert unpad(adapted)
-        again, own = outcome(adapted, MASK, pack=True)
+        again, own = outcome(adapted, MASK, pack(adapted))
     torch.testing.assert_close(again, logits, rtol=0.02, atol=0.02)
     total, difference = (
         sum(g.float().square().sum() for g in each)
@@ -156,7 +154,7 @@ def test_a_layer_on_attention_itself_keeps_its_padding():
     site = adapted.layers[0].site
     assert site.module is not (module := adapted.model.base_model.encoder.layer[0].attention.self)
     adapted.layers[0].site = dataclasses.replace(site, module=module)
-    assert not unpad(adapted)
+    assert not pack(adapted)
 
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its attention of packed rows")
@@ -176,10 +174,10 @@ def test_packed_on_a_gpu_computes_what_padded_does(variant, lowered):
     padded = {"input_ids": ids, "attention_mask": MASK}
     filled = packed(ids, MASK, multiple=16)
     filled["position_ids"] += first_position(adapted.model)
-    assert unpad(adapted)
+    packing = pack(adapted)
     outcomes = []
     for batch in (padded, filled):
-        with adapted.prepared():
+        with accelerated(adapted, exclude=packing.excluded):
             logits = adapted.model(**{name: x.cuda() for name, x in batch.items()}).logits.float()
         found = torch.autograd.grad(logits.square().sum(), list(adapted.trained().values()))
         outcomes.append((logits, torch.cat([g.flatten().float() for g in found])))
@@ -187,83 +185,3 @@ def test_packed_on_a_gpu_computes_what_padded_does(variant, lowered):
     close = {"rtol": 0.03, "atol": 0.03} if lowered else {"rtol": 1e-4, "atol": 1e-5}
     torch.testing.assert_close(again, logits, **close)
     assert (own - gradient).norm() < (0.05 if lowered else 1e-3) * gradient.norm()
-
-
-def test_packed_rows_are_the_padded_ones():
-    """Every token, position and label of a padded batch, part by part; few lengths with a multiple."""
-    tokens = make_tokens([9, 3, 16, 5, 7, 11])
-    rows = (np.array([4, 0, 2, 5]), np.ones(4, np.float32))
-    padded = PaddedRows(tokens, 1, [16])[rows]
-    for parts, multiple, pieces in ((1, 1, 0), (2, 1, 1), (2, 100, 2)):
-        found = PackedRows(tokens, 1, 2, parts, multiple)[rows]
-        n = found["input_ids"].shape[1]
-        assert found["input_ids"].shape == found["position_ids"].shape == (parts, n) and n % multiple == 0
-        lengths = padded["attention_mask"].sum(1)
-        starts, ends = found["starts"], found["ends"]
-        assert starts.shape == (parts, 4 // parts) and ends.shape == (parts, 4 // parts + pieces)
-        assert torch.equal((ends[:, : 4 // parts] - starts).flatten().long(), lengths)
-        assert (ends[:, -1] == n).all() and (ends.diff(dim=1) <= 64).all()
-        for row in range(4):
-            part, place = divmod(row, 4 // parts)
-            stop = int(ends[part, place])
-            own = slice(stop - int(lengths[row]), stop)
-            assert torch.equal(found["input_ids"][part, own], padded["input_ids"][row, : lengths[row]])
-            assert torch.equal(found["position_ids"][part, own], torch.arange(2, 2 + int(lengths[row])))
-        assert (found["input_ids"] != 1).sum() == lengths.sum()
-        assert torch.equal(found["labels"], padded["labels"]) and torch.equal(found["weight"], padded["weight"])
-
-
-@pytest.mark.parametrize(
-    ("changes", "packs"),
-    [({}, True), ({"training": {"pad": "max"}}, False), ({"compile": "inductor"}, False), ({"seeds": [0, 1]}, False)],
-)
-def test_which_runs_leave_padding_out(changes, packs):
-    """On a CPU those of one seed, unless padding is asked for, or torch.compile."""
-    config = RunConfig.__new__(RunConfig)
-    for name, value in {"trainer": {"accelerator": "cpu"}, "training": {}, "compile": "off", **changes}.items():
-        object.__setattr__(config, name, value)
-    data = GlueDataModule(TASKS["rte"], {"train": make_tokens([3, 5])}, pad_id=1, batch_size=2, max_length=64)
-    data.seeds = changes.get("seeds", [0])
-    leave_padding_out(attach(MODELS["roberta"](), LoRA(), seed=0), data, config)
-    assert ("ends" in next(iter(data.train_dataloader()))) == packs
-
-
-def test_a_module_that_packs_gives_packed_batches():
-    data = GlueDataModule(
-        TASKS["rte"], {"train": make_tokens(list(range(3, 43)))}, pad_id=1, batch_size=4, max_length=64
-    )
-    data.pack(2)
-    batches = list(data.train_dataloader())
-    assert sum(int((batch["input_ids"] != 1).sum()) for batch in batches) == sum(range(3, 43))
-    assert all(batch["ends"].max() == batch["input_ids"].numel() for batch in batches)
-    data.pack(2, rounded=True)
-    assert all(batch["input_ids"].shape[1] % 128 == 0 for batch in data.train_dataloader())
-    data.seeds = [0, 1]
-    assert all(batch["input_ids"].shape[1] % 64 == 0 for batch in data.train_dataloader())
-    assert all(batch["input_ids"].shape[0] == 2 for batch in data.train_dataloader())
-
-
-def test_exact_padding_is_to_the_longest_row():
-    def widths(data: GlueDataModule) -> set[tuple[int, int]]:
-        batches = list(data.train_dataloader())
-        return {(batch["input_ids"].shape[1], int(batch["attention_mask"].sum(1).max())) for batch in batches}
-
-    options = {"pad_id": 1, "batch_size": 4, "max_length": 48}
-    data = GlueDataModule(TASKS["rte"], {"train": make_tokens(list(range(3, 43)))}, **options)
-    assert {width for width, _ in widths(data)} <= {16, 24, 32, 48}
-    data.pad_exactly()
-    assert all(width == longest for width, longest in widths(data))
-    fixed = GlueDataModule(TASKS["rte"], {"train": make_tokens([3, 5, 9])}, pad="max", **options)
-    fixed.pad_exactly()
-    assert {width for width, _ in widths(fixed)} == {48}
-
-
-@pytest.mark.parametrize(
-    ("gpu", "accelerator", "expected"),
-    [(True, "auto", False), (True, "cpu", True), (False, "auto", True), (True, "gpu", False)],
-)
-def test_what_runs_on_the_cpu(monkeypatch, gpu, accelerator, expected):
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: gpu)
-    config = RunConfig.__new__(RunConfig)
-    object.__setattr__(config, "trainer", {"accelerator": accelerator})
-    assert on_cpu(config) == expected

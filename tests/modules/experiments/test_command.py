@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import time
@@ -14,11 +13,7 @@ from safetensors.torch import load_file
 
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
-from modules.experiments.plan import make_plan
-from modules.experiments.wishes import Wishes
-from modules.launch.pool import run_workers
 from modules.runs.results import ResultStore
-from variants.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPT = str(ROOT / "paper_repro" / "glue.py")
@@ -137,22 +132,6 @@ def test_a_persons_own_runs_are_not_tracked():
     assert done.stdout.split() == paths
 
 
-def test_workers_end_with_the_command(command, tmp_path):
-    """SIGTERM to the command, as a scheduler sends it, leaves no process training."""
-    process = subprocess.Popen(
-        [sys.executable, SCRIPT, *command, "--epochs", "500"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    for line in process.stdout:
-        if "epoch" in line:
-            break
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 130
-    folder = tmp_path / "results" / "runs"
-    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    time.sleep(1.5)
-    assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-
-
 # ---- a variant of one's own ----------------------------------------------------------------------------------------
 
 
@@ -208,7 +187,7 @@ def test_an_entry_point_names_a_variant(tmp_path, monkeypatch):
 
 
 def test_editing_a_variant_makes_a_new_run(command, tmp_path, monkeypatch):
-    from tests.modules.training.test_run import planned
+    from tests.support.runs import planned
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "edited_file.py").write_text(readme_variant())
@@ -217,32 +196,6 @@ def test_editing_a_variant_makes_a_new_run(command, tmp_path, monkeypatch):
     (tmp_path / "edited_file.py").write_text(readme_variant() + "\n# changed\n")
     (after,) = planned(command, "edited_file:MyVariant")
     assert before.id != after.id
-
-
-def test_a_failing_worker_is_reported(tmp_path, capfd):
-    assert run_workers(["no-such-run"], str(tmp_path), jobs=1) == 1
-
-
-# ---- the Hub -------------------------------------------------------------------------------------------------------
-
-
-def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):
-    given: list[dict[str, str]] = []
-
-    class Worker:
-        def __init__(self, command, env):
-            given.append(env)
-
-        def wait(self) -> int:
-            return 0
-
-        poll = wait
-
-    monkeypatch.setattr("modules.launch.pool.subprocess.Popen", Worker)
-    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
-    assert run_workers(["a", "b"], str(tmp_path), jobs=2) == 0
-    assert [env["MALLOC_TOP_PAD_"] for env in given] == ["1", "1"]
-    assert int(given[0]["MALLOC_TRIM_THRESHOLD_"]) > int(given[0]["MALLOC_MMAP_THRESHOLD_"]) > 2**20
 
 
 def test_the_papers_preset_runs_from_the_hub(tmp_path):
@@ -276,8 +229,3 @@ def test_no_hub_under_preset_paper_is_one_line_within_seconds(tmp_path):
     assert re.fullmatch(
         r"error: the Hub \(http://127.0.0.1:9\) cannot be reached[^\n]*--preset embedded[^\n]*\n", done.stderr
     )
-
-
-def test_the_longest_runs_come_first():
-    wishes = Wishes(benchmark=GLUE, variant="lora", preset="embedded", tasks=["rte", "cola", "mnli"])
-    assert [run.task for run in make_plan(wishes, resolve("lora")).runs] == ["mnli", "cola", "rte"]

@@ -12,12 +12,11 @@ import yaml
 from modules.benchmarks.base import benchmark
 from modules.experiments.plan import build_variant
 from modules.experiments.wishes import Wishes
-from modules.launch import pool as launcher
 from modules.launch import worker
 from modules.runs.results import ResultStore
 from paper_repro import compare
-from tests.modules.reports.test_tables import run as result_of
 from tests.support.e2e_tiny import csv_folder, tiny_gpt2
+from tests.support.results import run as result_of
 from variants.errors import UserError
 from variants.registry import resolve
 
@@ -155,12 +154,13 @@ def test_a_variant_without_a_size_near_the_budget_stays_as_it_is(made, capsys):
 
 
 def test_the_table_names_the_budget():
-    from modules.reports.tables import build
+    from modules.benchmarks.glue import GLUE
+    from modules.reports.tables.build import build
 
     results = [
         result_of(variant_config__r=r, budget={"wanted": n, "counted": n}) for r, n in ((2, 18_432), (8, 73_728))
     ]
-    (section,) = build(results)
+    (section,) = build(results, GLUE)
     assert [row.label.rpartition(" ")[2] for row in section.rows] == ["budget=18,432", "budget=73,728"]
 
 
@@ -259,48 +259,6 @@ def test_tuning_may_read_a_part_of_the_rows(made):
     row = comparison.rows(["wide"])[0]
     assert comparison.runs(row, 0.01, tuning=True)[0].trainer == {"limit_train_batches": 0.5}
     assert comparison.runs(row, 0.01)[0].trainer == {}
-
-
-# ---- several GPUs -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("named", "count", "gpus"),
-    [
-        (None, 2, ["0", "1"]),
-        (None, 0, []),
-        ("3,5", 2, ["3", "5"]),
-        ("", 0, []),
-        ("GPU-a1,GPU-b2", 2, ["GPU-a1", "GPU-b2"]),
-    ],
-)
-def test_visible_gpus(monkeypatch, named, count, gpus):
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if named is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
-    assert launcher.visible_gpus() == gpus
-
-
-def test_workers_take_the_gpus_in_turn(monkeypatch, tmp_path):
-    started = []
-
-    class Process:
-        def __init__(self, command, env):
-            started.append((command[4], env.get("CUDA_VISIBLE_DEVICES")))
-
-        wait = poll = staticmethod(lambda: 0)
-
-    monkeypatch.setattr(launcher.subprocess, "Popen", Process)
-    monkeypatch.setattr(launcher, "visible_gpus", lambda: ["0", "1"])
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert launcher.run_workers(["a", "b", "c", "d"], str(tmp_path), jobs=3) == 0
-    assert started == [("a", "0"), ("b", "1"), ("c", "0")]
-    started.clear()
-    launcher.run_workers(["a", "b"], str(tmp_path), jobs=1)
-    assert started == [("a", None)], "a run that is alone may use what it likes"
 
 
 # ---- the whole way ------------------------------------------------------------------------------------------------

@@ -1,30 +1,23 @@
-"""The papers' tables: every row, ours beside it, the commands for the rest; and `--table`, `--rows`, `--plan`."""
+"""The papers' tables: every row, ours beside it, and the commands for the rest."""
 
 import csv
 import io
 import re
 import shlex
-import shutil
-from pathlib import Path
 
 import pytest
 
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.glue import GLUE
-from modules.experiments.command import main
-from modules.experiments.cost_estimate import WIDTHS, _line, cost_lines, hours_text, width
 from modules.experiments.flags import make_parser
-from modules.experiments.published_runs import planned_runs, table_wishes
-from modules.experiments.wishes import Wishes
-from modules.reports.paper_rows import all_sections, choose, paper_rows
-from modules.reports.paper_tables import paper_table, paper_tables
-from modules.reports.published import load_all, load_table
+from modules.reports.papers.paper_rows import all_sections, choose, paper_rows
+from modules.reports.papers.paper_tables import paper_table, paper_tables
+from modules.reports.tables.published import load_all, load_table
 from paper_repro import PUBLISHED
-from tests.modules.reports.test_tables import run
+from tests.support.results import run
 from variants.errors import UserError
 from variants.registry import resolve
 
-ROOT = Path(__file__).resolve().parents[3]
 TABLES = ("lora-1", "lora-2", "lora-3", "lora-4", "lora-5", "lora-6", "adalora-1", "vera-2", "vera-3", "third-party")
 
 
@@ -164,13 +157,6 @@ def test_the_same_runs_give_the_same_bytes_in_three_formats():
     assert len({line.count("&") - line.count(r"\&") for line in body}) == 1
 
 
-# ---- rows as runs -------------------------------------------------------------------------------------------------
-
-
-def wishes(table="lora-2", words=None, **changes):
-    return table_wishes(PUBLISHED, table, words, Wishes(**{"benchmark": GLUE} | changes))
-
-
 def test_words_choose_rows():
     rows = paper_rows(PUBLISHED, "lora-2")
     assert [row.number for row in choose(rows, "roberta-base lora", "lora-2")] == [5]
@@ -178,112 +164,3 @@ def test_words_choose_rows():
     assert len(choose(rows, None, "lora-2")) == 14
     with pytest.raises(UserError, match="fits no row of lora-2.*LoRA on roberta-base, 0.3M"):
         choose(rows, "roberta-huge", "lora-2")
-
-
-def test_a_row_becomes_its_recipes_runs():
-    able, skipped = wishes(words="roberta-base")
-    assert [(w.variant, w.preset, w.model, w.options) for w in able] == [
-        ("lora", "paper", "FacebookAI/roberta-base", {})
-    ]
-    assert len(skipped) == 4 and all("not run: [" in line for line in skipped)
-    found = planned_runs(able[0])
-    assert len(found) == 8 * 5 and {job.seed for job in found} == {0, 1, 2, 3, 4}
-    by_task = {job.recipe.task: job for job in found}
-    assert by_task["rte"].steps == 78 * 80 and by_task["rte"].starts  # ceil(2,490 / 32) batches, 80 epochs
-    assert by_task["mnli"].steps == 24_544 * 30 and not by_task["mnli"].starts  # ceil(392,702 / 16)
-    small, _ = wishes("adalora-1", "adalora 0.32M")
-    assert small[0].options == {"init_r": 4, "target_r": 2}
-    (only,) = wishes(words="roberta-base lora", tasks=["rte"], seeds=[7])[0]
-    found = planned_runs(only)
-    assert [(job.recipe.task, job.seed) for job in found] == [("mnli", 7), ("rte", 7)]  # it starts from MNLI
-
-
-def test_rows_that_cannot_be_run_say_why():
-    with pytest.raises(UserError, match="use paper_repro/e2e.py"):
-        wishes("lora-3")
-    with pytest.raises(UserError, match="GPT-3 175B are not public"):
-        wishes("lora-6")
-    with pytest.raises(UserError, match="copied the row.*--preset default"):
-        wishes(words="bitfit")
-    (fallback,), _ = wishes(words="adapter^d 0.9M", preset="default")
-    assert (fallback.variant, fallback.preset, fallback.options) == ("adapter_d", "default", {"r": 48})
-    with pytest.raises(UserError, match="--model stands for one backbone"):
-        wishes(model="somewhere")
-
-
-@pytest.mark.parametrize(
-    ("argv", "words"),
-    [
-        (["--rows", "x"], "--rows needs --table"),
-        (["--table", "lora-2", "--variant", "dora"], "leave --variant out"),
-        (["--table", "lora-2", "--r", "4"], "leave --r out"),
-        (["--table", "lora-2", "--rows", "lora roberta-base", "--tasks", "wnli"], "has no task of wnli"),
-        (["--plan", "--budget", "1M", "--preset", "embedded"], "does not size"),
-    ],
-)
-def test_mistakes_are_one_line(argv, words, capsys):
-    assert main(argv, GLUE) == 2
-    assert words in (err := capsys.readouterr().err) and err.count("\n") == 1
-
-
-# ---- plan ---------------------------------------------------------------------------------------------------------
-
-
-def test_a_plan_needs_neither_hub_nor_training(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
-    monkeypatch.setattr("modules.experiments.cost_estimate._hours", lambda group: (2.0, "measured"))
-    flags = ["--table", "lora-2", "--rows", "roberta-base lora", "--seeds", "0,1", "--results_dir", str(tmp_path)]
-    assert main([*flags, "--plan"], GLUE) == 0
-    lines = capsys.readouterr().out.splitlines()
-    commands = [line for line in lines if not line.startswith("#")]
-    assert len(commands) == 16 and all(
-        line.startswith("python paper_repro/glue.py --variant lora") for line in commands
-    )
-    order = [shlex.split(line)[shlex.split(line).index("--tasks") + 1] for line in commands]
-    assert order[:2] == ["mnli", "mnli"] and set(order[10:]) == {"mrpc", "rte", "stsb"}
-    assert (
-        lines[lines.index("# these start from the MNLI run of the same seed: only after that one has ended") - 1]
-        == commands[9]
-    )
-    assert "# lora on roberta-base (paper): 16 runs, 3,376,550 optimizer steps, about 2.0 h" in lines
-    assert not list(tmp_path.glob("runs/*"))
-    for line in commands:  # each is a whole command
-        parsed = make_parser(resolve("lora"), GLUE).parse_args(shlex.split(line)[2:])
-        assert parsed.results_dir == str(tmp_path) and parsed.model == "FacebookAI/roberta-base"
-
-
-def test_hours_come_from_steps_and_lengths():
-    (job,) = [j for j in planned_runs(wishes(words="roberta-base lora")[0][0]) if (j.recipe.task, j.seed) == ("rte", 0)]
-    assert width(job) == WIDTHS["rte"][32] and set(WIDTHS) == {*GLUE.tasks, *E2E.tasks}
-    assert _line([(100, 1.0), (300, 2.0)], 500) == pytest.approx(3.0)
-    assert _line([(100, 2.0), (300, 1.5)], 600) == pytest.approx(3.0)  # noise: a larger batch never costs less
-    assert [hours_text(h) for h in (0.5, 2.345, 1234.5)] == ["30 min", "2.3 h", "1,234 h"]
-    assert cost_lines([]) == ["nothing is missing"]
-
-
-def test_an_estimate_is_of_the_right_size(capsys):
-    """Measured for the embedded model; the reference runs took 9 minutes on two cores, two at once."""
-    assert main(["--plan", "--preset", "embedded", "--tasks", "rte", "--results_dir", "nowhere"], GLUE) == 0
-    out = capsys.readouterr().out
-    assert (
-        "--preset embedded --results_dir nowhere --tasks rte --seeds 0" in out and "1 runs, 252 optimizer steps" in out
-    )
-    assert " min on one such device" in out
-
-
-def test_a_table_is_run_and_fills(tiny_model, tiny_tsv, tmp_path, capsys, monkeypatch):
-    """A task of the row of LoRA's Table 2 on a model that has its name; what is done is not done again."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the workers
-    model, results = tmp_path / "roberta-base", tmp_path / "results"
-    shutil.copytree(tiny_model, model)
-    flags = ["--table", "lora-2", "--rows", "roberta-base lora", "--model", str(model), "--data_dir", str(tiny_tsv)]
-    flags += ["--tasks", "rte", "--seeds", "0", "--epochs", "1", "--results_dir", str(results), "--wandb", "off"]
-    flags += ["--trainer.accelerator", "cpu", "--jobs", "1"]
-    assert main(flags, GLUE) == 0
-    assert "2 runs;" in (out := capsys.readouterr().out) and "lora-2.md" in out  # MNLI, and RTE that starts from it
-    table = (results / "tables" / "papers" / "lora-2.md").read_text()
-    (ours,) = [line for line in table.splitlines() if "| ours " in line and "target=attn-qv r=8" in line]
-    assert ours.count("†‡") == 1 and ours.count("‡") == 2 and "paper" in ours
-    assert main([*flags, "--plan"], GLUE) == 0
-    assert "2 runs, 2 done before" in (out := capsys.readouterr().out) and "nothing is missing" in out

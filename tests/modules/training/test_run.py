@@ -1,9 +1,7 @@
 """Runs from the command to the result file: what is trained, kept, resumed, split over processes and started from."""
 
-import dataclasses
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -12,51 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from modules.benchmarks.glue import GLUE
-from modules.experiments.flags import make_parser
-from modules.experiments.plan import make_plan
-from modules.experiments.wishes import Wishes, names_of, seeds_of
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
+from tests.support.runs import ENVIRONMENT, adapter, planned, work
 from variants.errors import UserError
 from variants.registry import resolve
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
-
-
-def planned(command: list[str], variant: str = "lora", **changes) -> list[RunConfig]:
-    """The runs that the command line would do."""
-    flags = make_parser(resolve(variant), GLUE).parse_args(command)
-    training = {k: flags[k] for k in ("lr", "batch_size", "epochs") if flags[k] is not None}
-    wishes = Wishes(
-        benchmark=GLUE,
-        variant=variant,
-        model=flags.model,
-        data_dir=flags.data_dir,
-        tasks=names_of(flags.tasks),
-        seeds=seeds_of(flags.seeds),
-        training=training,
-        trainer=flags.trainer or {},
-        results_dir=flags.results_dir,
-        wandb=flags.wandb,
-    )
-    plan = make_plan(dataclasses.replace(wishes, **changes), resolve(variant))
-    for run in plan.runs:
-        run.write()
-    return plan.runs
-
-
-def work(*runs: RunConfig, check: bool = True) -> subprocess.CompletedProcess:
-    """Carry the runs out in a worker process, as the command does."""
-    arguments = [sys.executable, "-m", "modules.launch.worker", runs[0].results_dir, *(run.id for run in runs)]
-    return subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=check, timeout=300)
-
-
-def adapter(run: RunConfig, which: str = "last") -> dict[str, torch.Tensor]:
-    return load_file(run.folder / which / "adapter.safetensors")
-
 
 # ---- one run ------------------------------------------------------------------------------------------------------
 
@@ -280,33 +240,3 @@ def test_mrpc_starts_from_the_mnli_run_of_the_same_seed(command):
     for key, value in adapted.state_dict().items():
         expected = fresh if key.startswith("classifier.out_proj") else learnt  # 3 classes there, 2 here
         assert torch.equal(value, expected[key]), key
-
-
-# ---- dashboards ----------------------------------------------------------------------------------------------------
-
-
-def test_wandb_offline_keeps_the_run_and_its_id(command, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
-    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.setitem(ENVIRONMENT, "WANDB_DIR", str(tmp_path))
-    monkeypatch.delitem(ENVIRONMENT, "WANDB_MODE", raising=False)
-    (run,) = planned([*command, "--wandb", "offline"], "head")
-    done = work(run)
-    result = ResultStore(run.results_dir).read(run.id)
-    assert result.wandb_id, done.stderr
-    assert result.wandb_id and list((tmp_path / "wandb").glob(f"offline-run-*-{result.wandb_id}"))
-
-
-def test_a_broken_wandb_does_not_break_the_run(command, monkeypatch):
-    import lightning.pytorch.loggers
-
-    from modules.training.run import run as train
-
-    def broken(*args, **kwargs):
-        raise RuntimeError("no dashboard today")
-
-    monkeypatch.setattr(lightning.pytorch.loggers.WandbLogger, "__init__", broken)
-    (run,) = planned([*command, "--wandb", "offline"], "head")
-    with pytest.warns(UserWarning, match="Weights & Biases is off for this run: no dashboard today"):
-        assert train(run).wandb_id is None

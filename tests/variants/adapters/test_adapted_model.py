@@ -7,78 +7,23 @@ import json
 import math
 import pickle
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tests.support.models import MODELS, inputs
+from tests.support.small_module import DROPOUT, Biases, Top, X, out, tiny, train
 from variants import AdapterLayer, DoRA, Full, Head, LoRA, Variant, VariantError, attach, load
-from variants.contract.models import CONV1D, FUSED, Tiny, one_thread
-from variants.errors import UserError
-from variants.formats.native import CONFIG, TENSORS, fingerprint, save_adapter
-
-X = torch.randn(4, 5, 16, generator=torch.Generator().manual_seed(3))
-DROPOUT = LoRA(r=4, dropout=0.5, target="all-linear")
+from variants.contract.models import CONV1D, FUSED, one_thread
+from variants.formats.native import CONFIG, fingerprint, save_adapter
 
 
 @pytest.fixture(autouse=True, scope="module")
 def few_threads():
     with one_thread():
         yield
-
-
-class TopLayer(AdapterLayer):
-    """The r largest singular triples train; the base keeps the rest."""
-
-    def __init__(self, site, config, rng):
-        super().__init__(site, config)
-        u, s, vt = torch.linalg.svd(site.weight().detach().float(), full_matrices=False)
-        self.lora_A, self.lora_B = nn.Parameter(vt[: config.r].clone()), nn.Parameter(u[:, : config.r] * s[: config.r])
-
-    def delta_weight(self):
-        return self.lora_B @ self.lora_A
-
-
-@dataclass
-class Top(Variant):
-    r: int = 4
-    layer = TopLayer
-    subtract_initial = True
-
-
-@dataclass
-class Biases(Variant):
-    """LoRA's sites, and every bias of the backbone beside them."""
-
-    r: int = 2
-    alpha: float = 2.0
-    dropout: float = 0.0
-    init: str = "kaiming"
-    rslora: bool = False
-    layer = LoRA.layer
-
-    def trainable(self, model):
-        return [name for name, _ in model.base_model.named_parameters(prefix="base_model") if name.endswith("bias")]
-
-
-def tiny(kind: str = "plain") -> Tiny:
-    return Tiny(kind).eval()
-
-
-@torch.no_grad()
-def out(model: nn.Module) -> Tensor:
-    return model.eval()(X.to(next(model.parameters()).dtype))
-
-
-@torch.no_grad()
-def train(adapted, seed: int = 0) -> None:
-    """Stand in for training: every trained tensor somewhere else."""
-    rng = torch.Generator().manual_seed(seed)
-    for tensor in adapted.trained().values():
-        tensor.add_(0.1 * torch.randn(tensor.shape, generator=rng).to(tensor.dtype))
 
 
 # ---- attaching ------------------------------------------------------------------------------------------------
@@ -308,136 +253,6 @@ def test_what_cannot_be_merged_says_so() -> None:
     with pytest.raises(VariantError, match="stubborn cannot be merged"):
         adapted.merge()
     assert attach(tiny(), Full()).merge() == 0.0
-
-
-# ---- files ----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "variant", [LoRA(r=3, per_layer={"v_proj": {"r": 5}}), Top(), Full(), Head(), Biases(), DoRA(r=4)]
-)
-def test_saved_and_loaded_is_the_same_bit_for_bit(variant, tmp_path) -> None:
-    adapted = attach(tiny(), variant, seed=4)
-    train(adapted)
-    folder = save_adapter(adapted, tmp_path / "new" / "folder", task="mrpc")
-    assert sorted(p.name for p in folder.iterdir()) == [CONFIG, TENSORS], "no temporary file is left"
-    config = json.loads((folder / CONFIG).read_text())
-    assert config["seed"] == 4 and config["task"] == "mrpc" and config["options"] == variant.options()
-    assert config["parameters"] == adapted.count()
-    loaded = load(tiny(), folder, strict=True)
-    assert loaded.variant == variant and loaded.head == adapted.head
-    assert torch.equal(out(loaded.model), out(adapted.model))
-    assert loaded.count() == adapted.count()
-
-
-def test_a_file_holds_all_that_trains_and_no_base(tmp_path) -> None:
-    adapted = attach(tiny(), LoRA(r=4))
-    names = set(load_file(save_adapter(adapted, tmp_path) / TENSORS))
-    paths = [f"base_model.layers.{i}.self_attn.{x}_proj" for i in (0, 1) for x in "qv"]
-    assert names == {f"{p}.lora_{x}" for p in paths for x in "AB"} | {"score.weight", "score.bias"}
-
-
-def test_loading_beside_another_adapter(tmp_path) -> None:
-    other = attach(tiny(), Top(), seed=1)
-    train(other)
-    save_adapter(other, tmp_path)
-    adapted = attach(tiny(), LoRA(r=4), name="a")
-    train(adapted, 5)
-    a = out(adapted.model)
-    assert load(adapted, tmp_path, name="b", strict=True) is adapted
-    assert torch.equal(out(adapted.model), out(other.model))
-    adapted.switch("a")
-    assert torch.equal(out(adapted.model), a)
-
-
-def test_an_adapter_without_head_loads_without_one(tmp_path) -> None:
-    adapted = attach(tiny(), LoRA(r=4), head=[])
-    train(adapted)
-    save_adapter(adapted, tmp_path)
-    loaded = load(tiny(), tmp_path, strict=True)
-    assert loaded.head == [] and torch.equal(out(loaded.model), out(adapted.model))
-
-
-def _damage(folder: Path, how: str) -> None:
-    tensors, config = load_file(folder / TENSORS), json.loads((folder / CONFIG).read_text())
-    name = next(n for n in tensors if n.endswith("lora_A"))
-    if how == "missing":
-        del tensors[name]
-    elif how == "head":
-        del tensors["score.bias"]
-    elif how == "unknown":
-        tensors["extra.thing"] = torch.zeros(1)
-    elif how == "shape":
-        tensors[name] = tensors[name][:, :3].contiguous()
-    elif how == "dtype":
-        tensors[name] = tensors[name].int()
-    elif how == "truncated":
-        (folder / TENSORS).write_bytes((folder / TENSORS).read_bytes()[:-9])
-        return
-    elif how == "format":
-        config["format"] = 99
-    elif how == "variant":
-        config["variant"] = "lroa"
-    elif how == "options":
-        config["options"]["colour"] = "red"
-    elif how == "json":
-        (folder / CONFIG).write_text("{")
-        return
-    save_file(tensors, folder / TENSORS)
-    (folder / CONFIG).write_text(json.dumps(config))
-
-
-@pytest.mark.parametrize(
-    ("how", "says"),
-    [
-        ("missing", r"the file lacks .*q_proj.lora_A, which lora has in this model"),
-        ("head", "the file lacks score.bias, which lora trains in this model"),
-        ("unknown", "the file has extra.thing, which lora does not have"),
-        ("shape", r"q_proj.lora_A is \(4, 3\) in the file and \(4, 16\) in the model"),
-        ("dtype", r"q_proj.lora_A is torch.int32 in the file and torch.float32"),
-        ("truncated", "is damaged"),
-        ("json", "is damaged"),
-        ("format", "is not of format 1"),
-        ("variant", "unknown variant 'lroa'; did you mean lora"),
-        ("options", "lora has other options than the file"),
-    ],
-)
-def test_a_file_that_does_not_fit_names_the_first_thing(how: str, says: str, tmp_path) -> None:
-    save_adapter(attach(tiny(), LoRA(r=4)), tmp_path)
-    _damage(tmp_path, how)
-    adapted = attach(tiny(), LoRA(r=2), name="a")
-    train(adapted)
-    before = out(adapted.model)
-    with pytest.raises(VariantError, match=says):
-        load(adapted, tmp_path, name="b")
-    assert adapted.active == "a" and torch.equal(out(adapted.model), before), "the model is as it was"
-
-
-def test_another_base_is_noticed(tmp_path) -> None:
-    save_adapter(attach(tiny(), LoRA(r=4)), tmp_path)
-    other = tiny()
-    other.base_model["layers"][1].mlp.up_proj.bias.data[0] += 1
-    with pytest.warns(UserWarning, match="was trained on another base model"):
-        load(copy.deepcopy(other), tmp_path)
-    with pytest.raises(VariantError, match="was trained on another base model"):
-        load(other, tmp_path, strict=True)
-    load(tiny().bfloat16(), tmp_path, strict=True)  # the same base in another dtype
-
-
-def test_a_missing_file_is_named(tmp_path) -> None:
-    with pytest.raises(VariantError, match=f"is not an adapter folder: it has no {CONFIG}"):
-        load(tiny(), tmp_path)
-
-
-def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch) -> None:
-    adapted = attach(tiny(), LoRA(r=4))
-    save_adapter(adapted, tmp_path)
-    old = (tmp_path / TENSORS).read_bytes()
-    train(adapted)
-    monkeypatch.setattr("os.fsync", lambda handle: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(UserError, match="disk full"):
-        save_adapter(adapted, tmp_path)
-    assert (tmp_path / TENSORS).read_bytes() == old and len(list(tmp_path.iterdir())) == 2
 
 
 # ---- copies ---------------------------------------------------------------------------------------------------

@@ -14,8 +14,8 @@ from modules.command_line import guarded
 from modules.runs.results import ResultStore, RunResult
 from modules.scores import FORMULAS, score
 from paper_repro import e2e_score
-from tests.modules.reports.test_tables import run as result_of
 from tests.support.e2e_tiny import csv_folder, pairs
+from tests.support.results import run as result_of
 
 ROUGE, METEOR = 0.125, 0.25
 

@@ -1,20 +1,14 @@
 """Reading the official TSV files: their layout, their quirks, and one line for every mistake."""
 
 import os
-import socket
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from modules import hub
 from modules.benchmarks.glue.sources import EmbeddedSource, FolderSource
 from modules.benchmarks.glue.tasks import TASKS
 from modules.data.source import Split, content_hash
 from modules.embedded import shipped
-from modules.hub import hub_reachable
-from tests.support.hub_server import HubServer
 from variants.errors import UserError
 
 # Two rows of each train file as in the download: (folder, header or None, rows, expected texts, expected labels).
@@ -229,49 +223,3 @@ def test_official_files(name):
         assert tuple(sum(split.labels) for split in splits.values()) == POSITIVE[name]
     else:
         assert sum(splits["train"].labels) / REAL[name][0] == pytest.approx(2.701, abs=5e-4)
-
-
-# --- is the Hub there? -----------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def online(monkeypatch):
-    for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
-        monkeypatch.delenv(variable, raising=False)
-    hub._probe.cache_clear()
-    yield lambda url: monkeypatch.setenv("HF_ENDPOINT", url)
-    hub._probe.cache_clear()
-
-
-def reachable_in(limit: float) -> bool:
-    start = time.monotonic()
-    answer = hub_reachable()
-    assert time.monotonic() - start < limit
-    return answer
-
-
-def test_hub_that_answers(online, monkeypatch):
-    with HubServer({}) as server:
-        online(server.url)
-        assert reachable_in(2)
-        monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-        assert not reachable_in(0.1)
-
-
-def test_hub_that_is_down(online):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        online(f"http://127.0.0.1:{free.getsockname()[1]}")
-        assert not reachable_in(1)
-
-
-def test_name_look_up_that_hangs(online, monkeypatch):
-    def hang(*_, **__):
-        over.wait(30)
-        raise socket.gaierror("no answer")
-
-    over = threading.Event()
-    monkeypatch.setattr(socket, "getaddrinfo", hang)
-    online("http://hub.invalid")
-    assert not reachable_in(5)
-    over.set()

@@ -1,0 +1,29 @@
+"""Hours are estimated from steps and lengths."""
+
+import pytest
+
+from modules.benchmarks.e2e import E2E
+from modules.benchmarks.glue import GLUE
+from modules.experiments.command import main
+from modules.experiments.cost_estimate import WIDTHS, _line, cost_lines, hours_text, width
+from modules.experiments.published_runs import planned_runs
+from tests.support.paper_rows import wishes
+
+
+def test_hours_come_from_steps_and_lengths():
+    (job,) = [j for j in planned_runs(wishes(words="roberta-base lora")[0][0]) if (j.recipe.task, j.seed) == ("rte", 0)]
+    assert width(job) == WIDTHS["rte"][32] and set(WIDTHS) == {*GLUE.tasks, *E2E.tasks}
+    assert _line([(100, 1.0), (300, 2.0)], 500) == pytest.approx(3.0)
+    assert _line([(100, 2.0), (300, 1.5)], 600) == pytest.approx(3.0)  # noise: a larger batch never costs less
+    assert [hours_text(h) for h in (0.5, 2.345, 1234.5)] == ["30 min", "2.3 h", "1,234 h"]
+    assert cost_lines([]) == ["nothing is missing"]
+
+
+def test_an_estimate_is_of_the_right_size(capsys):
+    """Measured for the embedded model; the reference runs took 9 minutes on two cores, two at once."""
+    assert main(["--plan", "--preset", "embedded", "--tasks", "rte", "--results_dir", "nowhere"], GLUE) == 0
+    out = capsys.readouterr().out
+    assert (
+        "--preset embedded --results_dir nowhere --tasks rte --seeds 0" in out and "1 runs, 252 optimizer steps" in out
+    )
+    assert " min on one such device" in out

@@ -1,0 +1,32 @@
+"""`--plan` prints whole commands and starts nothing."""
+
+import shlex
+
+from modules.benchmarks.glue import GLUE
+from modules.experiments.command import main
+from modules.experiments.flags import make_parser
+from variants.registry import resolve
+
+
+def test_a_plan_needs_neither_hub_nor_training(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
+    monkeypatch.setattr("modules.experiments.cost_estimate._hours", lambda group: (2.0, "measured"))
+    flags = ["--table", "lora-2", "--rows", "roberta-base lora", "--seeds", "0,1", "--results_dir", str(tmp_path)]
+    assert main([*flags, "--plan"], GLUE) == 0
+    lines = capsys.readouterr().out.splitlines()
+    commands = [line for line in lines if not line.startswith("#")]
+    assert len(commands) == 16 and all(
+        line.startswith("python paper_repro/glue.py --variant lora") for line in commands
+    )
+    order = [shlex.split(line)[shlex.split(line).index("--tasks") + 1] for line in commands]
+    assert order[:2] == ["mnli", "mnli"] and set(order[10:]) == {"mrpc", "rte", "stsb"}
+    assert (
+        lines[lines.index("# these start from the MNLI run of the same seed: only after that one has ended") - 1]
+        == commands[9]
+    )
+    assert "# lora on roberta-base (paper): 16 runs, 3,376,550 optimizer steps, about 2.0 h" in lines
+    assert not list(tmp_path.glob("runs/*"))
+    for line in commands:  # each is a whole command
+        parsed = make_parser(resolve("lora"), GLUE).parse_args(shlex.split(line)[2:])
+        assert parsed.results_dir == str(tmp_path) and parsed.model == "FacebookAI/roberta-base"

@@ -1,0 +1,95 @@
+"""The pool of workers: the GPUs that they take in turn, their memory, and how they end."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from modules.launch import pool as launcher
+from modules.launch.pool import run_workers
+
+ROOT = Path(__file__).resolve().parents[3]
+GLUE = str(ROOT / "paper_repro" / "glue.py")
+
+
+@pytest.mark.parametrize(
+    ("named", "count", "gpus"),
+    [
+        (None, 2, ["0", "1"]),
+        (None, 0, []),
+        ("3,5", 2, ["3", "5"]),
+        ("", 0, []),
+        ("GPU-a1,GPU-b2", 2, ["GPU-a1", "GPU-b2"]),
+    ],
+)
+def test_visible_gpus(monkeypatch, named, count, gpus):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if named is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", named)
+    assert launcher.visible_gpus() == gpus
+
+
+def test_workers_take_the_gpus_in_turn(monkeypatch, tmp_path):
+    started = []
+
+    class Process:
+        def __init__(self, command, env):
+            started.append((command[4], env.get("CUDA_VISIBLE_DEVICES")))
+
+        wait = poll = staticmethod(lambda: 0)
+
+    monkeypatch.setattr(launcher.subprocess, "Popen", Process)
+    monkeypatch.setattr(launcher, "visible_gpus", lambda: ["0", "1"])
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert launcher.run_workers(["a", "b", "c", "d"], str(tmp_path), jobs=3) == 0
+    assert started == [("a", "0"), ("b", "1"), ("c", "0")]
+    started.clear()
+    launcher.run_workers(["a", "b"], str(tmp_path), jobs=1)
+    assert started == [("a", None)], "a run that is alone may use what it likes"
+
+
+def test_workers_end_with_the_command(command, tmp_path):
+    """SIGTERM to the command, as a scheduler sends it, leaves no process training."""
+    process = subprocess.Popen(
+        [sys.executable, GLUE, *command, "--epochs", "500"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stdout:
+        if "epoch" in line:
+            break
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    folder = tmp_path / "results" / "runs"
+    stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    time.sleep(1.5)
+    assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+def test_a_failing_worker_is_reported(tmp_path, capfd):
+    assert run_workers(["no-such-run"], str(tmp_path), jobs=1) == 1
+
+
+def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):
+    given: list[dict[str, str]] = []
+
+    class Worker:
+        def __init__(self, command, env):
+            given.append(env)
+
+        def wait(self) -> int:
+            return 0
+
+        poll = wait
+
+    monkeypatch.setattr("modules.launch.pool.subprocess.Popen", Worker)
+    monkeypatch.setenv("MALLOC_TOP_PAD_", "1")
+    assert run_workers(["a", "b"], str(tmp_path), jobs=2) == 0
+    assert [env["MALLOC_TOP_PAD_"] for env in given] == ["1", "1"]
+    assert int(given[0]["MALLOC_TRIM_THRESHOLD_"]) > int(given[0]["MALLOC_MMAP_THRESHOLD_"]) > 2**20

@@ -1,0 +1,264 @@
+"""Variants that break the contract, each in its own way."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from variants import AdapterLayer, LoRA, Variant
+from variants.methods.lora import LoRALayer
+
+BROKEN: dict[type[Variant], set[str]] = {}
+
+
+def breaks(*expected: str, **attributes):
+    """Make a variant of the decorated layer, and note which properties it must be seen to break."""
+
+    def decorate(layer):
+        name = layer.__name__.removesuffix("Layer")
+        members = {"layer": layer, "__module__": __name__, "__annotations__": {}, **attributes}
+        variant = dataclass(type(name, (LoRA,), members))
+        setattr(sys.modules[__name__], name, variant)  # where pickle looks for it
+        BROKEN[variant] = set(expected)
+        return layer
+
+    return decorate
+
+
+@breaks("identity at start")
+class StartsElsewhereLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        nn.init.normal_(self.lora_B, generator=rng)
+
+
+@breaks("output moves")
+class WithoutEffectLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.shift = nn.Parameter(torch.zeros(site.out_features))
+
+    def forward(self, x, y):
+        return super().forward(x, y) + (self.shift - self.shift.detach())
+
+
+@breaks("gradients")
+class TrainsTheBaseLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        site.module.bias.requires_grad_(True)
+
+
+@breaks("gradients", "parameter count", "DDP")
+class UnreachedLayer(LoRALayer):
+    def forward(self, x, y):
+        return y + self.scaling * F.linear(F.linear(x, self.lora_A.detach()), self.lora_B)
+
+
+@breaks("output moves", "gradients", "parameter count", "DDP")
+class UnusedLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.forgotten = nn.Parameter(torch.zeros(3))
+
+
+@breaks("merge")
+class MergesAnotherDeltaLayer(LoRALayer):
+    def delta_weight(self):
+        return 1.01 * super().delta_weight()
+
+
+@breaks("merge")
+class MergesInPlaceLayer(LoRALayer):
+    def merged(self, weight, bias):
+        bias += 0.5
+        return weight + self.delta_weight(), bias - 0.5
+
+
+@breaks("merge")
+class NotLinearLayer(LoRALayer):
+    def forward(self, x, y):
+        return y + self.scaling * F.linear(torch.tanh(F.linear(x, self.lora_A)), self.lora_B)
+
+
+def _grow(self, layers, step, total_steps):
+    for layer in layers:
+        layer.gain.mul_(1.1)
+
+
+@breaks("round trip", after_step=_grow)
+class ForgetsStateLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.register_buffer("gain", torch.ones(()), persistent=False)
+
+    def delta_weight(self):
+        return self.gain * super().delta_weight()
+
+    def forward(self, x, y):
+        return y + F.linear(x, self.delta_weight())
+
+
+@breaks("bf16")
+class IgnoresDtypesLayer(LoRALayer):
+    def forward(self, x, y):
+        return torch.lerp(y, super().forward(x, y), self.one)  # y is bf16, the weight is not
+
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.register_buffer("one", torch.ones(1))
+
+
+@breaks("bf16")
+class OverflowsLayer(LoRALayer):
+    def forward(self, x, y):
+        rough = y.dtype == torch.bfloat16
+        return super().forward(x, y) * (float("inf") if rough else 1.0)
+
+
+@breaks("fp64")
+class InSinglePrecisionLayer(LoRALayer):
+    def forward(self, x, y):
+        delta = self.delta_weight()
+        return y + F.linear(x, delta.float().to(delta.dtype))
+
+
+@breaks("fp64")
+class RoundedConstantLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.register_buffer("norm", site.weight().detach().float().norm())
+
+    def forward(self, x, y):
+        return super().forward(x, y * (self.norm / self.site.weight().norm()))
+
+
+@breaks("determinism")
+class GlobalNoiseLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        nn.init.normal_(self.lora_A)
+
+
+@breaks("determinism")
+class SameUnderEverySeedLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, torch.Generator().manual_seed(len(site.path) + sum(map(ord, site.path))))
+
+
+@breaks("determinism", shared=lambda self, sites, seed: {"number": len(sites)})
+class DependsOnOthersLayer(LoRALayer):
+    def __init__(self, site, config, rng, number):
+        super().__init__(site, config, rng)
+        nn.init.constant_(self.lora_A, 1 / number)
+
+
+@breaks("copy")
+class LambdaLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.activation = lambda x: x
+
+    def forward(self, x, y):
+        return self.activation(super().forward(x, y))
+
+
+@breaks("compile")
+class BreaksTheGraphLayer(LoRALayer):
+    def forward(self, x, y):
+        torch._dynamo.graph_break()
+        return super().forward(x, y)
+
+
+@breaks("compile")
+class ComputesAnotherWhenCompiledLayer(LoRALayer):
+    def forward(self, x, y):
+        return super().forward(x, y) * (2 if torch.compiler.is_compiling() else 1)
+
+
+@breaks("no host sync")
+class CopiesToHostLayer(LoRALayer):
+    def forward(self, x, y):
+        return y + F.linear(x, self.delta_weight().cpu().to(x.device))
+
+
+@breaks("no host sync", "compile")
+class ReadsAValueLayer(LoRALayer):
+    def forward(self, x, y):
+        return y if self.lora_B.abs().max().item() > 1e9 else super().forward(x, y)
+
+
+@breaks("parameter count")
+class MaskedLayer(LoRALayer):
+    def forward(self, x, y):
+        mask = torch.ones_like(self.lora_A)
+        mask[0] = 0
+        return y + self.scaling * F.linear(F.linear(x, mask * self.lora_A), self.lora_B)
+
+    def delta_weight(self):
+        return self.scaling * self.lora_B[:, 1:] @ self.lora_A[1:]
+
+
+@breaks("parameter count", param_groups=lambda self, layers, lr: [{"params": [x.lora_B for x in layers], "lr": lr}])
+class LeavesOneOutLayer(LoRALayer):
+    pass
+
+
+@breaks("slice")
+class NormOfTheWholeLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.scaling = self.scaling / site.module.weight.detach().square().sum().sqrt()
+
+    def delta_weight(self):
+        return self.scaling * (self.lora_B @ self.lora_A)
+
+    low_rank = AdapterLayer.low_rank  # LoRA's have a number as their scale
+
+
+@breaks("Conv1D")
+class RowsOfTheModuleLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        rows = site.module.weight.detach()[site.start : site.stop]
+        self.scaling = rows.square().sum() / site.out_features
+
+    def delta_weight(self):
+        return self.scaling * (self.lora_B @ self.lora_A)
+
+    low_rank = AdapterLayer.low_rank
+
+
+@breaks("learns")
+class ReversedGradientLayer(LoRALayer):
+    def forward(self, x, y):
+        delta = F.linear(x, self.delta_weight())
+        return y + 2 * delta.detach() - delta
+
+
+@breaks("meta device")
+class ReadsWeightsAtAttachLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.scaling = 1 + float(site.weight().detach().square().mean())
+
+
+def _shrink_by_batch(self, layers, step, total_steps):
+    with torch.no_grad():
+        for layer in layers:
+            layer.lora_B.mul_(1 - 0.1 * layer.seen.tanh())
+
+
+@breaks("DDP", after_step=_shrink_by_batch)
+class LocalStatisticsLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.register_buffer("seen", torch.zeros(()), persistent=False)
+
+    def forward(self, x, y):
+        self.seen.copy_(x.detach().square().mean())
+        return super().forward(x, y)

@@ -1,0 +1,106 @@
+"""Methods from outside the package, as an inventor would write them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from variants import AdapterLayer, Variant, registry
+
+
+class PiSSALayer(AdapterLayer):
+    """The principal singular triples train, the rest of W stays (arXiv 2404.02948)."""
+
+    def __init__(self, site, config, rng):
+        super().__init__(site, config)
+        dtype = torch.promote_types(site.dtype, torch.float32)
+        u, s, vt = torch.linalg.svd(site.weight().detach().to(dtype), full_matrices=False)
+        root = s[: config.r].sqrt()
+        self.lora_A = nn.Parameter(root[:, None] * vt[: config.r])
+        self.lora_B = nn.Parameter(u[:, : config.r] * root)
+
+    def delta_weight(self):
+        return self.lora_B @ self.lora_A
+
+
+@dataclass
+class PiSSA(Variant):
+    r: int = 4
+    layer = PiSSALayer
+    subtract_initial = True
+
+
+class IA3Layer(AdapterLayer):
+    """The output is scaled, bias included (arXiv 2205.05638)."""
+
+    def __init__(self, site, config, rng):
+        super().__init__(site, config)
+        self.scale = nn.Parameter(torch.ones(site.out_features))
+
+    def forward(self, x, y):
+        return y * self.scale
+
+    def merged(self, weight, bias):
+        return weight * self.scale[:, None], None if bias is None else bias * self.scale
+
+
+@dataclass
+class IA3(Variant):
+    target: str = "all-linear"
+    layer = IA3Layer
+
+
+class InputScaleLayer(AdapterLayer):
+    """The input is scaled: the base map sees another x."""
+
+    def __init__(self, site, config, rng):
+        super().__init__(site, config)
+        self.scale = nn.Parameter(torch.ones(site.in_features))
+
+    def pre(self, x):
+        return x * self.scale
+
+    def forward(self, x, y):
+        return y
+
+    def merged(self, weight, bias):
+        return weight * self.scale, bias
+
+
+@dataclass
+class InputScale(Variant):
+    layer = InputScaleLayer
+
+
+class BottleneckLayer(AdapterLayer):
+    """A small perceptron on the output: not linear, so that it cannot be merged (arXiv 1902.00751)."""
+
+    def __init__(self, site, config, rng):
+        super().__init__(site, config)
+        self.down = nn.Parameter(torch.randn(config.r, site.out_features, generator=rng) / math.sqrt(site.out_features))
+        self.up = nn.Parameter(torch.zeros(site.out_features, config.r))
+
+    def forward(self, x, y):
+        return y + F.linear(torch.tanh(F.linear(y, self.down)), self.up)
+
+
+@dataclass
+class Bottleneck(Variant):
+    r: int = 4
+    layer = BottleneckLayer
+    mergeable = False
+
+
+@dataclass
+class BitFit(registry.BaseVariant):
+    """Biases of the backbone train in place (arXiv 2106.10199)."""
+
+    def trainable(self, model):
+        return [name for name, _ in model.named_parameters() if name.endswith(".bias")]
+
+
+OUTSIDERS = [PiSSA, IA3, InputScale, Bottleneck, BitFit]

@@ -1,0 +1,39 @@
+"""Runs of the GLUE command as its tests plan them, carry them out and read them."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import torch
+from safetensors.torch import load_file
+
+from modules.benchmarks.glue import GLUE
+from modules.experiments.flags import make_parser
+from modules.experiments.plan import make_plan
+from modules.experiments.wishes import Wishes
+from modules.runs.config import RunConfig
+from variants.registry import resolve
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def planned(command: list[str], variant: str = "lora", **changes) -> list[RunConfig]:
+    """The runs that the command line would do."""
+    cls = resolve(variant)
+    wishes = Wishes.of(make_parser(cls, GLUE).parse_args(command), GLUE, cls)
+    wishes.variant = variant
+    plan = make_plan(dataclasses.replace(wishes, **changes), cls)
+    for run in plan.runs:
+        run.write()
+    return plan.runs
+
+
+def work(*runs: RunConfig, check: bool = True) -> subprocess.CompletedProcess:
+    """Carry the runs out in a worker process, as the command does."""
+    arguments = [sys.executable, "-m", "modules.launch.worker", runs[0].results_dir, *(run.id for run in runs)]
+    return subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=check, timeout=300)
+
+
+def adapter(run: RunConfig, which: str = "last") -> dict[str, torch.Tensor]:
+    return load_file(run.folder / which / "adapter.safetensors")

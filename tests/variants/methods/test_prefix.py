@@ -1,0 +1,52 @@
+"""What the three prefix methods share: generation with a cache, room for positions, known architectures."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tests.support.models import MODELS, inputs
+from tests.support.transformer_reference import P, trained
+from variants import PrefixEmbed, PrefixLayer, PrefixTuning, VariantError, attach
+
+
+@pytest.mark.parametrize("variant", [PrefixEmbed, PrefixLayer, PrefixTuning])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
+@torch.no_grad()
+def test_prefixes_generate_with_a_cache(name, variant) -> None:
+    """Token by token behind a cache gives what the whole text gives, padding on the left included."""
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MODELS[name]().config).eval()
+    for tensor in model.parameters():
+        tensor.add_(0.2 * torch.randn(tensor.shape))
+    ids = torch.randint(4, 50, (2, 6))
+    mask = torch.ones_like(ids)
+    mask[0, :2] = 0
+    options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1, "num_beams": 3, "eos_token_id": 49}
+    plain = model.generate(ids, attention_mask=mask, **options)
+    adapted = trained(model, variant(p=P))
+    texts = [model.generate(ids, attention_mask=mask, use_cache=on, **options) for on in (True, False)]
+    assert torch.equal(*texts) and not torch.equal(texts[0], plain)
+    with adapted.disabled():
+        assert torch.equal(model.generate(ids, attention_mask=mask, **options), plain)
+
+
+def test_a_prefix_needs_room() -> None:
+    model = MODELS["roberta"]()  # 40 positions, of which RoBERTa leaves two out
+    batch = inputs("roberta", length=30)
+    attach(model, PrefixTuning(p=8))
+    model(**batch)
+    model = MODELS["roberta"]()
+    attach(model, PrefixTuning(p=9))
+    with pytest.raises(VariantError, match="30 tokens and a prefix of 9 are more than the 38 positions"):
+        model(**batch)
+    attach(model := MODELS["llama"](), PrefixTuning(p=64))  # no table of positions: no such limit
+    model(**inputs("llama", length=30))
+
+
+@pytest.mark.parametrize("name", ["t5", "vit"])
+def test_prefixes_name_the_architectures_they_know(name) -> None:
+    with pytest.raises(VariantError, match=f"a prefix is known for bert, .*llama, not for {name}"):
+        attach(MODELS[name](), PrefixEmbed(p=2))

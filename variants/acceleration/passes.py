@@ -1,0 +1,101 @@
+"""Accelerated passes: everything of this folder, put in place for a while and taken away again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from variants.acceleration import adalora, dora  # noqa: F401 (they register their fast paths)
+from variants.acceleration.casts import lowered, lowered_stack
+from variants.acceleration.fast_paths import FORWARDS, PREPARATIONS, update_overrides
+from variants.acceleration.low_rank import add_products, added, product
+from variants.acceleration.merged_weight import merged_weights
+from variants.acceleration.overrides import Override, overriding
+from variants.acceleration.policy import few_kernels, plain
+from variants.acceleration.shared_input import forget, shared_inputs
+from variants.adapters.adapted_model import Adapted
+from variants.adapters.hooks import SiteAdapters
+from variants.adapters.stack import Stack
+from variants.layer import AdapterLayer
+
+_MAPS: WeakKeyDictionary[Adapted | Stack, tuple[tuple, list[Override]]] = WeakKeyDictionary()
+"""Of each handle: which adapter and excluded maps it was made for, and the overrides of frozen maps and norms."""
+
+
+@contextmanager
+def accelerated(handle: Adapted | Stack, exclude: Iterable[nn.Module] = ()) -> Iterator[None]:
+    """``with`` this, a forward pass, and its backward pass if you wish: the same to rounding, in fewer operations.
+
+    Trained tensors must not change inside: copies of them in the base's precision are made at the start.
+
+    Args:
+        handle: of the adapted model; nothing of it is changed for good.
+        exclude: maps to queries, keys or values that read another tensor than the other two of their attention.
+    """
+    stacked = isinstance(handle, Stack)
+    copies, rounded = (lowered_stack(handle), set()) if stacked else lowered(handle.layers)
+    merged = [] if stacked else list(merged_weights(handle.layers))
+    maps = (*_frozen_maps(handle, tuple(exclude)), *copies, *_adapters(handle, rounded), *merged)
+    with overriding(maps), overriding([] if stacked else _prepared(handle.layers)):  # the latter read the copies
+        try:
+            yield
+        finally:
+            forget()
+
+
+@contextmanager
+def accelerated_updates(handle: Adapted | Stack) -> Iterator[None]:
+    """``with`` this, what a variant does between passes: ``handle.penalty()`` and ``handle.after_step()``."""
+    with overriding(update_overrides(handle.variant)):
+        yield
+
+
+def _frozen_maps(handle: Adapted | Stack, exclude: tuple[nn.Module, ...]) -> list[Override]:
+    """Overrides of frozen maps that read one tensor, found once for each adapter."""
+    key = (handle if isinstance(handle, Stack) else handle.adapter, exclude)
+    known = _MAPS.get(handle)
+    if known is None or known[0][0] is not key[0] or known[0][1] != exclude:
+        adapted = (layer.site.module for layer in handle.layers)
+        known = _MAPS[handle] = key, list(shared_inputs(handle.model, adapted, exclude))
+    return known[1]
+
+
+def _adapters(handle: Adapted | Stack, rounded: set[nn.Module]) -> Iterator[Override]:
+    """Overrides of what the hooks call."""
+    for adapters in dict.fromkeys(layer.site.module.adapter for layer in handle.layers):
+        yield adapters, "compute", partial(_compute, adapters)
+        if adapters in rounded:  # nothing is in another precision: autocast has nothing to do
+            yield adapters, "forward", partial(_compute, adapters)
+
+
+def _compute(adapters: SiteAdapters, x: Tensor, y: Tensor) -> Tensor:
+    """As :meth:`SiteAdapters.compute`."""
+    layers = adapters.in_order
+    if adapters.cut.groups == 1 and (few_kernels(y) or (plain(y) and not adapters.whole)):  # of slices a copy is saved
+        firsts = [getattr(layer, "first", layer) for layer in layers]  # of stacked layers
+        if all(first.adds_low_rank and first.low_rank().outer is None for first in firsts):
+            return add_products(y, adapters.cut.spans, [product(layer, x) for layer in layers])
+    return SiteAdapters.compute(adapters, x, y, _forward)
+
+
+def _forward(layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """A layer's output by the fastest way there is for it."""
+    first = getattr(layer, "first", layer)  # of stacked layers
+    if first.adds_low_rank:
+        return added(layer, x, y)
+    fast: Callable[..., Tensor] | None = FORWARDS.get(type(first).forward)
+    return layer(x, y) if fast is None else fast(layer, x, y)
+
+
+def _prepared(layers: Iterable[AdapterLayer]) -> Iterator[Override]:
+    """What fast paths compute for all layers at the start of a pass."""
+    groups: dict[Callable, list[AdapterLayer]] = {}
+    for layer in layers:
+        groups.setdefault(type(layer).forward, []).append(layer)
+    for forward, group in groups.items():
+        if forward in PREPARATIONS:
+            yield from PREPARATIONS[forward](group)
