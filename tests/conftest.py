@@ -15,7 +15,25 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: several threads on
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports it: kernels are carried out in Python
 
+ROOT = Path(__file__).resolve().parents[1]
 TRAIN, DEV = 45, 11  # neither is a multiple of the batch size, nor of two processes
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Tests of a folder of accelerations go with the folder: ``tests/variants/acceleration`` with ``variants/...``."""
+    if collection_path.is_dir() and collection_path.name == "acceleration":
+        source = ROOT / collection_path.relative_to(ROOT / "tests")
+        return True if not (source / "__init__.py").is_file() else None
+    return None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of acceleration folders; skip those for a GPU where there is none."""
+    for item in items:
+        if "acceleration" in item.path.relative_to(ROOT).parts:
+            item.add_marker("acceleration")
+        if (gpu := item.get_closest_marker("gpu")) and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {gpu.args[0]}"))
 
 
 @pytest.fixture(autouse=True, scope="session")

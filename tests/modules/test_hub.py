@@ -42,6 +42,7 @@ def test_hub_that_is_down(online):
         assert not reachable_in(1)
 
 
+@pytest.mark.slow
 def test_name_look_up_that_hangs(online, monkeypatch):
     def hang(*_, **__):
         over.wait(30)

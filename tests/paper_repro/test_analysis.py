@@ -114,6 +114,7 @@ def test_a_run_names_its_backbone(runs: Path, tmp_path: Path, capsys) -> None:
     assert table(tmp_path / "less" / "similarity.csv") == table(tmp_path / "out" / "similarity.csv")
 
 
+@pytest.mark.slow
 def test_heat_maps_are_the_same_bytes_again(runs: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     folder = runs / "gpt2"

@@ -25,6 +25,7 @@ def command(*words, out):
     return guarded(lambda: efficiency.main([*words, "--device", "cpu", "--curves", "off", "--out", str(out)]))
 
 
+@pytest.mark.slow
 def test_command_writes_result_table_and_plot(tmp_path, monkeypatch):
     monkeypatch.setitem(measure.SCENARIOS, "tiny", Scenario("tiny", "tiny", 4, 16, methods=("lora",), modes=("eager",)))
     words = ["--scenarios", "tiny", "--ways", "limit,ours lora", "--rounds", "2"]

@@ -17,6 +17,7 @@ def call(*argv: str) -> int:
     return guarded(lambda: latency.main(list(argv)))
 
 
+@pytest.mark.slow
 def test_command_measures_a_model_of_random_weights(tmp_path, capsys) -> None:
     pytest.importorskip("matplotlib")
     words = ["--model", "embedded", "--settings", "2x8x20K,1x16", "--rounds", "2", "--out", str(tmp_path)]

@@ -49,6 +49,7 @@ class RowScale(Variant):
 """
 
 
+@pytest.mark.slow
 def test_command_checks_a_class_in_a_file_of_its_own(tmp_path) -> None:
     (tmp_path / "invention.py").write_text(INVENTION)
     script = (

@@ -173,6 +173,7 @@ def test_help_teaches_at_once(name):
     assert shown.endswith("False\n") and time.perf_counter() - start < 2
 
 
+@pytest.mark.slow
 def test_the_commands_run_as_modules(folders, tmp_path):
     saved("roberta", folders, tmp_path / "ours")
     command = [sys.executable, "-m", "variants.convert", tmp_path / "ours", tmp_path / "peft", "--to", "peft"]

@@ -21,7 +21,7 @@ from variants.methods.adalora import AdaLoRA
 from variants.registry import resolve
 from variants.sites.architectures import head_parameters
 
-GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+GPU = pytest.mark.gpu("CUDA graphs")
 VARIANTS = ("head", "lora", "adalora", "dora", "vera", "full", "bitfit", "adapter_h", "prefix_layer")
 
 

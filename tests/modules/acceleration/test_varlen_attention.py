@@ -18,7 +18,7 @@ from tests.support.models import MODELS
 from variants.acceleration.policy import for_graph
 
 MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: its attention of packed rows")
+needs_gpu = pytest.mark.gpu("its attention of packed rows")
 
 
 def row_by_row(query, key, value, lengths: list[int], heads: int, attend) -> torch.Tensor:
@@ -44,6 +44,7 @@ def test_attention_within_rows_is_pytorchs(first):
     assert torch.autograd.gradcheck(own, tokens)
 
 
+@pytest.mark.slow
 def test_dropout_leaves_weights_out_and_scales_the_others():
     places, count = Places.of(MASK.sum(1), heads=2), int(MASK.sum())
     torch.manual_seed(0)
@@ -139,6 +140,7 @@ class Case:
             torch.testing.assert_close(a, b, **close)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "dtype", "device"), WAYS)
 @pytest.mark.parametrize("first", [False, True])
 def test_attention_of_packed_rows_is_what_it_is_row_by_row(first, way, dtype, device):
@@ -146,6 +148,7 @@ def test_attention_of_packed_rows_is_what_it_is_row_by_row(first, way, dtype, de
     case.agree(dtype, case.found(), case.expected())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("way", "dtype", "device"), WAYS)
 @pytest.mark.parametrize("first", [False, True])
 def test_dropout_of_packed_rows(first, way, dtype, device):
@@ -243,6 +246,7 @@ for name, T, d, capability in ("bf16", 64, 64, 80), ("bf16", 128, 32, 90), ("fp3
 """
 
 
+@pytest.mark.slow
 @needs_triton
 def test_programs_compile():
     """For A100 and H100, without either: Triton brings NVIDIA's assembler."""

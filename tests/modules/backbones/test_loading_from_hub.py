@@ -4,6 +4,8 @@ import dataclasses
 import json
 import socket
 
+import pytest
+
 from modules.backbones.loading import load_backbone
 from modules.benchmarks.glue.tasks import TASKS
 from tests.support.hub_server import HubServer, tiny_glue
@@ -28,6 +30,7 @@ attempt(HubSource("tiny/turned").load, rte)
 """
 
 
+@pytest.mark.slow
 def test_hub(tmp_path, roberta, folder):
     turned = dataclasses.replace(TASKS["rte"], labels=TASKS["rte"].labels[::-1])
     repos = {
@@ -60,6 +63,7 @@ def test_hub(tmp_path, roberta, folder):
     assert not any("\n" in error for error in errors)
 
 
+@pytest.mark.slow
 def test_hub_down_and_nothing_cached(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -72,6 +76,7 @@ def test_hub_down_and_nothing_cached(tmp_path):
         assert "\n" not in message and seconds < 5
 
 
+@pytest.mark.slow
 def test_hub_that_never_answers(tmp_path):
     with HubServer({}, mute=True) as server:
         (line,) = run("attempt(load_backbone, 'tiny/roberta', TASKS['rte'])", server.url, tmp_path)

@@ -47,6 +47,7 @@ def test_limit_without_padding_computes_the_limits_loss():
     assert "limit graphs" in names and not any(name.startswith(implementations.LIMIT_PACKED) for name in names)
 
 
+@pytest.mark.slow
 def test_bf16_keeps_what_trains_in_fp32():
     master = shapes.build(ROBERTA, CPU)
     options = {m: implementations.METHODS[m] | SMALL.get(m, {}) for m in implementations.METHODS}

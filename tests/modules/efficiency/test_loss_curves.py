@@ -7,6 +7,7 @@ from modules.efficiency.measure import Scenario
 from tests.support.efficiency import CPU, SMALL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", ["tiny", "tiny-gpt2"])
 def test_losses_equal_pefts(shape, monkeypatch):
     monkeypatch.setattr(loss_curves, "STEPS", 12)
@@ -20,6 +21,7 @@ def test_losses_equal_pefts(shape, monkeypatch):
         assert end < start  # something was learnt
 
 
+@pytest.mark.slow
 def test_curves_tell_another_computation(monkeypatch):
     from variants.methods.lora import LoRALayer
 
@@ -31,6 +33,7 @@ def test_curves_tell_another_computation(monkeypatch):
     assert min(record["gradient"], rounded["gradient"]) > 0.1
 
 
+@pytest.mark.slow
 def test_bf16_has_medians_over_starts_and_what_rounding_does_to_pefts(monkeypatch):
     monkeypatch.setattr(loss_curves, "STEPS", 6)
     scenario = Scenario("t", "tiny", 4, 16, methods=("lora",))

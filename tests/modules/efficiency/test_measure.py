@@ -1,5 +1,6 @@
 """Measurements: every implementation of a scenario has its row, also one that fails."""
 
+import pytest
 import torch
 
 from modules.efficiency import implementations, report, shapes
@@ -7,6 +8,7 @@ from modules.efficiency.measure import Scenario
 from tests.support.efficiency import CPU, ROBERTA, SMALL, measured
 
 
+@pytest.mark.slow
 def test_ways_of_one_library_train_as_much_as_the_other():
     found = measured(Scenario("t", "tiny", 4, 16, modes=("eager",), options=SMALL))["ways"]
     for method in implementations.METHODS:
@@ -15,6 +17,7 @@ def test_ways_of_one_library_train_as_much_as_the_other():
     assert all(len(record["rounds_ms"]) == 3 for record in found.values())
 
 
+@pytest.mark.slow
 def test_a_way_that_fails_is_a_row_and_stops_nobody():
     scenario = Scenario("t", "tiny", 4, 16, methods=("lora",), modes=("graphs", "eager"))
     found = measured(scenario, ("ours", "limit"))["ways"]

@@ -33,7 +33,7 @@ def test_warming_up_between_steps_leaves_no_trace(method):
         assert torch.equal(warmed(batch), plain(batch))
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+@pytest.mark.gpu("CUDA graphs")
 @pytest.mark.parametrize("method", implementations.METHODS)
 def test_graphs_of_several_shapes_are_the_eager_step(method):
     device = torch.device("cuda")

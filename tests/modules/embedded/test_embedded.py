@@ -49,6 +49,7 @@ def data() -> dict:
 
 
 # --- the generator ---------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("hash_seed", ["1", "2"])
 def test_content_is_pinned_and_needs_no_torch(hash_seed):
     run = subprocess.run([sys.executable, "-c", TORCH_FREE], cwd=ROOT, capture_output=True, text=True, check=True,
@@ -56,6 +57,7 @@ def test_content_is_pinned_and_needs_no_torch(hash_seed):
     assert json.loads(run.stdout) == GOLDEN
 
 
+@pytest.mark.slow
 def test_seed_changes_the_content(data):
     assert generate("rte", seed=1)["train"][0] != data["rte"]["train"][0]
     assert generate("rte", seed=0) == data["rte"]
@@ -92,6 +94,7 @@ def test_evaluation_uses_words_that_training_never_shows(data, task):
         assert len(country & used("validation_mismatched")) == len(country) == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["mnli", "rte", "mrpc", "qnli", "qqp"])
 def test_the_same_text_never_has_two_labels(task):
     from modules.embedded.glue import TASKS
@@ -233,6 +236,7 @@ def tokenizer():
     return AutoTokenizer.from_pretrained(ROBERTA)
 
 
+@pytest.mark.slow
 def test_the_tokenizer_knows_every_word_and_fits_the_model(data, tokenizer):
     assert (tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1, 2)
     assert tokenizer("The king.", "The duke.")["input_ids"][:1] == [0]

@@ -11,6 +11,7 @@ from modules.experiments.command import main
 from variants import LoRA
 
 
+@pytest.mark.slow
 def test_glue_picks_says_and_records(command, tmp_path, capsys) -> None:
     assert main([*command, "--variant", "adapter_p", "--budget", "600", "--epochs", "1"], GLUE) == 0
     shown = capsys.readouterr().out

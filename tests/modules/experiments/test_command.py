@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
 from modules.runs.results import ResultStore
 
 ROOT = Path(__file__).resolve().parents[3]
-SCRIPT = str(ROOT / "paper_repro" / "glue.py")
+GLUE = str(ROOT / "paper_repro" / "glue.py")
 
 
 def python(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -24,7 +23,7 @@ def python(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 def test_help_comes_without_torch_and_teaches():
-    done = python("-X", "importtime", SCRIPT, "--help", check=True)
+    done = python("-X", "importtime", GLUE, "--help", check=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
     assert "jsonargparse" in imported and not imported & {"torch", "lightning", "transformers", "numpy"}
     for text in ("--variant", "--r R", "rank of the update", "(default: 8)", "--epochs", "--trainer", "examples:"):
@@ -35,7 +34,7 @@ def test_help_comes_without_torch_and_teaches():
     "variant, option", [("adalora", "--target_r"), ("dora", "--dropout_mode"), ("vera", "--d_init")]
 )
 def test_help_shows_the_options_of_the_chosen_variant(variant, option, capsys):
-    assert main(["--variant", variant, "--help"], GLUE) == 0
+    assert main(["--variant", variant, "--help"]) == 0
     assert option in capsys.readouterr().out
 
 
@@ -47,7 +46,7 @@ def test_variants_imports_neither_lightning_nor_transformers():
 
 MISTAKES = {
     "unknown variant": (["--variant", "lorra"], "unknown variant 'lorra'; did you mean lora"),
-    "option of another variant": (["--variant", "head", "--r", "8"], "--r is an option of lora.*, not of"),
+    "option of another variant": (["--variant", "head", "--r", "8"], "--r is an option of .*, lora.*, not of"),
     "unknown option": (["--batchsize", "3"], "unknown option --batchsize; did you mean --batch_size"),
     "r of 0": (["--r", "0"], "r must be at least 1, not 0"),
     "r not a number": (["--r", "eight"], "--r must be int, not 'eight'"),
@@ -71,21 +70,23 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_line_and_exit_code_2(mistake, capsys, tmp_path):
     arguments, message = MISTAKES[mistake]
-    assert main([*arguments, "--results_dir", str(tmp_path)], GLUE) == 2
+    assert main([*arguments, "--results_dir", str(tmp_path)]) == 2
     error = capsys.readouterr().err.strip()
     assert re.fullmatch("error: [^\n]*", error) and re.search(message, error), error
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_mistakes_that_only_the_run_can_see_get_one_line_too(command, capfd):
-    assert main([*command, "--r", "17"], GLUE) == 2  # the tiny model is 16 wide
+    assert main([*command, "--r", "17"]) == 2  # the tiny model is 16 wide
     error = capfd.readouterr().err
     assert "error: rte lora seed 0: r=17 is more than roberta.encoder.layer.0.attention.self.query allows" in error
     assert "Traceback" not in error
 
 
+@pytest.mark.slow
 def test_a_target_that_matches_nothing_names_the_nearest(command, capfd):
-    assert main([*command, "--target", "querry"], GLUE) == 2
+    assert main([*command, "--target", "querry"]) == 2
     assert "target='querry' matches no linear map; the nearest are query" in capfd.readouterr().err
 
 
@@ -96,7 +97,7 @@ def test_malformed_tsv_names_file_and_line(command, tiny_tsv, tmp_path, capsys):
         (broken / name).write_text((tiny_tsv / "RTE" / name).read_text())
     with open(broken / "dev.tsv", "a") as file:
         file.write("11\tonly two cells\n")
-    assert main([*command, "--data_dir", str(tmp_path / "glue")], GLUE) == 2
+    assert main([*command, "--data_dir", str(tmp_path / "glue")]) == 2
     assert re.search(r"dev\.tsv:13: expected 4 tab-separated columns, found 2", capsys.readouterr().err)
 
 
@@ -108,15 +109,16 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(command, capfd, monkeyp
         file.write("x" * 100_000)
     assert is_user_error(caught.value) and "No space left" in one_line(caught.value)
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    assert main([*command, "--results_dir", str(tmp_path / "full")], GLUE) == 2
+    assert main([*command, "--results_dir", str(tmp_path / "full")]) == 2
     assert "cannot write" in capfd.readouterr().err and not list((tmp_path / "full").rglob("*.json"))
 
 
+@pytest.mark.slow
 def test_without_gpu_the_first_lines_name_the_embedded_source(tmp_path, capfd):
     """The plain command, cut short: what it takes, where it writes, the published row beside ours."""
     flags = ["--tasks", "rte", "--trainer.accelerator", "cpu", "--trainer.limit_train_batches", "4", "--epochs", "1"]
     flags += ["--preset", "embedded", "--results_dir", str(tmp_path), "--wandb", "off"]
-    assert main([*flags, "--variant", "lora", "--r", "8"], GLUE) == 0
+    assert main([*flags, "--variant", "lora", "--r", "8"]) == 0
     out = capfd.readouterr().out
     assert "embedded-roberta" in out.splitlines()[0] and "rte lora seed 0: epoch 1/1" in out
     table = (tmp_path / "tables" / "glue.md").read_text()
@@ -141,6 +143,7 @@ def readme_variant() -> str:
     return re.search(r"```python\n(# my_file\.py.*?)```", text, re.S)[1]
 
 
+@pytest.mark.slow
 def test_the_readmes_variant_trains_saves_reloads_merges_and_is_in_the_table(command, tmp_path, monkeypatch, capfd):
     source = readme_variant()
     assert len(source.splitlines()) <= 30
@@ -148,7 +151,7 @@ def test_the_readmes_variant_trains_saves_reloads_merges_and_is_in_the_table(com
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     sys.modules.pop("my_file", None)
-    assert main([*command, "--variant", "my_file:MyVariant", "--r", "2", "--lr", "0.01"], GLUE) == 0
+    assert main([*command, "--variant", "my_file:MyVariant", "--r", "2", "--lr", "0.01"]) == 0
     name = sys.modules["my_file"].MyVariant.name
     assert name in (tmp_path / "results" / "tables" / "glue.md").read_text()
     (result,) = ResultStore(tmp_path / "results").all()
@@ -172,6 +175,7 @@ def test_the_readmes_variant_trains_saves_reloads_merges_and_is_in_the_table(com
     assert any(t.abs().sum() > 0 for t in load_file(best / "adapter.safetensors").values())
 
 
+@pytest.mark.slow
 def test_an_entry_point_names_a_variant(tmp_path, monkeypatch):
     """A package that declares the group ``lora_variants`` adds a name to --variant."""
     (tmp_path / "my_file.py").write_text(readme_variant())
@@ -198,6 +202,7 @@ def test_editing_a_variant_makes_a_new_run(command, tmp_path, monkeypatch):
     assert before.id != after.id
 
 
+@pytest.mark.slow
 def test_the_papers_preset_runs_from_the_hub(tmp_path):
     """The command itself against a local Hub: RoBERTa's id, the data set's id, the paper's recipe, MNLI first."""
     from tests.support.hub_server import HubServer, tiny_glue, tiny_roberta
@@ -209,7 +214,7 @@ def test_the_papers_preset_runs_from_the_hub(tmp_path):
             environment.pop(name, None)
         flags = ["--preset", "paper", "--tasks", "rte", "--seeds", "0", "--epochs", "1", "--wandb", "off"]
         flags += ["--trainer.accelerator", "cpu", "--results_dir", str(tmp_path / "results")]
-        done = python(SCRIPT, *flags, env=environment)
+        done = python(GLUE, *flags, env=environment)
     assert done.returncode == 0, done.stderr
     assert "FacebookAI/roberta-base (hub)" in done.stdout and "nyu-mll/glue" in done.stdout
     assert done.stdout.index("mnli lora seed 0") < done.stdout.index("rte lora seed 0")
@@ -219,12 +224,13 @@ def test_the_papers_preset_runs_from_the_hub(tmp_path):
     assert rte.overrides == {"epochs": 1} and rte.training["weight_decay"] == 0.1
 
 
+@pytest.mark.slow
 def test_no_hub_under_preset_paper_is_one_line_within_seconds(tmp_path):
     """Nothing listens on the endpoint: the line names it and the mend; the look takes at most five seconds."""
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
     environment.pop("HF_HUB_OFFLINE", None)
     start = time.time()
-    done = python(SCRIPT, "--preset", "paper", "--tasks", "rte", "--results_dir", str(tmp_path / "r"), env=environment)
+    done = python(GLUE, "--preset", "paper", "--tasks", "rte", "--results_dir", str(tmp_path / "r"), env=environment)
     assert done.returncode == 2 and time.time() - start < 30  # imports on a busy machine included
     assert re.fullmatch(
         r"error: the Hub \(http://127.0.0.1:9\) cannot be reached[^\n]*--preset embedded[^\n]*\n", done.stderr

@@ -60,6 +60,7 @@ def test_mistakes_are_one_line(argv, words, capsys):
     assert words in (err := capsys.readouterr().err) and err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_a_table_is_run_and_fills(tiny_model, tiny_tsv, tmp_path, capsys, monkeypatch):
     """A task of the row of LoRA's Table 2 on a model that has its name; what is done is not done again."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the workers

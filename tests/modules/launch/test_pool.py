@@ -56,6 +56,7 @@ def test_workers_take_the_gpus_in_turn(monkeypatch, tmp_path):
     assert started == [("a", None)], "a run that is alone may use what it likes"
 
 
+@pytest.mark.slow
 def test_workers_end_with_the_command(command, tmp_path):
     """SIGTERM to the command, as a scheduler sends it, leaves no process training."""
     process = subprocess.Popen(
@@ -72,6 +73,7 @@ def test_workers_end_with_the_command(command, tmp_path):
     assert stamps == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
 
+@pytest.mark.slow
 def test_a_failing_worker_is_reported(tmp_path, capfd):
     assert run_workers(["no-such-run"], str(tmp_path), jobs=1) == 1
 

@@ -128,6 +128,7 @@ def test_the_held_out_loss_is_that_of_the_whole_stream():
     assert held_out_loss(model, stream[:8], 8) is None
 
 
+@pytest.mark.slow
 def test_the_script_writes_a_folder_that_e2e_trains_from(bpe, files, tmp_path, monkeypatch, capsys):
     from modules.backbones.loading import load_language_model
     from modules.benchmarks.e2e import E2E

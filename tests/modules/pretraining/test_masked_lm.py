@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from modules.embedded import ROBERTA
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
+@pytest.mark.slow
 def test_pretraining_script_writes_a_loadable_folder(tmp_path):
     from transformers import AutoModel, AutoTokenizer
 
@@ -75,6 +77,7 @@ def test_masking_asks_for_words_that_the_row_had_and_keeps_the_rest():
     assert (positions > length[:, None] + 2)[chosen].float().mean() > 0.7
 
 
+@pytest.mark.slow
 def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
     """Killed in the middle and started again, against an unbroken one."""
     import time

@@ -44,11 +44,13 @@ def counted() -> list[parameter_counts.CountedRow]:
     return [parameter_counts.count(row, built[row.model]) for row in rows]
 
 
+@pytest.mark.slow
 def test_every_count_is_its_arithmetic(counted) -> None:
     wrong = [(r.table, r.model, r.method, r.counted) for r in counted if r.variant and value(r.arithmetic) != r.counted]
     assert not wrong
 
 
+@pytest.mark.slow
 def test_every_count_is_the_print_or_explained(counted) -> None:
     assert not [(r.table, r.method) for r in counted if r.variant and not r.follows and not r.remark]
     assert not [(r.table, r.method) for r in counted if not r.variant and r.counted is not None]
@@ -60,6 +62,7 @@ def test_each_row_is_there_once() -> None:
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.slow
 def test_the_totals_of_the_models() -> None:
     """As transformers' users know them; GPT-3 and the heads' sizes from the shapes."""
     models, _ = parameter_counts.published_counts()
@@ -119,6 +122,7 @@ def test_a_print_is_taken_at_its_digits(count, text, total, follows) -> None:
     assert parameter_counts.rounds_to(count, text, total) == follows
 
 
+@pytest.mark.slow
 def test_released_files_are_of_the_size_that_is_counted(counted) -> None:
     """The LoRA authors' files, head included where there is one: 3.4 and 1.5 MB (their README means MiB)."""
     found = {(r.model, r.table): r for r in counted if r.method == "LoRA"}
@@ -133,6 +137,7 @@ def test_file_size_is_that_of_a_file(variant, tmp_path) -> None:
     assert parameter_counts.file_bytes(parameter_counts._in_file(adapted)) == (tmp_path / TENSORS).stat().st_size
 
 
+@pytest.mark.slow
 def test_bytes_of_training(counted) -> None:
     (row,) = [r for r in counted if r.table == "VeRA, Table 2" and r.model == "roberta-base" and r.method == "VeRA"]
     trained = 43008 + 592130

@@ -31,6 +31,7 @@ def results(variants=("full", "lora"), tasks=("rte", "cola"), seeds=3, score=0.6
     ]
 
 
+@pytest.mark.slow
 def test_the_same_data_give_the_same_bytes_and_are_not_drawn_again(tmp_path, monkeypatch):
     runs = results()  # `run` numbers its ids, so the same objects stand for the same files
     first = write_plots(tmp_path / "a", build(runs, GLUE))
@@ -100,10 +101,12 @@ def test_rank_study_is_recognised_and_laid_out_as_the_papers():
     assert target_name("v, q") == "q,v" and target_name("attn") == "q,k,v,o" and target_name("*.dense") == "*.dense"
 
 
+@pytest.mark.slow
 def test_what_is_shipped_is_what_the_script_writes(capsys):
     assert tables.main(["--check"]) == 0, capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_check_finds_a_changed_table_and_leaves_it(tmp_path, capsys):
     folder = tmp_path / "set"
     shutil.copytree(REFERENCE / "embedded-e2e", folder)

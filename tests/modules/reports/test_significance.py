@@ -116,6 +116,7 @@ def test_holm_by_hand_and_its_intervals_agree():
             assert d.supported == (d.low > 0 or d.high < 0)
 
 
+@pytest.mark.slow
 def test_equal_variants_are_rarely_called_different():
     """Level of the whole comparison under the null: 4 equal rows, 3 tasks of unlike levels and spreads, 3 seeds."""
     draw, wrong, rounds = random.Random(2), 0, 300

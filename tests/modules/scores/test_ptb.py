@@ -83,6 +83,7 @@ def test_captions_lose_punctuation_but_keep_brackets(monkeypatch):
     assert captions(["one\u2028line"]) == ["one line"]
 
 
+@pytest.mark.slow
 @given(st.lists(st.text(max_size=40).filter(lambda text: len(f"a{text}b".splitlines()) == 1), max_size=5))
 @settings(deadline=None, max_examples=100)
 def test_any_text_keeps_its_lines(lines):
@@ -116,6 +117,7 @@ def test_known_tokens_are_stanfords():
     assert [line.rstrip(" ").replace("\xa0", "␣") for line in got] == list(KNOWN.values())
 
 
+@pytest.mark.slow
 @stanfords
 def test_stanfords_tokens_of_odd_lines():
     lines = odd_lines(1500, seed=0)
@@ -123,6 +125,7 @@ def test_stanfords_tokens_of_odd_lines():
     assert [(a, b, c) for a, b, c in zip(lines, theirs, tokenize(lines), strict=True) if b != c] == []
 
 
+@pytest.mark.slow
 @stanfords
 @pytest.mark.skipif("E2E_DIR" not in os.environ, reason="E2E_DIR does not name a folder of the E2E challenge's files")
 @pytest.mark.parametrize("name", ["devset.csv", "testset_w_refs.csv", "lora_format/test.txt"])

@@ -24,6 +24,7 @@ def test_official_numbers_without_java(case, no_java):
         assert name == "METEOR" or f"{values[name]:.4f}" == f"{number:.4f}", name
 
 
+@pytest.mark.slow
 @with_meteor
 def test_official_numbers_with_java():
     outputs, references, official = OFFICIAL["several references"]
@@ -31,6 +32,7 @@ def test_official_numbers_with_java():
     assert missing == {} and [f"{value:.4f}" for value in values.values()] == [f"{number:.4f}" for number in official]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("E2E_DIR" not in os.environ, reason="E2E_DIR does not name a folder of the E2E challenge's files")
 def test_official_numbers_on_the_real_test_set(no_java, tmp_path):
     """The system under test says one reference of each input without every seventh word (METEOR: 0.4911)."""

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from modules.benchmarks.glue import GLUE
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 from tests.support.runs import ENVIRONMENT, adapter, planned, work
@@ -46,6 +45,7 @@ def test_the_kept_adapter_scores_what_the_result_says(command, variant):
     assert result.best["accuracy"] == pytest.approx(hits / len(rows), abs=1e-9)
 
 
+@pytest.mark.slow
 def test_the_result_holds_what_settles_a_comparison(command):
     (run,) = planned(command)
     work(run)
@@ -124,6 +124,7 @@ def test_a_parameter_without_gradient_is_named(command, monkeypatch):
 # ---- killed and resumed -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
     """SIGKILL after some epoch, start again: figures and weights are those of an unbroken run, bit for bit."""
     flags = [*command, "--epochs", "12"]
@@ -149,23 +150,25 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
         assert a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.slow
 def test_what_is_done_is_not_done_again(command):
     from modules.experiments.command import main
 
-    assert main([*command, "--variant", "head"], GLUE) == 0
+    assert main([*command, "--variant", "head"]) == 0
     results = Path(command[5])
     (file,) = (results / "runs").glob("*.json")
     stamp = file.stat().st_mtime_ns
-    assert main([*command, "--variant", "head"], GLUE) == 0
+    assert main([*command, "--variant", "head"]) == 0
     assert file.stat().st_mtime_ns == stamp
     file.write_text(file.read_text()[:100])  # half a file: moved aside, and run again
-    assert main([*command, "--variant", "head"], GLUE) == 0
+    assert main([*command, "--variant", "head"]) == 0
     assert json.loads(file.read_text())["id"] == file.stem
     assert list((results / "runs").glob("*.corrupt-*"))
-    assert main([*command, "--variant", "head", "--force"], GLUE) == 0
+    assert main([*command, "--variant", "head", "--force"]) == 0
     assert file.stat().st_mtime_ns != stamp
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_list(command):
     """Each run is done once: the second worker finds it locked or done."""
     runs = [run for seed in "01" for run in planned([*command, "--variant", "head", "--seeds", seed], "head")]
@@ -182,6 +185,7 @@ def test_two_workers_share_a_list(command):
 # ---- several processes ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["adalora", "full"])
 def test_two_processes_compute_what_one_does(command, tmp_path, variant):
     """Uneven last batches in training and evaluation; losses, metrics and weights agree to 1e-5."""
@@ -200,6 +204,7 @@ def test_two_processes_compute_what_one_does(command, tmp_path, variant):
     assert results[0].variant_metrics == results[1].variant_metrics  # AdaLoRA's ranks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path, precision):
     """Eight rows at once, or four and four: the allocator sees the same gradients."""
@@ -218,6 +223,7 @@ def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path, p
 # ---- starting from MNLI --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_mrpc_starts_from_the_mnli_run_of_the_same_seed(command):
     from modules.training.setup import start_from
 

@@ -105,6 +105,7 @@ def both(command: list[str], variant: str, tmp_path: Path) -> list[RunConfig]:
     return stacked
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lora", "dora", "vera", "adalora", "head", "bitfit", "adapter_h", "outside"])
 def test_three_stacked_seeds_equal_three_runs(command, tmp_path, outside, variant):
     stacked = both(command, outside if variant == "outside" else variant, tmp_path)
@@ -114,6 +115,7 @@ def test_three_stacked_seeds_equal_three_runs(command, tmp_path, outside, varian
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lora", "adalora"])
 def test_so_they_do_on_the_path_of_cuda_graphs(command, tmp_path, graphed, variant):
     both(command, variant, tmp_path)
@@ -132,6 +134,7 @@ def of_rows(self, query, key, value, scale, dropout, first):
     return torch.cat(mixed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("variant", "side_by_side"), [("lora", False), ("dora", True), ("adapter_h", False)])
 def test_so_they_do_packed_as_on_a_gpu(command, tmp_path, graphed, monkeypatch, variant, side_by_side):
     """One seed alone and two stacked: few lengths of batches, parts that are filled up, an evaluation's one part

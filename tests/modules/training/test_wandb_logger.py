@@ -6,6 +6,7 @@ from modules.runs.results import ResultStore
 from tests.support.runs import ENVIRONMENT, planned, work
 
 
+@pytest.mark.slow
 def test_wandb_offline_keeps_the_run_and_its_id(command, tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))

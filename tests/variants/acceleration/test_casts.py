@@ -111,7 +111,7 @@ def test_stacked(variant):
         assert abs(same - loss) <= limit * abs(loss) and distance(found, gradients) < limit
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a branch of a CUDA graph needs a GPU")
+@pytest.mark.gpu("a branch of a CUDA graph")
 @pytest.mark.parametrize("variant", [LoRA(r=4), AdaLoRA(init_r=12, target_r=8), DoRA(r=8)], ids=lambda v: v.name)
 @pytest.mark.parametrize("build", [roberta, gpt2])
 def test_gradients_computed_beside_the_rest(build, variant, monkeypatch):

@@ -50,11 +50,13 @@ def test_holds(item: str, name: str) -> None:
         assert finding.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_ddp_equals_one_process(ddp: dict[str, str], name: str) -> None:
     assert ddp[name] == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cls", BROKEN, ids=lambda cls: cls.__name__)
 def test_each_break_is_seen(cls: type[Variant], ddp: dict[str, str]) -> None:
     found = {f.property: f.reason for f in check(cls, ALONE) if f.status == FAILED}

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:PEFT be
 RELEASED = os.environ.get("LORALIB_FILE")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not RELEASED, reason="LORALIB_FILE does not name the authors' roberta_base_lora_mnli.bin")
 def test_the_authors_released_file_loads_whole_and_writes_back_equal(tmp_path):
     base = dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072)

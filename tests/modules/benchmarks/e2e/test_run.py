@@ -66,7 +66,7 @@ def planned(command: list[str], variant: str = "lora", **changes) -> RunConfig:
         model=flags.model,
         data_dir=flags.data_dir,
         seeds=seeds_of(flags.seeds),
-        training={name: flags[name] for name in E2E.settings.flags() if flags[name] is not None},
+        training={name: flags[name] for name in E2E.settings if flags[name] is not None},
         trainer=flags.trainer or {},
         results_dir=flags.results_dir,
         wandb=flags.wandb,
@@ -103,6 +103,7 @@ def scores(result: RunResult) -> dict:
 # ---- seeds that are stacked ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lora", "dora", "adalora", "vera", "bitfit", "adapter_h", "adapter_l"])
 def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_path, variant):
     """Batches of unequally many targets; the epoch that is decoded is not the last one of every seed."""
@@ -161,9 +162,10 @@ def test_a_run_leaves_outputs_scores_and_what_settles_a_comparison(command, e2e_
     model, tokenizer, _ = load_language_model(run.backbone["spec"], E2E.embedded())
     load(model, run.folder / "best", strict=True)
     contexts = [ids + [tokenizer.eos_token_id] for ids in tokenizer(mrs)["input_ids"]]
-    assert decode(model, contexts, tokenizer, Decoding.of(E2E.settings.of(run.training), tokenizer)) == outputs
+    assert decode(model, contexts, tokenizer, Decoding.of(run.training, tokenizer)) == outputs
 
 
+@pytest.mark.slow
 def test_the_last_epoch_is_scored_where_the_recipe_says_so(command, tmp_path):
     from modules.training.run import run as train
 
@@ -185,7 +187,7 @@ def test_the_frozen_model_is_scored_as_it_is(command):
     model, tokenizer, _ = load_language_model(run.backbone["spec"], E2E.embedded())
     rows = FolderSource(run.data["spec"]).load(E2E.tasks["e2e"])["test"]
     contexts = inputs_of(rows, tokenizer, "authors").ids
-    assert decode(model, contexts, tokenizer, Decoding.of(E2E.settings.of(run.training), tokenizer)) == outputs_of(run)
+    assert decode(model, contexts, tokenizer, Decoding.of(run.training, tokenizer)) == outputs_of(run)
 
 
 def test_both_forms_of_the_data_are_one_run(command, tmp_path):
@@ -211,6 +213,7 @@ def killed_when(run: RunConfig, ready) -> None:
     assert not ResultStore(run.results_dir).done(run.id), "it ended before it could be killed"
 
 
+@pytest.mark.slow
 def test_killed_in_training_and_again_in_decoding_it_gives_the_very_same(command, tmp_path):
     flags = [*command, "--epochs", "4", "--max_new_tokens", "24"]
     whole = planned(flags)
@@ -233,6 +236,7 @@ def test_killed_in_training_and_again_in_decoding_it_gives_the_very_same(command
 # ---- several processes --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_outputs_and_weights_of_one(command, tmp_path):
     command, options = [*command, "--batch_size", "7"], {"dropout": 0.0}  # each process has dropout masks of its own
     one = planned(command, options=options)
@@ -270,6 +274,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(mistake, command, capsys, tmp_p
     assert re.fullmatch("error: [^\n]*", error) and re.search(message, error), error
 
 
+@pytest.mark.slow
 def test_an_output_that_does_not_fit_the_positions_is_one_line(command, capfd):
     assert main([*command, "--max_new_tokens", "90"], E2E) == 2
     error = capfd.readouterr().err
@@ -286,6 +291,7 @@ def test_help_comes_without_torch():
         assert text in done.stdout
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_published_rows_beside_ours(command, capfd, tmp_path):
     assert main(command, E2E) == 0
     out = capfd.readouterr().out
@@ -299,6 +305,7 @@ def test_the_command_prints_the_published_rows_beside_ours(command, capfd, tmp_p
 # ---- decoded again ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_finished_run_is_decoded_again_without_training(command, tmp_path, monkeypatch, capsys):
     """The run's own settings give its own outputs; others give what a run trained with them gives."""
     from modules.training.run import run as train

@@ -24,6 +24,7 @@ def real(*parts: str) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_the_real_files_of_both_forms_give_the_same_rows():
     official, authors = FolderSource(real()), FolderSource(real("lora_format"))
     first, second = official.load(TASK), authors.load(TASK)
@@ -121,6 +122,7 @@ def as_parquet(columns: tuple[str, str]) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.slow
 def test_the_hub(tmp_path):
     """The converted branch of the real repository's layout; then from the cache, with the server gone."""
     repos = {

@@ -159,6 +159,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
     generator = torch.Generator().manual_seed(0)
     truth = torch.rand(11, generator=generator) * 5
