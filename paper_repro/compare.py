@@ -3,23 +3,26 @@
     python paper_repro/compare.py configs/compare/minilm.yaml --model FOLDER --data_dir GLUE_TSVS
     python paper_repro/compare.py configs/compare/e2e.yaml --model FOLDER --data_dir E2E_CSVS --jobs 8
     python paper_repro/compare.py configs/compare/rank-study.yaml --model FOLDER --data_dir GLUE_TSVS
-    python paper_repro/compare.py PLAN --model FOLDER --budget 18K,74K     # every variant at two equal sizes
-    python paper_repro/compare.py PLAN --model FOLDER --plan               # what is missing, and its steps
+    python paper_repro/compare.py FILE --model FOLDER --budget 18K,74K     # every variant at two equal sizes
+    python paper_repro/compare.py FILE --model FOLDER --plan               # what is missing, and its steps
 
 The learning rate of a row is the one of its grid with the best mean dev figure over the tuning tasks, with a seed that
 the comparison itself does not use; a grid of one value needs no tuning. Tuning runs lie under RESULTS_DIR/tuning, the
 chosen recipes under RESULTS_DIR/recipes, the runs of the comparison and its table under RESULTS_DIR. What is done is
-not done again. configs/README.md explains the plan file. With several GPUs the --jobs runs are spread over them.
+not done again. configs/README.md explains the comparison file. With several GPUs the --jobs runs are spread over them.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from modules.benchmarks.base import benchmark
 from modules.command_line import guarded
 from modules.experiments.comparison import Comparison, read
+from modules.experiments.wishes import Wishes
 from modules.launch.pool import default_jobs
 from modules.reports.show import show_table
 from variants.errors import UserError
@@ -29,10 +32,10 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("plan", type=Path, help="YAML: common, tasks, tune, seeds and, by row, options and lr grid")
+    parser.add_argument("file", type=Path, help="YAML: common, tasks, tune, seeds and, by row, options and lr grid")
     parser.add_argument("--model", required=True, help="Hub id, folder, or embedded")
     parser.add_argument("--data_dir", help="folder of the benchmark's data (default: $GLUE_DIR or $E2E_DIR, else Hub)")
-    parser.add_argument("--variants", help="comma list of the plan's rows (default: all)")
+    parser.add_argument("--variants", help="comma list of the file's rows (default: all)")
     parser.add_argument("--budget", help="trained adapter parameters, such as 0.3M, or a comma list: picks r, p, ...")
     parser.add_argument("--jobs", type=int, help="runs at once, over all GPUs (default: one for each GPU or core)")
     parser.add_argument(
@@ -40,9 +43,12 @@ def parse() -> argparse.Namespace:
         action="store_true",
         help="train the seeds of a row and task at once where its variant can be stacked",
     )
-    parser.add_argument("--plan", action="store_true", dest="only_plan", help="say what is missing; nothing trains")
+    parser.add_argument("--plan", action="store_true", help="say what is missing; nothing trains")
     parser.add_argument("--results_dir", type=Path, default=Path("results/compare"))
     parser.add_argument("--wandb", default="off", help="online, offline, off or auto (default: off)")
+    parser.add_argument(
+        "--reference", action="store_true", help="switch all acceleration off: plain PyTorch, for checking results"
+    )
     return parser.parse_args()
 
 
@@ -51,12 +57,19 @@ def main() -> int:
     jobs = default_jobs() if options.jobs is None else options.jobs
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
-    comparison = Comparison(
-        options.plan, read(options.plan), options.model, options.data_dir, options.results_dir, options.wandb, jobs,
-        options.stack_seeds,
-    )  # fmt: skip
+    content = read(options.file)
+    wishes = Wishes(
+        benchmark=benchmark(content["benchmark"]),
+        model=options.model,
+        data_dir=options.data_dir,
+        results_dir=str(options.results_dir),
+        wandb=options.wandb,
+        compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
+        reference=options.reference,
+    )
+    comparison = Comparison(options.file, content, wishes, jobs, options.stack_seeds)
     rows = comparison.rows(listed(options.variants), listed(options.budget))
-    if options.only_plan:
+    if options.plan:
         return comparison.show_plan(rows)
     chosen, code = comparison.tune(rows)
     if code == 130 or not chosen:

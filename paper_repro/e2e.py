@@ -11,4 +11,4 @@ from modules.benchmarks.e2e import E2E
 from modules.experiments.command import main
 
 if __name__ == "__main__":
-    sys.exit(main(benchmark=E2E))
+    sys.exit(main(sys.argv[1:], E2E))

@@ -29,7 +29,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("run", type=Path, help="the folder of a finished run, with its adapters")
     for name in SETTINGS:
-        setting = E2E.settings[name]
+        setting = E2E.settings.flags()[name]
         parser.add_argument(f"--{name}", type=setting.kind, help=f"{setting.help} (default: the run's)")
     parser.add_argument("--epoch", choices=("best", "last"), help="whose weights (default: the run's score_epoch)")
     parser.add_argument("--data_dir", help="where the run's data are now (default: where they were)")
@@ -66,10 +66,9 @@ def decoded(
 
     Raises UserError where there is no such run, its adapters are gone, or backbone or data are other ones.
     """
-    from modules.benchmarks.recipes import check_training
     from modules.runs.config import RunConfig
 
-    check_training(given, "settings", E2E.settings)
+    E2E.settings.check(given, "settings")
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is not the folder of a run: it has no config.json")
     config = RunConfig.read(str(folder.parent.parent), folder.name)
@@ -92,7 +91,7 @@ def decoded(
     prepared = E2E.prepare(config)
     adapted = attach(prepared.model, resolve(config.variant)(**config.options), config.seed)
     if adapted.trained():
-        which = epoch or config.training.get("score_epoch", "best")
+        which = epoch or prepared.objective.score_epoch
         adapter = folder / ("best" if which == "none" else which)
         if not adapter.is_dir():
             raise UserError(f"{adapter} is not there: the run is not finished, or its adapters were not kept")

@@ -11,4 +11,4 @@ from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
 
 if __name__ == "__main__":
-    sys.exit(main(benchmark=GLUE))
+    sys.exit(main(sys.argv[1:], GLUE))

@@ -54,10 +54,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 def checked(options: argparse.Namespace):
     """The model without weights, once all that can be wrong is ruled out: before the long part."""
     from modules.efficiency.timing import synchronizer
-    from modules.reports.plotting import require
+    from modules.reports.plots.image_files import require_matplotlib
 
     if not options.no_plots:
-        require()
+        require_matplotlib()
     synchronizer(options.device)
     shapes = build(options.model, "meta")
     longest = getattr(shapes.config, "max_position_embeddings", None)

@@ -15,12 +15,13 @@ import argparse
 import dataclasses
 import json
 import sys
-from typing import Any
+from collections.abc import Sequence
 
-from modules.reports.parameter_counts import PUBLISHED, build, count, published, text
+from modules.command_line import guarded
 
 
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -32,34 +33,19 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     options = parse(argv)
-    from variants.errors import UserError
+    from modules.reports.papers.parameter_counts import as_text, chosen_rows, count_all, published_counts
 
-    models, rows = published()
-    known = dict.fromkeys(row.model for row in rows)
-    if options.model and options.model not in known:
-        raise UserError(f"--model {options.model!r} is none of {', '.join(known)}")
-    chosen = [row for row in rows if not options.model or row.model == options.model]
-    if options.table:
-        chosen = [row for row in chosen if any(options.table in name for name in (row.table, *row.also))]
-    if not chosen:
-        raise UserError(f"no row is of --table {options.table!r}; see {PUBLISHED}")
-    built: dict[str, Any] = {}
-    counted = []
-    for row in chosen:
-        if row.model not in built:
-            built[row.model] = build(models[row.model])
-        counted.append(count(row, built[row.model], 2 if options.bf16 else 4))
-    print(
-        json.dumps([dataclasses.asdict(row) for row in counted], indent=1)
-        if options.json
-        else text(counted, options.remarks)
-    )
+    models, rows = published_counts()
+    counted = count_all(models, chosen_rows(rows, options.model, options.table), 2 if options.bf16 else 4)
+    if options.json:
+        print(json.dumps([dataclasses.asdict(row) for row in counted], indent=1))
+    else:
+        print(as_text(counted, options.remarks))
     return 0
 
 
 if __name__ == "__main__":
-    from modules.command_line import guarded
-
     sys.exit(guarded(main))

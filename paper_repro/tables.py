@@ -5,9 +5,9 @@
     python paper_repro/tables.py --check             change nothing; exit code 1 where a shipped table would change
 
 A folder's tables are DIR/tables: for each benchmark Markdown, CSV, LaTeX and the differences between rows, and plots as
-PNG and SVG. The papers' tables with our rows beside theirs (lora-2.md, ...) lie in results/reference/papers, from all
-reference results together, and in DIR/tables/papers for a folder that you name and for results/. The same files give
-the same bytes. Plots need matplotlib (pip install 'lora-variants[plots]'); without it everything else is written.
+PNG and SVG. The papers' tables with our rows (lora-2.md, ...) are in results/reference/papers, from all reference
+results together, and in DIR/tables/papers for results/ and for a folder that is named. The same files give the same
+bytes. Plots need matplotlib (pip install 'lora-variants[plots]'); without it everything else is written.
 """
 
 from __future__ import annotations
@@ -17,22 +17,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.benchmarks.base import BENCHMARKS, benchmark
-from modules.paths import PROJECT
-from modules.reports.paper_tables import paper_tables
-from modules.reports.plots import stale_plots, write_plots
-from modules.reports.published import load_published
-from modules.reports.tables import Section, build
-from modules.reports.write import render
-from modules.runs.results import ResultStore, RunResult
-from paper_repro import PUBLISHED
-from variants.atomic import write_atomic
-from variants.errors import UserError
-
-REFERENCE = PROJECT / "results" / "reference"
+from modules.command_line import guarded
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -43,75 +32,12 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
     options = parse(argv)
-    texts: dict[Path, str] = {}
-    drawings: list[tuple[Path, list[Section]]] = []
-    for folder, results in sources(options.folders, options.check):
-        for name in BENCHMARKS:
-            own = benchmark(name)
-            if sections := build(results, load_published(PUBLISHED, name), own):
-                texts |= {folder / "tables" / file: text for file, text in render(sections, own).items()}
-                drawings.append((folder / "tables", sections))
-    for folder, results in paper_folders(options.folders, options.check):
-        texts |= {folder / file: text for file, text in paper_tables(PUBLISHED, results).items()}
-    drawings = [] if options.no_plots else drawings
-    return check(texts, drawings) if options.check else write(texts, drawings)
+    from modules.reports.rebuild import rebuild
 
-
-def sources(folders: Sequence[Path], shipped: bool = False) -> list[tuple[Path, list[RunResult]]]:
-    """The results folders and their runs; `shipped`: by default without results/, which is nobody's but yours.
-
-    Raises UserError on a named folder that has no runs.
-    """
-    named = list(folders) or [*sorted(REFERENCE.iterdir()), *[PROJECT / "results"] * (not shipped)]
-    found = [(folder, ResultStore(folder).all()) for folder in named]
-    if folders and (empty := [folder for folder, results in found if not results]):
-        raise UserError(f"{empty[0]} has no results (runs/*.json); name a --results_dir of glue.py or e2e.py")
-    return [(folder, results) for folder, results in found if results]
-
-
-def paper_folders(folders: Sequence[Path], shipped: bool = False) -> list[tuple[Path, list[RunResult]]]:
-    """Where the papers' tables are written, and the runs that they show."""
-    if folders:
-        return [(folder / "tables" / "papers", results) for folder, results in sources(folders)]
-    found = sources((), shipped)
-    together = [run for folder, results in found if folder.parent == REFERENCE for run in results]
-    own = [(folder / "tables" / "papers", results) for folder, results in found if folder.parent != REFERENCE]
-    return [(REFERENCE / "papers", together), *own]
-
-
-def write(texts: dict[Path, str], drawings: Sequence[tuple[Path, list[Section]]]) -> int:
-    for path in changed_texts(texts):
-        write_atomic(path, texts[path])
-    print("written:", *map(_shown, texts), sep="\n  ")
-    try:
-        plots = [path for folder, sections in drawings for path in write_plots(folder, sections)]
-        print("plots:", *map(_shown, plots), sep="\n  ")
-    except UserError as error:
-        print(f"no plots: {error}", file=sys.stderr)
-    return 0
-
-
-def changed_texts(texts: dict[Path, str]) -> list[Path]:
-    """The files that are not what they should be."""
-    return [path for path, text in texts.items() if not path.is_file() or path.read_bytes() != text.encode()]
-
-
-def check(texts: dict[Path, str], drawings: Sequence[tuple[Path, list[Section]]]) -> int:
-    """Name every file that `write` would change; 1 where there is one."""
-    changed = changed_texts(texts)
-    changed += [path for folder, sections in drawings for path in stale_plots(folder, sections)]
-    for path in changed:
-        print(f"would change: {_shown(path)}", file=sys.stderr)
-    print(f"{len(texts)} tables checked, {len(changed)} files would change")
-    return 1 if changed else 0
-
-
-def _shown(path: Path) -> str:
-    return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else str(path)
+    return rebuild(options.folders, options.check, not options.no_plots)
 
 
 if __name__ == "__main__":
-    from modules.command_line import guarded
-
     sys.exit(guarded(main))

@@ -9,38 +9,37 @@ Usable alone: importing it needs torch, and neither Lightning nor transformers.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from variants.errors import VariantError
+from variants.listing import CLASSES
 from variants.registry import names, register, resolve
 from variants.variant import BaseVariant, Variant
 
-_lazy = {
+if TYPE_CHECKING:
+    from variants.adapters.adapted_model import Adapted as Adapted
+    from variants.adapters.adapted_model import attach as attach
+    from variants.formats.native import load as load
+    from variants.layer import AdapterLayer as AdapterLayer
+
+_MODULES = {
     "AdapterLayer": "layer",
     "Adapted": "adapters.adapted_model",
     "attach": "adapters.adapted_model",
     "load": "formats.native",
-    "LoRA": "methods.lora",
-    "AdaLoRA": "methods.adalora",
-    "DoRA": "methods.dora",
-    "VeRA": "methods.vera",
-    "Full": "methods.full",
-    "Head": "methods.head",
-    "BitFit": "methods.bitfit",
-    "FTTop2": "methods.ft_top2",
-    "AdapterH": "methods.adapter_h",
-    "AdapterL": "methods.adapter_l",
-    "AdapterP": "methods.adapter_p",
-    "AdapterD": "methods.adapter_d",
-    "PrefixEmbed": "methods.prefix_embed",
-    "PrefixLayer": "methods.prefix_layer",
-    "PrefixTuning": "methods.prefix_tuning",
+    **{name: f"methods.{method}" for method, name in CLASSES.items()},
 }
-__all__ = ["BaseVariant", "Variant", "VariantError", "names", "register", "resolve", *_lazy]
+"""Where the public names stand that need torch, the class of every built-in method among them."""
+__all__ = ["BaseVariant", "Variant", "VariantError", "names", "register", "resolve", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch when it is first asked for: ``--help`` does not."""
-    if name in _lazy:
-        return getattr(importlib.import_module(f"variants.{_lazy[name]}"), name)
+    """Import a module that needs torch when one of its names is first asked for: ``--help`` does without."""
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"variants.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'variants' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names, those that are imported on demand among them."""
+    return sorted({*globals(), *__all__})

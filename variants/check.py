@@ -1,6 +1,6 @@
 """Does a variant keep the contract? ``python -m variants.check lora`` or ``my_file.py:MyVariant [--r 4 ...]``.
 
-Prints a table of what holds; exits with 0 if everything does, 1 if something fails, 2 if there was nothing to check.
+Prints a table of the properties that hold. Exit code: 0 if all do, 1 if one fails, 2 if there was no variant to check.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from variants.errors import VariantError
+from variants.errors import UserError, VariantError, exit_code, first_line
 from variants.registry import resolve
 from variants.variant import BaseVariant
 
@@ -72,7 +72,7 @@ def _find(name: str, subject: Subject) -> Finding:
         except contract.Broken as reason:
             return Finding(name, FAILED, str(reason))
         except Exception as error:
-            return Finding(name, FAILED, " ".join(f"{type(error).__name__}: {error}".split()))
+            return Finding(name, FAILED, first_line(error))
     return Finding(name, HELD)
 
 
@@ -84,11 +84,16 @@ def table(findings: list[Finding]) -> str:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        """Bad usage is one line."""
-        self.exit(2, f"{self.prog}: {message}\n")
+        """Bad usage is one line.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(message)
 
 
 def _value(text: str, field: dataclasses.Field) -> Any:
+    """An option's value as the text on the command line gives it: a literal, or the text itself."""
     if field.type in (str, "str"):
         return text
     try:
@@ -98,28 +103,39 @@ def _value(text: str, field: dataclasses.Field) -> Any:
 
 
 def parse(argv: list[str]) -> BaseVariant:
-    """The variant that a command line names, with its options."""
+    """The variant that a command line names, with its options.
+
+    Raises:
+        UserError: there is no such variant or option, or the variant refuses an option's value.
+    """
     parser = _Parser(prog="python -m variants.check", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("variant", help="a known name, package.module:Class or path/to/file.py:Class")
     if not argv or argv[0].startswith("-"):
         parser.parse_args(argv)
     try:
         cls = resolve(argv[0])
-    except VariantError as error:
-        parser.error(str(error))
+    except VariantError:
+        raise
     except Exception as error:  # the inventor's file does not run
-        parser.error(f"{argv[0]} fails when it is loaded: {type(error).__name__}: {error}")
+        raise UserError(f"{argv[0]} fails when it is loaded: {first_line(error)}") from error
     fields = {field.name: field for field in dataclasses.fields(cls)}
     for name, field in fields.items():
         parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=str(field.type).upper())
     given = vars(parser.parse_args(argv))
     try:
         return cls(**{name: _value(text, fields[name]) for name, text in given.items() if name != "variant"})
-    except (VariantError, TypeError, ValueError) as error:
-        parser.error(str(error))
+    except VariantError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise UserError(str(error)) from error
 
 
 def main(argv: list[str] | None = None) -> int:
+    """The command; its exit code: 0, 1 where a property fails, 2 after a mistake of the user's."""
+    return exit_code(lambda: _main(argv))
+
+
+def _main(argv: list[str] | None) -> int:
     variant = parse(sys.argv[1:] if argv is None else argv)
     findings = check(variant)
     print(table(findings))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from variants.errors import VariantError
+from variants.errors import VariantError, exit_code
 
 HELP = """\
 Rewrite an adapter in another format. The format of SRC is told by its files:
@@ -37,6 +37,9 @@ def convert(
     """Write the adapter in ``source`` as ``target`` in format ``to``: ours, peft or loralib.
 
     Args:
+        source: adapter folder, or loralib file.
+        target: folder (ours, peft) or file (loralib) to write.
+        to: the format to write.
         model: base model; without it the shapes in the file must do, and its fingerprint is not recorded.
         alpha: LoRA's alpha, which loralib's files do not hold.
 
@@ -67,8 +70,12 @@ def convert(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code: 0, or 2 after a mistake of the user's."""
     parser = argparse.ArgumentParser(
-        prog="python -m variants.convert", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m variants.convert",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("source", metavar="SRC", help="adapter folder, or loralib file")
     parser.add_argument("target", metavar="DST", help="folder (ours, peft) or file (loralib) to write")
@@ -76,17 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", help=f"base model ({MODEL_HELP}); needed for VeRA and slices of unknown width")
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
     given = parser.parse_args(arguments)
-    return report(lambda: convert(given.source, given.target, given.to, given.model, given.alpha))
 
-
-def report(work) -> int:
-    """Print the line that ``work()`` returns, or the one of its error; the exit status."""
-    try:
-        print(work())
+    def command() -> int:
+        print(convert(given.source, given.target, given.to, given.model, given.alpha))
         return 0
-    except VariantError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+
+    return exit_code(command)
 
 
 if __name__ == "__main__":

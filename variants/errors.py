@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 
 class UserError(Exception):
     """A mistake the person at the keyboard can mend.
@@ -19,3 +22,12 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's text with its type, at most 300 characters, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}"[:300] if lines else type(error).__name__
+
+
+def exit_code(command: Callable[[], int]) -> int:
+    """Run a command; its exit code, which is 2 after a mistake of the user's: that is one line on standard error."""
+    try:
+        return command()
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2

@@ -64,7 +64,7 @@ class LowRank(NamedTuple):
 
 def _rows(tensor: Tensor) -> Tensor:
     """(..., n) as rows (N, n)."""
-    return tensor.reshape(-1, tensor.shape[-1])
+    return tensor.flatten(0, -2) if tensor.ndim > 1 else tensor[None]
 
 
 class AdapterLayer(nn.Module):

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from variants.convert import MODEL_HELP, report
-from variants.errors import VariantError
+from variants.convert import MODEL_HELP
+from variants.errors import VariantError, exit_code
 
 HELP = """\
 Fold an adapter (of any format that python -m variants.convert knows) into its base model and write a plain
@@ -32,6 +32,9 @@ def merge(adapter: str | os.PathLike, model: str, out: str | os.PathLike, alpha:
     """Write ``model`` with ``adapter`` folded into its weights to the new folder ``out``.
 
     Args:
+        adapter: adapter folder, or loralib file.
+        model: folder or Hub id of the base model.
+        out: folder to write; it must be absent or empty.
         alpha: LoRA's alpha, which loralib's files do not hold.
 
     Returns:
@@ -70,8 +73,12 @@ def merge(adapter: str | os.PathLike, model: str, out: str | os.PathLike, alpha:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; its exit code: 0, or 2 after a mistake of the user's."""
     parser = argparse.ArgumentParser(
-        prog="python -m variants.merge", description=HELP, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m variants.merge",
+        description=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("adapter", metavar="ADAPTER", help="adapter folder, or loralib file")
     parser.add_argument("--model", required=True, help=f"its base model ({MODEL_HELP})")
@@ -79,11 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
     given = parser.parse_args(arguments)
 
-    def work() -> str:
+    def command() -> int:
         difference = merge(given.adapter, given.model, given.out, given.alpha)
-        return f"{given.out}: merged; largest difference of a map's output {difference:.1e}"
+        print(f"{given.out}: merged; largest difference of a map's output {difference:.1e}")
+        return 0
 
-    return report(work)
+    return exit_code(command)
 
 
 if __name__ == "__main__":

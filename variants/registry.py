@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
+import hashlib
 import importlib.util
 import sys
 import types
-import typing
 import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 
+from variants import listing
 from variants.errors import VariantError
-from variants.variant import BaseVariant, Variant
+from variants.variant import BaseVariant
 
-BUILT_IN = (
-    *("lora", "adalora", "dora", "vera", "full", "head", "bitfit", "ft_top2"),
-    *("adapter_h", "adapter_l", "adapter_p", "adapter_d", "prefix_embed", "prefix_layer", "prefix_tuning"),
-)
-"""Variants of this package: each is the module ``variants.methods.<name>``."""
+BUILT_IN = tuple(listing.CLASSES)
+"""Names of this package's methods: each is the module ``variants.methods.<name>``."""
 ENTRY_POINTS = "lora_variants"
 
+_FILE_MODULE = "_variant_file_"  # how the names of modules begin that were loaded by path
 _registered: dict[str, type[BaseVariant]] = {}
 _specs: dict[type[BaseVariant], str] = {}  # how classes outside the registry were named
 
@@ -68,7 +66,7 @@ def _load(spec: str) -> type[BaseVariant]:
     where, _, attribute = spec.rpartition(":")
     try:
         if where.endswith(".py"):
-            module = load_file(Path(where).resolve())
+            module = load_file(Path(where))
         else:
             if "" not in sys.path and str(Path.cwd()) not in sys.path:
                 sys.path.insert(0, str(Path.cwd()))
@@ -82,14 +80,24 @@ def _load(spec: str) -> type[BaseVariant]:
     return _checked(getattr(module, attribute), spec)
 
 
-def load_file(path: Path) -> types.ModuleType:
-    """The module in a file outside any package, under the file's name."""
-    if path.stem in sys.modules and getattr(sys.modules[path.stem], "__file__", None) == str(path):
-        return sys.modules[path.stem]
-    module_spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[path.stem] = module
-    module_spec.loader.exec_module(module)
+def load_file(path: Path, name: str | None = None) -> types.ModuleType:
+    """The module in a file outside any package; it is run once, however often it is asked for.
+
+    Args:
+        name: of the module in ``sys.modules``; by default a private one that tells files of one stem apart and
+            hides no module of theirs (a method in ``random.py``).
+    """
+    path = path.resolve()
+    name = name or f"{_FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    module_spec = importlib.util.spec_from_file_location(name, path)
+    module = sys.modules[name] = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]  # the mended file is run anew
+        raise
     return module
 
 
@@ -104,37 +112,15 @@ def _checked(cls: object, spec: str) -> type[BaseVariant]:
 
 
 def spec_of(cls: type[BaseVariant]) -> str:
-    """What :func:`resolve` finds the class by, in another process too: for files that name their variant."""
+    """The text by which :func:`resolve` finds the class, in another process too: for files that name their variant."""
     if cls in _specs:
         return _specs[cls]
-    return (
-        cls.name
-        if cls.name in BUILT_IN and _registered.get(cls.name) is cls
-        else f"{cls.__module__}:{cls.__qualname__}"
-    )
+    if cls.name in BUILT_IN and _registered.get(cls.name) is cls:
+        return cls.name
+    loaded_by_path = cls.__module__.startswith(_FILE_MODULE)
+    return f"{sys.modules[cls.__module__].__file__ if loaded_by_path else cls.__module__}:{cls.__qualname__}"
 
 
-def outline(spec: str) -> type:
-    """The options of a variant without its code, for ``--help``: built-in files are read, not imported.
-
-    A built-in variant's dataclass is rebuilt from the annotated fields and the docstring in its source, which
-    spares the 1.4 s that importing torch takes. Any other variant is resolved in full.
-    """
-    if spec not in BUILT_IN:
-        return resolve(spec)
-    tree = ast.parse((Path(__file__).parent / "methods" / f"{spec}.py").read_text(encoding="utf-8"))
-    bases = {"Variant": Variant, "BaseVariant": BaseVariant}
-    for node in tree.body:  # a built-in variant may extend another
-        if isinstance(node, ast.ImportFrom) and (node.module or "").removeprefix("variants.methods.") in BUILT_IN:
-            base = outline(node.module.removeprefix("variants.methods."))
-            bases |= {base.__name__: base}
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef) and bases.keys() & {b.id for b in node.bases if isinstance(b, ast.Name)}:
-            fields = [n for n in node.body if isinstance(n, ast.AnnAssign)]
-            node.body = [ast.Expr(ast.Constant(ast.get_docstring(node) or "")), *fields]
-            node.decorator_list = []
-            scope = {**vars(typing), "field": dataclasses.field, **bases, "__name__": __name__}
-            fields_alone = ast.fix_missing_locations(ast.Module([node], []))
-            exec(compile(fields_alone, spec, "exec", dont_inherit=True), scope)
-            return dataclasses.dataclass(scope[node.name])
-    return resolve(spec)
+def outline(spec: str) -> type[BaseVariant]:
+    """The options of a variant, for ``--help``: a class with its fields and docstring, not always with its code."""
+    return (listing.outline(spec) if spec in BUILT_IN else None) or resolve(spec)

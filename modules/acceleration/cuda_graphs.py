@@ -13,20 +13,69 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from variants.acceleration.policy import for_graph
+from variants.acceleration.torch_private import expect_uncaptured_steps, foreach_add_, foreach_copy_, foreach_zero_
+from variants.errors import first_line
 
 Batch = dict[str, Tensor]
+Outputs = TypeVar("Outputs")
 
 
 @dataclass
-class _Graph:
+class CapturedGraph(Generic[Outputs]):
+    """A function of a batch as a CUDA graph.
+
+    Attributes:
+        graph: the captured kernels.
+        inputs: the tensors that they read, of the batch's shapes.
+        outputs: what the function returned while it was captured; a replay writes into the same tensors.
+    """
+
     graph: torch.cuda.CUDAGraph
     inputs: Batch
-    outputs: tuple[Tensor, ...]
+    outputs: Outputs
+
+    def replay(self, batch: Batch) -> Outputs:
+        """The function of another batch of these shapes, on any device; valid until the next replay."""
+        for name, tensor in self.inputs.items():
+            tensor.copy_(batch[name], non_blocking=True)
+        self.graph.replay()
+        return self.outputs
+
+
+class GraphCache(Generic[Outputs]):
+    """CUDA graphs of one function, one for each shape of its batch. They share memory: only one runs at a time."""
+
+    def __init__(self) -> None:
+        self._graphs: dict[tuple, CapturedGraph[Outputs]] = {}
+        self._pool = None
+
+    def __len__(self) -> int:
+        return len(self._graphs)
+
+    @staticmethod
+    def key(batch: Batch) -> tuple:
+        """Names, shapes and dtypes of a batch's tensors."""
+        return tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
+
+    def find(self, batch: Batch) -> CapturedGraph[Outputs] | None:
+        """The graph for batches of this shape, if it has been captured."""
+        return self._graphs.get(self.key(batch))
+
+    def capture(
+        self, compute: Callable[[Batch], Outputs], batch: Batch, warm_up: bool = True
+    ) -> CapturedGraph[Outputs]:
+        """Capture ``compute`` for batches of this shape, on a GPU; see :func:`capture`."""
+        inputs = {name: tensor.clone() for name, tensor in batch.items()}
+        graph, outputs = capture(lambda: compute(inputs), self._pool, warm_up)
+        self._pool = graph.pool()
+        found = self._graphs[self.key(batch)] = CapturedGraph(graph, inputs, outputs)
+        return found
 
 
 class GraphedStep:
@@ -54,8 +103,7 @@ class GraphedStep:
         """Why no graph could be captured, if so."""
         self._gradients: list[Tensor] = []
         self._seen: Counter = Counter()
-        self._graphs: dict[tuple, _Graph] = {}
-        self._pool = None
+        self._graphs: GraphCache[tuple[Tensor, ...]] = GraphCache()
 
     def zero(self) -> None:
         """Set all gradients to zero, in place."""
@@ -64,13 +112,13 @@ class GraphedStep:
         for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
             parameter.grad = gradient  # somebody may have set it to None, as Lightning does before it evaluates
         if self._gradients:
-            torch._foreach_zero_(self._gradients)
+            foreach_zero_(self._gradients)
 
     def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
-        """What ``compute`` gives for a batch on any device, detached; valid until the next call."""
-        key = tuple((name, tensor.shape, tensor.dtype) for name, tensor in batch.items())
-        captured = self._graphs.get(key)
+        """The outputs of ``compute`` for a batch on any device, detached; valid until the next call."""
+        captured = self._graphs.find(batch)
         if captured is None:
+            key = GraphCache.key(batch)
             self._seen[key] += 1
             device = self.parameters[0].device
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
@@ -78,11 +126,7 @@ class GraphedStep:
                 captured = self._capture(batch)
             if captured is None:
                 return self._eager(batch)
-            self._graphs[key] = captured
-        for name, tensor in captured.inputs.items():
-            tensor.copy_(batch[name], non_blocking=True)
-        captured.graph.replay()
-        return captured.outputs
+        return captured.replay(batch)
 
     def _eager(self, batch: Batch) -> tuple[Tensor, ...]:
         with without_weight_cache():
@@ -90,22 +134,19 @@ class GraphedStep:
         found = torch.autograd.grad(outputs[0], self.parameters, allow_unused=True)
         self.unused = [p for p, gradient in zip(self.parameters, found, strict=True) if gradient is None]
         used = [(into, g) for into, g in zip(self._gradients, found, strict=True) if g is not None]
-        torch._foreach_add_([into for into, _ in used], [gradient for _, gradient in used])
+        foreach_add_([into for into, _ in used], [gradient for _, gradient in used])
         return tuple(output.detach() for output in outputs)
 
-    def _capture(self, batch: Batch) -> _Graph | None:
-        inputs = {name: tensor.clone() for name, tensor in batch.items()}
+    def _capture(self, batch: Batch) -> CapturedGraph[tuple[Tensor, ...]] | None:
         before = [gradient.clone() for gradient in self._gradients]
         try:
-            graph, outputs = capture(lambda: self._eager(inputs), self._pool)
+            return self._graphs.capture(self._eager, batch)
         except RuntimeError as error:
             self.failure = cause(error)
             warnings.warn(f"training steps are eager, as no CUDA graph can be captured: {self.failure}", stacklevel=2)
             return None
         finally:
-            torch._foreach_copy_(self._gradients, before)
-        self._pool = graph.pool()
-        return _Graph(graph, inputs, outputs)
+            foreach_copy_(self._gradients, before)
 
 
 class GraphedAdamW(torch.optim.AdamW):
@@ -122,7 +163,7 @@ class GraphedAdamW(torch.optim.AdamW):
 
     def __init__(self, params: Iterable, *, max_norm: float = 0.0, **options) -> None:
         super().__init__(params, fused=True, capturable=True, **options)
-        self._warned_capturable_if_run_uncaptured = True  # the first steps are meant to be
+        expect_uncaptured_steps(self)  # the first :attr:`EAGER` ones
         self.max_norm = max_norm
         self.clip: Callable[[list[Tensor], float], object] = torch.nn.utils.clip_grad_norm_
         self._done, self._graph = 0, None
@@ -142,7 +183,7 @@ class GraphedAdamW(torch.optim.AdamW):
             self._update()
         else:
             self._update()  # this step; what is captured below is the next one's
-            self._graph, _ = capture(self._update, warm=False)
+            self._graph, _ = capture(self._update, warm_up=False)
         self._done += 1
         return loss
 
@@ -160,16 +201,21 @@ class GraphedAdamW(torch.optim.AdamW):
                 group["lr"] = rate
 
 
-def capture(compute: Callable[[], tuple], pool: tuple | None = None, warm: bool = True) -> tuple:
-    """(the CUDA graph of ``compute``, what it gave while it was captured); captured work is not carried out.
+def capture(
+    compute: Callable[[], Outputs], pool: tuple | None = None, warm_up: bool = True
+) -> tuple[torch.cuda.CUDAGraph, Outputs]:
+    """(the CUDA graph of ``compute``, what it returned while it was captured); captured work is not carried out.
 
     Args:
         pool: memory to share with other graphs, where none runs while another's outputs are in use.
-        warm: carry it out once first, on another stream: libraries set themselves up outside of the capture.
+        warm_up: carry it out once first, on another stream: libraries set themselves up outside of the capture.
+
+    Raises:
+        RuntimeError: the work cannot be captured, as where it looks at values on the device.
     """
     before, stream = torch.cuda.current_stream(), side_stream()
     with for_graph():
-        if warm:
+        if warm_up:
             stream.wait_stream(before)
             with torch.cuda.stream(stream):
                 compute()
@@ -186,7 +232,7 @@ def capture(compute: Callable[[], tuple], pool: tuple | None = None, warm: bool 
 
 @contextlib.contextmanager
 def _uncollected() -> Iterator[None]:
-    """``with`` this, Python collects no garbage: graphs may be among it, and to destroy one spoils a capture."""
+    """``with`` this, Python collects no garbage: destroying a graph that is part of it would spoil a capture."""
     collecting = gc.isenabled()
     gc.disable()
     try:
@@ -208,11 +254,10 @@ def _repair(stream: torch.cuda.Stream) -> None:
 
 
 def cause(error: BaseException) -> str:
-    """The first line of what went wrong first: a capture that breaks off raises a second, vaguer error."""
+    """The first line of the error that came first: a capture that breaks off raises a second, vaguer one."""
     while error.__context__ is not None and "captur" in str(error):
         error = error.__context__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"[:200]
+    return first_line(error)
 
 
 @functools.cache

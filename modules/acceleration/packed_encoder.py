@@ -1,10 +1,10 @@
-"""A classifier's encoder without what its answer does not need: padding, and the last block's other tokens.
+"""Sequence packing for a classifier's encoder: no padding, and in the last block only each row's first token.
 
 GLUE's rows are short and uneven: padded to the longest of a batch, two tokens in five are padding, and each of them
-costs what a real one does. Linear maps, norms, activations and adapters work token by token, so the encoder's blocks
-can carry the rows one behind the other (`modules.data.packing`); attention alone must know where each begins. The
-heads read each row's first token, so the last block computes that one alone: its keys and values are all that it
-takes from the others. What is computed is what it was, up to the rounding of products of another size.
+costs as much as a real one. Linear maps, norms, activations and adapters work token by token, so the encoder's blocks
+can carry the rows one behind the other (`modules.data.packing`); only attention must know where each row begins. The
+heads read each row's first token, so the last block computes no other; it takes the others' keys and values alone.
+The results are the same up to the rounding of products of another size.
 """
 
 from __future__ import annotations
@@ -17,46 +17,75 @@ from torch import Tensor, nn
 from modules.acceleration.varlen_attention import places_of
 from variants.adapters.adapted_model import Adapted
 from variants.adapters.stack import Stack
-
-MODELS = ("bert", "roberta", "xlm-roberta", "camembert")
-"""Model types with blocks of BERT's parts, which get the encoder's keyword arguments, and whose heads for sequence
-classification read the first token."""
+from variants.sites.architectures import architecture_of
 
 
-def unpad(handle: Adapted | Stack) -> bool:
-    """Let the encoder of a classifier take packed batches (`modules.data.packing`) too; whether it can.
+class Packing:
+    """An encoder that takes packed batches (`modules.data.packing`) as well as padded ones. Made by :func:`pack`.
 
-    It cannot where a layer does not say that it works token by token (prefixes act on the sequence), or the model is
-    no classifier of `MODELS` with PyTorch's attention and heads that a GPU's kernels take.
+    Attributes:
+        excluded: maps that read another tensor than their q, k, v siblings, for ``accelerated(exclude=...)``: the last
+            block's queries are those of the rows' first tokens alone.
+        first_position: the number of a row's first position in the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        backbone = model.base_model
+        self._blocks = list(backbone.encoder.layer)
+        self.excluded = [self._blocks[-1].attention.self.query]
+        self.first_position = first_position(model)
+        self._hooks = [
+            backbone.register_forward_pre_hook(_find_places, with_kwargs=True),
+            backbone.encoder.register_forward_hook(_by_row, with_kwargs=True),
+        ]
+        for block in self._blocks:
+            block.forward = functools.partial(_block, block, block is self._blocks[-1])
+
+    def release(self) -> None:
+        """Leave the model as it was before: without the hooks, and with its blocks' forward functions."""
+        for hook in self._hooks:
+            hook.remove()
+        for block in self._blocks:
+            del block.forward  # the class's own is found again
+        self._hooks.clear()
+        self._blocks.clear()
+
+
+def pack(handle: Adapted | Stack) -> Packing | None:
+    """Let the encoder of a classifier take packed batches too; None where it cannot.
+
+    It cannot where
+
+    - a layer does not declare ``per_token`` (prefixes act on the sequence), or sits on the attention module itself,
+      whose forward function is not called;
+    - the model is no classifier of a family that packs (`variants.sites.architectures`) with PyTorch's attention, or
+      something else has replaced its blocks' forward functions;
+    - the width of the attention heads is no multiple of 8, which varlen attention on a GPU needs.
     """
     model = handle.model
     config = getattr(model, "config", None)
-    known = getattr(config, "model_type", None) in MODELS and getattr(config, "_attn_implementation", None) == "sdpa"
+    known = architecture_of(model).packs and getattr(config, "_attn_implementation", None) == "sdpa"
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     if not known or not classifies or config.is_decoder or not all(layer.per_token for layer in handle.layers):
-        return False
-    if config.hidden_size // config.num_attention_heads % 8:  # which are PyTorch's own, without what it does for others
-        return False
-    backbone = model.base_model
-    blocks = backbone.encoder.layer
+        return None
+    if config.hidden_size // config.num_attention_heads % 8:
+        return None
+    blocks = model.base_model.encoder.layer
     skipped = {id(module) for block in blocks for module in (block.attention, block.attention.self)}
     if any(id(layer.site.module) in skipped for layer in handle.layers):
-        return False
-    backbone.register_forward_pre_hook(_find_places, with_kwargs=True)
-    backbone.encoder.register_forward_hook(_by_row, with_kwargs=True)
-    for block in blocks:
-        block.forward = functools.partial(_block, block, block is blocks[-1])
-    handle.read_apart([blocks[-1].attention.self.query])
-    return True
+        return None
+    if any("forward" in vars(block) for block in blocks):
+        return None
+    return Packing(model)
 
 
 def first_position(model: nn.Module) -> int:
-    """The number of a row's first position in a model of `MODELS`."""
-    return 0 if model.config.model_type == "bert" else model.config.pad_token_id + 1
+    """The number of a row's first position in a model that packs."""
+    return architecture_of(model).first_position(model.config)
 
 
 def _find_places(backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
-    """Replace ``starts``, ``ends`` and ``columns`` by what attention needs: transformers hands it on to the blocks."""
+    """Replace ``starts``, ``ends`` and ``columns`` by ``places`` for attention; transformers hands it to the blocks."""
     if (ends := kwargs.pop("ends", None)) is not None:
         tokens = next(x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
         layout = kwargs.pop("starts"), ends, kwargs.pop("columns")
@@ -71,9 +100,10 @@ def _by_row(encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any
 
 
 def _block(block: nn.Module, last: bool, tokens: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    """A block's forward function: tokens (S, n, d) give as many, of the last block (S, R, d).
+    """A block's forward function for packed tokens: (S, n, d) -> (S, n, d), or (S, R, d) of the last block.
 
-    Those of one part go on as (n, d): products of matrices need no views, forward and backward.
+    Where S is 1 they go on as (n, d): products of matrices need no views, forward and backward. A padded batch takes
+    the forward function of the block's class.
     """
     places = kwargs.pop("places", None)
     if places is None:

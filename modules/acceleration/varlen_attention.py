@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from modules.acceleration.varlen_cpu import Places
 from variants.acceleration.policy import pays
+from variants.acceleration.torch_private import flash_attention
+from variants.errors import first_line
 from variants.layer import LOW_PRECISION
+from variants.sites.site import Site
 
 FLASH_ABOVE = 64
 """Tokens of a row, on average, above which flash attention is used on a GPU. Of shorter rows one program computes each,
@@ -33,7 +36,7 @@ def places_of(
             raise ValueError("on a CPU packed rows must fill their batch")
         return Places.of((ends - starts).flatten().long(), heads)
     own = backbone.encoder.layer[0].attention.self
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else own.query.weight.dtype
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else Site(own.query, "", "").dtype
     (_, rows), width = starts.shape, columns.shape[1]
     recent, low = torch.cuda.get_device_capability(ends.device) >= (8, 0), dtype in LOW_PRECISION
     hidden = backbone.config.hidden_size
@@ -63,8 +66,9 @@ def _has_programs(device: torch.device, dtype: torch.dtype, width: int, heads: i
             bounds = torch.tensor([0, 1], dtype=torch.int32, device=device)
             torch.autograd.grad(attention(row, row, row, bounds, bounds, heads, width, 1.0, 0.0), row, row.detach())
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0] or type(error).__name__
-        warnings.warn(f"attention within short rows goes a slower way, since Triton cannot: {reason}", stacklevel=2)
+        warnings.warn(
+            f"attention within short rows goes a slower way, since Triton cannot: {first_line(error)}", stacklevel=2
+        )
         return False
     return True
 
@@ -146,9 +150,7 @@ class Sequences(NamedTuple):
         if self.flash:
             q, k, v = (x.view(len(x), self.heads, -1) for x in (query, key, value))
             widths = 1 if first else self.width, self.width
-            found = torch.ops.aten._flash_attention_forward(
-                q, k, v, of_queries, self.ends, *widths, dropout, False, False, scale=scale
-            )[0]
+            found = flash_attention(q, k, v, of_queries, self.ends, *widths, dropout, scale)
             return found.flatten(1)
         from modules.acceleration.varlen_triton import attention  # here, since it needs Triton
 

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from variants.acceleration.torch_private import softmax_backward
+
 
 class Places(NamedTuple):
     """Where the N tokens of rows that lie one behind the other are, for attention with some heads on a CPU.
@@ -126,7 +128,7 @@ class _Attention(torch.autograd.Function):
             torch.bmm(_dropped(w, keep).transpose(1, 2), of, out=into_v)
             if keep is not None:
                 of_w *= keep
-            of_scores = torch._softmax_backward_data(of_w, w, -1, w.dtype).mul_(ctx.scale)
+            of_scores = softmax_backward(of_w, w).mul_(ctx.scale)
             torch.bmm(of_scores, own_k, out=into_q)
             torch.bmm(of_scores.transpose(1, 2), own_q, out=into_k)
         of_query = places.together(of_q) if ctx.all else places.answered(of_q)

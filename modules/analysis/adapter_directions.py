@@ -1,8 +1,9 @@
-"""A run's adapter as directions: what its matrices look along, where that started, and what it amplifies."""
+"""The singular directions of a run's adapter: trained, before training, and what they amplify of the backbone."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,14 +21,15 @@ from variants.registry import resolve
 
 @dataclass
 class Directions:
-    """One run, by site path.
+    """Directions of a run, by path of the site.
 
     Attributes:
-        name: of the run: its id, or its folder's name.
+        name: id of the run, or name of its folder.
+        label: for a reader, such as ``lora r=8 seed 0 (cola)``.
         trained: right singular vectors (in_features, r) of A or of ΔW.
         start: the same of A before training; empty where the run did not start from its seed alone.
         amplified: Table 7's norms; empty without the backbone's weights.
-        remark: what a reader must know, or "".
+        remark: on what could not be computed, or "".
     """
 
     name: str
@@ -40,7 +42,11 @@ class Directions:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a run's adapter lies, and what is known of it before anything is loaded."""
+    """The files of a run's adapter, before anything is loaded.
+
+    Attributes:
+        config: of the adapter; run: None where there is the adapter alone.
+    """
 
     name: str
     adapter: Path
@@ -49,6 +55,7 @@ class Place:
 
     @property
     def has_A(self) -> bool:
+        """Whether its layers have a matrix A whose directions can be compared (LoRA and its subclasses)."""
         layer = resolve(self.config["variant"]).layer
         return isinstance(layer, type) and issubclass(layer, LoRALayer)
 
@@ -62,13 +69,14 @@ class Place:
 
 
 def find(name: str, results_dir: str | Path, which: str = "best") -> Place:
-    """A run's id under ``results_dir``, a run's folder, or an adapter folder.
+    """Find a run's adapter.
 
     Args:
-        which: of a run's adapters: best or last.
+        name: a run's id under ``results_dir``, a run's folder, or an adapter folder.
+        which: "best" or "last" adapter of a run.
 
     Raises:
-        UserError, VariantError: there is none, or it is damaged.
+        UserError, VariantError: there is no such adapter, or it is damaged.
     """
     folder = Path(name) if Path(name).is_dir() else Path(results_dir) / "runs" / name
     if not folder.is_dir():
@@ -81,14 +89,14 @@ def find(name: str, results_dir: str | Path, which: str = "best") -> Place:
 
 
 def directions(place: Place, of: str, model: str | None = None) -> Directions:
-    """Read a run.
+    """Compute the directions of a run.
 
     Args:
-        of: "A" (the paper's choice, for LoRA and what derives from it) or "delta" (ΔW, for all that has one).
-        model: its backbone, where that is no longer where it was; folder, Hub id or embedded.
+        of: "A" (the paper's choice, for LoRA and its subclasses) or "delta" (ΔW, for every mergeable variant).
+        model: its backbone, where it has been moved since; folder, Hub id or embedded.
 
     Raises:
-        UserError, VariantError: the adapter has no ΔW, or the model that is given is not its backbone.
+        UserError, VariantError: the adapter has no ΔW, or ``model`` is not its backbone.
     """
     base, remark = _backbone(place, model)
     if remark and of == "delta":  # DoRA's, for one, depends on W
@@ -97,7 +105,7 @@ def directions(place: Place, of: str, model: str | None = None) -> Directions:
     if not adapted.layers or not adapted.variant.mergeable:
         raise UserError(f"{place.name}: {adapted.variant.name} adds no ΔW to weights, so there is nothing to compare")
     adapter = adapted.adapter
-    adapted.deactivate()  # a variant that takes its first value off W gives W back
+    adapted.deactivate()  # a variant that has subtracted its initial value from W restores W
     matrices = {path: layer.lora_A if of == "A" else update(adapter, path) for path, layer in adapter.layers.items()}
     trained = {path: right_singular(matrix, _rank(adapter.layers[path])) for path, matrix in matrices.items()}
     amplified, start = {}, {}
@@ -111,10 +119,10 @@ def directions(place: Place, of: str, model: str | None = None) -> Directions:
 
 
 def update(adapter: Adapter, path: str) -> Tensor:
-    """ΔW (out, in) at one site: all that the adapter changes of the backbone's own weight, which must be in place."""
+    """ΔW (out, in) at a site: the whole change of the backbone's weight. The adapter must be inactive."""
     layer = adapter.layers[path]
     delta = layer.delta_weight().detach()
-    if path in adapter.residual:  # what it took off at the start counts too
+    if path in adapter.residual:  # the initial value that it subtracted is part of the change
         delta = delta + adapter.residual[path] - layer.site.weight().detach()
     return delta
 
@@ -144,6 +152,17 @@ def _rank(layer) -> int:
 
 
 def block_and_kind(path: str) -> tuple[int, str]:
-    """(number of the block, place within it): ``roberta.encoder.layer.3.attention.self.query`` is (3, ...query)."""
+    """(number of the block, place within it) of a site.
+
+    ``roberta.encoder.layer.3.attention.self.query`` is (3, ``attention.self.query``).
+    """
     found = re.search(r"(?:^|\.)(\d+)\.(.+)$", path)
     return (int(found[1]), found[2]) if found else (0, path)
+
+
+def paths_by_kind(paths: Iterable[str]) -> dict[str, list[str]]:
+    """Paths of sites by their place within a block, such as ``attention.self.query``."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        found.setdefault(block_and_kind(path)[1], []).append(path)
+    return found

@@ -1,4 +1,4 @@
-"""Why low rank works: how much of two adapters' directions agree, and what they amplify (LoRA paper, section 7)."""
+"""The measures of the LoRA paper's section 7: subspace similarity (eq. 4) and amplification (Table 7)."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Amplification:
 
 
 def amplification(weight: Tensor, delta: Tensor, rank: int, seed: int = 0) -> Amplification:
-    """What ``delta`` amplifies of ``weight``, both (out, in).
+    """Amplification of ``weight`` by ``delta``, both (out, in).
 
     Args:
         rank: r; fewer directions where ``delta`` has a smaller rank.
@@ -89,7 +89,7 @@ def amplification(weight: Tensor, delta: Tensor, rank: int, seed: int = 0) -> Am
 def _svd(matrix: Tensor, rank: int | None) -> tuple[Tensor, Tensor]:
     """(U, V): the first ``rank`` singular directions as columns, those of a singular value near 0 left out."""
     U, S, Vh = torch.linalg.svd(matrix.detach().double(), full_matrices=False)
-    # rounding of the fp32 product B A, which is what comes in here
+    # singular values below this are rounding errors of the fp32 product B A
     tiny = S.max() * max(matrix.shape) * torch.finfo(torch.float32).eps if S.numel() else 0
     kept = min(int((tiny < S).sum()), S.numel() if rank is None else rank)
     return U[:, :kept], Vh[:kept].T

@@ -4,14 +4,16 @@ All three end in a local folder in the Hub's format, so there is one way to load
 safetensors only: a pickle can run code.
 """
 
+import json
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from modules.backbones.heads import init_head
 from modules.backbones.weights import _weight_files, weights_hash
-from modules.benchmarks.glue.tasks import Task
+from modules.embedded import ROBERTA
 from modules.hub import hub_cached, hub_reachable, require_hub
 from variants.errors import UserError, first_line
 
@@ -38,10 +40,22 @@ class Backbone:
     max_length: int | None = None  # the most tokens it has positions for
 
 
+class Outputs(Protocol):
+    """What a task asks of a classification head, in transformers' words."""
+
+    @property
+    def num_labels(self) -> int:
+        """Numbers per row."""
+
+    @property
+    def problem_type(self) -> str:
+        """ "regression" or "single_label_classification"."""
+
+
 Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerBase", Backbone]  # noqa: F821
 
 
-def load_backbone(spec: str | os.PathLike, task: Task, seed: int = 0, dtype: str = "float32", **config) -> Loaded:
+def load_backbone(spec: str | os.PathLike, task: Outputs, seed: int = 0, dtype: str = "float32", **config) -> Loaded:
     """Loads a model for sequence classification, with a fresh head, and its tokenizer.
 
     Args:
@@ -61,15 +75,32 @@ def load_backbone(spec: str | os.PathLike, task: Task, seed: int = 0, dtype: str
 
 
 def load_language_model(
-    spec: str | os.PathLike, embedded: tuple[str, Path], dtype: str = "float32", **config
+    spec: str | os.PathLike,
+    embedded: tuple[str, Path],
+    dtype: str = "float32",
+    dropout: float | None = None,
+    **config,
 ) -> Loaded:
     """Loads a causal language model, its output embedding included, and its tokenizer.
 
     Args:
         embedded: name and folder of what "embedded" stands for.
+        dropout: everywhere in the model; None, and a model of a family that is not known, keep what they have.
         spec, dtype, config: as in `load_backbone`, which also says what is raised.
     """
-    return _load("AutoModelForCausalLM", resolve(spec, embedded), dtype, config)
+    place = resolve(spec, embedded)
+    if dropout is not None:
+        config |= dict.fromkeys(_dropout_options(place[2]), dropout)
+    return _load("AutoModelForCausalLM", place, dtype, config)
+
+
+def _dropout_options(folder: Path) -> tuple[str, ...]:
+    """What the model's configuration calls its rates of dropout; empty where that is not known."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        return _family(config.get("model_type", "")).dropout
+    except (OSError, ValueError, AttributeError):
+        return ()  # `_load` says what is wrong with the folder
 
 
 def _load(auto_class: str, place: tuple[str, str, Path], dtype: str, config: dict) -> Loaded:
@@ -116,9 +147,7 @@ def resolve(spec: str | os.PathLike, embedded: tuple[str, Path] | None = None) -
         embedded: name and folder of what "embedded" stands for; by default the small RoBERTa.
     """
     if spec == "embedded":
-        from modules.benchmarks.glue import GLUE
-
-        name, folder = embedded or GLUE.embedded()
+        name, folder = embedded or (f"embedded-{ROBERTA.name}", ROBERTA)
         return name, "embedded", folder
     folder = Path(spec).expanduser()
     if folder.is_dir() and str(spec):
@@ -192,9 +221,13 @@ def _check_tokenizer(model, tokenizer, name: str) -> None:
 
 def _positions(config) -> int | None:
     positions = getattr(config, "max_position_embeddings", None)
-    # RoBERTa numbers positions from the padding index + 1.
-    offset = (config.pad_token_id or 0) + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return positions - offset if positions else None
+    return positions - _family(config.model_type).first_position(config) if positions else None
+
+
+def _family(model_type: str) -> "Architecture":  # noqa: F821
+    from variants.sites.architectures import ARCHITECTURES, UNKNOWN
+
+    return ARCHITECTURES.get(model_type, UNKNOWN)
 
 
 def _quiet():

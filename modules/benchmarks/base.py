@@ -13,51 +13,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from modules.benchmarks.settings import TrainingSettings
+from modules.data.task import Task
+from modules.paths import CONFIGS
+from variants.errors import UserError
+
 if TYPE_CHECKING:
     from modules.benchmarks.objective import Objective
     from modules.data.module import PaddedDataModule
     from modules.data.source import Source
-    from modules.paths import CONFIGS
-from modules.paths import CONFIGS
-from modules.runs.config import RunConfig
+    from modules.runs.config import RunConfig
 
-BENCHMARKS = {"glue": "modules.benchmarks.glue:GLUE", "e2e": "modules.benchmarks.e2e:E2E"}
-"""Name in configurations and result files -> module and object."""
+BENCHMARKS = {"glue": "GLUE", "e2e": "E2E"}
+"""Each benchmark's folder here, which is its name in configurations and result files -> its object there."""
 
 
 def benchmark(name: str) -> Benchmark:
     """The benchmark of a name. Raises KeyError where there is none."""
-    module, _, attribute = BENCHMARKS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    attribute = BENCHMARKS[name]
+    return getattr(importlib.import_module(f"modules.benchmarks.{name}"), attribute)
 
 
-@dataclass(frozen=True)
-class Setting:
-    """A training setting: its type, what `--help` says, whether 0 is allowed, and its words where it is one of some."""
-
-    kind: type
-    help: str
-    zero: bool = False
-    choices: tuple[str, ...] = ()
-
-
-COMMON: dict[str, Setting] = {
-    "lr": Setting(float, "learning rate of the adapter"),
-    "batch_size": Setting(int, "rows per optimizer step, over all devices"),
-    "epochs": Setting(int, "passes over the training rows"),
-    "max_length": Setting(int, "tokens; longer rows are cut"),
-    "warmup_ratio": Setting(float, "share of all steps with a rising learning rate", zero=True),
-    "warmup_steps": Setting(int, "the same in steps", zero=True),
-    "weight_decay": Setting(float, "of AdamW", zero=True),
-    "adam_eps": Setting(float, "epsilon of AdamW (default: 1e-8)"),
-    "gradient_clip_val": Setting(float, "largest norm of the gradient; 0 for none", zero=True),
-    "pad": Setting(
-        str,
-        "bucket (as little padding as the model can do with) or max (every row to max_length)",
-        choices=("bucket", "max"),
-    ),
-}
-"""Settings of every benchmark."""
+def settings_of(config: RunConfig) -> TrainingSettings:
+    """What a run trains with: the settings that its configuration gives, and the defaults of its benchmark."""
+    return benchmark(config.benchmark).settings.of(config.training)
 
 
 @dataclass(frozen=True)
@@ -83,7 +62,14 @@ class Column:
 
 @dataclass
 class Prepared:
-    """All that a run trains and scores: see `Benchmark.prepare`."""
+    """All that a run trains and scores: see `Benchmark.prepare`.
+
+    Attributes:
+        data: the loaders.
+        model: the pretrained model, without an adapter.
+        objective: the losses of a batch and the scores of an evaluation.
+        sizes: rows of each split, for the result file.
+    """
 
     data: PaddedDataModule
     model: Any
@@ -99,8 +85,8 @@ class Benchmark:
     script: ClassVar[str]
     description: ClassVar[str]  # of the command, for --help
     examples: ClassVar[str]
-    tasks: ClassVar[Mapping[str, Any]]  # by name; a task has name, title, column (the metric that picks an epoch)
-    settings: ClassVar[Mapping[str, Setting]]
+    tasks: ClassVar[Mapping[str, Task]]  # by name
+    settings: ClassVar[type[TrainingSettings]]
     columns: ClassVar[tuple[Column, ...]]
     statistic: ClassVar[str] = "median"  # over the seeds of a cell: median or mean
     average: ClassVar[bool] = False  # whether a mean over the columns means something
@@ -116,6 +102,9 @@ class Benchmark:
     data_env: ClassVar[str]  # the variable that names a data folder
     data_help: ClassVar[str]
 
+    first_task: ClassVar[str | None] = None  # the task whose trained weights other tasks may start from
+    later_tasks: ClassVar[tuple[str, ...]] = ()  # those that the papers start from it
+
     reading: ClassVar[str]  # how to read the table
     scored_on: ClassVar[str] = "dev"  # the split of the table's figures
     official_rows: ClassVar[Mapping[str, tuple[int, int]]]  # (train, scored) rows of the official splits, by task
@@ -130,6 +119,12 @@ class Benchmark:
     def paper_model(self) -> str:
         """The papers' own backbone, without its owner."""
         return self.hub_model.rpartition("/")[2]
+
+    @property
+    def later_words(self) -> str:
+        """The titles of `later_tasks`, such as `MRPC, RTE and STS-B`."""
+        *most, last = (self.tasks[task].title for task in self.later_tasks)
+        return f"{', '.join(most)} and {last}" if most else last
 
     def embedded(self) -> tuple[str, Path]:
         """Name and folder of the backbone that ships with the project."""
@@ -150,3 +145,19 @@ class Benchmark:
     def scored_rows(self, sizes: Mapping[str, int]) -> int:
         """Rows that the table's figures are of, from a run's sizes by split."""
         raise NotImplementedError
+
+
+def batch_sizes(batch_size: int, trainer: Mapping[str, Any]) -> dict[str, int]:
+    """Rows of a training and of an evaluation batch, as a data module takes them.
+
+    Args:
+        batch_size: rows per optimizer step.
+        trainer: options of lightning.Trainer; gradient accumulation divides a step's rows.
+
+    Raises:
+        UserError: accumulation does not divide them evenly.
+    """
+    accumulate = trainer.get("accumulate_grad_batches", 1)
+    if batch_size % accumulate:
+        raise UserError(f"--batch_size {batch_size} cannot be split over accumulate_grad_batches={accumulate}")
+    return {"batch_size": batch_size // accumulate, "eval_batch_size": 4 * batch_size}

@@ -3,17 +3,18 @@
 `configs/README.md` explains the files. A value for one task wins over the variant's, which wins over the file's.
 """
 
-import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
 import yaml
 
-from modules.benchmarks.base import Benchmark, Setting
-from modules.benchmarks.glue import GLUE
+from modules.benchmarks.base import Benchmark
+from modules.benchmarks.settings import check_keys
 from variants.errors import UserError
 
 _FILE_KEYS = {"backbone", "protocol", "source", "remarks", "seeds", "common", "variants"}
@@ -22,7 +23,18 @@ _VARIANT_KEYS = {"source", "remarks", "options", "mnli_init", "common", "tasks"}
 
 @dataclass(frozen=True)
 class Recipe:
-    """The settings of one run, and where they come from."""
+    """The settings of one run, and where they come from.
+
+    Attributes:
+        backbone, protocol: as the file names them.
+        training: the training settings that the file gives; the benchmark's dataclass has the defaults of the others.
+        options: of the variant.
+        seeds: of the runs of a cell.
+        mnli_init: whether the file has this task start from the weights of the benchmark's first task (GLUE: MNLI).
+        start: the recipe of the run that this one starts from, where it does; `recipes_for` settles it.
+        source: where the values were printed or published; `ours` where nowhere.
+        remarks: doubts, and differences from other protocols.
+    """
 
     backbone: str
     protocol: str
@@ -31,48 +43,90 @@ class Recipe:
     training: dict[str, Any]
     options: dict[str, Any]
     seeds: tuple[int, ...]
-    mnli_init: bool  # whether this task starts from the weights of the MNLI run
+    mnli_init: bool
     source: str
     remarks: tuple[str, ...] = field(default=())
+    start: Recipe | None = None
 
 
 class NoRecipe(UserError):
     """There is no recipe for what was asked; the line names what there is."""
 
 
-def load_recipe(backbone: str, protocol: str, variant: str, task: str, benchmark: Benchmark = GLUE) -> Recipe:
+def recipes_for(
+    backbone: str,
+    protocol: str,
+    variant: str,
+    benchmark: Benchmark,
+    tasks: Sequence[str] = (),
+    mnli_init: bool | None = None,
+) -> dict[str, Recipe]:
+    """The recipe of each task that is to be run, by the task's name.
+
+    Args:
+        backbone, protocol: as `load_recipe` takes them.
+        tasks: to be run; none named: all that one protocol has a recipe for, since a row of a table is of one protocol.
+        mnli_init: whether tasks start from the run of the benchmark's first task; None leaves it to the recipes.
+
+    Raises:
+        NoRecipe: a named task has none, or no task has.
+        UserError: a file is malformed.
+    """
+    if tasks:
+        recipes = {task: load_recipe(backbone, protocol, variant, task, benchmark) for task in tasks}
+    else:
+        found = {task: _find(backbone, protocol, variant, task, benchmark) for task in benchmark.tasks}
+        recipes = {task: recipe for task, recipe in found.items() if isinstance(recipe, Recipe)}
+        if not recipes:
+            raise NoRecipe(next(iter(found.values())))
+        own = next((r.protocol for r in recipes.values() if r.protocol != "default"), "default")
+        recipes = {task: recipe for task, recipe in recipes.items() if recipe.protocol == own}
+    for task, recipe in recipes.items():
+        if recipe.mnli_init if mnli_init is None else mnli_init and task in benchmark.later_tasks:
+            start = load_recipe(recipe.backbone, protocol, variant, benchmark.first_task, benchmark)
+            recipes[task] = replace(recipe, start=start)
+    return recipes
+
+
+def load_recipe(backbone: str, protocol: str, variant: str, task: str, benchmark: Benchmark) -> Recipe:
     """The recipe for one run.
 
-    `backbone` is a folder's name under the benchmark's `configs`, with or without an owner
-    ("FacebookAI/roberta-base"). `protocol` is a file's name there, "default" (for every backbone), "auto" (what fits
-    best: embedded for the embedded backbone, else paper, else default), or the path of a recipe file of one's own.
+    Args:
+        backbone: a folder's name under the benchmark's `configs`, with or without an owner ("FacebookAI/roberta-base").
+        protocol: a file's name there, "default" (for every backbone), "auto" (the best fit: embedded for the embedded
+            backbone, else paper, else default), or the path of your own recipe file.
 
-    Raises NoRecipe where there is none, UserError where a file is malformed.
+    Raises:
+        NoRecipe: there is none.
+        UserError: a file is malformed.
     """
-    if protocol == "auto":
-        for choice in ("embedded", "paper"):
-            try:
-                return load_recipe(backbone, choice, variant, task, benchmark)
-            except NoRecipe:
-                continue
-        protocol = "default"
-    path = _path(backbone, protocol, benchmark.configs)
-    content = load_file(path, benchmark)
-    entry = content["variants"].get(variant, content["variants"].get("default"))
-    if entry is None:
-        raise NoRecipe(
-            f"{path} has no recipe for the variant {variant!r}, only for {', '.join(content['variants'])}; "
-            "use --preset default"
-        )
-    tasks = entry.get("tasks", {})
-    if tasks and task not in tasks:
-        raise NoRecipe(
-            f"{path} has no recipe for {variant} on {task!r}, only for {', '.join(tasks)}; use --preset default"
-        )
-    return _merge(content, entry, variant, task)
+    found = _find(backbone, protocol, variant, task, benchmark)
+    if isinstance(found, str):
+        raise NoRecipe(found)
+    return found
 
 
-def load_file(path: Path, benchmark: Benchmark = GLUE) -> dict[str, Any]:
+def _find(backbone: str, protocol: str, variant: str, task: str, benchmark: Benchmark) -> Recipe | str:
+    """The recipe for one run, or why there is none."""
+    reason = ""
+    for name in ("embedded", "paper", "default") if protocol == "auto" else (protocol,):
+        path, reason = _path(backbone, name, benchmark.configs)
+        if reason:
+            continue
+        content = load_file(path, benchmark)
+        entry = content["variants"].get(variant, content["variants"].get("default"))
+        if entry is None:
+            known = ", ".join(content["variants"])
+            reason = f"{path} has no recipe for the variant {variant!r}, only for {known}; use --preset default"
+            continue
+        known = entry.get("tasks", {})
+        if not known or task in known:
+            return _merge(content, entry, variant, task)
+        reason = f"{path} has no recipe for {variant} on {task!r}, only for {', '.join(known)}; use --preset default"
+    return reason
+
+
+def load_file(path: Path, benchmark: Benchmark) -> dict[str, Any]:
     """Read and check one file. Raises UserError naming the file and the key that is wrong."""
     return _load(Path(path), Path(path).stat().st_mtime_ns, benchmark)
 
@@ -83,19 +137,20 @@ def _load(path: Path, _modified: int, benchmark: Benchmark) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    _known(content, _FILE_KEYS, str(path))
+    check_keys(content, _FILE_KEYS, str(path))
     if missing := sorted({"backbone", "protocol", "source", "variants"} - set(content)):
         raise UserError(f"{path}: {missing[0]!r} is missing")
     settings = benchmark.settings
-    check_training(content.get("common", {}), f"{path}: common", settings)
+    settings.check(content.get("common", {}), f"{path}: common")
     for name, entry in content["variants"].items():
         where = f"{path}: {name}"
-        _known(entry, _VARIANT_KEYS, where)
-        check_training(entry.get("common", {}), f"{where}: common", settings)
+        check_keys(entry, _VARIANT_KEYS, where)
+        settings.check(entry.get("common", {}), f"{where}: common")
         for task, values in entry.get("tasks", {}).items():
-            _known({task: None}, set(benchmark.tasks), where)
-            check_training({k: v for k, v in values.items() if k != "options"}, f"{where}: {task}", settings)
-        _known(dict.fromkeys(entry.get("mnli_init", [])), set(benchmark.tasks) - {"mnli"}, f"{where}: mnli_init")
+            check_keys({task: None}, benchmark.tasks, where)
+            settings.check({k: v for k, v in values.items() if k != "options"}, f"{where}: {task}")
+        later = set(benchmark.tasks) - {benchmark.first_task}
+        check_keys(dict.fromkeys(entry.get("mnli_init", [])), later, f"{where}: mnli_init")
     return content
 
 
@@ -121,41 +176,14 @@ def _merge(content: dict, entry: dict, variant: str, task: str) -> Recipe:
     )
 
 
-def _path(backbone: str, protocol: str, root: Path) -> Path:
+def _path(backbone: str, protocol: str, root: Path) -> tuple[Path, str]:
+    """(a recipe file, why it cannot be read)."""
     if protocol.endswith((".yaml", ".yml")):
-        if not Path(protocol).is_file():
-            raise NoRecipe(f"there is no recipe file {protocol}")
-        return Path(protocol)
+        path = Path(protocol)
+        return path, "" if path.is_file() else f"there is no recipe file {protocol}"
     folder = "default" if protocol == "default" else PurePath(backbone).name
     path = root / folder / f"{protocol}.yaml"
-    if not path.is_file():
-        names = sorted(f"{file.stem} for {file.parent.name}" for file in root.glob("*/*.yaml"))
-        raise NoRecipe(f"no recipe {protocol!r} for the backbone {folder!r}; there are: {', '.join(names)}")
-    return path
-
-
-def _known(content: Any, names: set[str], where: str) -> None:
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: expected keys and values, found {content!r}")
-    for key in content:
-        if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1) or sorted(names)
-            raise UserError(f"{where}: unknown key {key!r}; did you mean {' or '.join(close)}?")
-
-
-def check_training(values: Any, where: str, settings: Mapping[str, Setting]) -> None:
-    """Raise UserError, naming `where` and the key, on a training setting that is unknown or out of range."""
-    _known(values, set(settings), where)
-    for key, value in values.items():
-        setting = settings[key]
-        if setting.kind is str:
-            if value not in setting.choices:
-                raise UserError(f"{where}: {key} must be one of {', '.join(setting.choices)}, got {value!r}")
-            continue
-        fits = isinstance(value, (int, float) if setting.kind is float else int) and not isinstance(value, bool)
-        if not fits or value < 0 or (value == 0 and not setting.zero):
-            hint = "; YAML reads 5e-4 as text, write 5.0e-4" if isinstance(value, str) else ""
-            raise UserError(
-                f"{where}: {key} must be a {'non-negative' if setting.zero else 'positive'} "
-                f"{'number' if setting.kind is float else 'whole number'}, got {value!r}{hint}"
-            )
+    if path.is_file():
+        return path, ""
+    names = sorted(f"{file.stem} for {file.parent.name}" for file in root.glob("*/*.yaml"))
+    return path, f"no recipe {protocol!r} for the backbone {folder!r}; there are: {', '.join(names)}"

@@ -14,8 +14,6 @@ import numpy as np
 from variants.atomic import write_atomic
 from variants.errors import UserError
 
-# --- the cache -------------------------------------------------------------------------------------------------
-
 
 def cache_dir() -> Path:
     """The cache folder (it may not exist yet)."""

@@ -17,7 +17,6 @@ from modules.data.packing import PackedRows
 from modules.data.padding import EDGES, PaddedRows
 from modules.data.samplers import EvalBatches, Rows, StackedBatches, TrainBatches
 from modules.data.tokens import Tokens
-from modules.runs.config import RunConfig
 from variants.errors import UserError
 
 MULTIPLE = 128
@@ -76,11 +75,11 @@ class PaddedDataModule(LightningDataModule):
         self.edges.append(max_length)
         self._first_position, self._rounded = None, False
 
-    def pack(self, first_position: int, rounded: bool = False) -> None:
+    def pack(self, first_position: int | None, rounded: bool = False) -> None:
         """Leave padding out from now on (`modules.data.packing`).
 
         Args:
-            first_position: the number of a row's first position in the model.
+            first_position: the number of a row's first position in the model; None: pad again.
             rounded: give batches few lengths, for CUDA graphs.
         """
         self._first_position, self._rounded = first_position, rounded
@@ -146,11 +145,3 @@ class PaddedDataModule(LightningDataModule):
 
 def _as_is(batch):
     return batch
-
-
-def batch_sizes(config: RunConfig) -> dict[str, int]:
-    """Rows of a training and of an evaluation batch of a run. Raises UserError where accumulation does not divide."""
-    size, accumulate = config.training["batch_size"], config.trainer.get("accumulate_grad_batches", 1)
-    if size % accumulate:
-        raise UserError(f"--batch_size {size} cannot be split over accumulate_grad_batches={accumulate}")
-    return {"batch_size": size // accumulate, "eval_batch_size": 4 * size}

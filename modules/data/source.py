@@ -9,10 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from modules.benchmarks.glue.tasks import Task
+from modules.data.task import Task
 from variants.errors import UserError
-
-_RESTORE = "restore the official file (https://gluebenchmark.com/tasks)"
 
 
 @dataclass
@@ -35,11 +33,19 @@ def content_hash(splits: dict[str, Split]) -> str:
 
 
 class Source:
-    """The interface. Subclasses set `kind` and `name` (both stored and shown) and implement `_read`."""
+    """The interface. Subclasses set the class attributes and implement `_read`.
+
+    Attributes:
+        kind: "embedded", "folder" or "hub"; stored with a result, and shown.
+        name: of the data; stored and shown likewise.
+        restore: the advice that ends an error about a damaged file.
+        sizes: by task and split, the number of rows; filled by `load`.
+        notes: by task, lines about rows or files that were left out; filled by `load`.
+    """
 
     kind: str
     name: str
-    restore = _RESTORE
+    restore: str
 
     def __init__(self) -> None:
         self.sizes: dict[str, dict[str, int]] = {}
@@ -57,10 +63,17 @@ class Source:
         self._hashes[task.name] = content_hash(splits)
         return splits
 
-    def planned(self, task: Task, expected: str) -> dict[str, Split]:
-        """`load`, with the content that a run was planned on: raises UserError where `hash` is not `expected`."""
+    def expect(self, task: Task, content: str) -> dict[str, Split]:
+        """`load`, where the rows must be those of a known hash.
+
+        Args:
+            content: the `hash` of the rows that the run's configuration was made with.
+
+        Raises:
+            UserError: the rows have changed since then, or cannot be read.
+        """
         splits = self.load(task)
-        if self.hash(task) != expected:
+        if self.hash(task) != content:
             raise UserError(f"the data in {self.name} have changed since this run was planned; start the command again")
         return splits
 
@@ -71,11 +84,19 @@ class Source:
         return self._hashes[task.name]
 
     def _read(self, task: Task) -> dict[str, Split]:
+        """The rows by split, for `load`."""
         raise NotImplementedError
 
 
-def read_lines(path: Path, restore: str = _RESTORE) -> Iterable[tuple[int, str]]:
-    """Yields (line number, line). Only \\n ends a line: the texts hold other separators of Unicode."""
+def read_lines(path: Path, restore: str) -> Iterable[tuple[int, str]]:
+    """Yields (line number, line), numbers from 1. Only \\n ends a line: the texts hold other separators of Unicode.
+
+    Args:
+        restore: the advice that ends an error.
+
+    Raises:
+        UserError: naming the file, and the line where the text is not UTF-8.
+    """
     try:
         data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:

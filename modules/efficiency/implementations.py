@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.acceleration.packed_encoder import unpad
+from modules.acceleration.clipping import clip_each
+from modules.acceleration.packed_encoder import Packing, pack
 from modules.efficiency.shapes import Batch, loss_of
 from modules.efficiency.trainee import START, TOTAL, Trainee
 from variants import attach
+from variants.acceleration import accelerated, accelerated_updates
 from variants.registry import resolve
 
 METHODS: dict[str, dict[str, Any]] = {
@@ -109,7 +111,7 @@ def make(
         return _limit(model, bf16)
     if way.library == LIMIT_PACKED:
         limit = _limit(model, bf16)
-        if unpad(limit.handle):
+        if pack(limit.handle):
             limit.kind = "packed"
         return limit
     if way.library == LIMIT_TOGETHER:
@@ -135,13 +137,23 @@ def ours(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, tar
         _lower(model)
     adapted = attach(model, resolve(method)(**options, target=target), seed=0)
     has_step = method == "adalora"
+    packing = pack(adapted)
+
+    def penalty() -> Tensor | None:
+        with accelerated_updates(adapted):
+            return adapted.penalty()
+
+    def after(step: int) -> None:
+        with accelerated_updates(adapted):
+            adapted.after_step(START + step, TOTAL)
+
     return Trainee(
-        _as_trained(adapted),
+        _as_trained(adapted, packing),
         list(adapted.trained().values()),
-        extra=adapted.penalty if has_step else None,
-        after=(lambda step: adapted.after_step(START + step, TOTAL)) if has_step else None,
+        extra=penalty if has_step else None,
+        after=after if has_step else None,
         handle=adapted,
-        kind="packed" if unpad(adapted) else "",
+        kind="packed" if packing else "",
     )
 
 
@@ -154,7 +166,6 @@ def stacked(
     size: int = STACKED,
 ) -> Trainee:
     """``size`` seeds of this project's adapter at once; a batch is repeated for each of them."""
-    from modules.training.stacked_seeds import clip_each
     from variants.adapters.stack import Stack
 
     if bf16:
@@ -164,14 +175,15 @@ def stacked(
     for name in names[1:]:
         adapted.add(name, resolve(method)(**options, target=target), int(name))
     stack = Stack(adapted, names)
-    loss = _as_trained(stack)
+    packing = pack(stack)
+    loss = _as_trained(stack, packing)
     return Trainee(
         lambda batch: size * loss(batch),  # the sum of the seeds' mean losses
         list(stack.trained().values()),
         feed=lambda batch: _repeated(batch, size),
         clip=clip_each,
         handle=stack,
-        kind="each" if unpad(stack) else "",
+        kind="each" if packing else "",
     )
 
 
@@ -179,11 +191,11 @@ def _repeated(batch: Batch, times: int) -> Batch:
     return {name: torch.cat([rows] * times) for name, rows in batch.items()}
 
 
-def _as_trained(handle: Any) -> Callable[[Batch], Tensor]:
-    """The loss of an adapted model in a prepared pass, as `modules.training.lightning_module` has it."""
+def _as_trained(handle: Any, packing: Packing | None) -> Callable[[Batch], Tensor]:
+    """The loss of an adapted model in an accelerated pass, as `modules.training.acceleration` has it."""
 
     def core(batch: Batch) -> Tensor:
-        with handle.prepared():
+        with accelerated(handle, exclude=packing.excluded if packing else ()):
             return loss_of(handle.model, batch)
 
     return core

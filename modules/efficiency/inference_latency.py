@@ -166,11 +166,11 @@ def as_text(model: str, record: dict[str, Any]) -> str:
 
 def draw(path: Path, result: dict[str, Any]) -> None:
     """Ratios as points with their quartiles, a panel for each setting; the paper's as hollow diamonds."""
-    from modules.reports.plotting import figure
+    from modules.reports.plots.image_files import saved_figure
 
     names = [name for name in result["settings"][0]["ways"] if name != PLAIN]
     rows = range(len(names))
-    with figure(path, 1.2 + 2.4 * len(result["settings"]), 0.9 + 0.27 * len(names)) as drawing:
+    with saved_figure(path, 1.2 + 2.4 * len(result["settings"]), 0.9 + 0.27 * len(names)) as drawing:
         axes = drawing.subplots(1, len(result["settings"]), sharey=True, squeeze=False)[0]
         for axis, record in zip(axes, result["settings"], strict=True):
             ways, paper = record["ways"], published(result["model"], record)

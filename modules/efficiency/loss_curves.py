@@ -14,13 +14,11 @@ from torch import Tensor, nn
 from modules.acceleration.cuda_graphs import cause
 from modules.efficiency import implementations as W
 from modules.efficiency.measure import Scenario, free, say
-from modules.efficiency.shapes import Batch, build, fixed_batches, sizes
+from modules.efficiency.shapes import Batch, build, fixed_batches, is_language_model, sizes
 from modules.efficiency.stepper import Stepper
 
 STEPS = 30
 BATCHES = 3
-TARGET = {"roberta": "attn-qv", "gpt2": "c_attn"}
-"""What both adapt: PEFT knows no slices of GPT-2's fused map."""
 AGREE = 0.01
 """The share of the adapter's effect on the losses up to which two curves in fp32 count as equal."""
 ROUNDED = 2.0
@@ -81,9 +79,9 @@ class Case(NamedTuple):
 
     def pair(self, bf16: bool) -> tuple[W.Trainee, W.Trainee]:
         """Ours and PEFT's with equal values."""
-        from modules.efficiency.peft_implementation import equalise, theirs
+        from modules.efficiency.peft_implementation import equalise, theirs, whole_maps
 
-        target = TARGET[self.master.config.model_type]
+        target = ",".join(whole_maps(self.master))
         mine = W.ours(copy.deepcopy(self.master), self.method, self.options, bf16, target)
         other = theirs(copy.deepcopy(self.master), self.method, self.options, bf16, low=False)
         rng = torch.Generator().manual_seed(5 + self.draw)
@@ -135,7 +133,7 @@ def compare(
     master = build(config, device, dropout=False)
     batches = fixed_batches(config, scenario.rows, scenario.width or 48, device, BATCHES)
     for method in scenario.methods:
-        if method == "adalora" and config["model_type"] == "gpt2":
+        if method == "adalora" and is_language_model(config):
             continue  # PEFT's penalty comes with its own loss over all tokens
         case = Case(master, method, W.METHODS[method] | scenario.options.get(method, {}), batches)
         for precision in precisions:

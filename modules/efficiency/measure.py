@@ -16,6 +16,7 @@ from modules.efficiency import implementations as W
 from modules.efficiency.shapes import Batch, build, drawn_batches, fixed_batches, shape_of, sizes, tokens_of
 from modules.efficiency.stepper import Stepper, compile_core
 from modules.runs.environment import environment
+from variants.sites.architectures import ARCHITECTURES
 
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch", "cudaLaunchCooperativeKernel")
 """Beginnings of the names of CUDA calls that a step makes to start work; a whole graph is one."""
@@ -57,7 +58,7 @@ class Scenario:
     @property
     def packed(self) -> bool:
         """Whether the backbone can do without padding (`modules.acceleration.packed_encoder`)."""
-        return "roberta" in self.shape
+        return ARCHITECTURES[sizes(self.shape)["model_type"]].packs
 
     def batches(self, config: dict[str, Any], device: torch.device) -> list[Batch]:
         if self.width:

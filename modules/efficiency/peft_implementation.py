@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from modules.efficiency.shapes import Batch, loss_of
 from modules.efficiency.trainee import START, TOTAL, Trainee
 from variants.adapters.adapted_model import Adapted
+from variants.sites.architectures import architecture_of
+from variants.sites.targets import find_sites
 
-TARGETS = {"roberta": ["query", "value"], "gpt2": ["c_attn"]}
-"""What PEFT adapts by default; it knows no slices, so GPT-2's fused map is taken whole."""
 _NAMES = {
     "lora": {"lora_A": "lora_A.default.weight", "lora_B": "lora_B.default.weight"},
     "vera": {"d": "vera_lambda_d.default", "b": "vera_lambda_b.default"},
@@ -33,19 +33,24 @@ def available() -> bool:
     return False
 
 
-def config(method: str, options: dict[str, Any], model_type: str):
-    """PEFT's configuration of a method."""
+def whole_maps(model: nn.Module) -> list[str]:
+    """Last names of the maps to queries and values, which PEFT adapts by default: it knows no slices of a fused map."""
+    return list(dict.fromkeys(site.module_path.rpartition(".")[2] for site in find_sites(model, "attn-qv")))
+
+
+def config(method: str, options: dict[str, Any], model: nn.Module):
+    """PEFT's configuration of a method on a model."""
     import peft
 
-    common: dict[str, Any] = {"target_modules": TARGETS[model_type]}
-    common["task_type"] = "CAUSAL_LM" if model_type == "gpt2" else "SEQ_CLS"
+    common: dict[str, Any] = {"target_modules": whole_maps(model)}
+    common["task_type"] = "CAUSAL_LM" if architecture_of(model).causal else "SEQ_CLS"
     if method == "vera":
         return peft.VeraConfig(r=options["r"], projection_prng_key=3, save_projection=False, **common)
     if method == "adalora":
         steps = {"tinit": int(options["tinit"]), "tfinal": int(options["tfinal"]), "deltaT": 1, "total_step": TOTAL}
         ranks = {"init_r": options["init_r"], "target_r": options["target_r"], "lora_alpha": int(options["alpha"])}
         return peft.AdaLoraConfig(**ranks, **steps, orth_reg_weight=0.1, **common)
-    fan = {"fan_in_fan_out": model_type == "gpt2"}
+    fan = {"fan_in_fan_out": architecture_of(model).transposed}
     return peft.LoraConfig(r=options["r"], lora_alpha=int(options["alpha"]), use_dora=method == "dora", **fan, **common)
 
 
@@ -57,12 +62,12 @@ def theirs(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, l
     """
     import peft
 
-    kind = model.config.model_type
+    causal = architecture_of(model).causal
     if bf16:
         model.to(torch.bfloat16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wrapped = peft.get_peft_model(model, config(method, options, kind), autocast_adapter_dtype=not low)
+        wrapped = peft.get_peft_model(model, config(method, options, model), autocast_adapter_dtype=not low)
     for name, parameter in wrapped.named_parameters():
         if ".ranknum." in name:  # AdaLoRA's divisor: over a bf16 base PEFT 0.21's widening makes it trainable
             parameter.requires_grad_(False)
@@ -76,7 +81,7 @@ def theirs(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, l
         if method == "adalora":  # its penalty is in the loss of this forward alone
             inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "labels")}
             return wrapped.base_model(**inputs).loss.float()
-        return loss_of(inner if kind == "gpt2" else wrapped, batch)
+        return loss_of(inner if causal else wrapped, batch)
 
     has_step = method == "adalora"
     after = (lambda step: wrapped.base_model.update_and_allocate(START + step)) if has_step else None

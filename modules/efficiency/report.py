@@ -9,7 +9,7 @@ from typing import Any
 from modules.efficiency import thresholds
 from modules.efficiency.implementations import LIMIT_PACKED, LIMIT_TOGETHER, TOGETHER
 from modules.efficiency.loss_curves import AGREE, FIGURES, ROUNDED, agrees
-from modules.reports.plotting import figure
+from modules.reports.plots.image_files import saved_figure
 
 READING = """\
 A cell is a median; brackets hold the quartiles over the rounds. Ratios are taken within a round, in which all ways
@@ -141,7 +141,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     """
     scenarios = [s for s in result["scenarios"].values() if any("step_ms" in r for r in s["ways"].values())]
     heights = [0.9 + 0.24 * sum("step_ms" in r for r in s["ways"].values()) for s in scenarios]
-    with figure(path, 8, sum(heights) + 0.3) as drawing:
+    with saved_figure(path, 8, sum(heights) + 0.3) as drawing:
         axes = drawing.subplots(len(scenarios), height_ratios=heights, squeeze=False)
         for s, axis in zip(scenarios, axes[:, 0], strict=True):
             _panel(axis, s)

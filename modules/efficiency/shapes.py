@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from modules.data import module
 from modules.data.packing import Layout
 from modules.data.padding import EDGES
+from variants.sites.architectures import ARCHITECTURES
 
 Batch = dict[str, Tensor]
 LENGTHS = Path(__file__).with_name("lengths.json")
@@ -55,6 +56,11 @@ def sizes(shape: str) -> dict[str, Any]:
     return SHAPES[shape]
 
 
+def is_language_model(config: dict[str, Any]) -> bool:
+    """Whether a shape is measured as a language model; the others are classifiers."""
+    return ARCHITECTURES[config["model_type"]].causal
+
+
 def build(config: dict[str, Any], device: torch.device, seed: int = 0, dropout: bool = True) -> nn.Module:
     """A classifier of two labels or a language model with random weights, in fp32 and training mode.
 
@@ -65,10 +71,9 @@ def build(config: dict[str, Any], device: torch.device, seed: int = 0, dropout: 
 
     options = {k: v for k, v in config.items() if k not in ("architectures", "transformers_version", "dtype")}
     kind = options.pop("model_type")
-    is_lm = kind == "gpt2"
+    is_lm = is_language_model(config)
     if not dropout:
-        names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
-        options |= dict.fromkeys(names if is_lm else ("hidden_dropout_prob", "attention_probs_dropout_prob"), 0.0)
+        options |= dict.fromkeys(ARCHITECTURES[kind].dropout, 0.0)
     options |= {"use_cache": False} if is_lm else {"num_labels": 2}
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
@@ -127,10 +132,11 @@ def fixed_batches(config: dict[str, Any], rows: int, width: int, device: torch.d
 
 
 def positions(config: dict[str, Any]) -> int:
-    """Tokens that a row may have; RoBERTa's positions begin behind its padding index."""
-    if config["model_type"] == "gpt2":
-        return config.get("n_positions", 1024)
-    return config["max_position_embeddings"] - config["pad_token_id"] - 1
+    """Tokens that a row may have."""
+    import transformers
+
+    full = transformers.AutoConfig.for_model(**config)
+    return full.max_position_embeddings - ARCHITECTURES[full.model_type].first_position(full)
 
 
 def drawn_batches(config: dict[str, Any], rows: int, name: str, device: torch.device, count: int) -> list[Batch]:
@@ -162,7 +168,7 @@ def _batch(
     mask = place < length
     ids = ids.where(mask, torch.tensor(config.get("pad_token_id") or 0))
     batch = {"input_ids": ids, "attention_mask": mask.long()}
-    if config["model_type"] == "gpt2":
+    if is_language_model(config):
         batch |= _targets(ids, mask & (place >= length - torch.from_numpy(np.asarray(targets, np.int64))[:, None]))
     else:
         for kind, multiple in PACKED.items():

@@ -5,26 +5,17 @@ from __future__ import annotations
 import contextlib
 import types
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep, capture, side_stream
-from modules.efficiency.shapes import Batch, picked, shape_of
+from modules.acceleration.cuda_graphs import GraphCache, GraphedAdamW, GraphedStep, side_stream
+from modules.efficiency.shapes import Batch, picked
 from modules.efficiency.trainee import Trainee
 from variants.acceleration.policy import for_graph
 
 CLIP = 1.0
 WARM_UP = 2  # eager steps before a capture: libraries and the optimizer's state set themselves up
-
-
-@dataclass
-class _Graph:
-    graph: torch.cuda.CUDAGraph
-    inputs: Batch
-    loss: Tensor
-    gradients: list[Tensor]
 
 
 class Stepper:
@@ -46,8 +37,7 @@ class Stepper:
         self.optimizer = (
             torch.optim.AdamW(self.parameters, lr=lr, fused=True, capturable=self.on_gpu) if self.parameters else None
         )
-        self._graphs: dict[tuple, _Graph] = {}
-        self._pool = None
+        self._graphs: GraphCache[tuple[Tensor, list[Tensor]]] = GraphCache()
         self._run = {"graphs": self._replay, "compiled+graphs": self._replay}.get(mode, self._step)
         if mode == "trained":
             self._run = self._trained()
@@ -82,32 +72,29 @@ class Stepper:
     # ---- the whole step as one graph -----------------------------------------------------------------------
 
     def _replay(self, batch: Batch) -> Tensor:
-        key = shape_of(batch)
-        if key not in self._graphs:
-            self._graphs[key] = self._capture(batch)
-        captured = self._graphs[key]
-        for name, tensor in captured.inputs.items():
-            tensor.copy_(batch[name], non_blocking=True)
-        captured.graph.replay()
-        for parameter, gradient in zip(self.parameters, captured.gradients, strict=True):
+        captured = self._graphs.find(batch)
+        if captured is None:
+            self._warm_up(batch)
+            captured = self._graphs.capture(self._step_and_gradients, batch, warm_up=False)
+        loss, gradients = captured.replay(batch)
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient  # each graph has its own
-        return captured.loss
+        return loss
+
+    def _step_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        return self._step(batch), [p.grad for p in self.parameters]
 
     @for_graph()
-    def _capture(self, batch: Batch) -> _Graph:
-        inputs = {name: tensor.clone() for name, tensor in batch.items()}
+    def _warm_up(self, batch: Batch) -> None:
         side = side_stream()
         with self._undone() if self.faithful else contextlib.nullcontext():
             side.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(side):
                 for _ in range(WARM_UP):
-                    self._step(inputs)
+                    self._step(batch)
             torch.cuda.current_stream().wait_stream(side)
             torch.cuda.synchronize()
         self._clear()
-        graph, loss = capture(lambda: self._step(inputs), self._pool, warm=False)
-        self._pool = graph.pool()
-        return _Graph(graph, inputs, loss, [p.grad for p in self.parameters])
 
     @contextlib.contextmanager
     def _undone(self) -> Iterator[None]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import sys
 from typing import Any
 
 from modules.benchmarks.base import Benchmark
-from modules.benchmarks.glue import GLUE
 from modules.command_line import guarded
-from modules.experiments.flags import make_parser, names_of, seeds_of, variant_in
-from modules.experiments.plan import Plan, Wishes, make_plan, merge, stacks, takes_several
+from modules.experiments.flags import make_parser, variant_in
+from modules.experiments.plan import Plan, make_plan, merge
+from modules.experiments.stacking import stacks, takes_several
+from modules.experiments.wishes import Wishes
 from modules.launch.pool import default_jobs, run_workers
 from modules.paths import PUBLISHED
 from modules.reports.show import show_paper_table, show_table
@@ -19,9 +18,8 @@ from variants.errors import UserError
 from variants.registry import outline, resolve
 
 
-def main(argv: list[str] | None = None, benchmark: Benchmark = GLUE) -> int:
+def main(argv: list[str], benchmark: Benchmark) -> int:
     """Run a benchmark's command; the exit code: 0, 2 after a mistake of the user's, 1 after a failure."""
-    argv = sys.argv[1:] if argv is None else argv
     return guarded(lambda: _main(argv, benchmark))
 
 
@@ -34,25 +32,7 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
     flags = make_parser(cls, benchmark).parse_args(argv)
     if flags.table_only:
         return show_table(flags.results_dir, write=True, benchmark=benchmark)
-    options = {f.name: flags[f.name] for f in dataclasses.fields(cls) if flags[f.name] is not None}
-    training = {name: flags[name] for name in benchmark.settings if flags[name] is not None}
-    wishes = Wishes(
-        variant=spec,
-        options=options,
-        preset=flags.preset,
-        model=flags.model,
-        data_dir=flags.data_dir,
-        tasks=names_of(flags.tasks),
-        seeds=seeds_of(flags.seeds),
-        training=training,
-        mnli_init=flags.get("mnli_init"),
-        trainer=flags.trainer or {},
-        results_dir=flags.results_dir,
-        wandb=flags.wandb,
-        compile=flags.compile,
-        budget=None if flags.budget is None else str(flags.budget),
-        benchmark=benchmark,
-    )
+    wishes = Wishes.of(flags, benchmark, cls)
     wanted, about = [wishes], []
     if flags.rows and not flags.table:
         raise UserError("--rows needs --table, such as --table lora-2")
@@ -67,7 +47,7 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
         return show_plan(wanted, about, flags.results_dir)
     plan = merge([make_plan(each, resolve(each.variant)) for each in wanted])
     plan.about += about
-    code = execute(plan, flags.results_dir, force=flags.force, jobs=flags.jobs, benchmark=benchmark, stack=stack)
+    code = execute(plan, flags.results_dir, benchmark, flags.force, flags.jobs, stack)
     if flags.table and _first_process():
         show_paper_table(flags.results_dir, flags.table)
     return code
@@ -87,12 +67,26 @@ def _table_wishes(flags: Any, argv: list[str], wishes: Wishes) -> tuple[list[Wis
 def execute(
     plan: Plan,
     results_dir: str,
+    benchmark: Benchmark,
     force: bool = False,
     jobs: int | None = None,
-    benchmark: Benchmark = GLUE,
     stack: bool = False,
 ) -> int:
-    """Do what is missing of a plan, each run in a worker process or seeds stacked, and show the table."""
+    """Do what is missing of a plan, each run in a worker process or seeds stacked, and show the table.
+
+    Args:
+        results_dir: where results are looked up and written.
+        benchmark: whose table is shown.
+        force: run again what is done.
+        jobs: worker processes at once; None for one per GPU or core.
+        stack: train the seeds of a task at once.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: runs cannot be stacked, or `jobs` is below 1.
+    """
     from modules.runs.results import ResultStore
 
     jobs = default_jobs() if jobs is None else jobs

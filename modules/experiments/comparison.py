@@ -1,18 +1,21 @@
-"""A comparison of variants from a file: rates tuned, then seeds run."""
+"""A comparison of variants from a file: learning rates tuned, then seeds run."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
+from modules.benchmarks.base import BENCHMARKS, Benchmark, settings_of
+from modules.benchmarks.settings import check_keys
+from modules.data.source import Source
 from modules.experiments.budget import line, pick
-from modules.experiments.plan import Wishes, build_variant, make_plan, open_source, stacks
+from modules.experiments.plan import build_variant, make_plan, open_source
+from modules.experiments.stacking import stacks
+from modules.experiments.wishes import Wishes
 from modules.launch.pool import run_workers
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
@@ -20,7 +23,7 @@ from variants.atomic import write_atomic
 from variants.errors import UserError
 from variants.registry import resolve
 
-PLAN_KEYS = {"benchmark", "seeds", "common", "trainer", "tasks", "tune", "variants"}
+FILE_KEYS = {"benchmark", "seeds", "common", "trainer", "tasks", "tune", "variants"}
 TUNE_KEYS = {"seed", "tasks", "epochs", "common", "metric", "trainer"}
 ROW_KEYS = {"variant", "options", "common", "lr", "seeds"}
 NEAR = 0.5  # how far from a budget, as a share of it, a size may be and still count as one of that budget
@@ -41,21 +44,31 @@ class Row:
 
 @dataclass
 class Comparison:
-    """The plan file, and what the command line adds to it."""
+    """A comparison file, and what the command line adds to it.
+
+    Attributes:
+        path, content: of the file.
+        wishes: of the command line, for every run: model, data, results folder and how runs are carried out.
+        jobs: runs at once.
+        stack: train seeds at once where the variant can be stacked.
+    """
 
     path: Path
-    plan: dict[str, Any]
-    model: str
-    data_dir: str | None
-    results_dir: Path
-    wandb: str = "off"
+    content: dict[str, Any]
+    wishes: Wishes
     jobs: int = 1
     stack: bool = False
-    _source: Any = field(default=None, repr=False)
+    _source: Source | None = field(default=None, repr=False)
 
     @property
     def benchmark(self) -> Benchmark:
-        return benchmark(self.plan.get("benchmark", "glue"))
+        """Whose tasks are compared."""
+        return self.wishes.benchmark
+
+    @property
+    def results_dir(self) -> Path:
+        """The folder of the comparison."""
+        return Path(self.wishes.results_dir)
 
     @property
     def tuning(self) -> Path:
@@ -64,27 +77,28 @@ class Comparison:
 
     @property
     def folder(self) -> Path:
-        """Of the backbone."""
+        """The backbone's."""
         from modules.backbones.loading import resolve as place
 
-        return place(self.model, self.benchmark.embedded() if self.model == "embedded" else None)[2]
+        model = self.wishes.model
+        return place(model, self.benchmark.embedded() if model == "embedded" else None)[2]
 
     def rows(self, names: list[str] | None = None, budgets: list[str] | None = None) -> list[Row]:
-        """Rows of the plan, in its order; with budgets one for each of them where the variant has a size."""
-        entries = self.plan["variants"]
+        """Rows of the file, in its order; with budgets one for each of them where the variant has a size."""
+        entries = self.content["variants"]
         if unknown := [name for name in names or () if name not in entries]:
             raise UserError(f"{self.path} has no variant {unknown[0]!r}; it has {', '.join(entries)}")
         rows = [self._row(name, entries[name] or {}) for name in names or entries]
         return [sized for row in rows for sized in self._sized(row, budgets or [])]
 
     def _row(self, name: str, entry: dict[str, Any]) -> Row:
-        known(entry, ROW_KEYS, f"{self.path}: {name}")
+        check_keys(entry, ROW_KEYS, f"{self.path}: {name}")
         lr = entry.get("lr")
         grid = lr if isinstance(lr, list) else [lr]
         if not grid or not all(isinstance(value, (int, float)) and value > 0 for value in grid):
             raise UserError(f"{self.path}: {name}: lr must be a number or a list of numbers such as 1.0e-3, not {lr!r}")
         options, common = entry.get("options") or {}, entry.get("common") or {}
-        seeds = tuple(entry.get("seeds", self.plan["seeds"]))
+        seeds = tuple(entry.get("seeds", self.content["seeds"]))
         return Row(name, entry.get("variant", name), options, common, tuple(map(float, grid)), seeds)
 
     def _sized(self, row: Row, budgets: list[str]) -> list[Row]:
@@ -108,43 +122,39 @@ class Comparison:
 
     def runs(self, row: Row, lr: float, tuning: bool = False) -> list[RunConfig]:
         """The runs of a row with one learning rate; leaves their recipe file."""
-        folder, rule = self.results_dir, self.plan["tune"]
+        folder, rule = self.results_dir, self.content["tune"]
         recipe = folder / "recipes" / f"{row.name}.yaml"
         if tuning:
             folder = self.tuning
             recipe = folder / "recipes" / f"{row.name}-{lr:g}.yaml"
         write_atomic(recipe, self.recipe(row, lr, tuning))
-        wishes = Wishes(
+        wishes = replace(
+            self.wishes,
             variant=row.variant,
             preset=str(recipe),
-            model=self.model,
-            data_dir=self.data_dir,
-            tasks=list(rule["tasks"] if tuning else self.plan["tasks"]),
+            tasks=list(rule["tasks"] if tuning else self.content["tasks"]),
             seeds=[rule["seed"]] if tuning else list(row.seeds),
             results_dir=str(folder),
-            wandb=self.wandb,
-            compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
-            trainer=(self.plan.get("trainer") or {}) | ((rule.get("trainer") or {}) if tuning else {}),
-            benchmark=self.benchmark,
+            trainer=(self.content.get("trainer") or {}) | ((rule.get("trainer") or {}) if tuning else {}),
         )
         if self._source is None:  # read once for all plans
             self._source = open_source(wishes)
-        runs = make_plan(replace(wishes, source=self._source), resolve(row.variant)).runs
+        runs = make_plan(wishes, resolve(row.variant), self._source).runs
         for run in runs:
             run.budget = row.budget  # what picked the size that the recipe now holds
         return runs
 
     def recipe(self, row: Row, lr: float, tuning: bool) -> str:
-        """A recipe file (configs/README.md) with the learning rate; the plan's `tune` may shorten a tuning run."""
+        """A recipe file (configs/README.md) with the learning rate; the file's `tune` may shorten a tuning run."""
         import yaml
 
-        rule = self.plan["tune"] if tuning else {}
-        tasks = {name: dict(values or {}) for name, values in self.plan["tasks"].items()}
+        rule = self.content["tune"] if tuning else {}
+        tasks = {name: dict(values or {}) for name, values in self.content["tasks"].items()}
         if "epochs" in rule:
             tasks = {name: values | {"epochs": rule["epochs"]} for name, values in tasks.items()}
-        common = self.plan["common"] | row.common | (rule.get("common") or {}) | {"lr": lr}
+        common = self.content["common"] | row.common | (rule.get("common") or {}) | {"lr": lr}
         content = {
-            "backbone": str(self.model),
+            "backbone": str(self.wishes.model),
             "protocol": "tuned",
             "source": "ours",
             "remarks": [f"learning rate picked by {self.path}"],
@@ -173,9 +183,10 @@ class Comparison:
 
     def steps(self, run: RunConfig) -> int:
         """Optimizer steps of a run."""
-        steps = math.ceil(self._source.sizes[run.task]["train"] / run.training["batch_size"])
+        settings = settings_of(run)
+        steps = math.ceil(self._source.sizes[run.task]["train"] / settings.batch_size)
         limit = run.trainer.get("limit_train_batches", 1.0)
-        return (int(steps * limit) if isinstance(limit, float) else min(steps, limit)) * run.training["epochs"]
+        return (int(steps * limit) if isinstance(limit, float) else min(steps, limit)) * settings.epochs
 
     # ---- the two steps ----------------------------------------------------------------------------------------
 
@@ -228,12 +239,12 @@ class Comparison:
             first, steps = group[0], self.steps(group[0])
             total.update(groups=1, runs=len(group), steps=steps)
             seeds = ",".join(str(run.seed) for run in group)
-            print(f"  {first.task} {names[first.id]} lr {first.training['lr']:g} seed {seeds}: {steps:,} steps")
+            print(f"  {first.task} {names[first.id]} lr {settings_of(first).lr:g} seed {seeds}: {steps:,} steps")
         print(f"  {total['runs']} runs are missing, {total['steps']:,} steps if stacked seeds count once", flush=True)
 
     def figure(self, result: RunResult) -> float:
         """What tuning compares, higher is better: the run's best dev metric, or with `metric: loss` its lowest loss."""
-        name = self.plan["tune"].get("metric", result.metric)
+        name = self.content["tune"].get("metric", result.metric)
         values = [epoch.get(name) for epoch in result.epochs]
         values = [value for value in values if value is not None and math.isfinite(value)]
         if not values or result.cost.get("diverged"):
@@ -242,27 +253,20 @@ class Comparison:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The plan, with its keys checked."""
+    """The content of a comparison file, with its keys checked. Raises UserError naming what is wrong."""
     import yaml
 
     try:
-        plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    known(plan, PLAN_KEYS, str(path))
-    for key in PLAN_KEYS - {"benchmark", "trainer"}:
-        if not plan.get(key):
+    check_keys(content, FILE_KEYS, str(path))
+    for key in FILE_KEYS - {"benchmark", "trainer"}:
+        if not content.get(key):
             raise UserError(f"{path} lacks {key!r}: see configs/compare for an example")
-    known(plan["tune"], TUNE_KEYS, f"{path}: tune")
-    if (name := plan.get("benchmark", "glue")) not in BENCHMARKS:
+    check_keys(content["tune"], TUNE_KEYS, f"{path}: tune")
+    if (name := content.setdefault("benchmark", "glue")) not in BENCHMARKS:
         raise UserError(f"{path}: benchmark must be one of {', '.join(BENCHMARKS)}, not {name!r}")
-    if missing := [task for task in plan["tune"]["tasks"] if task not in plan["tasks"]]:
+    if missing := [task for task in content["tune"]["tasks"] if task not in content["tasks"]]:
         raise UserError(f"{path}: tune: {missing[0]!r} is none of the plan's tasks")
-    return plan
-
-
-def known(content: Any, names: set[str], where: str) -> None:
-    if not isinstance(content, dict):
-        raise UserError(f"{where}: expected keys and values, found {content!r}")
-    if unknown := [key for key in content if key not in names]:
-        raise UserError(f"{where}: unknown key {unknown[0]!r}; there are {', '.join(sorted(names))}")
+    return content

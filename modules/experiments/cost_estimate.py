@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from modules.paths import PUBLISHED
-from modules.reports.published import load_models
-from modules.reports.tables import short_name
+from modules.reports.tables.published import load_models
+from modules.reports.tables.section import short_name
 
 if TYPE_CHECKING:
-    from modules.experiments.published_runs import Job
+    from modules.experiments.published_runs import PlannedRun
 
 
 WIDTHS: dict[str, dict[int, int]] = {
@@ -44,21 +44,21 @@ class Unknown(Exception):
     """Why there is no estimate of hours."""
 
 
-def width(job: Job) -> int:
+def width(run: PlannedRun) -> int:
     """Tokens per row of a typical training batch of the run, padding included."""
-    training = job.training
-    if training.get("pad") == "max":
-        return training["max_length"]
-    known = WIDTHS[job.recipe.task]
-    return min(training["max_length"], known[min(known, key=lambda rows: abs(rows - training["batch_size"]))])
+    settings = run.settings
+    if settings.pad == "max":
+        return settings.max_length
+    known = WIDTHS[run.recipe.task]
+    return min(settings.max_length, known[min(known, key=lambda rows: abs(rows - settings.batch_size))])
 
 
-def cost_lines(jobs: Sequence[Job]) -> list[str]:
+def cost_lines(runs: Sequence[PlannedRun]) -> list[str]:
     """A line per variant and model, a line that sums up, and what was measured."""
-    groups: dict[tuple, list[Job]] = {}
-    for job in jobs:
-        sizes = {k: v for k, v in job.variant.options().items() if k in ("r", "p", "target", "init_r")}
-        groups.setdefault((job.model, job.wishes.variant, job.wishes.preset, str(sizes)), []).append(job)
+    groups: dict[tuple, list[PlannedRun]] = {}
+    for run in runs:
+        sizes = {k: v for k, v in run.variant.options().items() if k in ("r", "p", "target", "init_r")}
+        groups.setdefault((run.model, run.wishes.variant, run.wishes.preset, str(sizes)), []).append(run)
     lines, notes, total, unknown = [], [], 0.0, 0
     for (model, variant, preset, _), group in groups.items():
         line = f"{variant} on {short_name(model)} ({preset}): {len(group)} runs, {_steps(group)}"
@@ -72,15 +72,16 @@ def cost_lines(jobs: Sequence[Job]) -> list[str]:
             lines.append(f"{line}; hours left out: {reason}")
     if not groups:
         return ["nothing is missing"]
-    together = f"together: {len(jobs)} runs, {_steps(jobs)}"
+    together = f"together: {len(runs)} runs, {_steps(runs)}"
     if unknown < len(groups):
         together += f", about {hours_text(total)} on one such device"
-        together += f", without {unknown} of the lines above" * bool(unknown)
+        if unknown:
+            together += f", without {unknown} of the lines above"
     return [*lines, together, *dict.fromkeys(notes)]
 
 
-def _steps(jobs: Sequence[Job]) -> str:
-    return f"{sum(job.steps for job in jobs):,} optimizer steps"
+def _steps(runs: Sequence[PlannedRun]) -> str:
+    return f"{sum(run.steps for run in runs):,} optimizer steps"
 
 
 def hours_text(hours: float) -> str:
@@ -88,43 +89,43 @@ def hours_text(hours: float) -> str:
     return f"{60 * hours:.0f} min" if hours < 1 else f"{hours:.1f} h" if hours < 10 else f"{hours:,.0f} h"
 
 
-def _hours(group: Sequence[Job]) -> tuple[float, str]:
+def _hours(group: Sequence[PlannedRun]) -> tuple[float, str]:
     """(hours of some runs of one variant on one model, a line about what was measured)."""
     import torch
 
     from modules.runs.environment import device_name
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tokens = {id(job): job.training["batch_size"] * width(job) for job in group}
+    tokens = {id(run): run.settings.batch_size * width(run) for run in group}
     try:
         seconds = measure(group[0], min(tokens.values()), max(tokens.values()), device)
     except torch.cuda.OutOfMemoryError:
         raise Unknown("the model does not fit this device's memory") from None
     total = 0.0
-    for job in group:
-        train, evaluate = seconds(tokens[id(job)])
-        evaluations = job.training["epochs"] * job.rows[1] / job.training["batch_size"]
-        total += job.steps * train + evaluations * evaluate
+    for run in group:
+        train, evaluate = seconds(tokens[id(run)])
+        evaluations = run.settings.epochs * run.rows[1] / run.settings.batch_size
+        total += run.steps * train + evaluations * evaluate
     what = "training and the dev set after each epoch" if group[0].rows[1] else "training alone, without decoding"
     name = device_name("cuda:0" if device == "cuda" else "cpu")
-    precision = group[0].training["precision"]
+    precision = group[0].settings.precision
     note = f"hours: {what}; from a few steps of a model of this shape with random weights on {name} ({precision})"
     return total / 3600, note
 
 
-def measure(job: Job, fewest: int, most: int, device: str) -> Callable[[int], tuple[float, float]]:
+def measure(run: PlannedRun, fewest: int, most: int, device: str) -> Callable[[int], tuple[float, float]]:
     """Seconds of (a training step, a forward pass without gradients) as a function of the tokens in its batch."""
     import torch
 
     from variants.adapters.adapted_model import attach
 
-    model = shape(job).to(device)
-    adapted = attach(model, job.variant, 0)
+    model = shape(run).to(device)
+    adapted = attach(model, run.variant, 0)
     groups = adapted.param_groups(1e-4) if adapted.trained() else []
     optimizer = torch.optim.AdamW(groups) if groups else None
-    causal = job.wishes.benchmark.auto_class == "AutoModelForCausalLM"
-    dtype = torch.bfloat16 if "bf16" in job.training["precision"] else torch.float16
-    mixed = "16" in job.training["precision"]
+    causal = run.wishes.benchmark.auto_class == "AutoModelForCausalLM"
+    dtype = torch.bfloat16 if "bf16" in run.settings.precision else torch.float16
+    mixed = "16" in run.settings.precision
 
     def loss(rows: int):
         ids = torch.randint(10, min(500, model.config.vocab_size), (rows, ROW), device=device)
@@ -153,7 +154,7 @@ def measure(job: Job, fewest: int, most: int, device: str) -> Callable[[int], tu
     return lambda tokens: tuple(_line([(p[0], p[k]) for p in points], tokens) for k in (1, 2))
 
 
-def shape(job: Job):
+def shape(run: PlannedRun):
     """A model of the run's shape with random weights. Raises Unknown where its configuration is not at hand."""
     import transformers
 
@@ -161,17 +162,17 @@ def shape(job: Job):
     from modules.hub import hub_cached
 
     transformers.logging.set_verbosity_error()
-    own = job.wishes.benchmark
-    published = load_models(PUBLISHED).get(short_name(job.model))
-    if job.model == "embedded" or Path(job.model).expanduser().is_dir():
-        folder = resolve(job.model, own.embedded())[2]
+    own = run.wishes.benchmark
+    published = load_models(PUBLISHED).get(short_name(run.model))
+    if run.model == "embedded" or Path(run.model).expanduser().is_dir():
+        folder = resolve(run.model, own.embedded())[2]
     elif published:
         model_class = getattr(transformers, published["class"])
         return model_class(model_class.config_class(**published["config"]))
-    elif hub_cached(model=job.model):
-        folder = resolve(job.model)[2]
+    elif hub_cached(model=run.model):
+        folder = resolve(run.model)[2]
     else:
-        raise Unknown(f"the shape of {job.model} is not known here")
+        raise Unknown(f"the shape of {run.model} is not known here")
     return getattr(transformers, own.auto_class).from_config(transformers.AutoConfig.from_pretrained(folder))
 
 

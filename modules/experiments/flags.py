@@ -6,16 +6,18 @@ import dataclasses
 import difflib
 import re
 import typing
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modules.benchmarks.base import Benchmark
-from modules.benchmarks.glue import GLUE
 from modules.runs.config import COMPILE
 from variants.errors import UserError
 from variants.registry import BUILT_IN, names, outline
 
+if TYPE_CHECKING:
+    from jsonargparse import ArgumentParser
 
-def make_parser(cls: type, benchmark: Benchmark = GLUE):
+
+def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     """The parser of a benchmark's command with the options of one variant (its class, or its outline)."""
     from jsonargparse import ActionConfigFile, ArgumentParser
 
@@ -39,15 +41,16 @@ def make_parser(cls: type, benchmark: Benchmark = GLUE):
     add("--data_dir", type=str | None, help=f"{benchmark.data_help} (default: ${benchmark.data_env}, else the Hub)")
     add("--tasks", type=str | list[str] | None, help="comma list of tasks (default: all that the recipe knows)")
     add("--seeds", type=str | int | list[int] | None, help="comma list (default: the recipe's)")
-    if "mnli" in benchmark.tasks:
-        add("--mnli_init", type=bool | None, help="start MRPC, RTE and STS-B from the MNLI run (default: the recipe's)")
+    if benchmark.first_task:
+        first = benchmark.tasks[benchmark.first_task].title
+        text = f"start {benchmark.later_words} from the {first} run (default: the recipe's)"
+        add("--mnli_init", type=bool | None, help=text)
     add("--budget", type=str | int | float | None, help="trained adapter parameters, such as 0.3M: picks r, p, ...")
     add("--table", type=str | None, help="a published table, such as lora-2: runs its rows (paper_repro/published)")
     add("--rows", type=str | None, help="with --table: rows that have these words, such as 'roberta-base lora'")
-    add(
-        "--plan", type=bool, nargs="?", const=True, default=False, help="run nothing: print a command per run, and cost"
-    )
-    add("--force", type=bool, nargs="?", const=True, default=False, help="run again what is done")
+    switch = {"type": bool, "nargs": "?", "const": True, "default": False}
+    add("--plan", **switch, help="run nothing: print a command per run, and cost")
+    add("--force", **switch, help="run again what is done")
     add(
         "--jobs",
         type=int | None,
@@ -55,21 +58,19 @@ def make_parser(cls: type, benchmark: Benchmark = GLUE):
     )
     add(
         "--stack_seeds",
-        type=bool,
-        nargs="?",
-        const=True,
-        default=False,
+        **switch,
         help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each",
     )
-    add("--table_only", type=bool, nargs="?", const=True, default=False, help="rebuild the table from the result files")
+    add("--table_only", **switch, help="rebuild the table from the result files")
     add("--results_dir", type=str, default="results", help="where runs and tables are written (default: results)")
     add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")
     how = "; ".join(f"{name}: {text}" for name, text in COMPILE.items())
     add("--compile", type=str, default="auto", help=f"{how} (default: auto)")
+    add("--reference", **switch, help="switch all acceleration off: plain PyTorch, for checking results")
     add("--trainer", type=dict[str, Any] | None, help="any option of lightning.Trainer, as --trainer.devices 2")
-    group = parser.add_argument_group("training (default: the recipe's)")
-    for name, setting in benchmark.settings.items():
-        group.add_argument(f"--{name}", type=setting.kind | None, help=setting.help)
+    group = parser.add_argument_group("training (first the recipe's value, then the default)")
+    for name, setting in benchmark.settings.flags().items():
+        group.add_argument(f"--{name}", type=setting.kind | None, help=setting.described)
     _add_variant(parser, cls)
     return parser
 
@@ -163,18 +164,3 @@ def _explain(message: str, parser) -> str:
         return f"--{name} is an option of {', '.join(owners)}, not of {mine}"
     near = difflib.get_close_matches(name, known, n=3)
     return f"unknown option --{name}" + (f"; did you mean --{', --'.join(near)}?" if near else "; --help lists them")
-
-
-def names_of(value: str | list[str] | None) -> list[str]:
-    if value is None or value == "all":
-        return []
-    parts = value.split(",") if isinstance(value, str) else value
-    return [part.strip().lower().replace("-", "") for part in parts if part.strip()]
-
-
-def seeds_of(value: str | int | list[int] | None) -> list[int]:
-    parts = str(value).split(",") if isinstance(value, (str, int)) else value or []
-    try:
-        return [int(part) for part in parts]
-    except ValueError:
-        raise UserError(f"--seeds must be whole numbers such as 0,1,2, not {value!r}") from None

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
-from modules.benchmarks.recipes import Recipe, load_recipe
-from modules.experiments.plan import Wishes, from_mnli, settings, tasks_with_recipe
-from modules.experiments.plan import choose as choose_model
-from modules.reports.paper_rows import PaperRow, choose, paper_rows
-from modules.reports.tables import short_name
+from modules.benchmarks.recipes import Recipe, recipes_for
+from modules.benchmarks.settings import TrainingSettings
+from modules.experiments.plan import choose_model, settings
+from modules.experiments.wishes import Wishes
+from modules.reports.papers.paper_rows import PaperRow, choose, paper_rows
+from modules.reports.tables.section import short_name
 from modules.runs.results import canonical
 from variants.errors import UserError
 from variants.registry import resolve
@@ -26,10 +27,15 @@ from variants.variant import BaseVariant
 
 
 @dataclass(frozen=True)
-class Job:
-    """One run to be: wishes of its row, its model by name, its recipe and what that amounts to.
+class PlannedRun:
+    """A run that a command would do, known from its recipe alone.
 
     Attributes:
+        wishes: of the command, or of its row of a published table.
+        model: by name.
+        recipe, seed: of the run.
+        training, variant: what the recipe and the flags amount to.
+        starts: whether it starts from another run's weights.
         rows: of training data, and of the dev set that is scored after each epoch (0 where that is generation).
     """
 
@@ -45,15 +51,20 @@ class Job:
     @property
     def key(self) -> str:
         """What tells it from other runs; runs that are done have the same."""
-        return _key(
+        return run_key(
             self.wishes.benchmark.name, self.recipe.task, self.variant.name, self.recipe.protocol, self.seed,
             short_name(self.model), self.variant.options(), self.training,
         )  # fmt: skip
 
     @property
+    def settings(self) -> TrainingSettings:
+        """All its training settings, defaults included."""
+        return self.wishes.benchmark.settings.of(self.training)
+
+    @property
     def steps(self) -> int:
         """Optimizer steps."""
-        return math.ceil(self.rows[0] / self.training["batch_size"]) * self.training["epochs"]
+        return math.ceil(self.rows[0] / self.settings.batch_size) * self.settings.epochs
 
     @property
     def command(self) -> str:
@@ -65,6 +76,7 @@ class Job:
         flags |= {f"trainer.{name}": value for name, value in wishes.trainer.items()}
         flags |= {"results_dir": wishes.results_dir if wishes.results_dir != "results" else None}
         flags |= {name: getattr(wishes, name) for name in ("wandb", "compile") if getattr(wishes, name) != "auto"}
+        flags |= {"reference": wishes.reference or None}
         flags |= {"tasks": self.recipe.task, "seeds": self.seed}
         for name, value in flags.items():
             if value is not None:
@@ -72,12 +84,13 @@ class Job:
         return shlex.join(words)
 
 
-def _key(*parts: Any) -> str:
+def run_key(*parts: Any) -> str:
+    """Settings of a run as text, equal for equal settings: see `PlannedRun.key`."""
     return str([canonical(part) for part in parts])
 
 
-def jobs(wishes: Wishes) -> list[Job]:
-    """The runs of some wishes, MNLI runs that others start from included. Raises UserError as `make_plan` does."""
+def planned_runs(wishes: Wishes) -> list[PlannedRun]:
+    """The runs of some wishes, those that others start from included. Raises UserError as `make_plan` does."""
     own, cls = wishes.benchmark, resolve(wishes.variant)
     if unknown := [task for task in wishes.tasks if task not in own.tasks]:
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(own.tasks)}")
@@ -85,19 +98,14 @@ def jobs(wishes: Wishes) -> list[Job]:
         raise UserError("--plan does not size a variant: give --r (or the like) in place of --budget")
     model, preset = choose_model(wishes, [])
     wishes = dataclasses.replace(wishes, preset=preset)
-    tasks = wishes.tasks or tasks_with_recipe(model, preset, cls.name, own)
-    found: dict[str, Job] = {}
-    for task in tasks:
-        recipe = load_recipe(model, preset, cls.name, task, own)
-        starts = from_mnli(wishes, recipe)
+    found: dict[str, PlannedRun] = {}
+    for recipe in recipes_for(model, preset, cls.name, own, wishes.tasks, wishes.mnli_init).values():
         for seed in wishes.seeds or recipe.seeds:
-            before = [load_recipe(model, preset, cls.name, "mnli", own)] if starts else []
-            for each in (*before, recipe):
+            for each in (recipe.start, recipe) if recipe.start else (recipe,):
                 training, variant = settings(wishes, cls, each)
-                first = starts and each is recipe
                 rows = data_rows(own, model, wishes.data_dir, each.task)
-                job = Job(wishes, model, each, seed, training, variant, first, rows)
-                found.setdefault(job.key, job)
+                run = PlannedRun(wishes, model, each, seed, training, variant, each.start is not None, rows)
+                found.setdefault(run.key, run)
     return list(found.values())
 
 

@@ -16,9 +16,9 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
+from modules.command_line import is_user_error, one_line
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
-from variants.errors import UserError
 
 
 def main(arguments: list[str]) -> int:
@@ -32,31 +32,15 @@ def main(arguments: list[str]) -> int:
             _carry_out(word.split("+"), ResultStore(results_dir), together)
         except KeyboardInterrupt:
             return 130
-        except (UserError, ValueError, OSError) as error:
-            if not is_user_error(error):
+        except Exception as error:
+            if is_user_error(error):
+                print(f"error: {config.title}: {one_line(error)}", file=sys.stderr, flush=True)
+                code = 2
+            else:
                 traceback.print_exc()
+                print(f"error: {config.title} failed; the other runs go on", file=sys.stderr, flush=True)
                 code = code or 1
-                continue
-            print(f"error: {config.title}: {one_line(error)}", file=sys.stderr, flush=True)
-            code = 2
-        except Exception:
-            traceback.print_exc()
-            print(f"error: {config.title} failed; the other runs go on", file=sys.stderr, flush=True)
-            code = code or 1
     return code
-
-
-def is_user_error(error: BaseException) -> bool:
-    """Whether one line says all: a mistake of the user's, or a disk that is full."""
-    full = isinstance(error, OSError) and error.errno in (28, 122, 30)
-    return full or isinstance(error, UserError)
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an error on one line."""
-    if isinstance(error, OSError) and error.errno:
-        return f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose --results_dir"
-    return " ".join(str(error).split())
 
 
 def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]) -> None:
@@ -67,14 +51,10 @@ def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]
         for config in mine:
             if config.init_from:
                 _complete(config.init_from["id"], store, together)
-        if len(mine) == 1:
-            from modules.training.run import run
+        if mine:
+            from modules.training.run import run_seeds  # takes seconds
 
-            run(mine[0])
-        elif mine:
-            from modules.training.stacked_seeds import run_stacked
-
-            run_stacked(mine)
+            run_seeds(mine)
 
 
 @contextlib.contextmanager

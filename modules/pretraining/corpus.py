@@ -1,7 +1,7 @@
-"""Text files to one stream of tokens, by many processes: what a language model is pretrained on.
+"""Text files as a stream of tokens for pretraining, encoded by several processes.
 
-Documents stand between empty lines; each ends with the end token. The stream is kept in the cache of `modules/tokens`,
-so that a second call on the same files starts at once.
+Documents are separated by empty lines, and each ends with the end token. The stream is kept in the cache of
+`modules/data/cache.py`: a second call on the same files starts at once.
 """
 
 from __future__ import annotations
@@ -24,20 +24,23 @@ from modules.data.tokens import tokenizer_hash
 from variants.errors import UserError
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
-HELD_OUT = 200  # one document in so many is not trained on
+HELD_OUT = 200
+"""One document in so many is held out."""
 _CHUNK = 1_000_000  # characters that a process takes at once
 
 
 def token_stream(files: Sequence[str], tokenizer, processes: int | None = None) -> dict[str, np.ndarray]:
-    """ "train" and "held_out" as flat token ids (uint16 where the vocabulary allows, else int32).
+    """Token ids (tokens,) by "train" and "held_out": uint16 where the vocabulary allows, else int32.
 
-    Which documents are held out depends on their text alone. Raises UserError where a file cannot be read, or where
-    there is no text.
+    Whether a document is held out depends on its text alone.
 
     Args:
         files: plain text, .gz, .bz2 or .xz, in UTF-8.
         tokenizer: a fast one of transformers.
         processes: by default one for each core.
+
+    Raises:
+        UserError: a file cannot be read, or there is no text.
     """
     key = [_file_hash(name) for name in files] + [tokenizer_hash(tokenizer), HELD_OUT]
     path = cache_dir() / "corpora" / f"{digest(json.dumps(key).encode())[:24]}.safetensors"

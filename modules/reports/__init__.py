@@ -1,1 +1,1 @@
-"""Tables and plots of result files, beside the papers' figures."""
+"""Tables and plots of result files, compared with the papers' figures."""

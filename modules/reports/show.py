@@ -1,4 +1,4 @@
-"""The table of a results folder: printed and written."""
+"""The tables of a results folder, printed and written after a command has trained its runs."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ import sys
 from pathlib import Path
 
 from modules.benchmarks.base import Benchmark
-from modules.benchmarks.glue import GLUE
 from modules.paths import PUBLISHED
 
 
-def show_table(results_dir: str, write: bool = True, ids: set[str] | None = None, benchmark: Benchmark = GLUE) -> int:
-    """Print the table of the results under ``results_dir`` and say where it is."""
-    from modules.reports.console import to_text
-    from modules.reports.published import load_published
-    from modules.reports.tables import build
+def show_table(results_dir: str, benchmark: Benchmark, write: bool = True, ids: set[str] | None = None) -> int:
+    """Print the table of the results under ``results_dir``, write its files, and name them.
+
+    Args:
+        ids: print the rows of these runs alone; the files hold all runs.
+
+    Returns:
+        The exit code: 1 where there are no results.
+    """
+    from modules.reports.formats.console import to_text
+    from modules.reports.tables.build import build
+    from modules.reports.tables.published import load_published
     from modules.reports.write import write_tables
     from modules.runs.results import ResultStore
 
@@ -25,16 +31,16 @@ def show_table(results_dir: str, write: bool = True, ids: set[str] | None = None
         return 1
     shown = [result for result in results if ids is None or result.id in ids]
     published = load_published(PUBLISHED, benchmark.name)
-    print(to_text(build(shown, published, benchmark)))
+    print(to_text(build(shown, benchmark, published)))
     if write:
-        print("written:", *write_tables(os.path.join(results_dir, "tables"), results, published, benchmark))
+        print("written:", *write_tables(os.path.join(results_dir, "tables"), results, benchmark, published))
     return 0
 
 
 def show_paper_table(results_dir: str, table: str) -> None:
-    """Write a published table with the runs under ``results_dir`` beside it; say how much of it is there."""
-    from modules.reports.paper_rows import all_sections
-    from modules.reports.paper_tables import paper_table
+    """Write a published table, such as lora-2, with the runs under ``results_dir``, and name its files."""
+    from modules.reports.papers.paper_rows import all_sections
+    from modules.reports.papers.paper_tables import paper_table
     from modules.runs.results import ResultStore
     from variants.atomic import write_atomic
 

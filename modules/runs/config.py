@@ -41,7 +41,6 @@ NEUTRAL = {
 }
 """Trainer options that decide how a run is carried out and not what comes out."""
 
-
 COMPILE = {
     "auto": "on one GPU as CUDA graphs, else eager",
     "off": "eager",
@@ -49,21 +48,43 @@ COMPILE = {
 """Values of --compile: none changes what is computed."""
 
 
+@dataclass(kw_only=True)
+class Execution:
+    """How runs are carried out and where they are recorded: what a command's wishes and its runs have in common.
+
+    Attributes:
+        trainer: options passed to ``lightning.Trainer`` as they are; all but `NEUTRAL` ones decide a run's outcome.
+        results_dir: the folder of runs and tables.
+        wandb: online, offline, off, or auto (online if logged in, else offline).
+        compile: how steps are carried out: see ``COMPILE``.
+        reference: whether all acceleration is switched off: plain PyTorch, for checking results.
+    """
+
+    trainer: dict[str, Any] = field(default_factory=dict)
+    results_dir: str = "results"
+    wandb: str = "off"
+    compile: str = "auto"
+    reference: bool = False
+
+    def execution(self) -> dict[str, Any]:
+        """These fields alone, by name."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(Execution)}
+
+
 @dataclass
-class RunConfig:
-    """A run of one (benchmark, task, backbone, variant, seed).
+class RunConfig(Execution):
+    """A run of one (benchmark, task, backbone, variant, seed), as its folder's `config.json` holds it.
 
     Attributes:
         variant: as on the command line: a name or ``module:Class``.
         options: every hyperparameter of the variant.
         protocol: the recipe's name; overrides: settings given by hand that differ from it.
         backbone, data: ``spec`` to load it by, and ``source``, ``name``, ``hash`` for the record.
-        training: lr, batch_size (rows per optimizer step over all devices), epochs, ...
+        training: the training settings that recipe and flags give; the id hashes them as they stand here, and the
+            benchmark's settings dataclass fills in the defaults of the others.
         init_from: ``task`` and ``id`` of the run whose weights this one starts from.
         code: hash of the variant's source file, for variants from outside the project.
         budget: trained adapter parameters ``wanted`` by --budget, which picked the variant's size, and ``counted``.
-        trainer: options passed to ``lightning.Trainer`` as they are.
-        compile: how steps are carried out: see ``COMPILE``.
     """
 
     benchmark: str
@@ -79,14 +100,10 @@ class RunConfig:
     code: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     budget: dict[str, int] | None = None
-    trainer: dict[str, Any] = field(default_factory=dict)
-    results_dir: str = "results"
-    wandb: str = "off"
-    compile: str = "auto"
 
     @property
     def id(self) -> str:
-        """Hash of what decides the outcome: neither device count, nor folder names, nor the dashboard."""
+        """Hash of what decides the outcome: neither device count, nor folder names, dashboard or acceleration."""
         outcome = {k: getattr(self, k) for k in ("benchmark", "task", "variant", "options", "protocol", "seed")}
         outcome |= {"backbone": self.backbone["hash"], "data": self.data["hash"], "code": self.code}
         outcome |= {"training": self.training, "init_from": (self.init_from or {}).get("id")}

@@ -9,6 +9,8 @@ import json
 import logging
 import math
 import os
+import types
+import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -47,48 +49,17 @@ def run_id(outcome: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-# What a file must hold: type of every top-level key, and keys that some of them must have.
-_OPTIONAL = (type(None),)
-_TYPES: dict[str, tuple[type, ...]] = {
-    "schema": (int,),
-    "id": (str,),
-    "benchmark": (str,),
-    "task": (str,),
-    "variant": (str,),
-    "variant_config": (dict,),
-    "protocol": (str,),
-    "overrides": (dict,),
-    "seed": (int,),
-    "backbone": (dict,),
-    "data": (dict,),
-    "training": (dict,),
-    "trainer": (dict,),
-    "budget": (dict, *_OPTIONAL),
-    "code": (str, *_OPTIONAL),
-    "init_from": (dict, *_OPTIONAL),
-    "metric": (str,),
-    "epochs": (list,),
-    "best": (dict,),
-    "last": (dict,),
-    "test": (dict, *_OPTIONAL),
-    "parameters": (dict,),
-    "cost": (dict,),
-    "variant_metrics": (dict,),
-    "environment": (dict,),
-    "wandb_id": (str, *_OPTIONAL),
-}
-_INNER = {
-    "backbone": ("source", "name", "hash"),
-    "data": ("source", "name", "hash", "sizes"),
-    "best": ("epoch",),
-    "last": ("epoch",),
-    "parameters": ("adapter", "head", "total"),
-}
+def _holding(*keys: str) -> dict[str, tuple[str, ...]]:
+    """Metadata of a field: keys that its mapping must have."""
+    return {"keys": keys}
 
 
 @dataclass(kw_only=True)
 class RunResult:
-    """One finished run, field by field what its JSON file holds. Metrics are fractions, not percentages."""
+    """One finished run, field by field what its JSON file holds. Metrics are fractions, not percentages.
+
+    A file is checked against these fields: their types, and the keys that some mappings must have.
+    """
 
     schema: int = SCHEMA
     id: str
@@ -100,18 +71,18 @@ class RunResult:
     overrides: dict[str, Any] = field(default_factory=dict)  # settings given by hand that differ from the recipe
     budget: dict[str, int] | None = None  # wanted and counted, where --budget picked the variant's size
     seed: int
-    backbone: dict[str, Any]  # source, name, hash
-    data: dict[str, Any]  # source, name, hash, sizes by split
+    backbone: dict[str, Any] = field(metadata=_holding("source", "name", "hash"))
+    data: dict[str, Any] = field(metadata=_holding("source", "name", "hash", "sizes"))  # sizes by split
     training: dict[str, Any]
     trainer: dict[str, Any] = field(default_factory=dict)  # Trainer options that decide the outcome
     code: str | None = None  # hash of the file that defines a variant from outside the project
     init_from: dict[str, Any] | None = None  # task and id of the run whose weights it started from
     metric: str  # the one that the table prints
     epochs: list[dict[str, Any]]
-    best: dict[str, Any]  # the epoch with the best dev metric
-    last: dict[str, Any]
+    best: dict[str, Any] = field(metadata=_holding("epoch"))  # the epoch with the best dev metric
+    last: dict[str, Any] = field(metadata=_holding("epoch"))
     test: dict[str, Any] | None = None  # the figures that the table prints, where they are not the dev set's
-    parameters: dict[str, int]  # adapter and head train; total is the whole model
+    parameters: dict[str, int] = field(metadata=_holding("adapter", "head", "total"))  # adapter and head train
     cost: dict[str, Any]  # step_ms, peak_memory_mb, wall_s, ...
     variant_metrics: dict[str, Any] = field(default_factory=dict)
     environment: dict[str, Any] = field(default_factory=dict)
@@ -132,29 +103,28 @@ class RunResult:
         known = {item.name: item for item in fields(cls)}
         if unknown := sorted(set(data) - set(known)):
             raise ValueError(f"unknown key {unknown[0]!r}")
-        result = cls(**{name: data[name] for name in known if name in data} | _missing(data))
+        required = (name for name, item in known.items() if item.default is item.default_factory is MISSING)
+        result = cls(**dict.fromkeys(required) | {name: data[name] for name in known if name in data})
         result.check()
         return result
 
     def check(self) -> None:
         """Raise ValueError on a field of the wrong type or without its inner keys."""
-        for name, types in _TYPES.items():
-            if not isinstance(getattr(self, name), types):
-                raise ValueError(f"{name!r} is missing or not of type {types[0].__name__}")
-        for name, keys in _INNER.items():
-            if missing := [key for key in keys if key not in getattr(self, name)]:
-                raise ValueError(f"{name!r} lacks {missing[0]!r}")
+        for item in fields(self):
+            kinds, value = _types(item.type), getattr(self, item.name)
+            if not isinstance(value, kinds):
+                raise ValueError(f"{item.name!r} is missing or not of type {kinds[0].__name__}")
+            if missing := [key for key in item.metadata.get("keys", ()) if key not in value]:
+                raise ValueError(f"{item.name!r} lacks {missing[0]!r}")
         for name in ("best", "last"):
             if self.metric not in getattr(self, name):
                 raise ValueError(f"{name!r} lacks the metric {self.metric!r}")
 
 
-def _missing(data: dict) -> dict[str, None]:
-    """None for each required field that `data` lacks, so that `check` names it."""
-    optional = {
-        item.name for item in fields(RunResult) if item.default is not MISSING or item.default_factory is not MISSING
-    }
-    return {name: None for name in _TYPES if name not in data and name not in optional}
+def _types(hint: Any) -> tuple[type, ...]:
+    """The types of a field's annotation: `dict` and `NoneType` of `dict[str, Any] | None`."""
+    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return tuple(typing.get_origin(part) or part for part in parts)
 
 
 def _finite(value: Any) -> Any:

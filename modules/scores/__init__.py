@@ -2,8 +2,8 @@
 
     values, missing = score(outputs, references)
 
-`mteval` holds BLEU and NIST, `coco` ROUGE-L and CIDEr on captions tokenised by `ptb`, `java` METEOR and Stanford's own
-tokeniser, `files` reads the scorer's formats, `metrics` makes the five torchmetrics. Only `metrics` needs torch.
+`mteval` has BLEU and NIST, `coco` ROUGE-L and CIDEr on captions tokenised by `ptb`, `java` METEOR and Stanford's
+tokeniser; `files` reads the scorer's formats. None of them needs torch.
 
 The definition is `measure_scores.py` of https://github.com/tuetschek/e2e-metrics with its default options.
 """
@@ -18,15 +18,20 @@ from modules.scores import coco, java, mteval, ptb
 from variants.errors import UserError
 
 Corpus = tuple[list[str], list[list[str]]]
+"""(N outputs, N groups of references)."""
 
 
 def score(
     outputs: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """({name: value}, {name of a score that cannot be had here: one line saying what is missing}).
+    """All five scores of N outputs against N groups of references.
 
-    N outputs and N groups of references; an absent score's value is None. BLEU, METEOR and ROUGE-L are fractions, CIDEr
-    goes from 0 to 10, NIST from 0 up. Raises UserError where the two do not belong together (`check`).
+    Returns:
+        {name: value}: BLEU, METEOR and ROUGE-L in [0, 1], CIDEr in [0, 10], NIST from 0 up; None for a score that
+        cannot be computed on this machine. {name: the reason in one line} for such scores.
+
+    Raises:
+        UserError: outputs and references do not belong together (`check`).
     """
     check(outputs, references)
     values: dict[str, float | None] = {}
@@ -40,7 +45,11 @@ def score(
 
 
 def versions() -> dict[str, str | None]:
-    """What scored here: the tokeniser of captions ("stanford" or "own"), Java, and the package of the Java programs."""
+    """Versions of the scorers.
+
+    `tokenizer` of captions ("stanford" or "own"), `java`, and `pycocoevalcap`, the package of the Java programs; None
+    where one is not installed.
+    """
     try:
         package = metadata.version("pycocoevalcap")
     except metadata.PackageNotFoundError:
@@ -49,7 +58,7 @@ def versions() -> dict[str, str | None]:
 
 
 def check(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> None:
-    """Raises UserError unless there is one group of references for each output, with a word in every group."""
+    """Raise UserError unless there is a group of references for each output, and a word in every group."""
     if len(outputs) != len(references):
         raise UserError(
             f"{len(outputs)} outputs but {len(references)} groups of references: there must be one output for each "
@@ -64,7 +73,7 @@ def check(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> None:
 
 @lru_cache(maxsize=2)
 def _captions(outputs: tuple[str, ...], references: tuple[tuple[str, ...], ...]) -> Corpus:
-    """Both sides by the Penn Treebank's rules: all references as one text and all outputs as another, as officially."""
+    """Both sides in Penn Treebank tokens: all references as one text and all outputs as another, as officially."""
     flat = iter(ptb.captions([reference for group in references for reference in group]))
     return ptb.captions(outputs), [[next(flat) for _ in group] for group in references]
 
@@ -83,4 +92,4 @@ FORMULAS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], float]] =
     "ROUGE_L": _on_captions(coco.rouge_l),
     "CIDEr": _on_captions(coco.cider),
 }
-"""Score by name, in the official order: each takes N plain texts and N groups of them."""
+"""Scores by name in the official order; each takes N outputs and N groups of references, all plain text."""

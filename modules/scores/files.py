@@ -1,4 +1,4 @@
-"""Reads references and outputs in the formats that the E2E challenge's scorer reads, as it reads them.
+"""References and outputs in the formats of the E2E challenge's scorer, read as it reads them.
 
 * Plain text, outputs: one per line, an empty line being an empty output. References: those of one input on consecutive
   lines, a blank line between inputs; without any blank line each line is the only reference of its input.
@@ -24,7 +24,7 @@ _MOJIBAKE = (("Ł", "£"), ("Â£", "£"), ("Ã©", "é"), ("ã©", "é"))  # on
 
 
 def read(references: Path, outputs: Path) -> tuple[list[str], list[list[str]]]:
-    """(N outputs, N groups of references); UserError names the file and what is wrong with it."""
+    """(N outputs, N groups of references). Raises UserError naming the file and the mistake in it."""
     if _is_table(outputs):
         inputs, texts = _read_table(outputs, _OUTPUT)
     else:
@@ -105,12 +105,12 @@ def _read_table(path: Path, text_column: tuple[str, str, str]) -> tuple[list[str
 
 
 def _column(path: Path, header: list[str], wanted: tuple[str, str, str]) -> int:
-    """The one column whose name begins as the official scorer expects it to, in any case."""
-    what, pattern, example = wanted
+    """Place of the only column whose name begins as the official scorer expects, in upper or lower case."""
+    content, pattern, example = wanted
     found = [place for place, name in enumerate(header) if re.match(pattern, name, re.IGNORECASE)]
     if len(found) != 1:
         names = ", ".join(repr(name) for name in header)
         raise UserError(
-            f"{path} has {len(found) or 'no'} columns for {what} among {names}: name exactly one of them {example!r}"
+            f"{path} has {len(found) or 'no'} columns for {content} among {names}: name exactly one of them {example!r}"
         )
     return found[0]

@@ -19,11 +19,11 @@ _UTF8 = ("-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8")
 
 
 class Unavailable(Exception):
-    """What is missing, in one line."""
+    """Java or one of its programs is missing; the message says in a line which."""
 
 
 def missing() -> str | None:
-    """One line saying what METEOR lacks here, or None."""
+    """A line that names what METEOR lacks on this machine; None where it lacks nothing."""
     lacks = [] if shutil.which("java") else ["a Java runtime (8 or newer) on the PATH"]
     if _jar(_METEOR) is None:
         lacks.append('the extra e2e (pip install -e ".[e2e]")')
@@ -31,7 +31,7 @@ def missing() -> str | None:
 
 
 def version() -> str | None:
-    """Of the Java runtime on the PATH, as it tells it; None where there is none that runs."""
+    """Version of the Java runtime on the PATH; None where there is none that runs."""
     if not shutil.which("java"):
         return None
     done = subprocess.run(["java", "-version"], capture_output=True, text=True, check=False)
@@ -70,7 +70,7 @@ def meteor(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float
 
 
 def stanford(lines: Sequence[str]) -> list[str] | None:
-    """Lines tokenised by Stanford's program as the COCO tools call it, punctuation still there; None without it."""
+    """Lines tokenised by Stanford's program as the COCO tools call it, with punctuation; None where it does not run."""
     jar = _jar(_STANFORD)
     if jar is None or not shutil.which("java"):
         return None
@@ -84,7 +84,7 @@ def stanford(lines: Sequence[str]) -> list[str] | None:
 
 
 def _jar(name: str) -> Path | None:
-    """A jar of pycocoevalcap, which is not imported."""
+    """Path of a jar in the package pycocoevalcap, which is not imported; None where it is not installed."""
     spec = find_spec("pycocoevalcap")
     for folder in (spec and spec.submodule_search_locations) or ():
         if (path := Path(folder, name)).is_file():

@@ -1,11 +1,11 @@
 """Penn Treebank tokens as Stanford's PTBTokenizer (CoreNLP 3.4.1) gives them, without Java.
 
 The COCO caption tools run that program with `-preserveLines -lowerCase` over all captions as one text, and then drop
-the tokens of `PUNCTUATION`. `captions` does the same, with Stanford's program where it is to be had and with `tokenize`
-where it is not; the tests hold the two together on the E2E sets and on odd inputs.
+the tokens of `PUNCTUATION`. `captions` does the same, with Stanford's program where it is installed and with `tokenize`
+elsewhere; the tests compare the two on the E2E sets and on odd inputs.
 
-A tokeniser of this kind is a list of patterns: at each place the one that reaches farthest wins, the earlier of two
-that reach equally far. A pattern may look ahead; what it looks at counts for how far it reaches, but is read again.
+A tokeniser of this kind is a list of patterns: at each place the longest match wins, and of two equally long ones
+the earlier pattern. A pattern may look ahead; the characters that it looks at count for the length, but are read again.
 Because it may look over a line's end, lines are read as one text (a line's last "U.S." ends a sentence if the next line
 begins with "The").
 
@@ -22,11 +22,11 @@ from collections.abc import Callable, Sequence
 from modules.scores import java
 
 PUNCTUATION = {"''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"}
-"""What the COCO tools drop. Brackets stay: by then they are "-lrb-" in lower case."""
+"""Tokens that the COCO tools drop. Brackets stay: by then they are "-lrb-" in lower case."""
 
 
 def captions(lines: Sequence[str]) -> list[str]:
-    """Each line as tokens with one space between, in lower case and without punctuation."""
+    """Each line as tokens in lower case without punctuation, separated by spaces."""
     lines = [" ".join(line.splitlines()) for line in lines]
     tokenized = java.stanford(lines)
     if tokenized is None:
@@ -35,12 +35,12 @@ def captions(lines: Sequence[str]) -> list[str]:
 
 
 def in_use() -> str:
-    """Which tokeniser `captions` has here: "stanford" or "own"."""
+    """The tokeniser that `captions` uses on this machine: "stanford" or "own"."""
     return "own" if java.stanford([""]) is None else "stanford"
 
 
 def tokenize(lines: Sequence[str]) -> list[str]:
-    """Each of the lines (which hold no line break) as tokens in lower case with one space between."""
+    """Each line (without a line break) as tokens in lower case, separated by spaces."""
     text = "\n".join(lines)
     tokenized: list[list[str]] = [[]]
     place = 0

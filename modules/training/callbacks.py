@@ -25,6 +25,7 @@ class EpochSeeds(Callback):
         self.seed = seed
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Seed by run, epoch and rank."""
         seed_everything(self.seed * 100_003 + trainer.current_epoch * 17 + trainer.global_rank, verbose=False)
 
 
@@ -35,6 +36,13 @@ class History(Callback):
         metric: the one that picks the best epoch; higher is better, the first of equals stays.
         folder: where the adapters of the best and of the last epoch are kept.
         notes: readable facts for the adapter files.
+
+    Attributes:
+        epochs: the figures of each epoch: ``epoch``, ``train_loss``, ``loss`` and the objective's.
+        step_seconds: mean time of a training step in each epoch.
+        steps: training steps, each of one batch.
+        seconds: wall-clock time of all epochs, evaluations included.
+        diverged: whether the last epoch's training loss is not finite.
     """
 
     def __init__(self, metric: str, folder: Path, notes: dict[str, Any]) -> None:
@@ -49,19 +57,28 @@ class History(Callback):
 
     @property
     def best(self) -> dict[str, Any]:
+        """The figures of the epoch with the highest metric."""
         return max(self.epochs, key=lambda figures: figures[self.metric])
 
     @property
     def last(self) -> dict[str, Any]:
+        """The figures of the epoch that came last."""
         return self.epochs[-1]
 
+    def finished(self) -> list[History]:
+        """The history of each run that has been trained."""
+        return [self]
+
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock of the run."""
         self._since = time.perf_counter()
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Start the clock of the epoch."""
         self._epoch_start, self._epoch_steps = time.perf_counter(), 0
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *args: Any) -> None:
+        """Count the step; log its loss and time every ``log_every_n_steps``."""
         self._epoch_steps += 1
         if trainer.is_last_batch:
             self._end_of_steps()
@@ -87,9 +104,8 @@ class History(Callback):
         self.steps += self._epoch_steps
 
     def on_validation_end(self, trainer: Trainer, module: FineTuner) -> None:
-        epoch = (
-            trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else 0
-        )  # 0: a frozen model, scored as it is
+        """Take the epoch's figures, keep the best adapter, and stop where the loss has diverged."""
+        epoch = scored_epoch(trainer)
         figures = {"epoch": epoch, **module.epoch_figures()}
         self.take(figures)
         if self.diverged:
@@ -108,19 +124,28 @@ class History(Callback):
         save_adapter(adapted, self.folder / which, epoch=self.last["epoch"], **self.notes)
 
     def on_train_epoch_end(self, trainer: Trainer, module: FineTuner) -> None:
+        """Add the epoch to the run's time."""
         now = time.perf_counter()
         self.seconds, self._since = self.seconds + now - self._since, now
 
     def on_fit_end(self, trainer: Trainer, module: FineTuner) -> None:
+        """Keep the last adapter."""
         if trainer.is_global_zero:
             self.save(module.adapted, "last")
 
     def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the history."""
         return {k: getattr(self, k) for k in ("epochs", "step_seconds", "steps", "seconds", "diverged")}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
         for key, value in state_dict.items():
             setattr(self, key, value)
+
+
+def scored_epoch(trainer: Trainer) -> int:
+    """The number of the epoch that has just been scored, from 1; 0 for a frozen model, scored as it is."""
+    return trainer.current_epoch + 1 if trainer.state.fn == TrainerFn.FITTING else 0
 
 
 def dashboard(figures: dict[str, Any], variant_metrics: dict[str, float]) -> dict[str, float]:
@@ -131,17 +156,24 @@ def dashboard(figures: dict[str, Any], variant_metrics: dict[str, float]) -> dic
 
 
 class Progress(Callback):
-    """One moving line: task, variant, epoch, metric, step time, time left. Where nobody watches, a line per epoch."""
+    """One moving line: task, variant, epoch, metric, step time, time left. Where nobody watches, a line per epoch.
+
+    Args:
+        title: at the start of the line.
+        history: of the run; it must come before this callback.
+        live: whether the line moves; by default where standard error is a terminal and no other run is being trained
+            beside this one.
+    """
 
     def __init__(self, title: str, history: History, live: bool | None = None) -> None:
         self.title, self.history = title, history
-        alone = (
-            os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1") == "1"
-        )  # the lines of several would overwrite each other
+        # the lines of several runs would overwrite each other
+        alone = os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1") == "1"
         self.live = alone and sys.stderr.isatty() if live is None else live
         self.bar: Any = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Begin the moving line."""
         if trainer.is_global_zero and self.live:
             from tqdm import tqdm
 
@@ -153,10 +185,12 @@ class Progress(Callback):
             self.bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
+        """Move the line by a step."""
         if self.bar is not None:
             self.bar.update(trainer.global_step - self.bar.n)
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Show the epoch's metric."""
         if not trainer.is_global_zero:
             return
         figures, metric = self.history.last, self.history.metric
@@ -171,6 +205,7 @@ class Progress(Callback):
             )
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """End the line."""
         if self.bar is not None:
             self.bar.close()
             self.bar = None

@@ -37,16 +37,27 @@ def peak_memory_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def _cost(history: History, data: PaddedDataModule, config: RunConfig) -> dict[str, Any]:
+def cost(history: History, data: PaddedDataModule, config: RunConfig, stacked: int = 1) -> dict[str, Any]:
+    """What a run cost, as its result file has it.
+
+    Args:
+        stacked: how many seeds were trained at once; time and memory are those of all of them.
+
+    Returns:
+        ``step_ms`` (median over the epochs; None where nothing was trained), ``steps``, ``tokens`` (without padding),
+        ``tokens_per_s``, ``peak_memory_mb`` (MiB), ``wall_s``, ``file_bytes`` of the best adapter, ``diverged``, and
+        ``stacked`` where it is more than one.
+    """
     tokens = data.tokens_per_epoch * len(history.step_seconds)
     seconds = sum(history.step_seconds) * data.steps_per_epoch
-    return {
+    found = {
         "step_ms": round(1000 * statistics.median(history.step_seconds), 3) if history.steps else None,
         "steps": history.steps,
         "tokens": tokens,
-        "tokens_per_s": round(tokens / seconds, 1) if seconds else None,
+        "tokens_per_s": round(tokens * stacked / seconds, 1) if seconds else None,
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "wall_s": round(history.seconds, 2),
         "file_bytes": sum(f.stat().st_size for f in (config.folder / "best").iterdir()),
         "diverged": history.diverged,
     }
+    return found if stacked == 1 else found | {"stacked": stacked}

@@ -2,42 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
-from torch import Tensor
+from torch import Tensor, nn
 
-from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
 from modules.benchmarks.objective import Objective
+from modules.training.acceleration import PlainComputation
 from variants.adapters.adapted_model import Adapted
+from variants.adapters.stack import Stack
 from variants.errors import UserError
+from variants.formats.native import restore
 
 
 class FineTuner(LightningModule):
-    """Trains what the variant trains: AdamW, linear schedule with warm-up, the objective's figures at every
-    epoch.
+    """Trains what the variant trains: AdamW, linear schedule with warm-up, the objective's figures at every epoch.
 
     Args:
         adapted: the handle of the model with its adapter.
         objective: the losses of a batch and the figures of an evaluation.
-        lr, head_lr: of the adapter and of the task head (``lr`` where None).
-        warmup_ratio, warmup_steps: linear warm-up, as a share of all steps or in steps; then linear decay to 0.
+        computation: how passes and steps are computed; by default as PyTorch and Lightning do.
+        lr: learning rate of the adapter.
+        head_lr: learning rate of the task head; ``lr`` where None.
         weight_decay: of all but biases and norms that train in place.
-        adam_eps: of AdamW.
-        graphs: replay training steps as CUDA graphs (:class:`GraphedStep`): one process, no fp16.
+        warmup_ratio: linear warm-up as a share of all steps; then linear decay to 0.
+        warmup_steps: the same in steps; it takes precedence.
+        adam_eps: epsilon of AdamW.
     """
 
     strict_loading = True
-    clip = staticmethod(torch.nn.utils.clip_grad_norm_)
-    """Scales gradients, those of the model together, to a norm."""
 
     def __init__(
         self,
-        adapted: Adapted,
+        adapted: Adapted | Stack,
         objective: Objective,
+        computation: PlainComputation | None = None,
         *,
         lr: float,
         head_lr: float | None = None,
@@ -45,58 +49,80 @@ class FineTuner(LightningModule):
         warmup_ratio: float = 0.0,
         warmup_steps: int | None = None,
         adam_eps: float = 1e-8,
-        graphs: bool = False,
     ) -> None:
         super().__init__()
         self.model = adapted.model
         self.adapted, self.objective = adapted, objective
+        self.computation = computation or PlainComputation()
         self.lr, self.head_lr, self.weight_decay = lr, head_lr, weight_decay
         self.warmup_ratio, self.warmup_steps = warmup_ratio, warmup_steps
         self.adam_eps = adam_eps
-        self.graphed = GraphedStep(self._losses, adapted.trained().values()) if graphs else None
+        self.step = self.computation.training_step(self._losses, adapted.trained().values())
         self._train = self._eval = self._no_sums()  # not buffers, which DDP would copy from the first process to others
+
+    # ---- what a run asks for, of one adapter or of each stacked one ------------------------------------------
+
+    def metrics_of_each(self) -> list[dict[str, float]]:
+        """The variant's figures about the state of each adapter."""
+        return [self.adapted.metrics()]
+
+    def restore(self, index: int, folder: Path) -> None:
+        """Give an adapter the values that it had when it was saved to ``folder``."""
+        restore(self.adapted, folder)
+
+    # ---- training and evaluation -----------------------------------------------------------------------------
 
     def _no_sums(self) -> Tensor:
         """Sums of losses, and of what they are divided by."""
         return torch.zeros(2, device=self.device)
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        if self.graphed is None:
+        """Forward pass of a batch, and the backward pass too where :attr:`step` does both; the loss, a scalar."""
+        if self.step is None:
             total, loss = self._losses(batch)
-        else:  # the backward pass too: what follows must not clear or compute gradients again
+        else:  # Lightning must neither clear gradients nor compute them again
             if batch_idx % self.trainer.accumulate_grad_batches == 0:
-                self.graphed.zero()
-            total, loss = self.graphed(batch)
+                self.step.zero()
+            total, loss = self.step(batch)
         self._train += torch.stack((loss.detach(), torch.ones_like(loss)))
         return total
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(what is differentiated, the batch's own loss)."""
-        with self.adapted.prepared():
+        with self.computation.forward_pass():
             losses, weights, _ = self.objective.losses(self.model, batch, training=True)
         loss = (weights * losses).sum()  # the weights make DDP's mean over ranks the mean over the batch
-        penalty = self.adapted.penalty()
-        total = loss if penalty is None else loss + penalty
-        return total / self.trainer.accumulate_grad_batches if self.graphed else total, loss
+        with self.computation.updates():
+            penalty = self.adapted.penalty()
+        return self._share(loss if penalty is None else loss + penalty), loss
+
+    def _share(self, total: Tensor) -> Tensor:
+        """A batch's share of a step's loss; Lightning divides by itself."""
+        return total / self.trainer.accumulate_grad_batches if self.step else total
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        if self.graphed is None:
+        """Lightning's, unless :attr:`step` has computed the gradients already."""
+        if self.step is None:
             super().backward(loss, *args, **kwargs)
 
     def optimizer_zero_grad(self, epoch: int, batch_idx: int, optimizer: torch.optim.Optimizer) -> None:
-        if self.graphed is None:
+        """Lightning's, unless gradients are tensors that stay in place for :attr:`step`."""
+        if self.step is None:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
     def on_train_epoch_start(self) -> None:
+        """Begin the sum of the epoch's training losses."""
         self._train = self._no_sums()
 
     def on_validation_epoch_start(self) -> None:
+        """Begin the sums and metrics of an evaluation."""
         self._train = self._train.to(self.device)  # a frozen model is scored without an epoch of training
         self._eval = self._no_sums()
         self.objective.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
-        with self.adapted.prepared():
+        """Take an evaluation batch into the sums and metrics."""
+        with self.computation.forward_pass():
             losses, weights, outputs = self.objective.losses(self.model, batch, training=False)
         self._eval += torch.stack(((weights * losses).sum(), weights.sum()))
         self.objective.update(outputs, batch, self.trainer.datamodule.eval_splits[dataloader_idx])
@@ -111,13 +137,15 @@ class FineTuner(LightningModule):
     # ---- optimisation --------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over the variant's groups, and a linear schedule by steps.
+
+        Raises:
+            UserError: nothing trains.
+        """
         groups = self.adapted.param_groups(self.lr, self.head_lr, self.weight_decay)
         if not groups:
             raise UserError("nothing trains: the variant has no parameter here and the model has no task head")
-        if self.graphed is not None:
-            optimizer = GraphedAdamW(groups, eps=self.adam_eps)
-        else:
-            optimizer = torch.optim.AdamW(groups, eps=self.adam_eps, fused=self._scaler is None)
+        optimizer = self.computation.adamw(groups, self.adam_eps, scaled=self._scaler is not None)
         steps = self.total_steps = int(self.trainer.estimated_stepping_batches)
         warmup = self.warmup_steps if self.warmup_steps is not None else int(self.warmup_ratio * steps)
 
@@ -132,22 +160,25 @@ class FineTuner(LightningModule):
         """fp16's, else None."""
         return getattr(self.trainer.precision_plugin, "scaler", None)
 
+    def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+        """Scale the gradients of parameters, together, to a norm of at most ``max_norm``."""
+        nn.utils.clip_grad_norm_(parameters, max_norm)
+
     def configure_gradient_clipping(
         self,
         optimizer: torch.optim.Optimizer,
         gradient_clip_val: float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        if isinstance(optimizer, GraphedAdamW) and (gradient_clip_algorithm or "norm") == "norm":
-            optimizer.max_norm, optimizer.clip = gradient_clip_val or 0.0, self.clip  # part of its graph
-            return
-        if self._scaler is None and (gradient_clip_algorithm or "norm") == "norm":
-            if gradient_clip_val:
-                self.clip([p for group in optimizer.param_groups for p in group["params"]], gradient_clip_val)
+        """Clip by norm with :meth:`clip`; with Lightning's own function fp16's scaled gradients, and by value."""
+        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
+        if algorithm == GradClipAlgorithmType.NORM and self._scaler is None:
+            max_norm = gradient_clip_val or 0.0
+            if not self.computation.clip_in_step(optimizer, max_norm, self.clip) and max_norm:
+                self.clip([p for group in optimizer.param_groups for p in group["params"]], max_norm)
             return
         # Lightning refuses a fused optimizer under every mixed precision; only fp16's scaled gradients forbid it
         plugin = Precision() if self._scaler is None else self.trainer.precision_plugin
-        algorithm = GradClipAlgorithmType(gradient_clip_algorithm or "norm")
         plugin.clip_gradients(optimizer, gradient_clip_val or 0.0, algorithm)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
@@ -156,13 +187,19 @@ class FineTuner(LightningModule):
         scale = scaler.get_scale() if scaler else None
         super().optimizer_step(*args, **kwargs)
         if scaler is None or scaler.get_scale() >= scale:  # a smaller scale: fp16 overflowed, the step was skipped
-            self.adapted.after_step(self.trainer.global_step + 1, self.total_steps)
+            with self.computation.updates():
+                self.adapted.after_step(self.trainer.global_step + 1, self.total_steps)
 
     def on_after_backward(self) -> None:
+        """Check once that everything that trains gets a gradient.
+
+        Raises:
+            UserError: a parameter has none.
+        """
         if self.trainer.global_step == 0:
-            graphed = {id(p) for p in self.graphed.unused} if self.graphed else set()
+            without = {id(p) for p in self.step.unused} if self.step else set()
             trained = self.adapted.trained().items()
-            unused = [name for name, p in trained if p.grad is None or id(p) in graphed]
+            unused = [name for name, p in trained if p.grad is None or id(p) in without]
             if unused:
                 raise UserError(
                     f"{unused[0]} trains but gets no gradient ({len(unused)} such tensors): the model does not use it, "
@@ -172,7 +209,9 @@ class FineTuner(LightningModule):
     # ---- checkpoints: what trains, never the frozen backbone -------------------------------------------------
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The handle's: what trains and the layers' state."""
         return self.adapted.state_dict()
 
     def load_state_dict(self, state_dict: dict[str, Tensor], strict: bool = True, assign: bool = False) -> None:
+        """The handle's; names and shapes must be those of :meth:`state_dict`."""
         self.adapted.load_state_dict(state_dict)

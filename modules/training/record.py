@@ -12,7 +12,7 @@ from modules.runs.config import NEUTRAL, RunConfig
 from modules.runs.environment import environment
 from modules.runs.results import RunResult
 from modules.training.callbacks import History
-from modules.training.cost import _cost
+from modules.training.cost import cost
 from variants.registry import resolve
 
 
@@ -21,9 +21,35 @@ def notes(config: RunConfig) -> dict[str, Any]:
     return {"task": config.task, "run": config.id, "spec": config.variant}
 
 
-def make_result(config: RunConfig, prepared: Prepared, history: History, trainer: Trainer) -> RunResult:
-    """What a run's file holds; counted parameters and figures beyond the epochs' are left to be filled in."""
+def make_result(
+    config: RunConfig,
+    prepared: Prepared,
+    history: History,
+    trainer: Trainer,
+    *,
+    test: dict[str, Any] | None,
+    parameters: dict[str, int],
+    variant_metrics: dict[str, float],
+    wandb_id: str | None,
+    stacked: int = 1,
+    reference: bool = False,
+) -> RunResult:
+    """All that a run's file holds.
+
+    Args:
+        history: of this run alone.
+        test: the figures that the table prints, where they are not the dev set's.
+        parameters: counted: adapter, head and total.
+        variant_metrics: the variant's figures about its state after the last epoch.
+        wandb_id: of the run in W&B.
+        stacked: how many seeds were trained at once; times and memory are those of all of them.
+        reference: whether it was computed without acceleration.
+    """
     variant = resolve(config.variant)(**config.options)
+    machine = environment(str(trainer.strategy.root_device), trainer.world_size)
+    machine["runs_at_once"] = int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))
+    if reference:
+        machine["reference"] = True
     return RunResult(
         id=config.id,
         benchmark=config.benchmark,
@@ -44,8 +70,10 @@ def make_result(config: RunConfig, prepared: Prepared, history: History, trainer
         epochs=history.epochs,
         best=history.best,
         last=history.last,
-        parameters={},
-        cost=_cost(history, prepared.data, config),
-        environment=environment(str(trainer.strategy.root_device), trainer.world_size)
-        | {"runs_at_once": int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))},
+        test=test,
+        parameters=parameters,
+        cost=cost(history, prepared.data, config, stacked),
+        variant_metrics=variant_metrics,
+        environment=machine,
+        wandb_id=wandb_id,
     )

@@ -1,18 +1,26 @@
-"""``run(config) -> RunResult``: trains and scores one (benchmark, task, backbone, variant, seed)."""
+"""``run(config) -> RunResult``: trains and scores one (benchmark, task, backbone, variant, seed), or several seeds.
+
+The way of a run: prepare (data, model, objective) -> attach (an adapter for each seed) -> accelerate -> train ->
+score -> record.
+"""
 
 from __future__ import annotations
 
-from modules.benchmarks.base import benchmark
+from collections.abc import Sequence
+
+from modules.benchmarks.base import Prepared
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
+from modules.training.acceleration import PlainComputation, accelerate
 from modules.training.callbacks import History, Progress
 from modules.training.lightning_module import FineTuner
 from modules.training.record import make_result, notes
-from modules.training.setup import initialise, leave_padding_out, optimisation, settle
-from modules.training.trainer import CHECKPOINT, begin, fit, make_trainer
-from modules.training.wandb_logger import finish_logging, make_logger
-from variants.adapters.adapted_model import attach
-from variants.registry import resolve
+from modules.training.setup import attach_adapters, optimisation
+from modules.training.stacked_seeds import StackedHistory, StackedTuner
+from modules.training.trainer import begin, checkpoint_path, fit, make_trainer
+from modules.training.wandb_logger import finish_logging, log_epochs, make_logger
+from variants.adapters.adapted_model import Adapted
+from variants.adapters.stack import Stack
 
 
 def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
@@ -24,31 +32,78 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
     Returns:
         The result as it was written, or None in a process that is not the first of several.
     """
-    begin(config.seed)
-    variant = resolve(config.variant)(**config.options)
-    prepared = benchmark(config.benchmark).prepare(config)
-    data, objective = prepared.data, prepared.objective
-    precision, graphs = settle(prepared, config, variant)
-    adapted = attach(prepared.model, variant, config.seed)
-    counts = initialise(adapted, config, data)
-    leave_padding_out(adapted, data, config)
-    module = FineTuner(adapted, objective, graphs=graphs, **optimisation(config))
+    return next(iter(run_seeds([config], live)), None)
+
+
+def run_seeds(configs: Sequence[RunConfig], live: bool | None = None) -> list[RunResult]:
+    """Train, score and store runs that differ in their seeds alone; several are trained at once, as a stack.
+
+    Goes on from the last checkpoint of the very same runs.
+
+    Args:
+        live: show a moving progress bar; by default where standard error is a terminal.
+
+    Returns:
+        The results as they were written; none in a process that is not the first of several.
+
+    Raises:
+        UserError: model, data or settings cannot be had or do not fit.
+        VariantError: the variant does not fit the model, or cannot be stacked.
+    """
+    first = configs[0]
+    begin(first.seed)
+    prepared, adapted, counts, precision = attach_adapters(configs)
+    handle = adapted if len(configs) == 1 else Stack(adapted, [config.id for config in configs])
+    computation = accelerate(handle, prepared.data, first, precision)
+    module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
-    history = History(objective.metric, config.folder, notes(config))
-    logger = make_logger(config)
-    checkpoint = config.folder / CHECKPOINT
-    trainer = make_trainer(config, history, Progress(config.title, history, live), precision, checkpoint, logger)
-    if objective.scores_frozen and not adapted.trained():
-        trainer.validate(module, datamodule=data, verbose=False)
+    histories = [History(prepared.objective.metric, config.folder, notes(config)) for config in configs]
+    history = histories[0] if len(configs) == 1 else StackedHistory(histories)
+    logger = make_logger(first) if len(configs) == 1 else None  # a dashboard takes one run at a time
+    checkpoint = checkpoint_path(configs)
+    trainer = make_trainer(first, history, Progress(_title(configs), history, live), precision, checkpoint, logger)
+    if prepared.objective.scores_frozen and not handle.trained():
+        trainer.validate(module, datamodule=prepared.data, verbose=False)
     else:
-        fit(trainer, module, data, checkpoint)
-    variant_metrics = adapted.metrics()
-    test = objective.test(module, adapted, config.folder)
+        fit(trainer, module, prepared.data, checkpoint)
+    metrics = module.metrics_of_each()
+    restore = module.restore if handle.trained() else None
+    tests = prepared.objective.test_each(module, restore, [config.folder for config in configs])
+    computation.release()
     if not trainer.is_global_zero:
-        return None
-    result = make_result(config, prepared, history, trainer)
-    result.test, result.parameters, result.variant_metrics = test, counts, variant_metrics
-    result.wandb_id = finish_logging(logger, result)
-    ResultStore(config.results_dir).write(result)
-    checkpoint.unlink(missing_ok=True)
-    return result
+        return []
+    results = []
+    for index, (config, own) in enumerate(zip(configs, history.finished(), strict=True)):
+        found = {"test": tests[index], "parameters": counts[index]}
+        own_logger = logger if len(configs) == 1 else log_epochs(config, own)
+        result = make_result(
+            config,
+            prepared,
+            own,
+            trainer,
+            **found,
+            variant_metrics=metrics[index],
+            wandb_id=finish_logging(own_logger, own, **found),
+            stacked=len(configs),
+            reference=computation.reference,
+        )
+        ResultStore(config.results_dir).write(result)
+        results.append(result)
+    for config in configs:
+        for file in config.folder.glob("*.ckpt"):
+            file.unlink(missing_ok=True)
+    return results
+
+
+def _module(handle: Adapted | Stack, prepared: Prepared, computation: PlainComputation, config: RunConfig) -> FineTuner:
+    """The LightningModule of one adapter or of a stack."""
+    tuner = StackedTuner if isinstance(handle, Stack) else FineTuner
+    return tuner(handle, prepared.objective, computation, **optimisation(config))
+
+
+def _title(configs: Sequence[RunConfig]) -> str:
+    """Such as ``mrpc lora seed 0`` or ``mrpc lora seeds 0,1,2``."""
+    first = configs[0]
+    if len(configs) == 1:
+        return first.title
+    return f"{first.task} {first.variant.rpartition(':')[2]} seeds {','.join(str(config.seed) for config in configs)}"

@@ -1,35 +1,55 @@
-"""Model and data made ready for how a run is carried out."""
+"""Model, data and adapters of a run, made ready for training."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from modules.acceleration.frozen_precision import lower_frozen
-from modules.acceleration.packed_encoder import first_position, unpad
-from modules.benchmarks.base import Prepared
+from modules.benchmarks.base import Prepared, benchmark
 from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
+from modules.training import devices
+from modules.training.acceleration import lower_backbone
 from variants.adapters.adapted_model import Adapted
-from variants.adapters.stack import Stack
 from variants.errors import UserError
 from variants.formats.native import read_adapter
-from variants.variant import BaseVariant
+from variants.registry import resolve
+from variants.sites.architectures import head_parameters
 
 
-def settle(prepared: Prepared, config: RunConfig, variant: BaseVariant) -> tuple[str, bool]:
-    """Make model and data ready for how steps are carried out: (Lightning's precision, whether as CUDA graphs)."""
-    precision = config.training.get("precision", "32-true")
-    if precision == "bf16-mixed" and not list(variant.trainable(prepared.model)):
-        lower_frozen(prepared.model, torch.bfloat16)  # adapters look after themselves: no autocast is needed
-        precision = "32-true"
-    graphs = uses_graphs(config, precision)
-    prepared.data.fill = graphs  # every batch of a length has one shape
-    if on_cpu(config):
-        prepared.data.pad_exactly()  # nothing there gains by few shapes
-    return precision, graphs
+def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, Adapted, list[dict[str, int]], str]:
+    """An adapter for each run, with its own head and initial values, on the model that the first run prepares.
+
+    Args:
+        configs: runs that differ in their seeds alone.
+
+    Returns:
+        What the first run prepares, whose data gives the batches of all; the handle, with the adapters by the runs'
+        ids; the counted parameters of each; and Lightning's ``precision``.
+    """
+    counts: list[dict[str, int]] = []
+    for config in configs:
+        variant = resolve(config.variant)(**config.options)
+        own = benchmark(config.benchmark).prepare(config)
+        if devices.on_cpu(config):
+            own.data.pad_exactly()  # nothing there gains by few shapes
+        if not counts:
+            prepared, precision = own, lower_backbone(own.model, variant, config)
+            adapted = Adapted(own.model, head_parameters(own.model))
+        head = {name: p.detach().clone() for name, p in own.model.named_parameters() if name in set(adapted.head)}
+        adapted.add(config.id, variant, config.seed)
+        with torch.no_grad():
+            for name, parameter in prepared.model.named_parameters():
+                if name in head:
+                    parameter.copy_(head[name])
+        counts.append(initialise(adapted, config, own.data))
+    prepared.data.seeds = [config.seed for config in configs]
+    prepared.data.eval_batch_size = max(1, prepared.data.eval_batch_size // len(configs))
+    return prepared, adapted, counts, precision
 
 
 def initialise(adapted: Adapted, config: RunConfig, data: PaddedDataModule) -> dict[str, int]:
@@ -40,22 +60,13 @@ def initialise(adapted: Adapted, config: RunConfig, data: PaddedDataModule) -> d
     return adapted.count()
 
 
-def leave_padding_out(handle: Adapted | Stack, data: PaddedDataModule, config: RunConfig) -> None:
-    """Pack the rows of batches from now on, where the model can take them; torch.compile wants few shapes, and on a CPU
-    seeds that are trained at once would have to have equally many tokens."""
-    can = len(data.seeds) == 1 if on_cpu(config) else on_gpu(config)
-    wanted = config.training.get("pad", "bucket") == "bucket" and config.compile != "inductor"
-    if can and wanted and unpad(handle):
-        data.pack(first_position(handle.model), rounded=data.fill and not on_cpu(config))
-
-
 def optimisation(config: RunConfig) -> dict[str, Any]:
     """The training settings that the LightningModule takes."""
     names = ("lr", "head_lr", "weight_decay", "warmup_ratio", "warmup_steps", "adam_eps")
     return {name: config.training[name] for name in names if name in config.training}
 
 
-def _few_batches(data: PaddedDataModule, count: int = 8):
+def _few_batches(data: PaddedDataModule, count: int = 8) -> Iterator[dict[str, Tensor]]:
     """The first training batches, read only by a variant that asks for them (``init_from_data``)."""
     for index, batch in enumerate(data.train_dataloader()):
         if index == count:
@@ -63,29 +74,14 @@ def _few_batches(data: PaddedDataModule, count: int = 8):
         yield batch
 
 
-def on_cpu(config: RunConfig) -> bool:
-    """Whether the run computes on the CPU."""
-    accelerator = config.trainer.get("accelerator", "auto")
-    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
-
-
-def on_gpu(config: RunConfig) -> bool:
-    """Whether the run computes on GPUs."""
-    return torch.cuda.is_available() and config.trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
-
-
-def uses_graphs(config: RunConfig, precision: str) -> bool:
-    """Whether training steps are replayed as CUDA graphs: on one GPU, not under fp16, whose scale may skip a step."""
-    trainer = config.trainer
-    alone = trainer.get("devices", 1) in (1, "1") and trainer.get("num_nodes", 1) == 1 and "strategy" not in trainer
-    return config.compile != "off" and alone and on_gpu(config) and precision != "16-mixed"
-
-
 def start_from(adapted: Adapted, folder: Path) -> None:
     """Take over what another run of the same configuration learnt, where shapes agree.
 
     The output layer of a task with another number of classes stays fresh, as in the LoRA authors' scripts. State that
     is not trained (AdaLoRA's averages) starts anew.
+
+    Raises:
+        UserError: a trained tensor of the backbone is not there in its shape.
     """
     _, tensors = read_adapter(folder)
     own, head = adapted.trained(), set(adapted.head)

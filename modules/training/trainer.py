@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,22 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
+from modules.runs.results import run_id
 from modules.training.callbacks import EpochSeeds, History, Progress
 from modules.training.cost import reset_peak_memory
 from modules.training.lightning_module import FineTuner
-from variants.errors import UserError
+from variants.errors import UserError, first_line
 
 CHECKPOINT = "last.ckpt"
+"""File name of a run's checkpoint, in its folder."""
+
+
+def checkpoint_path(configs: Sequence[RunConfig]) -> Path:
+    """Where the checkpoint of a run is, or of these very runs trained at once."""
+    name = CHECKPOINT
+    if len(configs) > 1:
+        name = f"stacked-{run_id({'runs': [config.id for config in configs]})}.ckpt"
+    return configs[0].folder / name
 
 
 def begin(seed: int) -> None:
@@ -39,7 +50,11 @@ def fit(trainer: Trainer, module: FineTuner, data: PaddedDataModule, checkpoint:
 def make_trainer(
     config: RunConfig, history: History, progress: Progress, precision: str, checkpoint: Path, logger: Any | None
 ) -> Trainer:
-    """Lightning's Trainer of a run, which leaves its ``checkpoint`` at the end of each epoch."""
+    """Lightning's Trainer of a run, which leaves its ``checkpoint`` at the end of each epoch.
+
+    Raises:
+        UserError: Lightning refuses one of ``config.trainer``'s options.
+    """
     checkpoints = ModelCheckpoint(
         dirpath=checkpoint.parent,
         filename=checkpoint.stem,
@@ -57,10 +72,8 @@ def make_trainer(
         "log_every_n_steps": 10,
     } | config.trainer
     options["precision"] = precision
-    if options.get("strategy", "auto") in ("auto", "ddp") and (options["devices"], options.get("num_nodes", 1)) != (
-        1,
-        1,
-    ):
+    alone = options["devices"] == 1 and options.get("num_nodes", 1) == 1
+    if options.get("strategy", "auto") in ("auto", "ddp") and not alone:
         # every rank computes the same buffers (a shared bank from its seed): no need to send them at each step
         options["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
     try:
@@ -75,7 +88,7 @@ def make_trainer(
             **options,
         )
     except (ValueError, TypeError, RuntimeError) as error:
-        raise UserError(f"lightning.Trainer refuses the options: {str(error).splitlines()[0]}") from error
+        raise UserError(f"lightning.Trainer refuses the options: {first_line(error)}") from error
 
 
 def quieten() -> None:

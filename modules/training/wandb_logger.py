@@ -8,25 +8,9 @@ import warnings
 from typing import Any
 
 from modules.runs.config import RunConfig
-from modules.runs.results import RunResult
+from modules.training.callbacks import History, dashboard
+from modules.training.trainer import CHECKPOINT
 from variants.atomic import write_atomic
-
-
-def finish_logging(logger: Any | None, result: RunResult) -> str | None:
-    """Write the dashboard's summary and end it; its run id."""
-    if not logger:
-        return None
-    try:
-        experiment = logger.experiment
-        best = {f"best/{k}": v for k, v in result.best.items()}
-        figures = {f"test/{k}": v for k, v in (result.test or {}).items() if isinstance(v, (int, float))}
-        experiment.summary.update(best | figures | {f"parameters/{k}": v for k, v in result.parameters.items()})
-        identity = experiment.id
-        experiment.finish()
-        return identity
-    except Exception as error:
-        warnings.warn(f"Weights & Biases could not be finished: {error}", stacklevel=2)
-        return None
 
 
 def make_logger(config: RunConfig) -> Any | None:
@@ -36,7 +20,7 @@ def make_logger(config: RunConfig) -> Any | None:
     for somebody who is logged in and offline otherwise. A run that goes on from its checkpoint goes on in W&B too.
     """
     known = config.folder / "wandb_id"
-    resume_id = known.read_text() if known.is_file() and (config.folder / "last.ckpt").is_file() else None
+    resume_id = known.read_text() if known.is_file() and (config.folder / CHECKPOINT).is_file() else None
     mode = config.wandb
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")
@@ -65,6 +49,34 @@ def make_logger(config: RunConfig) -> Any | None:
         return logger
     except Exception as error:  # whatever is wrong with it: the run matters, the dashboard does not
         warnings.warn(f"Weights & Biases is off for this run: {error}", stacklevel=2)
+        return None
+
+
+def log_epochs(config: RunConfig, history: History) -> Any | None:
+    """A logger with every epoch of a run that has been trained together with others; None where W&B is off."""
+    logger = make_logger(config)
+    for figures in history.epochs if logger else ():
+        step = history.steps * figures["epoch"] // len(history.epochs)
+        logger.log_metrics(dashboard(figures, {}), step=step)
+    return logger
+
+
+def finish_logging(
+    logger: Any | None, history: History, test: dict[str, Any] | None, parameters: dict[str, int]
+) -> str | None:
+    """Write the dashboard's summary (the best epoch, the test figures, counted parameters) and end it; its run id."""
+    if not logger:
+        return None
+    try:
+        experiment = logger.experiment
+        summary = {f"best/{name}": value for name, value in history.best.items()}
+        summary |= {f"test/{name}": value for name, value in (test or {}).items() if isinstance(value, (int, float))}
+        experiment.summary.update(summary | {f"parameters/{name}": value for name, value in parameters.items()})
+        identity = experiment.id
+        experiment.finish()
+        return identity
+    except Exception as error:
+        warnings.warn(f"Weights & Biases could not be finished: {error}", stacklevel=2)
         return None
 
 

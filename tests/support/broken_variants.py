@@ -217,7 +217,7 @@ class NormOfTheWholeLayer(LoRALayer):
     def delta_weight(self):
         return self.scaling * (self.lora_B @ self.lora_A)
 
-    factors = AdapterLayer.factors  # LoRA's have a number as their scale
+    low_rank = AdapterLayer.low_rank  # LoRA's have a number as their scale
 
 
 @breaks("Conv1D")
@@ -230,7 +230,7 @@ class RowsOfTheModuleLayer(LoRALayer):
     def delta_weight(self):
         return self.scaling * (self.lora_B @ self.lora_A)
 
-    factors = AdapterLayer.factors
+    low_rank = AdapterLayer.low_rank
 
 
 @breaks("learns")

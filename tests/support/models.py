@@ -24,6 +24,25 @@ _BERT: dict[str, Any] = {
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
 }
+_DECODER: dict[str, Any] = {
+    "vocab_size": _VOCABULARY,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 40,
+    "hidden_dropout": 0.0,
+    "attention_dropout": 0.0,
+}
+_GROUPED = {"num_key_value_heads": 2}
+_SEQ2SEQ: dict[str, Any] = {
+    "d_model": 16,
+    **{f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")},
+    **{f"{side}_ffn_dim": 24 for side in ("encoder", "decoder")},
+    "dropout": 0.0,
+    "decoder_start_token_id": 0,
+}
+_VISION = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+_VISION |= {"image_size": 8, "patch_size": 4, "projection_dim": 16}
 # transformers module -> (prefix of its classes, task of the model class, configuration)
 _SPECS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "roberta": ("Roberta", "SequenceClassification", _BERT),
@@ -69,7 +88,65 @@ _SPECS: dict[str, tuple[str, str, dict[str, Any]]] = {
         {k: v for k, v in _BERT.items() if k not in ("vocab_size", "max_position_embeddings")}
         | {"image_size": 8, "patch_size": 4},
     ),
+    "xlm_roberta": ("XLMRoberta", "SequenceClassification", _BERT),
+    "camembert": ("Camembert", "SequenceClassification", _BERT),
+    "electra": ("Electra", "SequenceClassification", _BERT | {"embedding_size": 12}),
+    "albert": ("Albert", "SequenceClassification", _BERT | {"embedding_size": 12}),
+    "deberta": (
+        "Deberta",
+        "SequenceClassification",
+        _BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "pooler_hidden_size": 16},
+    ),
+    "modernbert": (
+        "ModernBert",
+        "SequenceClassification",
+        _DECODER | {"intermediate_size": 24, "global_attn_every_n_layers": 2, "cls_token_id": 0, "sep_token_id": 2},
+    ),
+    **{
+        module: (prefix, "SequenceClassification", _DECODER | _GROUPED | {"intermediate_size": 24})
+        for module, prefix in (("mistral", "Mistral"), ("qwen2", "Qwen2"))
+    },
+    **{
+        module: (prefix, "SequenceClassification", _DECODER | _GROUPED | {"intermediate_size": 24, "head_dim": 8})
+        for module, prefix in (
+            ("qwen3", "Qwen3"),
+            ("gemma", "Gemma"),
+            ("gemma2", "Gemma2"),
+            ("gemma3_text", "Gemma3Text"),
+        )
+    },
+    "phi3": ("Phi3", "SequenceClassification", _DECODER | _GROUPED | {"intermediate_size": 24}),
+    "gpt_neox": ("GPTNeoX", "SequenceClassification", _DECODER | {"intermediate_size": 24}),
+    "bloom": (
+        "Bloom",
+        "SequenceClassification",
+        {"vocab_size": _VOCABULARY, "hidden_size": 16, "n_layer": 2, "n_head": 2}
+        | {"hidden_dropout": 0.0, "attention_dropout": 0.0},
+    ),
+    "falcon": ("Falcon", "SequenceClassification", _DECODER | {"bias": True}),
+    "mt5": (
+        "MT5",
+        "SequenceClassification",
+        {"vocab_size": _VOCABULARY, "d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 2, "num_heads": 2}
+        | {"dropout_rate": 0.0, "decoder_start_token_id": 0},
+    ),
+    "bart": (
+        "Bart",
+        "SequenceClassification",
+        _SEQ2SEQ | {"vocab_size": _VOCABULARY, "max_position_embeddings": 40, "forced_eos_token_id": None},
+    ),
+    "whisper": (
+        "Whisper",
+        "AudioClassification",
+        _SEQ2SEQ | {"vocab_size": _VOCABULARY, "num_mel_bins": 4, "max_source_positions": 6, "classifier_proj_size": 8},
+    ),
+    "clip": (
+        "CLIP",
+        "ImageClassification",
+        {"vision_config": _VISION, "text_config": {"vocab_size": _VOCABULARY, "hidden_size": 16}},
+    ),
 }
+_FILES = {"gemma3_text": "gemma3"}  # where transformers' folder has another name
 _SPECIAL = {"num_labels": LABELS, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
 
 
@@ -80,10 +157,10 @@ def _make(name: str) -> Callable[[], nn.Module]:
         Args:
             changes: of the configuration.
         """
-        module = name.replace("-", "_")
-        prefix, task, options = _SPECS[module]
-        config = getattr(import_module(f"transformers.models.{module}.configuration_{module}"), f"{prefix}Config")
-        model = getattr(import_module(f"transformers.models.{module}.modeling_{module}"), f"{prefix}For{task}")
+        prefix, task, options = _SPECS[name]
+        file = _FILES.get(name, name)
+        config = getattr(import_module(f"transformers.models.{file}.configuration_{file}"), f"{prefix}Config")
+        model = getattr(import_module(f"transformers.models.{file}.modeling_{file}"), f"{prefix}For{task}")
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             made = model(config(**(_SPECIAL | options | changes)))
@@ -102,15 +179,22 @@ def _randomise(model: nn.Module, seed: int) -> nn.Module:
     return model
 
 
-MODELS: dict[str, Callable[..., nn.Module]] = {name.replace("_", "-"): _make(name) for name in _SPECS}
+_DASHED = ("deberta_v2", "xlm_roberta")
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    name.replace("_", "-") if name in _DASHED else name: _make(name) for name in _SPECS
+}
 """transformers' ``model_type`` -> a function that makes such a classifier."""
+BASIC = ("roberta", "bert", "distilbert", "deberta-v2", "gpt2", "opt", "llama", "t5", "vit")
+"""Names of `MODELS` on which everything is tried; the others are of families whose maps alone are new."""
 
 
 def inputs(name: str, batch: int = 3, length: int = 7) -> dict[str, Tensor]:
-    """What ``MODELS[name]()`` is called with: padded token ids, or pixels; the same at every call."""
+    """What ``MODELS[name]()`` is called with: padded token ids, pixels, or sound; the same at every call."""
     rng = torch.Generator().manual_seed(1)
-    if name == "vit":
+    if name in ("vit", "clip"):
         return {"pixel_values": torch.randn(batch, 3, 8, 8, generator=rng)}
+    if name == "whisper":
+        return {"input_features": torch.randn(batch, 4, 12, generator=rng)}
     ids = torch.randint(4, _VOCABULARY, (batch, length), generator=rng)
     lengths = torch.tensor([max(3, length - i) for i in range(batch)])
     mask = (torch.arange(length) < lengths[:, None]).long()

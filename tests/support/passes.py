@@ -8,6 +8,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForS
 
 from modules.acceleration.frozen_precision import lower_frozen
 from variants import attach
+from variants.acceleration import accelerated
 
 IDS = torch.tensor([[5, 17, 33, 8, 61], [9, 70, 4, 4, 11]])
 
@@ -39,7 +40,7 @@ def loss_and_gradients(handle, prepared: bool):
         parameter.grad = None
     ids = IDS.to(next(handle.model.parameters()).device)
     if prepared:
-        with handle.prepared():
+        with accelerated(handle):
             loss = handle.model(input_ids=ids).logits.float().square().mean()
     else:
         loss = handle.model(input_ids=ids).logits.float().square().mean()

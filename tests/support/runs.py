@@ -8,8 +8,10 @@ import sys
 import torch
 from safetensors.torch import load_file
 
-from modules.experiments.flags import make_parser, names_of, seeds_of
-from modules.experiments.plan import Wishes, make_plan
+from modules.benchmarks.glue import GLUE
+from modules.experiments.flags import make_parser
+from modules.experiments.plan import make_plan
+from modules.experiments.wishes import Wishes
 from modules.runs.config import RunConfig
 from variants.registry import resolve
 
@@ -18,20 +20,10 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 def planned(command: list[str], variant: str = "lora", **changes) -> list[RunConfig]:
     """The runs that the command line would do."""
-    flags = make_parser(resolve(variant)).parse_args(command)
-    training = {k: flags[k] for k in ("lr", "batch_size", "epochs") if flags[k] is not None}
-    wishes = Wishes(
-        variant=variant,
-        model=flags.model,
-        data_dir=flags.data_dir,
-        tasks=names_of(flags.tasks),
-        seeds=seeds_of(flags.seeds),
-        training=training,
-        trainer=flags.trainer or {},
-        results_dir=flags.results_dir,
-        wandb=flags.wandb,
-    )
-    plan = make_plan(dataclasses.replace(wishes, **changes), resolve(variant))
+    cls = resolve(variant)
+    wishes = Wishes.of(make_parser(cls, GLUE).parse_args(command), GLUE, cls)
+    wishes.variant = variant
+    plan = make_plan(dataclasses.replace(wishes, **changes), cls)
     for run in plan.runs:
         run.write()
     return plan.runs

@@ -2,9 +2,10 @@
 
 import re
 
-from modules.reports.markdown import to_markdown
-from modules.reports.published import load_published
+from modules.benchmarks.glue import GLUE
+from modules.reports.formats.markdown import to_markdown
 from modules.reports.tables import build
+from modules.reports.tables.published import load_published
 from paper_repro import PUBLISHED
 
 EIGHT = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
@@ -12,7 +13,7 @@ EIGHT = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
 
 def lines(results, published=()) -> list[list[str]]:
     """Cells of every table row of the Markdown."""
-    text = to_markdown(build(results, published))
+    text = to_markdown(build(results, GLUE, published), GLUE)
     return [
         [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
         for line in text.splitlines()
@@ -34,7 +35,7 @@ def only(results):
     return row
 
 
-PAPERS = load_published(PUBLISHED)
+PAPERS = load_published(PUBLISHED, "glue")
 
 
 def published(source, **wanted):

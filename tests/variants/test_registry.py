@@ -151,7 +151,7 @@ def test_entry_point_of_an_installed_package(outside: Path) -> None:
     ("spec", "says"),
     [
         ("lroa", "unknown variant 'lroa'; did you mean lora"),
-        ("zzzzzz", "did you mean lora, .*full"),
+        ("zzzzzz", "did you mean adalora, .*full, .*lora"),
         ("{module}:Mnie", "has no 'Mnie'; it has Mine"),
         ("{module}:a_number", "is not a variant: it must be a subclass"),
         ("no_such_module:Mine", "cannot load variant 'no_such_module:Mine'"),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from variants.acceleration import torch_private
 from variants.acceleration.fast_paths import UPDATES, replaces
 from variants.acceleration.grouping import alike, stacked
 from variants.methods.adalora import FACTORS, AdaLoRA, AdaLoRALayer, best
@@ -18,10 +19,10 @@ def update_importance(variant: AdaLoRA, layers: Sequence[AdaLoRALayer]) -> None:
     weights = [getattr(layer, name) for layer in layers for name in FACTORS]
     averages = [layer.averages(name) for layer in layers for name in FACTORS]
     sensitivity, uncertainty = map(list, zip(*averages, strict=True))
-    importance = torch._foreach_abs(torch._foreach_mul(weights, [w.grad for w in weights]))  # eq. 8
-    torch._foreach_lerp_(sensitivity, importance, 1 - variant.beta1)  # eq. 9
-    deviation = torch._foreach_abs(torch._foreach_sub(importance, sensitivity))
-    torch._foreach_lerp_(uncertainty, deviation, 1 - variant.beta2)  # eq. 10
+    importance = torch_private.foreach_abs(torch_private.foreach_mul(weights, [w.grad for w in weights]))  # eq. 8
+    torch_private.foreach_lerp_(sensitivity, importance, 1 - variant.beta1)  # eq. 9
+    deviation = torch_private.foreach_abs(torch_private.foreach_sub(importance, sensitivity))
+    torch_private.foreach_lerp_(uncertainty, deviation, 1 - variant.beta2)  # eq. 10
 
 
 @replaces(UPDATES, AdaLoRA.scores)
@@ -38,13 +39,13 @@ def scores(variant: AdaLoRA, layers: Sequence[AdaLoRALayer]) -> Tensor:
 def allocate(variant: AdaLoRA, layers: Sequence[AdaLoRALayer], budget: int) -> None:
     """As :meth:`AdaLoRA.allocate`, with an operation for all layers' notes."""
     kept = best(variant.scores(layers), budget)
-    torch._foreach_copy_([layer.kept for layer in layers], kept.split([len(layer.kept) for layer in layers]))
+    torch_private.foreach_copy_([layer.kept for layer in layers], kept.split([len(layer.kept) for layer in layers]))
 
 
 @replaces(UPDATES, AdaLoRA.prune)
 def prune(variant: AdaLoRA, layers: Sequence[AdaLoRALayer]) -> None:
     """As :meth:`AdaLoRA.prune`, in one operation."""
-    torch._foreach_mul_([layer.lora_E for layer in layers], [layer.kept for layer in layers])
+    torch_private.foreach_mul_([layer.lora_E for layer in layers], [layer.kept for layer in layers])
 
 
 @replaces(UPDATES, AdaLoRA.penalty)

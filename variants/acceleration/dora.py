@@ -14,20 +14,28 @@ from variants.acceleration.grouping import alike, stacked
 from variants.acceleration.low_rank import Product, project
 from variants.acceleration.overrides import Override
 from variants.acceleration.side_stream import split
+from variants.adapters.stacked_layer import StackedLayer
 from variants.layer import full_precision, wide
-from variants.methods.dora import DoRALayer
+from variants.methods.dora import SMALLEST, DoRALayer
 
 _SQUARES: WeakKeyDictionary[DoRALayer, tuple[tuple, Tensor]] = WeakKeyDictionary()
 """Of each layer: which base weight was read, and the sums of its rows' squares (out_features)."""
 
 
 @replaces(FORWARDS, DoRALayer.forward)
-def forward(layer: DoRALayer, x: Tensor, y: Tensor) -> Tensor:
+def forward(layer: DoRALayer | StackedLayer, x: Tensor, y: Tensor) -> Tensor:
     """As :meth:`DoRALayer.forward`."""
-    h, dropped = layer.gain().to(y.dtype), layer.dropout(x) if layer.drops else x
-    A, B, s, _, _ = layer.low_rank()
-    updated = Product(project(dropped, A), B, s).added(y)
-    if layer.drops and layer.config.dropout_mode == "official":
+    first = getattr(layer, "first", layer)
+    if layer is first:
+        h = layer.gain()
+    elif _has_plain_gain(first):
+        h = _stacked_gain(layer)
+    else:
+        return layer(x, y)
+    h, dropped = h.to(y.dtype), first.dropout(x) if first.drops else x
+    update = layer.low_rank()
+    updated = Product(project(dropped, update.A), update.B, update.scale).added(y)
+    if first.drops and first.config.dropout_mode == "official":
         return add_scaled(updated, h, layer.site.times(dropped) + (updated - y))
     return add_gain(updated, h, layer.site.bias())
 
@@ -35,25 +43,40 @@ def forward(layer: DoRALayer, x: Tensor, y: Tensor) -> Tensor:
 @replaces(PREPARATIONS, DoRALayer.forward)
 def gains(layers: Sequence[DoRALayer]) -> Iterator[Override]:
     """The gains of all layers, those of one shape computed together."""
-    plain = [layer for layer in layers if (type(layer).gain, type(layer).norm) == (DoRALayer.gain, DoRALayer.norm)]
-    for group in alike(plain, "lora_A", "lora_B", "scaling"):
-        together = (stacked(group, "magnitude") / norms(group) - 1).to(group[0].site.dtype)
+    for group in alike([layer for layer in layers if _has_plain_gain(layer)], "lora_A", "lora_B", "scaling"):
+        A, B = stacked(group, "lora_A"), stacked(group, "lora_B")
+        with full_precision(A):
+            WA = torch.stack([_wide_product(layer.site.weight(), layer.lora_A) for layer in group]).detach()
+            norms = norm(A, B, group[0].scaling, WA, torch.stack([_squares(layer) for layer in group]))
+        together = (stacked(group, "magnitude") / norms - 1).to(group[0].site.dtype)
         for layer, h in zip(group, split(together), strict=True):
             yield layer, "gain", lambda h=h: h
 
 
-@torch.no_grad()
-def norms(layers: Sequence[DoRALayer]) -> Tensor:
-    """‖W₀ + sBA‖ (layers, out_features) of layers of one shape and scale, from ‖W₀‖², W₀Aᵀ and AAᵀ.
+def _has_plain_gain(layer: DoRALayer) -> bool:
+    return type(layer).gain is DoRALayer.gain and type(layer).norm is DoRALayer.norm
 
-    Neither BA nor the sum is ever formed.
+
+def _stacked_gain(layer: StackedLayer) -> Tensor:
+    """The gains of all adapters at a site, (S, out_features)."""
+    A, B, s, _, _ = layer.low_rank()
+    with full_precision(A):
+        WA = (wide(layer.site.weight()) @ wide(A).mT).detach()
+        return layer.tensors()["magnitude"] / norm(A, B, s, WA, _squares(layer.first)) - 1
+
+
+@torch.no_grad()
+def norm(A: Tensor, B: Tensor, s: float, WA: Tensor, squares: Tensor) -> Tensor:
+    """‖W₀ + sBA‖ (n, out) of n layers or adapters, neither BA nor the sum ever formed.
+
+    Args:
+        A, B, s: (n, r, in), (n, out, r) and the scale that all have.
+        WA: W₀Aᵀ, (n, out, r).
+        squares: ‖W₀‖², (n, out) or (out).
     """
-    with full_precision(layers[0].lora_A):
-        s, A, B = layers[0].scaling, wide(stacked(layers, "lora_A")), wide(stacked(layers, "lora_B"))
-        WA = torch.stack([_wide_product(layer.site.weight(), layer.lora_A) for layer in layers])
-        twice = torch.baddbmm(WA, B, A @ A.mT, beta=2 * s, alpha=s**2)
-        squares = torch.stack([_squares(layer) for layer in layers]) + (B * twice).sum(-1)
-        return squares.clamp_min(torch.finfo(squares.dtype).tiny).sqrt()
+    A, B = wide(A), wide(B)
+    twice = torch.baddbmm(WA, B, A @ A.mT, beta=2 * s, alpha=s**2)
+    return (squares + (B * twice).sum(-1)).clamp_min(SMALLEST**2).sqrt()
 
 
 def _squares(layer: DoRALayer) -> Tensor:

@@ -28,8 +28,10 @@ def add_scaled(y: Tensor, v: Tensor, u: Tensor) -> Tensor:
 
 
 def add_gain(u: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
-    """u + h ⊙ (u - bias): (..., n), (n) and a frozen (n) give (..., n)."""
+    """u + h ⊙ (u - bias): (..., n), (n) and a frozen (n) give (..., n); (S, n) as in :func:`scale`."""
     w = u if bias is None else u - bias.detach()
+    if h.ndim == 2:
+        return u + scale(h, w)
     return _AddGain.apply(u, h, w.detach()) if _together(u, h, w) else u + h * w
 
 

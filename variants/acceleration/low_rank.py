@@ -60,8 +60,7 @@ def _inner(update: LowRank, x: Tensor, layer: AdapterLayer | StackedLayer) -> Te
     z = project(own.dropout(x) if own.drops else x, update.A)
     if update.inner is None:
         return z
-    matrix = update.inner.ndim - (update.B.ndim - 2) == 2
-    return _linear(z, update.inner) if matrix else elementwise.scale(update.inner, z)
+    return _linear(z, update.inner) if own.low_rank().inner.ndim == 2 else elementwise.scale(update.inner, z)
 
 
 def _linear(x: Tensor, matrix: Tensor) -> Tensor:
@@ -161,7 +160,7 @@ class _AddProducts(torch.autograd.Function):
 
 def _rows(tensor: Tensor, matrix: Tensor) -> Tensor:
     """(..., n) as rows (N, n) for one matrix, and as (S, N/S, n) for S of them."""
-    rows = tensor.reshape(-1, tensor.shape[-1])
+    rows = tensor.flatten(0, -2) if tensor.ndim > 1 else tensor[None]
     return rows if matrix.ndim == 2 else rows.unflatten(0, (len(matrix), -1))
 
 

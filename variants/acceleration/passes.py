@@ -38,13 +38,11 @@ def accelerated(handle: Adapted | Stack, exclude: Iterable[nn.Module] = ()) -> I
     """
     stacked = isinstance(handle, Stack)
     copies, rounded = (lowered_stack(handle), set()) if stacked else lowered(handle.layers)
-    with overriding(_frozen_maps(handle, tuple(exclude))), overriding(copies), overriding(_adapters(handle, rounded)):
+    merged = [] if stacked else list(merged_weights(handle.layers))
+    maps = (*_frozen_maps(handle, tuple(exclude)), *copies, *_adapters(handle, rounded), *merged)
+    with overriding(maps), overriding([] if stacked else _prepared(handle.layers)):  # the latter read the copies
         try:
-            if stacked:
-                yield
-            else:
-                with overriding([*merged_weights(handle.layers), *_prepared(handle.layers)]):
-                    yield
+            yield
         finally:
             forget()
 
@@ -77,19 +75,19 @@ def _adapters(handle: Adapted | Stack, rounded: set[nn.Module]) -> Iterator[Over
 def _compute(adapters: SiteAdapters, x: Tensor, y: Tensor) -> Tensor:
     """As :meth:`SiteAdapters.compute`."""
     layers = adapters.in_order
-    if few_kernels(y) or (plain(y) and not adapters.whole):  # of slices a copy is saved
+    if adapters.cut.groups == 1 and (few_kernels(y) or (plain(y) and not adapters.whole)):  # of slices a copy is saved
         firsts = [getattr(layer, "first", layer) for layer in layers]  # of stacked layers
         if all(first.adds_low_rank and first.low_rank().outer is None for first in firsts):
-            return add_products(y, adapters.spans, [product(layer, x) for layer in layers])
+            return add_products(y, adapters.cut.spans, [product(layer, x) for layer in layers])
     return SiteAdapters.compute(adapters, x, y, _forward)
 
 
 def _forward(layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """A layer's output by the fastest way there is for it."""
-    first = getattr(layer, "first", layer)
+    first = getattr(layer, "first", layer)  # of stacked layers
     if first.adds_low_rank:
         return added(layer, x, y)
-    fast: Callable[..., Tensor] | None = FORWARDS.get(type(layer).forward)
+    fast: Callable[..., Tensor] | None = FORWARDS.get(type(first).forward)
     return layer(x, y) if fast is None else fast(layer, x, y)
 
 

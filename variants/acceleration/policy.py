@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from variants.acceleration import torch_private
+
 LARGE = 2**24
 """Bytes of an input from which on memory counts: it is computed again in the backward pass where a LayerNorm made it,
 whose own input is kept anyway. Of smaller ones the time counts more."""
@@ -15,7 +17,7 @@ whose own input is kept anyway. Of smaller ones the time counts more."""
 
 def plain(x: Tensor) -> bool:
     """Whether ``x`` is computed with as it is: by no compiler, function transform or autocast to another dtype."""
-    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active() or x.is_meta:
+    if torch.compiler.is_compiling() or torch_private.function_transforms_active() or x.is_meta:
         return False
     kind = x.device.type
     return not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) == x.dtype

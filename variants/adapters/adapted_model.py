@@ -5,6 +5,7 @@ from __future__ import annotations
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,7 +55,8 @@ class Adapted:
         self.active: str | None = None
         self._handles: list[tuple[nn.Module, list]] = []
         self._original: dict[str, Tensor] = {}  # base values that an active adapter has changed in place
-        self._unmerged: dict[str, tuple[Tensor, Tensor | None]] = {}
+        self._kept: dict[str, Any] = {}  # base weights of sites that it takes its first delta off
+        self._unmerged: dict[str, Any] = {}
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
 
@@ -125,7 +127,7 @@ class Adapted:
                 parameters[key].requires_grad_(True)
             for path, weight in adapter.residual.items():
                 site = adapter.layers[path].site
-                self._original[path] = site.weight().detach().clone()
+                self._kept[path] = site.kept(bias=False)
                 site.write(weight, None)
         self._handles = hooks.hook_all(layer.to(layer.site.device) for layer in adapter.layers.values())
         self.active = name
@@ -143,7 +145,7 @@ class Adapted:
                 parameters[key].copy_(self._original.pop(key))
                 parameters[key].requires_grad_(False)
             for path in adapter.residual:
-                adapter.layers[path].site.write(self._original.pop(path), None)
+                adapter.layers[path].site.restore(self._kept.pop(path))
         for module, handles in self._handles:
             hooks.unhook(module, handles)
         self._handles.clear()
@@ -175,7 +177,11 @@ class Adapted:
             module.adapter.enabled = on and not self._unmerged
         if self.active is not None and not self._unmerged:
             for path, weight in self.adapter.residual.items():
-                self.adapter.layers[path].site.write(weight if on else self._original[path], None)
+                site = self.adapter.layers[path].site
+                if on:
+                    site.write(weight, None)
+                else:
+                    site.restore(self._kept[path])
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
@@ -215,16 +221,15 @@ class Adapted:
             worst = max(worst, difference)
         for path, (weight, bias) in folded.items():
             site = self.adapter.layers[path].site
-            old_bias = site.bias()
-            self._unmerged[path] = (site.weight().clone(), None if old_bias is None else old_bias.clone())
+            self._unmerged[path] = site.kept()
             site.write(weight, bias)
         self.enable(False)
         return worst
 
     def unmerge(self) -> None:
         """Restore the base weights exactly as they were before :meth:`merge`."""
-        for path, (weight, bias) in self._unmerged.items():
-            self.adapter.layers[path].site.write(weight, bias)
+        for path, kept in self._unmerged.items():
+            self.adapter.layers[path].site.restore(kept)
         self._unmerged.clear()
         self.enable(True)
 
@@ -233,7 +238,7 @@ class Adapted:
         for name, parameter in self.model.named_parameters(remove_duplicate=False):
             owners.setdefault(id(parameter), []).append(name)
         for layer in self.layers:
-            shared = owners.get(id(layer.site.module.weight), [])
+            shared = owners.get(id(layer.site.parameter), [])
             if len(shared) > 1:
                 raise VariantError(f"cannot merge into {shared[0]}: the same tensor is {shared[1]}")
 

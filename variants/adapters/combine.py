@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from variants.adapters.adapted_model import Adapted
 from variants.errors import VariantError
 from variants.methods.lora import LoRA, LoRALayer
+from variants.sites.rows import Rows
 from variants.sites.site import Site
 from variants.sites.targets import find_sites, name_target
 
@@ -28,10 +29,9 @@ class _Update:
 
     def widened(self) -> _Update:
         """The same update of the whole module, zero outside the slice."""
-        site = Site(self.site.module, self.site.module_path, self.site.module_path)
-        margin = (0, 0, self.site.start, site.total_out - self.site.stop)
-        rest = None if self.rest is None else F.pad(self.rest, margin)
-        return _Update(site, F.pad(self.left, margin), self.right, rest)
+        spread = self.site.rows.spread
+        rest = None if self.rest is None else spread(self.rest)
+        return _Update(self.site.whole(), spread(self.left), self.right, rest)
 
     def __add__(self, other: _Update) -> _Update:
         rests = [rest for rest in (self.rest, other.rest) if rest is not None]
@@ -133,11 +133,18 @@ def _updates(adapted: Adapted, key: str, weight: float, rank: int | None) -> lis
     return updates
 
 
-def _disjoint(updates: list[_Update]) -> dict[tuple[str, int, int], _Update]:
+def _together(rows: Iterable[Rows]) -> bool:
+    """Whether slices of a module can carry a layer each."""
+    return all(a.period == b.period and not a.overlap(b) for a, b in itertools.combinations(rows, 2))
+
+
+def _disjoint(updates: list[_Update]) -> dict[tuple, _Update]:
     """Updates summed by span; where slices of a module overlap, they become one update of the whole module."""
-    spans = {update.site.span for update in updates}
-    overlapping = {a[0] for a in spans for b in spans if a != b and a[0] == b[0] and a[1] < b[2] and b[1] < a[2]}
-    summed: dict[tuple[str, int, int], _Update] = {}
+    by_module: dict[str, set[Rows]] = {}
+    for update in updates:
+        by_module.setdefault(update.site.module_path, set()).add(update.site.rows)
+    overlapping = {path for path, rows in by_module.items() if not _together(rows)}
+    summed: dict[tuple, _Update] = {}
     for update in updates:
         if update.site.module_path in overlapping:
             update = update.widened()

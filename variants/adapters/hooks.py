@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.layer import LOW_PRECISION, AdapterLayer
+from variants.sites.rows import Cut
 
 
 class SiteAdapters(nn.Module):
@@ -27,10 +28,7 @@ class SiteAdapters(nn.Module):
         # what every forward would look up anew: the hooks' own cost is these look-ups
         object.__setattr__(self, "in_order", tuple(layers))
         self.whole = layers[0].site.is_whole
-        self.spans = [(layer.site.start, layer.site.stop) for layer in layers]
-        edges = sorted({0, layers[0].site.total_out, *itertools.chain(*self.spans)})
-        self._widths = [stop - start for start, stop in itertools.pairwise(edges)]
-        self._parts = [edges.index(start) for start, _ in self.spans]  # of the module's output, which the layers adapt
+        self.cut = Cut([layer.site.rows for layer in layers])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Adapted output of the module, same shape and dtype as ``y``.
@@ -51,10 +49,10 @@ class SiteAdapters(nn.Module):
         run = _forward if run is None else run
         if self.whole:
             return run(self.in_order[0], x, y).to(y.dtype)
-        parts = list(y.split(self._widths, dim=-1))
-        for layer, number in zip(self.in_order, self._parts, strict=True):
+        parts = self.cut.split(y)
+        for layer, number in zip(self.in_order, self.cut.places, strict=True):
             parts[number] = run(layer, x, parts[number]).to(y.dtype)
-        return torch.cat(parts, dim=-1)
+        return self.cut.join(parts)
 
 
 def _forward(layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:

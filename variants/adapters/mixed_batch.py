@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -134,9 +133,10 @@ class _Batch:
             for path, residual in adapter.residual.items():
                 site = adapter.layers[path].site
                 twin = own.setdefault(site.module, {}).setdefault(name, _twin(site.module))
-                if twin.weight is site.module.weight:
-                    twin._parameters["weight"] = site.module.weight.detach().clone()
-                dataclasses.replace(site, module=twin).write(residual, None)
+                own_site = site.on(twin)
+                if own_site.parameter is site.parameter:
+                    own_site.unshare()
+                own_site.write(residual, None)
         for module, twins in own.items():
             module.forward = self.by_row(_twin(module), twins)
             self.undo.append(lambda m=module: delattr(m, "forward"))

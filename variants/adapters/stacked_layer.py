@@ -28,6 +28,7 @@ class StackedLayer(nn.Module):
         each = partial(for_each, size, layer, stacked=tensors)
         # no children: the layer's tensors are the stack's
         object.__setattr__(self, "first", layer)
+        self.tensors = tensors
         object.__setattr__(self, "_forward", joined(each(layer.forward)))
         object.__setattr__(self, "_factors", each(lambda: _factors(layer.low_rank())))
         if hasattr(layer, "pre"):

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from variants.contract.models import NotApplicable, Subject, distance, optimizer_steps, target_outputs
+from variants.errors import first_line
 from variants.registry import load_file
 
 NAME = "DDP"
@@ -44,7 +45,7 @@ def distributed(subjects: Sequence[Subject], timeout: float = 300.0) -> list[str
             reasons.append("")
         except Exception as error:
             starts, expected = [*starts[: len(reasons)], {}], [*expected, {}]
-            reasons.append(_line(error))
+            reasons.append(first_line(error))
     with tempfile.TemporaryDirectory() as folder:
         torch.save(starts, Path(folder) / STARTS)
         results = _launch(subjects, Path(folder), timeout)
@@ -108,7 +109,7 @@ def main(folder: Path, rank: int) -> None:
     sys.path, files, jobs = pickle.loads((folder / JOBS).read_bytes())
     for name, file in files.items():
         if name not in sys.modules and importlib.util.find_spec(name) is None:
-            load_file(Path(file))
+            load_file(Path(file), name)
     subjects = pickle.loads(jobs)
     starts = torch.load(folder / STARTS, weights_only=True)
     limit = timedelta(seconds=60)
@@ -119,13 +120,9 @@ def main(folder: Path, rank: int) -> None:
         try:
             results.append(_train(subject, start, rank, WORLD))
         except Exception as error:
-            results.append(_line(error))
+            results.append(first_line(error))
     torch.save(results, folder / f"{rank}.pt")
     dist.destroy_process_group()
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 if __name__ == "__main__":

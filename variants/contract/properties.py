@@ -25,7 +25,7 @@ from variants.contract.models import (
     shift,
     target_outputs,
 )
-from variants.errors import VariantError
+from variants.errors import VariantError, first_line
 from variants.formats.native import load, save_adapter
 
 
@@ -246,7 +246,7 @@ def compiles(subject: Subject) -> None:
         output = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
         output.square().sum().backward()
     except Exception as error:
-        raise Broken(f"torch.compile(fullgraph=True) refuses it: {_first_line(error)}") from error
+        raise Broken(f"torch.compile(fullgraph=True) refuses it: {first_line(error)}") from error
     finally:
         torch._dynamo.reset()
     grads = {name: t.grad.clone() for name, t in adapted.trained().items() if t.grad is not None}
@@ -287,7 +287,7 @@ def _step_without_values(adapted: Adapted, x: Tensor) -> None:
         loss, penalty = adapted.model(x).square().sum(), adapted.penalty()
         (loss if penalty is None else loss + penalty).backward()
     except (RuntimeError, NotImplementedError) as error:
-        raise Broken(f"a step needs values on the host: {_first_line(error)}") from error
+        raise Broken(f"a step needs values on the host: {first_line(error)}") from error
 
 
 @_property("parameter count")
@@ -359,11 +359,7 @@ def meta_device(subject: Subject) -> None:
     try:
         adapted = subject.attached(subject.model().to("meta"))
     except (RuntimeError, NotImplementedError) as error:
-        raise Broken(f"it needs values to attach: {_first_line(error)}") from error
+        raise Broken(f"it needs values to attach: {first_line(error)}") from error
     off = [n for n, t in [*adapted.model.named_parameters(), *adapted.model.named_buffers()] if not t.is_meta]
     require(not off, f"{off[0] if off else ''} is not on the model's device")
     require(adapted.count() == subject.attached().count(), "count() differs from that of a model with values")
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from variants.errors import VariantError
+from variants.errors import VariantError, first_line
 from variants.formats import loralib, native, peft
 from variants.formats.common import recognise
-from variants.sites.architectures import ROLES
+from variants.sites.architectures import ARCHITECTURES, UNKNOWN, Fused
 
 _LABELS = re.compile(r"(?:^|\.)(?:classifier|score|out_proj)\.weight$")
 _AUTO = {
@@ -55,7 +55,8 @@ def outline(path: str | os.PathLike) -> Outline:
         head = {key: tensors[key] for key in config.get("head", []) if key in tensors}
         shapes = _shapes({key: t for key, t in tensors.items() if "::" not in key and key not in head})
         model_type = base.get("model_type") or ""
-        return Outline(shapes, head, base.get("class") or "", model_type, model_type == "gpt2")
+        transposed = ARCHITECTURES.get(model_type, UNKNOWN).transposed
+        return Outline(shapes, head, base.get("class") or "", model_type, transposed)
     if kind == "peft":
         config, tensors = peft.read(path)
         layers, head = peft.split(tensors, peft.kind(config))
@@ -117,7 +118,7 @@ def load_model(source: str, path: str | os.PathLike) -> nn.Module:
                 source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
             )
     except (OSError, ValueError, AttributeError) as error:
-        raise VariantError(f"cannot load the model {source!r}: {str(error).splitlines()[0]}") from error
+        raise VariantError(f"cannot load the model {source!r}: {first_line(error)}") from error
     absent = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])} - known.head.keys()
     if absent:
         raise VariantError(f"{source!r} is not the adapter's base: as {type(model).__name__} it lacks {min(absent)}")
@@ -146,10 +147,9 @@ def stand_in(path: str | os.PathLike) -> nn.Module:
         raise VariantError(f"{path} does not tell the shapes of all it adapts: give the model as well (--model)")
     shapes: dict[str, tuple[int, int]] = {}
     for site, (out_features, in_features) in known.maps.items():
-        module, _, label = site.rpartition(".")
-        role = ROLES.get(known.model_type, {}).get(label)
-        if isinstance(role, tuple) and re.search(rf"{role[0]}$", module):
-            shapes[module] = out_features * role[2], in_features
+        module, _, role = site.rpartition(".")
+        if fused := _fused(known, module, role):
+            shapes[module] = _whole(fused, role, out_features, path), in_features
         else:
             shapes[site] = out_features, in_features
     for name, shape in shapes.items():
@@ -158,6 +158,22 @@ def stand_in(path: str | os.PathLike) -> nn.Module:
         owner, _, leaf = key.rpartition(".")
         _put(model, owner, nn.Module()).register_parameter(leaf, nn.Parameter(tensor.clone()))
     return model
+
+
+def _fused(known: Outline, module: str, role: str) -> Fused | None:
+    """The fused map of the family at ``module``, if it has the role."""
+    family = ARCHITECTURES.get(known.model_type, UNKNOWN)
+    return next((f for f in family.fused if role in f.roles and re.search(rf"{f.pattern}$", module)), None)
+
+
+def _whole(fused: Fused, role: str, out_features: int, path: str | os.PathLike) -> int:
+    """How many outputs a fused map has if one role's part has ``out_features``; a file may not tell it."""
+    try:
+        _, shares = fused.layout(SimpleNamespace())
+    except AttributeError:
+        what = f"{path} does not tell where {role} lies in its map"
+        raise VariantError(f"{what}: give the model as well (--model)") from None
+    return out_features * sum(shares) // shares[fused.roles.index(role)]
 
 
 def _map(out_features: int, in_features: int, transposed: bool) -> nn.Module:

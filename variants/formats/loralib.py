@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from variants.adapters.adapted_model import Adapted
 from variants.atomic import write_atomic
-from variants.errors import VariantError
+from variants.errors import VariantError, first_line
 from variants.formats.common import install, is_stand_in
 from variants.layer import AdapterLayer
 from variants.methods.lora import LoRA
-from variants.sites.site import Site, is_linear
+from variants.sites.kinds import is_linear
+from variants.sites.site import Site
 from variants.sites.targets import find_sites, name_target
 
 
@@ -58,7 +59,7 @@ def _check_slices(path: str, layers: list[AdapterLayer]) -> None:
     if layers[0].site.is_whole:
         return
     shapes = {(layer.config.r, layer.site.out_features) for layer in layers}
-    if len(shapes) > 1 or layers[0].site.total_out % layers[0].site.out_features:
+    if len(shapes) > 1 or layers[0].site.rows.groups > 1 or layers[0].site.total_out % layers[0].site.out_features:
         raise VariantError(f"loralib cannot express the slices of {path}: they must be equal parts of equal rank")
     if _enabled(len(layers), layers[0].site) != [layer.site.start // layer.site.out_features for layer in layers]:
         raise VariantError(f"a loralib file does not say which slices of {path} it adapts; only q and v are understood")
@@ -73,7 +74,7 @@ def read(file: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor]], dict[st
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise VariantError(f"{file} is no loralib file: {str(error).splitlines()[0]}") from error
+        raise VariantError(f"{file} is no loralib file: {first_line(error)}") from error
     state = state.get("model_state_dict", state) if isinstance(state, dict) else state
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise VariantError(f"{file} is no loralib file: it holds something other than a state dict")

@@ -19,11 +19,11 @@ class BitFit(BaseVariant):
     """BitFit: the backbone's bias vectors train, those of its LayerNorms too, and nothing else (arXiv 2106.10199)."""
 
     def trainable(self, model: nn.Module) -> Iterable[str]:
-        from variants.sites.architectures import head_parameters
+        from variants.sites.architectures import architecture_of, head_parameters
 
-        head = set(head_parameters(model))
-        owners = [path for path, m in model.named_modules() if isinstance(getattr(m, "bias", None), nn.Parameter)]
-        biases = [name for path in owners if (name := f"{path}.bias".lstrip(".")) not in head]
+        head, called = set(head_parameters(model)), {"bias", *architecture_of(model).biases}
+        names = [name for name, _ in model.named_parameters() if name.rpartition(".")[2] in called]
+        biases = [name for name in names if name not in head]
         if not biases:
             raise VariantError(
                 f"{type(model).__name__} has no bias vectors outside its head: BitFit has nothing to train"

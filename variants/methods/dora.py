@@ -12,6 +12,9 @@ from variants.layer import full_precision, wide
 from variants.methods.lora import LoRA, LoRALayer
 from variants.registry import register
 
+SMALLEST = 1e-12
+"""Norms are at least this: a direction may cancel the weight."""
+
 
 class DoRALayer(LoRALayer):
     """W' = m · (W₀ + sBA) / ‖W₀ + sBA‖, norms per output feature, m = ‖W₀‖ at the start (eq. 5).
@@ -30,7 +33,8 @@ class DoRALayer(LoRALayer):
     def norm(self) -> Tensor:
         """‖W₀ + sBA‖ (out_features), in fp32 at least."""
         with full_precision(self.lora_A):
-            return torch.linalg.vector_norm(wide(self.site.weight()) + wide(self.low_rank().delta_weight()), dim=1)
+            updated = wide(self.site.weight()) + wide(self.low_rank().delta_weight())
+            return torch.linalg.vector_norm(updated, dim=1).clamp_min(SMALLEST)
 
     def gain(self) -> Tensor:
         """h (out_features); near 0 it keeps the digits in bf16 that m/‖W₀ + sBA‖, near 1, would lose."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
-from variants.sites.architectures import FIRST_TOKEN_POOLED, LEARNT_POSITIONS, ROLES, WITHOUT, model_type
+from variants.sites.architectures import ARCHITECTURES, architecture_of, model_type
 from variants.sites.site import ModuleSite
 
 
@@ -22,17 +22,18 @@ class Room:
     """Where the prefix stands in a sequence: ``length`` tokens from ``start`` on."""
 
     def __init__(self, backbone: nn.Module, length: int) -> None:
-        kind = model_type(backbone)
-        if kind not in ROLES or kind in WITHOUT:
-            known = ", ".join(name for name in ROLES if name not in WITHOUT)
-            raise VariantError(f"a prefix is known for {known}, not for {kind or type(backbone).__name__}")
+        family = architecture_of(backbone)
+        if not family.names or not family.takes_prefix:
+            known = ", ".join(name for name, row in ARCHITECTURES.items() if row.takes_prefix)
+            where = model_type(backbone) or type(backbone).__name__
+            raise VariantError(f"a prefix is known for {known}, not for {where}")
         self.backbone = backbone
-        self.start, self.length = int(kind in FIRST_TOKEN_POOLED), length
+        self.start, self.length = int(family.pools_first_token), length
         self.present = True  # not while a model decodes token by token behind its cache, which holds the prefix already
         self.most = 0
-        if kind in LEARNT_POSITIONS:
+        if family.learns_positions:
             rows = getattr(backbone.config, "max_position_embeddings", 0)
-            self.most = rows - backbone.config.pad_token_id - 1 if kind == "roberta" else rows
+            self.most = rows - family.first_position(backbone.config)
 
     def insert(self, h: Tensor, prefix: Tensor) -> Tensor:
         """(batch, tokens, ...) -> (batch, tokens + p, ...)."""

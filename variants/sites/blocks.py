@@ -7,7 +7,7 @@ import re
 from torch import nn
 
 from variants.errors import VariantError
-from variants.sites.architectures import LAST_NORM, backbone_of, model_type
+from variants.sites.architectures import architecture_of, backbone_of
 from variants.sites.site import ModuleSite, Site
 from variants.sites.targets import block_number, find_sites, numbers
 
@@ -33,16 +33,19 @@ def block_outputs(model: nn.Module, layers: str = "") -> list[ModuleSite]:
     Args:
         layers: such as ``0-5,11``, the numbers of the blocks; empty means all.
     """
-    ends = {path: path for path in blocks(model)}
-    if norm := LAST_NORM.get(model_type(model)):
+    maps = blocks(model)
+    ends = {path: path for path in maps}
+    if norm := architecture_of(model).last_norm:
         for path, _ in model.named_modules():
             if re.search(rf"{norm}$", path):
                 ends[next(block for block in ends if path.startswith(f"{block}."))] = path
     wanted = numbers(layers) if layers else {block_number(path) for path in ends}
     if not (chosen := {block: end for block, end in ends.items() if block_number(block) in wanted}):
         raise VariantError(f"layers={layers!r} leaves none of the {len(ends)} blocks")
-    like = blocks(model)
-    return [ModuleSite(model.get_submodule(end), end, end, like=like[block][-1]) for block, end in chosen.items()]
+    return [
+        ModuleSite(model.get_submodule(end), end, end, like=maps[block][-1], ends_with_norm=end != block)
+        for block, end in chosen.items()
+    ]
 
 
 def block_inputs(model: nn.Module) -> list[ModuleSite]:
@@ -56,12 +59,13 @@ def layer_norms(model: nn.Module, layers: str = "") -> list[str]:
     Raises:
         VariantError: there are none.
     """
-    wanted = numbers(layers) if layers else None
+    wanted, own = (numbers(layers) if layers else None), architecture_of(model).norms
     inside = tuple(f"{path}." for path in blocks(model) if wanted is None or block_number(path) in wanted)
     found = [
         f"{path}.{name}"
         for path, module in model.named_modules()
-        if isinstance(module, nn.LayerNorm) and path.startswith(inside)
+        if path.startswith(inside)
+        and (isinstance(module, nn.LayerNorm) or (own and re.search(rf"(?:^|\.)(?:{own})$", path)))
         for name, _ in module.named_parameters(recurse=False)
     ]
     if not found:
@@ -72,7 +76,7 @@ def layer_norms(model: nn.Module, layers: str = "") -> list[str]:
 def sequence(model: nn.Module) -> ModuleSite:
     """The part that every head calls with a batch of sequences, and that puts out their hidden states."""
     backbone = backbone_of(model)
-    if model_type(model) == "opt":  # its language model calls the decoder alone, its classifier the model around it
-        backbone = getattr(backbone, "decoder", backbone)
+    if decoder := architecture_of(model).decoder:
+        backbone = getattr(backbone, decoder, backbone)
     name = next(name for name, module in model.named_modules() if module is backbone)
     return ModuleSite(backbone, name or "backbone", name, like=next(reversed(blocks(model).values()))[-1])

@@ -1,36 +1,36 @@
-"""Where an adapter sits: a linear map or a slice of one, seen as an (out, in) matrix, or another module as a whole."""
+"""Where an adapter sits: a linear map or a slice of one, seen as an (out, in) matrix, or another module as a whole.
+
+A site alone reads and writes base weights; how they are kept is known to `variants.sites.kinds`.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.errors import VariantError
+from variants.sites.kinds import Plain, is_conv1d, is_linear, kind_of
+from variants.sites.rows import Rows
 
-
-def is_conv1d(module: nn.Module) -> bool:
-    """GPT-2's transposed linear map, known by its shape so that transformers need not be imported."""
-    weight = getattr(module, "weight", None)
-    return isinstance(getattr(module, "nf", None), int) and weight is not None and weight.ndim == 2
-
-
-def is_linear(module: nn.Module) -> bool:
-    """A module that computes x W^T + b with a weight this package can read and write."""
-    return isinstance(module, nn.Linear) or is_conv1d(module)
+__all__ = ["ModuleSite", "Site", "is_conv1d", "is_linear"]
 
 
 @dataclass
 class Site:
-    """Output features ``start`` to ``stop`` of one module; it lives outside the module tree.
+    """Output features ``start`` to ``stop`` of every ``period`` of one module; it lives outside the module tree.
 
     Attributes:
         module: the base module that the adapter hooks onto.
         path: name in files and patterns: the module's name, plus the slice's label where it is a slice.
         module_path: the module's own name in the model.
         start, stop: the slice of the output features; the whole of them by default.
+        period: after how many features the slice begins anew (`variants.sites.rows`); by default it does not.
+        kind: how the module keeps its weight; None where it is no linear map.
+        rows: the features that it covers, of the module's.
     """
 
     module: nn.Module
@@ -38,61 +38,117 @@ class Site:
     module_path: str
     start: int = 0
     stop: int = -1
+    period: int = 0
+    kind: Plain | None = field(default=None, init=False, repr=False, compare=False)
+    rows: Rows = field(default=None, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if self.stop < 0:
-            self.stop = self.total_out
+        self.kind = kind_of(self.module)
+        self.period = self.period or self.total_out
+        self.stop = self.period if self.stop < 0 else self.stop
+        self.rows = Rows(self.start, self.stop, self.period, self.total_out)
+
+    def on(self, module: nn.Module) -> Site:
+        """The same place of another module of the same shape."""
+        return dataclasses.replace(self, module=module)
+
+    def whole(self) -> Site:
+        """The whole of the module that this is a part of."""
+        return Site(self.module, self.module_path, self.module_path)
+
+    # ---- its place and shape -------------------------------------------------------------------------------
 
     @property
-    def span(self) -> tuple[str, int, int]:
-        """What it covers, whatever it is called."""
-        return self.module_path, self.start, self.stop
+    def span(self) -> tuple[str, int, int, int]:
+        """The features that it covers, whatever it is called."""
+        return self.module_path, self.start, self.stop, self.period
 
     @property
     def total_out(self) -> int:
         """Output features of the whole module."""
-        return self.module.weight.shape[1 if is_conv1d(self.module) else 0]
+        return self.kind.shape(self.module)[0]
 
     @property
     def in_features(self) -> int:
-        return self.module.weight.shape[0 if is_conv1d(self.module) else 1]
+        """Width of what goes into the module."""
+        return self.kind.shape(self.module)[1]
 
     @property
     def out_features(self) -> int:
-        return self.stop - self.start
+        """How many output features it covers."""
+        return len(self.rows)
 
     @property
     def device(self) -> torch.device:
-        return self.module.weight.device
+        """Where the base weight lies."""
+        return self.parameter.device
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.module.weight.dtype
+        """What the base module computes in."""
+        return self.kind.dtype(self.module)
 
     @property
     def is_whole(self) -> bool:
+        """It covers all output features of its module."""
         return self.out_features == self.total_out
 
+    @property
+    def is_transposed(self) -> bool:
+        """The module keeps its weight as (in, out), as GPT-2's does."""
+        return self.kind.transposed
+
+    # ---- the base weight -----------------------------------------------------------------------------------
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The module's parameter that holds the weight: to ask whether it trains or is tied, never for its values."""
+        return self.kind.parameter(self.module)
+
     def weight(self) -> Tensor:
-        """The base weight as a view, (out_features, in_features)."""
-        weight = self.module.weight
-        return (weight.t() if is_conv1d(self.module) else weight)[self.start : self.stop]
+        """The base weight, (out_features, in_features).
+
+        A view where the module keeps it so; a copy of interleaved rows, or where it is kept in another form.
+        """
+        return self.kind.weight(self.module, self.rows)
 
     def bias(self) -> Tensor | None:
-        """The base bias as a view, (out_features), or None."""
+        """The base bias, (out_features), or None."""
         bias = self.module.bias
-        return None if bias is None else bias[self.start : self.stop]
+        return None if bias is None else self.rows.of(bias)
 
     def times(self, x: Tensor) -> Tensor:
-        """x Wᵀ, without the bias: (..., in_features) gives (..., out_features)."""
-        return F.linear(x, self.weight())
+        """x Wᵀ without the bias, (..., in_features) -> (..., out_features)."""
+        return self.kind.times(self.module, self.rows, x)
 
     @torch.no_grad()
     def write(self, weight: Tensor, bias: Tensor | None) -> None:
         """Overwrite the base weight (and bias) of this site in place."""
-        self.weight().copy_(weight)
-        if bias is not None and self.bias() is not None:
-            self.bias().copy_(bias)
+        self.kind.write(self.module, self.rows, weight)
+        if bias is not None and self.module.bias is not None:
+            self.rows.write(self.module.bias, bias)
+
+    @torch.no_grad()
+    def kept(self, bias: bool = True) -> tuple[Any, Tensor | None]:
+        """An exact copy of what :meth:`write` changes, for :meth:`restore`.
+
+        Args:
+            bias: the bias too; not where None is written for it, since it may be trained meanwhile.
+        """
+        own = self.bias() if bias else None
+        return self.kind.kept(self.module, self.rows), None if own is None else own.detach().clone()
+
+    @torch.no_grad()
+    def restore(self, kept: tuple[Any, Tensor | None]) -> None:
+        """Bring back exactly what :meth:`kept` gave; it can be brought back again later."""
+        weight, bias = kept
+        self.kind.restore(self.module, self.rows, weight)
+        if bias is not None:
+            self.rows.write(self.module.bias, bias)
+
+    def unshare(self) -> None:
+        """Give the module a copy of its weight: a shallow copy of another module can then be written to."""
+        self.kind.unshare(self.module)
 
 
 @dataclass
@@ -101,9 +157,11 @@ class ModuleSite(Site):
 
     Attributes:
         like: a linear map inside that writes to the same hidden states: it gives their width, device and dtype.
+        ends_with_norm: the module is the LayerNorm that ends a block, and the hidden states are its output.
     """
 
     like: Site | None = None
+    ends_with_norm: bool = False
 
     @property
     def total_out(self) -> int:
@@ -128,12 +186,17 @@ class ModuleSite(Site):
         return embed().embedding_dim if embed else self.total_out
 
     @property
-    def ends_with_norm(self) -> bool:
-        """The module is a LayerNorm, and the hidden states are its output."""
-        return isinstance(self.module, nn.LayerNorm)
+    def parameter(self) -> nn.Parameter:
+        raise self._no_map()
 
     def weight(self) -> Tensor:
-        raise VariantError(f"{self.path} is no linear map: it has no weight that an adapter could be added to")
+        raise self._no_map()
 
     def bias(self) -> None:
         return None
+
+    def times(self, x: Tensor) -> Tensor:
+        raise self._no_map()
+
+    def _no_map(self) -> VariantError:
+        return VariantError(f"{self.path} is no linear map: it has no weight that an adapter could be added to")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
@@ -10,10 +11,13 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from variants.errors import VariantError
-from variants.sites.architectures import ROLES, head_parameters, model_type
-from variants.sites.site import Site, is_linear
+from variants.sites.architectures import ARCHITECTURES, Fused, architecture_of, head_parameters
+from variants.sites.kinds import kind_of
+from variants.sites.site import Site
 
 PRESETS = {"attn-qv": "q,v", "attn": "q,k,v,o", "all-linear": "*"}
+ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+"""What a map does in its block; which map that is, its family's row says."""
 
 
 def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
@@ -26,17 +30,10 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
     Raises:
         VariantError: a part of the target matches nothing (the nearest names are listed), or slices overlap.
     """
-    head = set(head_parameters(model))
-    maps = {
-        path: module
-        for path, module in model.named_modules()
-        if is_linear(module) and f"{path}.weight" not in head and path.rpartition(".")[2] != "adapter"
-    }
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    maps = {path: m for path, m in maps.items() if id(m.weight) not in embeddings and ".adapter." not in path}
+    maps = _maps(model)
     sites: dict[str, Site] = {}
     for part in [p.strip() for p in target.split(",") if p.strip()]:
-        found = [site for name in _expand(part) for site in _match(model, maps, name)]
+        found = [site for name in PRESETS.get(part, part).split(",") for site in _match(model, maps, name)]
         if not found:
             raise VariantError(_no_match(part, model, maps))
         sites |= {site.path: site for site in found}
@@ -47,20 +44,26 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
             raise VariantError(f"layers={layers!r} leaves none of the blocks that target={target!r} matches")
     order = {path: i for i, path in enumerate(maps)}
     chosen = sorted(sites.values(), key=lambda s: (order[s.module_path], s.start))
-    for a, b in zip(chosen, chosen[1:], strict=False):
-        if a.module is b.module and b.start < a.stop:
-            raise VariantError(f"target={target!r} adapts part of {a.module_path} twice: {a.path} and {b.path}")
+    for path, own in itertools.groupby(chosen, key=lambda site: site.module_path):
+        for a, b in itertools.combinations(own, 2):
+            if a.rows.overlap(b.rows):
+                raise VariantError(f"target={target!r} adapts part of {path} twice: {a.path} and {b.path}")
+            if a.period != b.period:
+                raise VariantError(f"target={target!r} cuts {path} in two ways: {a.path} and {b.path}")
     return chosen
 
 
 def siblings(model: nn.Module) -> list[list[nn.Module]]:
-    """The maps to queries, keys and values of each attention to its own input, which all three read."""
-    roles = ROLES.get(model_type(model), {})
-    if not all(isinstance(roles.get(role), str) for role in "qkv"):
+    """The maps to queries, keys and values of each attention to its own input, which all three read.
+
+    Where one fused map computes them, there is nothing to bring together.
+    """
+    family = architecture_of(model)
+    if not all(role in family.maps for role in "qkv"):
         return []
     found: dict[str, list[nn.Module]] = {}
     for path, module in model.named_modules():
-        if any(_role_match(path, roles[role]) for role in "qkv") and not re.search("cross|EncDec", path):
+        if any(_ends_with(path, family.maps[role]) for role in "qkv") and not re.search(family.cross, path):
             found.setdefault(path.rpartition(".")[0], []).append(module)
     return [group for group in found.values() if len(group) == 3]
 
@@ -79,24 +82,34 @@ def name_target(model: nn.Module, sites: Sequence[Site], explicit: bool = False)
                 return target
         except VariantError:
             continue
-    return ",".join(s.module_path if s.is_whole else f"{s.module_path}[{s.start}:{s.stop}]" for s in sites)
+    return ",".join(s.module_path if s.is_whole else f"{s.module_path}[{_span(s)}]" for s in sites)
 
 
-def _expand(part: str) -> list[str]:
-    return PRESETS.get(part, part).split(",")
+def _maps(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear maps that can be adapted, by path: none of the head, none that is an embedding too."""
+    head = set(head_parameters(model))
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    return {
+        path: module
+        for path, module in model.named_modules()
+        if (kind := kind_of(module)) is not None
+        and f"{path}.weight" not in head
+        and id(kind.parameter(module)) not in embeddings
+        and "adapter" not in path.split(".")
+    }
 
 
 def _match(model: nn.Module, maps: dict[str, nn.Module], name: str) -> Iterator[Site]:
-    roles = ROLES.get(model_type(model), {})
-    if name == "*" and roles:
+    family = architecture_of(model)
+    if name == "*" and family.roles:
+        yield from (Site(module, path, path) for path, module in maps.items() if block_number(path) is not None)
+    elif name in family.maps:
+        yield from (Site(m, path, path) for path, m in maps.items() if _ends_with(path, family.maps[name]))
+    elif name in family.roles:
+        fused = next(each for each in family.fused if name in each.roles)
         for path, module in maps.items():
-            if any(_role_match(path, role) for role in roles.values()):
-                yield Site(module, path, path)
-    elif name in roles:
-        role = roles[name]
-        for path, module in maps.items():
-            if _role_match(path, role):
-                yield (_slice(module, path, name, *role[1:]) if isinstance(role, tuple) else Site(module, path, path))
+            if _ends_with(path, fused.pattern):
+                yield _part(module, path, name, fused, model)
     else:
         pattern, _, span = name.partition("[")
         for path, module in maps.items():
@@ -104,24 +117,44 @@ def _match(model: nn.Module, maps: dict[str, nn.Module], name: str) -> Iterator[
                 yield _explicit(module, path, span.rstrip("]")) if span else Site(module, path, path)
 
 
-def _role_match(path: str, role: str | tuple[str, int, int]) -> bool:
-    pattern = role if isinstance(role, str) else role[0]
+def _ends_with(path: str, pattern: str) -> bool:
     return re.search(rf"(?:^|\.)(?:{pattern})$", path) is not None
 
 
-def _slice(module: nn.Module, path: str, label: str, index: int, parts: int) -> Site:
-    width = Site(module, path, path).total_out // parts
-    return Site(module, f"{path}.{label}", path, index * width, (index + 1) * width)
+def _part(module: nn.Module, path: str, role: str, fused: Fused, model: nn.Module) -> Site:
+    """A role's part of a fused map.
+
+    Raises:
+        VariantError: the map is not as wide as the configuration says.
+    """
+    groups, shares = fused.layout(model.config)
+    place, total = fused.roles.index(role), Site(module, path, path).total_out
+    unit, rest = divmod(total, groups * sum(shares))
+    if rest:
+        raise VariantError(
+            f"{path} has {total} outputs, which do not fall into {groups} times {sum(shares)} parts as the model's "
+            f"configuration says: name the whole map instead of {role!r}"
+        )
+    start = unit * sum(shares[:place])
+    return Site(module, f"{path}.{role}", path, start, start + unit * shares[place], unit * sum(shares))
+
+
+def _span(site: Site) -> str:
+    return f"{site.start}:{site.stop}" + ("" if site.rows.groups == 1 else f":{site.period}")
 
 
 def _explicit(module: nn.Module, path: str, span: str) -> Site:
-    """``c_attn[0:768]``: output features 0 to 767 of a fused map."""
-    if not re.fullmatch(r"\d+:\d+", span):
-        raise VariantError(f"a slice of a map is written name[start:stop], not [{span}]")
-    start, stop = map(int, span.split(":"))
-    if not start < stop <= Site(module, path, path).total_out:
-        raise VariantError(f"[{span}] is not within the {Site(module, path, path).total_out} outputs of {path}")
-    return Site(module, f"{path}.{start}:{stop}", path, start, stop)
+    """``c_attn[0:768]``: output features 0 to 767 of a fused map; ``[0:64:192]``: the first 64 of every 192."""
+    if not re.fullmatch(r"\d+:\d+(:\d+)?", span):
+        every = "or, of every period, name[start:stop:period]"
+        raise VariantError(f"a slice of a map is written name[start:stop], not [{span}]; {every}")
+    total = Site(module, path, path).total_out
+    start, stop, period = (*map(int, span.split(":")), total)[:3]
+    if not start < stop <= period <= total or total % period:
+        raise VariantError(f"[{span}] is not within the {total} outputs of {path}")
+    site = Site(module, path, path, start, stop, period)
+    site.path = f"{path}.{_span(site)}"
+    return site
 
 
 def block_number(path: str) -> int | None:
@@ -142,11 +175,11 @@ def numbers(ranges: str) -> set[int]:
 
 
 def _no_match(part: str, model: nn.Module, maps: dict[str, nn.Module]) -> str:
-    if part in PRESETS and model_type(model) not in ROLES:
-        known = ", ".join(ROLES)
+    family = architecture_of(model)
+    if not family.roles and (part in PRESETS or part in ROLES):
+        known = ", ".join(ARCHITECTURES)
         return f"target={part!r} is known for {known} only; name the maps instead, such as {_names(maps, part)}"
-    roles = ROLES.get(model_type(model), {})
-    words = [*PRESETS, *roles] if roles else []
+    words = [*PRESETS, *family.roles] if family.roles else []
     return f"target={part!r} matches no linear map; the nearest are {_names(maps, part, words)}"
 
 

@@ -7,26 +7,17 @@ the dev curve, `decode` the beam search.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from modules.benchmarks.base import COMMON, Benchmark, Column, Prepared, Setting
-from modules.benchmarks.e2e.text import LINEARISATIONS
-from modules.runs.config import RunConfig
+from modules.benchmarks.base import Benchmark, Column, Prepared, batch_sizes
+from modules.benchmarks.e2e.settings import E2ESettings
+from modules.benchmarks.e2e.tasks import TASK, TASKS
 from variants.errors import UserError
 
-
-@dataclass(frozen=True)
-class Task:
-    """The one task: trained on "train", its epochs picked on "validation", scored on "test"."""
-
-    name: str = "e2e"
-    title: str = "E2E"
-    column: str = "BLEU"
-    eval_splits: tuple[str, ...] = ("validation",)
-
-
-TASK = Task()
+if TYPE_CHECKING:
+    from modules.benchmarks.e2e.sources import E2ESource
+    from modules.runs.config import RunConfig
 
 
 class E2ENLG(Benchmark):
@@ -47,22 +38,8 @@ class E2ENLG(Benchmark):
   python paper_repro/e2e.py --model FOLDER --data_dir E2E_CSVS      your model; CSV files or the authors' text files
   python paper_repro/e2e.py --variant dora --help                   the options of another variant
 """
-    tasks = {TASK.name: TASK}
-    settings = COMMON | {
-        "label_smoothing": Setting(float, "share of the target spread over the vocabulary, in training", zero=True),
-        "model_dropout": Setting(float, "dropout inside the backbone (default: its own)", zero=True),
-        "linearisation": Setting(str, "how meaning representations are written", choices=tuple(LINEARISATIONS)),
-        "beams": Setting(int, "beams on the test set; 1 is greedy"),
-        "length_penalty": Setting(float, "a hypothesis' log-probability is divided by length ** this", zero=True),
-        "no_repeat_ngram": Setting(int, "no output has an n-gram of this size twice; 0 allows it", zero=True),
-        "max_new_tokens": Setting(int, "longest output, in tokens"),
-        "decode_batch_size": Setting(int, "meaning representations decoded at once, on each device, or as many as fit"),
-        "score_epoch": Setting(
-            str,
-            "the epoch scored on the test: best on the dev set, last, or none",
-            choices=("best", "last", "none"),
-        ),
-    }
+    tasks = TASKS
+    settings = E2ESettings
     columns = (
         Column("bleu", "e2e", "BLEU", "BLEU"),
         Column("nist", "e2e", "NIST", "NIST", scale=1.0, digits=2),
@@ -104,7 +81,7 @@ own figures on the model they name: beside ours, not comparable unless the model
 
         return self.embedded_model, GPT2
 
-    def open_source(self, kind: str, spec: str | None):
+    def open_source(self, kind: str, spec: str | None) -> E2ESource:
         from modules.benchmarks.e2e.sources import EmbeddedSource, FolderSource, HubSource
 
         return {"embedded": EmbeddedSource, "hub": HubSource}[kind]() if kind != "folder" else FolderSource(spec)
@@ -120,35 +97,32 @@ own figures on the model they name: beside ours, not comparable unless the model
         from modules.benchmarks.e2e.data import E2EDataModule, encode, inputs_of
         from modules.benchmarks.e2e.decode import Decoding
         from modules.benchmarks.e2e.objective import Generation
-        from modules.data.module import batch_sizes
 
-        t = config.training
+        settings = self.settings.of(config.training)
         source = self.open_source(config.data["source"], config.data["spec"])
-        splits = source.planned(TASK, config.data["hash"])
-        dropout = t.get("model_dropout")
-        names = ("resid_pdrop", "embd_pdrop", "attn_pdrop")  # GPT-2's; another model keeps its own
-        changes = {} if dropout is None else dict.fromkeys(names, dropout)
-        model, tokenizer, backbone = load_language_model(config.backbone["spec"], self.embedded(), **changes)
-        max_length = min(t["max_length"], backbone.max_length or t["max_length"])
-        form = t.get("linearisation", "authors")
+        splits = source.expect(TASK, config.data["hash"])
+        model, tokenizer, backbone = load_language_model(
+            config.backbone["spec"], self.embedded(), dropout=settings.model_dropout
+        )
+        max_length = min(settings.max_length, backbone.max_length or settings.max_length)
         data = E2EDataModule(
-            encode(splits, tokenizer, max_length, form, source.hash(TASK)),
+            encode(splits, tokenizer, max_length, settings.linearisation, source.hash(TASK)),
             TASK.eval_splits,
             tokenizer.pad_token_id,
-            **batch_sizes(config),
+            **batch_sizes(settings.batch_size, config.trainer),
             seed=config.seed,
-            pad=t.get("pad", "bucket"),
+            pad=settings.pad,
             max_length=max_length,
         )
-        decoding = Decoding.of(t, tokenizer)
-        groups = {name: inputs_of(splits[name], tokenizer, form) for name in ("validation", "test")}
+        decoding = Decoding.of(settings, tokenizer)
+        groups = {name: inputs_of(splits[name], tokenizer, settings.linearisation) for name in ("validation", "test")}
         longest = max(len(ids) for group in groups.values() for ids in group.ids)
         if backbone.max_length and longest + decoding.max_new_tokens > backbone.max_length:
             raise UserError(
                 f"a meaning representation of {longest} tokens and an output of {decoding.max_new_tokens} do not fit "
                 f"the {backbone.max_length} positions of {backbone.name}; lower --max_new_tokens"
             )
-        objective = Generation(groups, tokenizer, decoding, t.get("label_smoothing", 0.0), t.get("score_epoch", "best"))
+        objective = Generation(groups, tokenizer, decoding, settings.label_smoothing, settings.score_epoch)
         sizes = source.sizes[TASK.name] | {f"{name}_inputs": len(group.ids) for name, group in groups.items()}
         return Prepared(data, model, objective, sizes)
 

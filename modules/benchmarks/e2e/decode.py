@@ -14,7 +14,6 @@ import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from modules.benchmarks.e2e.settings import E2ESettings
 from variants.atomic import write_atomic
 
 
@@ -44,16 +44,16 @@ class Decoding:
     pad: int
 
     @classmethod
-    def of(cls, training: dict[str, Any], tokenizer) -> Decoding:
+    def of(cls, settings: E2ESettings, tokenizer) -> Decoding:
         """From a run's training settings."""
         blank = tokenizer.encode("\n\n", add_special_tokens=False)
         blank = [token for token in blank if token != tokenizer.unk_token_id] if len(blank) == 1 else []
         return cls(
-            beams=training.get("beams", 10),
-            length_penalty=training.get("length_penalty", 1.0),
-            no_repeat_ngram=training.get("no_repeat_ngram", 0),
-            max_new_tokens=training.get("max_new_tokens", 64),
-            batch_size=training.get("decode_batch_size", 16),
+            beams=settings.beams,
+            length_penalty=settings.length_penalty,
+            no_repeat_ngram=settings.no_repeat_ngram,
+            max_new_tokens=settings.max_new_tokens,
+            batch_size=settings.decode_batch_size,
             stop=tuple(dict.fromkeys([tokenizer.eos_token_id, *blank])),
             pad=tokenizer.pad_token_id,
         )

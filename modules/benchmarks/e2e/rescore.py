@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from modules.benchmarks.e2e import E2E, TASK
+from modules.benchmarks.e2e import E2E
 from modules.benchmarks.e2e.data import grouped
+from modules.benchmarks.e2e.tasks import TASK
 from modules.data.source import Source
 from modules.runs.results import ResultStore, RunResult
 from modules.scores import FORMULAS, files, score, versions

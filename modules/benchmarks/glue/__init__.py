@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from modules.benchmarks.base import COMMON, Benchmark, Column, Prepared, Setting
+from modules.benchmarks.base import Benchmark, Column, Prepared, batch_sizes
+from modules.benchmarks.glue.settings import GlueSettings
 from modules.benchmarks.glue.tasks import TASKS
-from modules.runs.config import RunConfig
+
+if TYPE_CHECKING:
+    from modules.benchmarks.glue.sources import GlueSource
+    from modules.runs.config import RunConfig
 
 
 class Glue(Benchmark):
@@ -27,10 +32,7 @@ class Glue(Benchmark):
   python paper_repro/glue.py --variant dora --help                  the options of another variant
 """
     tasks = TASKS
-    settings = COMMON | {
-        "head_lr": Setting(float, "learning rate of the task head (default: lr)"),
-        "cls_dropout": Setting(float, "dropout before the classifier", zero=True),
-    }
+    settings = GlueSettings
     columns = tuple(Column(task.name, task.name, task.title) for task in TASKS.values())
     average = True
 
@@ -44,6 +46,8 @@ class Glue(Benchmark):
     presets = ("auto", "embedded", "paper", "official", "paper-dagger", "paper-dagger-wide", "default")
     data_env = "GLUE_DIR"
     data_help = "folder of the official GLUE TSV files"
+    first_task = "mnli"
+    later_tasks = ("mrpc", "rte", "stsb")
 
     reading = """\
 A cell is the median over the seeds ± their standard deviation (n-1; `±-`: one seed), times 100, on the dev set. Each
@@ -76,7 +80,7 @@ and all of the notes agree."""
 
         return self.embedded_model, ROBERTA
 
-    def open_source(self, kind: str, spec: str | None):
+    def open_source(self, kind: str, spec: str | None) -> GlueSource:
         from modules.benchmarks.glue.sources import EmbeddedSource, FolderSource, HubSource
 
         return {"embedded": EmbeddedSource, "hub": HubSource}[kind]() if kind != "folder" else FolderSource(spec)
@@ -91,22 +95,21 @@ and all of the notes agree."""
         from modules.backbones.loading import load_backbone
         from modules.benchmarks.glue.data import GlueDataModule
         from modules.benchmarks.glue.objective import Classification
-        from modules.data.module import batch_sizes
         from modules.data.tokens import tokenise
 
-        task, t = TASKS[config.task], config.training
+        task, settings = TASKS[config.task], self.settings.of(config.training)
         source = self.open_source(config.data["source"], config.data["spec"])
-        splits = source.planned(task, config.data["hash"])
-        dropout = {} if t.get("cls_dropout") is None else {"classifier_dropout": t["cls_dropout"]}
+        splits = source.expect(task, config.data["hash"])
+        dropout = {} if settings.cls_dropout is None else {"classifier_dropout": settings.cls_dropout}
         model, tokenizer, backbone = load_backbone(config.backbone["spec"], task, config.seed, **dropout)
-        max_length = min(t["max_length"], backbone.max_length or t["max_length"])
+        max_length = min(settings.max_length, backbone.max_length or settings.max_length)
         data = GlueDataModule(
             task,
             tokenise(splits, tokenizer, max_length, source.hash(task)),
             tokenizer.pad_token_id,
-            **batch_sizes(config),
+            **batch_sizes(settings.batch_size, config.trainer),
             seed=config.seed,
-            pad=t.get("pad", "bucket"),
+            pad=settings.pad,
             max_length=max_length,
         )
         return Prepared(data, model, Classification(task), source.sizes[task.name])

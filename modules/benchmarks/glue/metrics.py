@@ -4,8 +4,6 @@ Dev sets are small (40,430 rows at most), so predictions are kept and scored onc
 to be merged, and accuracy, F1, Matthews and both correlations are those of the whole split.
 """
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -71,12 +69,6 @@ class GlueMetrics(Metric):
 def glue_metrics(task: Task) -> GlueMetrics:
     """The metrics of a task, ready for `update(logits, labels, weight, split)`."""
     return GlueMetrics(task)
-
-
-def metric_names(task: Task, eval_splits: Sequence[str]) -> tuple[str, ...]:
-    """The names `compute` gives when only `eval_splits` have rows."""
-    absent = {split.partition("_")[2] for split in task.eval_splits if split not in eval_splits}
-    return tuple(name for name in task.metrics if name.partition("_")[2] not in absent - {""})
 
 
 # The formulas are written out: torchmetrics' own give 0.41 and not 0 for the Matthews correlation of [1, 1, 1] with

@@ -7,14 +7,14 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from modules.benchmarks.glue.metrics import glue_metrics
-from modules.benchmarks.glue.tasks import Task
+from modules.benchmarks.glue.tasks import GlueTask
 from modules.benchmarks.objective import Batch, Losses, Objective
 
 
 class Classification(Objective):
     """Cross-entropy, or squared error where the label is a score; the task's metrics over its dev splits."""
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: GlueTask) -> None:
         super().__init__()
         self.task, self.metric = task, task.column
         self.metrics = glue_metrics(task)

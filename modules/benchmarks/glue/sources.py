@@ -9,15 +9,22 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.benchmarks.glue.tasks import Task
-from modules.data.source import _RESTORE, Source, Split, read_lines
+from modules.benchmarks.glue.tasks import GlueTask
+from modules.data.source import Source, Split, read_lines
 from modules.hub import hub_cached, require_hub
 from variants.errors import UserError, first_line
 
 GLUE_REPO = "nyu-mll/glue"
+_RESTORE = "restore the official file (https://gluebenchmark.com/tasks)"
 
 
-class EmbeddedSource(Source):
+class GlueSource(Source):
+    """The common part of the three."""
+
+    restore = _RESTORE
+
+
+class EmbeddedSource(GlueSource):
     """Rows made by the project's own generator: needs no file and no network, deterministic by seed."""
 
     kind = "embedded"
@@ -26,9 +33,9 @@ class EmbeddedSource(Source):
         super().__init__()
         self.seed, self.name = seed, f"embedded-glue(seed {seed})"
 
-    def hash(self, task: Task) -> str:
+    def hash(self, task: GlueTask) -> str:
         """As everywhere; for the rows that everybody uses it is known, with their number, before they are made. What a
-        run makes is compared with it (:meth:`planned`)."""
+        run makes is compared with it (:meth:`expect`)."""
         from modules.embedded import shipped
 
         if self.seed == 0 and task.name not in self._hashes:
@@ -36,7 +43,7 @@ class EmbeddedSource(Source):
             self.notes[task.name], self.sizes[task.name], self._hashes[task.name] = [], about["sizes"], about["hash"]
         return super().hash(task)
 
-    def _read(self, task: Task) -> dict[str, Split]:
+    def _read(self, task: GlueTask) -> dict[str, Split]:
         from modules.embedded import generate
 
         rows = generate(task.name, self.seed)
@@ -75,7 +82,7 @@ _FILES = {
 }
 
 
-class FolderSource(Source):
+class FolderSource(GlueSource):
     """The official GLUE download: one folder per task (`CoLA`, `SST-2`, ...) with its train and dev TSV files."""
 
     kind = "folder"
@@ -89,7 +96,7 @@ class FolderSource(Source):
                 f"data folder {str(folder)!r} does not exist; name the folder that holds CoLA/, SST-2/, ..."
             )
 
-    def _read(self, task: Task) -> dict[str, Split]:
+    def _read(self, task: GlueTask) -> dict[str, Split]:
         splits = {}
         for name in ("train", *task.eval_splits):
             path = self.folder / task.folder / _FILES[name]
@@ -103,14 +110,14 @@ class FolderSource(Source):
         return splits
 
 
-def read_tsv(path: Path, task: Task, skip_short: bool = False) -> tuple[Split, int]:
+def read_tsv(path: Path, task: GlueTask, skip_short: bool = False) -> tuple[Split, int]:
     """Reads one official TSV (UTF-8, no quoting; BOM and CRLF allowed) -> (rows, number of short rows left out).
 
     Raises:
         UserError: naming file and line (from 1), for a missing file, column or field, bad UTF-8, or a bad label.
     """
     layout = _LAYOUTS[task.name]
-    lines = read_lines(path)
+    lines = read_lines(path, _RESTORE)
     header = layout.header or next(lines, (1, ""))[1].split("\t")
     missing = [name for name in (*layout.texts, layout.label) if name not in header]
     if missing:
@@ -154,7 +161,7 @@ def _label(written: str, classes: tuple[str, ...]) -> int | float:
 # --- the Hub ---------------------------------------------------------------------------------------------------
 
 
-class HubSource(Source):
+class HubSource(GlueSource):
     """`datasets.load_dataset(repo, task)`; `name` gains the revision once it is known."""
 
     kind = "hub"
@@ -163,7 +170,7 @@ class HubSource(Source):
         super().__init__()
         self.repo = self.name = repo
 
-    def _read(self, task: Task) -> dict[str, Split]:
+    def _read(self, task: GlueTask) -> dict[str, Split]:
         require_hub(f"data set {self.repo!r}", hub_cached(repo=self.repo, configurations=[task.name]))
         import datasets
 
@@ -181,7 +188,7 @@ class HubSource(Source):
             splits[name] = self._split(loaded[name], task)
         return splits
 
-    def _split(self, rows, task: Task) -> Split:
+    def _split(self, rows, task: GlueTask) -> Split:
         lacking = [column for column in (*task.fields, "label") if column not in rows.column_names]
         if lacking:
             raise UserError(f"data set {self.name} ({task.name}) has no column {lacking[0]!r}")

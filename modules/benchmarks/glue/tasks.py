@@ -6,21 +6,26 @@ accuracy for MNLI (matched and mismatched rows pooled), Matthews correlation for
 STS-B, accuracy elsewhere. This module imports nothing heavy, so that `--help` may use it.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 
+from modules.data.task import Task
 
-@dataclass(frozen=True)
-class Task:
-    """One task: what it reads, what it predicts and how it is scored."""
 
-    name: str
-    title: str
+@dataclass(frozen=True, kw_only=True)
+class GlueTask(Task):
+    """A task of classification or regression on one or two texts.
+
+    Attributes:
+        folder: of the official TSV download.
+        fields: the columns of the texts in `nyu-mll/glue`.
+        labels: names of the classes, in the order of their numbers; none where the label is a score.
+    """
+
     folder: str
     fields: tuple[str, ...]
     labels: tuple[str, ...]
-    metrics: tuple[str, ...]
-    column: str
-    eval_splits: tuple[str, ...] = ("validation",)
 
     @property
     def num_labels(self) -> int:
@@ -41,10 +46,10 @@ class Task:
 _ENTAILMENT = ("entailment", "not_entailment")
 
 # In the order of the columns of the LoRA paper's Table 2.
-TASKS: dict[str, Task] = {
+TASKS: dict[str, GlueTask] = {
     task.name: task
     for task in (
-        Task(
+        GlueTask(
             name="mnli",
             title="MNLI",
             folder="MNLI",
@@ -54,8 +59,16 @@ TASKS: dict[str, Task] = {
             column="accuracy",
             eval_splits=("validation_matched", "validation_mismatched"),
         ),
-        Task("sst2", "SST-2", "SST-2", ("sentence",), ("negative", "positive"), ("accuracy",), "accuracy"),
-        Task(
+        GlueTask(
+            name="sst2",
+            title="SST-2",
+            folder="SST-2",
+            fields=("sentence",),
+            labels=("negative", "positive"),
+            metrics=("accuracy",),
+            column="accuracy",
+        ),
+        GlueTask(
             name="mrpc",
             title="MRPC",
             folder="MRPC",
@@ -64,7 +77,7 @@ TASKS: dict[str, Task] = {
             metrics=("accuracy", "f1"),
             column="accuracy",
         ),
-        Task(
+        GlueTask(
             name="cola",
             title="CoLA",
             folder="CoLA",
@@ -73,8 +86,16 @@ TASKS: dict[str, Task] = {
             metrics=("matthews", "accuracy"),
             column="matthews",
         ),
-        Task("qnli", "QNLI", "QNLI", ("question", "sentence"), _ENTAILMENT, ("accuracy",), "accuracy"),
-        Task(
+        GlueTask(
+            name="qnli",
+            title="QNLI",
+            folder="QNLI",
+            fields=("question", "sentence"),
+            labels=_ENTAILMENT,
+            metrics=("accuracy",),
+            column="accuracy",
+        ),
+        GlueTask(
             name="qqp",
             title="QQP",
             folder="QQP",
@@ -83,7 +104,23 @@ TASKS: dict[str, Task] = {
             metrics=("accuracy", "f1"),
             column="accuracy",
         ),
-        Task("rte", "RTE", "RTE", ("sentence1", "sentence2"), _ENTAILMENT, ("accuracy",), "accuracy"),
-        Task("stsb", "STS-B", "STS-B", ("sentence1", "sentence2"), (), ("pearson", "spearman"), "pearson"),
+        GlueTask(
+            name="rte",
+            title="RTE",
+            folder="RTE",
+            fields=("sentence1", "sentence2"),
+            labels=_ENTAILMENT,
+            metrics=("accuracy",),
+            column="accuracy",
+        ),
+        GlueTask(
+            name="stsb",
+            title="STS-B",
+            folder="STS-B",
+            fields=("sentence1", "sentence2"),
+            labels=(),
+            metrics=("pearson", "spearman"),
+            column="pearson",
+        ),
     )
 }

@@ -8,13 +8,14 @@ import torch
 import torch.nn.functional as F
 
 import modules.training.run
-import modules.training.setup
 from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
 from modules.acceleration.frozen_precision import lower_frozen
 from modules.data.module import PaddedDataModule
+from modules.training import acceleration
 from tests.support.models import MODELS, inputs
 from tests.support.runs import adapter, planned
 from variants import DoRA, LoRA, VeRA, attach
+from variants.acceleration import accelerated
 from variants.formats.native import fingerprint
 from variants.methods.adalora import AdaLoRA
 from variants.registry import resolve
@@ -32,7 +33,7 @@ def small(variant: str) -> dict:
 @pytest.fixture
 def graphed(monkeypatch):
     """Runs take the graphed path on the CPU, without capturing anything."""
-    monkeypatch.setattr(modules.training.setup, "uses_graphs", lambda config, precision: True)
+    monkeypatch.setattr(acceleration, "uses_graphs", lambda config, precision: True)
     monkeypatch.setattr(GraphedAdamW, "EAGER", 10**9)
 
 
@@ -153,10 +154,10 @@ def test_only_adapters_get_a_lowered_base(command, tmp_path, monkeypatch):
 )  # fmt: skip
 def test_where_graphs_are_used(command, monkeypatch, trainer, compile, wanted):
     (run,) = planned(command, trainer=trainer, compile=compile)
-    assert not modules.training.setup.uses_graphs(run, "32-true") or torch.cuda.is_available()
+    assert not acceleration.uses_graphs(run, "32-true") or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert modules.training.setup.uses_graphs(run, "32-true") is wanted
-    assert not modules.training.setup.uses_graphs(run, "16-mixed")
+    assert acceleration.uses_graphs(run, "32-true") is wanted
+    assert not acceleration.uses_graphs(run, "16-mixed")
 
 
 @GPU
@@ -175,7 +176,7 @@ def test_captured_steps_equal_eager_ones(variant, lower):
         parameters = list(adapted.trained().values())
 
         def compute(batch, model=model, adapted=adapted, mixed=mixed):
-            with torch.autocast("cuda", torch.bfloat16, enabled=mixed), adapted.prepared():
+            with torch.autocast("cuda", torch.bfloat16, enabled=mixed), accelerated(adapted):
                 loss = F.cross_entropy(model(**batch).logits.float(), batch["input_ids"][:, 0] % 2)
             penalty = adapted.penalty()
             return loss if penalty is None else loss + penalty, loss

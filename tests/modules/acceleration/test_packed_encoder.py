@@ -9,11 +9,12 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from modules.acceleration.frozen_precision import lower_frozen
-from modules.acceleration.packed_encoder import first_position, unpad
+from modules.acceleration.packed_encoder import Packing, first_position, pack
 from modules.data.packing import Layout
 from tests.support.models import MODELS
 from tests.support.tiny import train
 from variants import AdapterLayer, LoRA, attach
+from variants.acceleration import accelerated
 from variants.acceleration.policy import for_graph
 from variants.methods.lora import LoRALayer
 from variants.registry import resolve
@@ -33,14 +34,20 @@ def packed(ids: torch.Tensor, mask: torch.Tensor, parts: int = 1, multiple: int 
     }
 
 
-def outcome(adapted, mask: torch.Tensor, pack: bool = False) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """Logits of a fixed batch, and the gradients of all that trains."""
+def outcome(
+    adapted, mask: torch.Tensor, packing: Packing | None = None, padded: bool = False
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Logits of a fixed batch, and the gradients of all that trains.
+
+    Args:
+        packing: of the model; the batch is packed, unless it is to be ``padded``.
+    """
     ids = torch.randint(5, 50, mask.shape, generator=torch.Generator().manual_seed(1)).where(mask == 1, 1)
     batch = {"input_ids": ids, "attention_mask": mask}
-    if pack:
+    if packing and not padded:
         batch = packed(ids, mask)
-        batch["position_ids"] += first_position(adapted.model)
-    with adapted.prepared():
+        batch["position_ids"] += packing.first_position
+    with accelerated(adapted, exclude=packing.excluded if packing else ()):
         logits = adapted.model(**batch).logits
     trained = adapted.trained()
     found = torch.autograd.grad(logits.square().sum(), list(trained.values()))
@@ -54,9 +61,9 @@ def test_logits_and_gradients_are_those_with_padding(architecture, variant, mask
     adapted = attach(MODELS[architecture](), resolve(variant)(), seed=0)
     train(adapted.trained(), seed=3)
     logits, gradients = outcome(adapted, mask)
-    assert unpad(adapted)
-    for pack in (True, False):  # it still takes padded batches
-        again, own = outcome(adapted, mask, pack)
+    packing = pack(adapted)
+    for padded in (False, True):  # it still takes padded batches
+        again, own = outcome(adapted, mask, packing, padded)
         torch.testing.assert_close(again, logits)
         for name, gradient in gradients.items():
             say = lambda text, name=name: f"{name}: {text}"  # noqa: E731
@@ -70,8 +77,7 @@ def test_blocks_see_tokens_alone_and_the_last_one_the_first_of_each_row():
     for module in adapted.model.modules():
         if isinstance(module, nn.LayerNorm):
             module.register_forward_hook(lambda module, args, output: seen.append(output.shape[:-1]))
-    unpad(adapted)
-    outcome(adapted, MASK, pack=True)
+    outcome(adapted, MASK, pack(adapted))
     tokens = int(MASK.sum())
     assert seen == [(1, tokens)] + [(tokens,)] * 2 * (blocks - 1) + [(3,)] * 2  # the first is the embeddings'
 
@@ -79,7 +85,7 @@ def test_blocks_see_tokens_alone_and_the_last_one_the_first_of_each_row():
 def test_queries_of_the_last_block_read_alone():
     """What the other maps of that block compute is for all tokens; it is no product more than needed."""
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
-    unpad(adapted)
+    packing = pack(adapted)
     products = []
 
     class Sizes(TorchFunctionMode):
@@ -89,7 +95,7 @@ def test_queries_of_the_last_block_read_alone():
             return function(*args, **(kwargs or {}))
 
     with Sizes(), for_graph():
-        outcome(adapted, MASK, pack=True)
+        outcome(adapted, MASK, packing)
     width, tokens, rows = adapted.model.config.hidden_size, int(MASK.sum()), len(MASK)
     assert products.count((tokens, 2 * width)) == 1 and products.count((tokens, 3 * width)) == 1  # of two blocks
     assert (rows, width) in products and (rows, 3 * width) not in products
@@ -97,14 +103,14 @@ def test_queries_of_the_last_block_read_alone():
 
 def test_rows_that_do_not_fill_their_batch_are_refused_on_a_cpu():
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
-    unpad(adapted)
+    pack(adapted)
     with pytest.raises(ValueError, match="must fill"):
         adapted.model(**packed(torch.full_like(MASK, 7), MASK, multiple=16))
 
 
 @pytest.mark.parametrize("variant", ["prefix_embed", "prefix_layer", "prefix_tuning"])
 def test_prefixes_keep_their_padding(variant):
-    assert not unpad(attach(MODELS["roberta"](), resolve(variant)(), seed=0))
+    assert not pack(attach(MODELS["roberta"](), resolve(variant)(), seed=0))
 
 
 def test_a_layer_that_says_nothing_of_tokens_keeps_its_padding():
@@ -117,13 +123,13 @@ def test_a_layer_that_says_nothing_of_tokens_keeps_its_padding():
             def forward(self, x, y):
                 return y + F.linear(x.roll(1, dims=-2), self.delta_weight())
 
-    assert not unpad(attach(MODELS["roberta"](), Shifted(), seed=0))
-    assert unpad(attach(MODELS["roberta"](), LoRA(), seed=0))
+    assert not pack(attach(MODELS["roberta"](), Shifted(), seed=0))
+    assert pack(attach(MODELS["roberta"](), LoRA(), seed=0))
 
 
 @pytest.mark.parametrize("architecture", ["distilbert", "deberta-v2", "gpt2"])
 def test_other_models_keep_their_padding(architecture):
-    assert not unpad(attach(MODELS[architecture](), resolve("lora")(), seed=0))
+    assert not pack(attach(MODELS[architecture](), resolve("lora")(), seed=0))
 
 
 @pytest.mark.parametrize("lowered", [False, True], ids=["mixed", "backbone"])
@@ -134,8 +140,7 @@ def test_bf16_too(lowered):
         adapted.model.base_model.to(torch.bfloat16)
     with torch.autocast("cpu", torch.bfloat16):
         logits, gradients = outcome(adapted, MASK)
-        assert unpad(adapted)
-        again, own = outcome(adapted, MASK, pack=True)
+        again, own = outcome(adapted, MASK, pack(adapted))
     torch.testing.assert_close(again, logits, rtol=0.02, atol=0.02)
     total, difference = (
         sum(g.float().square().sum() for g in each)
@@ -149,7 +154,7 @@ def test_a_layer_on_attention_itself_keeps_its_padding():
     site = adapted.layers[0].site
     assert site.module is not (module := adapted.model.base_model.encoder.layer[0].attention.self)
     adapted.layers[0].site = dataclasses.replace(site, module=module)
-    assert not unpad(adapted)
+    assert not pack(adapted)
 
 
 needs_gpu = pytest.mark.gpu("its attention of packed rows")
@@ -169,10 +174,10 @@ def test_packed_on_a_gpu_computes_what_padded_does(variant, lowered):
     padded = {"input_ids": ids, "attention_mask": MASK}
     filled = packed(ids, MASK, multiple=16)
     filled["position_ids"] += first_position(adapted.model)
-    assert unpad(adapted)
+    packing = pack(adapted)
     outcomes = []
     for batch in (padded, filled):
-        with adapted.prepared():
+        with accelerated(adapted, exclude=packing.excluded):
             logits = adapted.model(**{name: x.cuda() for name, x in batch.items()}).logits.float()
         found = torch.autograd.grad(logits.square().sum(), list(adapted.trained().values()))
         outcomes.append((logits, torch.cat([g.flatten().float() for g in found])))

@@ -223,7 +223,7 @@ def test_what_triton_cannot_is_said_once_and_goes_another_way(monkeypatch, recwa
         raise RuntimeError("Failed to find C compiler.\nMore of it")
 
     monkeypatch.setattr("modules.acceleration.varlen_triton.attention", fails)
-    with pytest.warns(UserWarning, match="slower way, since Triton cannot: Failed to find C compiler.$"):
+    with pytest.warns(UserWarning, match="slower way, since Triton cannot: RuntimeError: Failed to find C compiler.$"):
         assert not varlen_attention._has_programs.__wrapped__(*of)
 
 

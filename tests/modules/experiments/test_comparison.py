@@ -75,9 +75,7 @@ def test_the_plans_of_the_project_are_read_and_their_variants_exist(path):
 
 
 def compare_settings(settings, comparison):
-    from modules.benchmarks.recipes import check_training
-
-    check_training(settings, "plan", comparison.benchmark.settings)
+    comparison.benchmark.settings.check(settings, "plan")
 
 
 def test_the_rank_study_has_every_rank_on_every_set_of_matrices():
@@ -147,12 +145,13 @@ def test_a_variant_without_a_size_near_the_budget_stays_as_it_is(made, capsys):
 
 
 def test_the_table_names_the_budget():
-    from modules.reports.tables import build
+    from modules.benchmarks.glue import GLUE
+    from modules.reports.tables.build import build
 
     results = [
         result_of(variant_config__r=r, budget={"wanted": n, "counted": n}) for r, n in ((2, 18_432), (8, 73_728))
     ]
-    (section,) = build(results)
+    (section,) = build(results, GLUE)
     assert [row.label.rpartition(" ")[2] for row in section.rows] == ["budget=18,432", "budget=73,728"]
 
 

@@ -6,12 +6,12 @@ from modules.benchmarks.e2e import E2E
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
 from modules.experiments.cost_estimate import WIDTHS, _line, cost_lines, hours_text, width
-from modules.experiments.published_runs import jobs
+from modules.experiments.published_runs import planned_runs
 from tests.support.paper_rows import wishes
 
 
 def test_hours_come_from_steps_and_lengths():
-    (job,) = [j for j in jobs(wishes(words="roberta-base lora")[0][0]) if (j.recipe.task, j.seed) == ("rte", 0)]
+    (job,) = [j for j in planned_runs(wishes(words="roberta-base lora")[0][0]) if (j.recipe.task, j.seed) == ("rte", 0)]
     assert width(job) == WIDTHS["rte"][32] and set(WIDTHS) == {*GLUE.tasks, *E2E.tasks}
     assert _line([(100, 1.0), (300, 2.0)], 500) == pytest.approx(3.0)
     assert _line([(100, 2.0), (300, 1.5)], 600) == pytest.approx(3.0)  # noise: a larger batch never costs less

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from modules.experiments.command import main
-from modules.experiments.published_runs import jobs
+from modules.experiments.published_runs import planned_runs
 from tests.support.paper_rows import wishes
 from variants.errors import UserError
 
@@ -19,7 +19,7 @@ def test_a_row_becomes_its_recipes_runs():
         ("lora", "paper", "FacebookAI/roberta-base", {})
     ]
     assert len(skipped) == 4 and all("not run: [" in line for line in skipped)
-    found = jobs(able[0])
+    found = planned_runs(able[0])
     assert len(found) == 8 * 5 and {job.seed for job in found} == {0, 1, 2, 3, 4}
     by_task = {job.recipe.task: job for job in found}
     assert by_task["rte"].steps == 78 * 80 and by_task["rte"].starts  # ceil(2,490 / 32) batches, 80 epochs
@@ -27,7 +27,8 @@ def test_a_row_becomes_its_recipes_runs():
     small, _ = wishes("adalora-1", "adalora 0.32M")
     assert small[0].options == {"init_r": 4, "target_r": 2}
     (only,) = wishes(words="roberta-base lora", tasks=["rte"], seeds=[7])[0]
-    assert [(job.recipe.task, job.seed) for job in jobs(only)] == [("mnli", 7), ("rte", 7)]  # it starts from MNLI
+    runs = [(run.recipe.task, run.seed) for run in planned_runs(only)]
+    assert runs == [("mnli", 7), ("rte", 7)]  # it starts from MNLI
 
 
 def test_rows_that_cannot_be_run_say_why():

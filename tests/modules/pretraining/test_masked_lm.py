@@ -36,7 +36,9 @@ def test_pretraining_script_writes_a_loadable_folder(tmp_path):
 def test_masking_asks_for_words_that_the_row_had_and_keeps_the_rest():
     import torch
 
-    from modules.pretraining.masked_lm import EOS, MASK, PAD, PICKED, SHARES, mask_words
+    from modules.pretraining.masked_corpus import MASK
+    from modules.pretraining.masked_lm import EOS, PAD
+    from modules.pretraining.masked_rows import PICKED, SHARES, mask_words
 
     torch.manual_seed(0)
     width, tie = 40, 300

@@ -2,14 +2,15 @@
 
 import re
 
-from modules.reports.console import to_text
+from modules.benchmarks.glue import GLUE
+from modules.reports.formats.console import to_text
 from modules.reports.tables import build
 from tests.support.results import run
 from tests.support.tables import EIGHT, PAPERS
 
 
 def test_the_console_table_fits_80_columns():
-    text = to_text(build([run(task, 0.8, seed) for task in EIGHT for seed in (0, 1)], PAPERS))
+    text = to_text(build([run(task, 0.8, seed) for task in EIGHT for seed in (0, 1)], GLUE, PAPERS))
     figures = [line for line in text.splitlines() if re.match(r"\s*\d\d\.\d", line)]
     assert len(figures) == 2 and max(map(len, figures)) <= 80
     assert figures[0].split() == ["80.0±0.0"] * 8 + ["80.0"]

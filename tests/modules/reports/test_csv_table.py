@@ -4,7 +4,8 @@ import csv
 import io
 import json
 
-from modules.reports.csv_table import to_csv
+from modules.benchmarks.glue import GLUE
+from modules.reports.formats.csv_table import to_csv
 from modules.reports.tables import build
 from tests.support.results import run
 from tests.support.tables import PAPERS
@@ -15,7 +16,7 @@ def test_every_figure_of_the_csv_is_backed_by_run_files():
         run(task, 0.5 + 0.1 * seed, seed, last=0.4 + 0.1 * seed) for task in ("rte", "cola") for seed in (0, 1, 2)
     ]
     by_id = {result.id: result for result in results}
-    cells = list(csv.DictReader(io.StringIO(to_csv(build(results, PAPERS)))))
+    cells = list(csv.DictReader(io.StringIO(to_csv(build(results, GLUE, PAPERS)))))
     ours = [cell for cell in cells if cell["kind"] == "ours"]
     assert [cell["task"] for cell in ours] == ["cola", "rte"]  # the papers' order
     for cell in ours:

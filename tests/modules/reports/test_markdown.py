@@ -2,8 +2,9 @@
 
 import pytest
 
-from modules.reports.console import to_text
-from modules.reports.markdown import to_markdown
+from modules.benchmarks.glue import GLUE
+from modules.reports.formats.console import to_text
+from modules.reports.formats.markdown import to_markdown
 from modules.reports.tables import build
 from tests.support.results import run
 from tests.support.tables import PAPERS, table
@@ -19,8 +20,8 @@ from tests.support.tables import PAPERS, table
     ],
 )
 def test_the_heading_names_the_backbone(name, source, words):
-    sections = build([run(backbone__name=name, backbone__source=source)])
-    assert f"{words}" in to_markdown(sections).split("\n## ")[1].splitlines()[0] and words in to_text(sections)
+    sections = build([run(backbone__name=name, backbone__source=source)], GLUE)
+    assert f"{words}" in to_markdown(sections, GLUE).split("\n## ")[1].splitlines()[0] and words in to_text(sections)
 
 
 def test_subsets_and_missing_splits_are_named():
@@ -29,10 +30,10 @@ def test_subsets_and_missing_splits_are_named():
         run("qnli", data__sizes={"train": 19476, "validation": 5463}),
         run("mnli", data__sizes={"train": 9999, "validation_matched": 9815}),
     ]
-    text = to_markdown(build(results))
+    text = to_markdown(build(results, GLUE), GLUE)
     assert "QNLI **19,476 of 104,743** / 5,463" in text and "RTE 2,490 / 277" in text
     assert "MNLI accuracy (matched rows)" in text
-    assert "RTE 90 / 10" in to_markdown(build([run(data__source="embedded")]))  # there is no official size
+    assert "RTE 90 / 10" in to_markdown(build([run(data__source="embedded")], GLUE), GLUE)  # there is no official size
 
 
 def test_published_rows_stand_beside_ours_and_are_marked():

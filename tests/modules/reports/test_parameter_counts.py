@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from modules.reports import parameter_counts
-from modules.reports.published import load_published
+from modules.reports.papers import parameter_counts
+from modules.reports.tables.published import load_published
 from paper_repro import params
 from tests.support.models import MODELS
 from variants import AdapterD, Full, LoRA, attach
 from variants.formats.native import TENSORS, save_adapter
 
 ROOT = Path(__file__).resolve().parents[3]
-_, ROWS = params.published()
+_, ROWS = parameter_counts.published_counts()
 COUNTABLE = [row for row in ROWS if row.variant]
 OPERATORS = {ast.Add: operator.add, ast.Mult: operator.mul}
 
@@ -37,11 +37,11 @@ def value(arithmetic: str) -> int:
 
 
 @pytest.fixture(scope="module")
-def counted() -> list[parameter_counts.Row]:
-    models, rows = params.published()
-    built = {name: params.build(models[name]) for name in dict.fromkeys(row.model for row in rows)}
+def counted() -> list[parameter_counts.CountedRow]:
+    models, rows = parameter_counts.published_counts()
+    built = {name: parameter_counts.build_model(models[name]) for name in dict.fromkeys(row.model for row in rows)}
     assert all(p.is_meta for model in built.values() for p in model.parameters())
-    return [params.count(row, built[row.model]) for row in rows]
+    return [parameter_counts.count(row, built[row.model]) for row in rows]
 
 
 @pytest.mark.slow
@@ -65,7 +65,7 @@ def test_each_row_is_there_once() -> None:
 @pytest.mark.slow
 def test_the_totals_of_the_models() -> None:
     """As transformers' users know them; GPT-3 and the heads' sizes from the shapes."""
-    models, _ = params.published()
+    models, _ = parameter_counts.published_counts()
     known = {
         "roberta-base": 124647170,
         "roberta-large": 355361794,
@@ -77,14 +77,15 @@ def test_the_totals_of_the_models() -> None:
         "gpt3-175b": 174604259328,
         "deberta-v2-xxlarge": 1564549632 + 1536 * 1536 + 1536 + 2 * 1536 + 2,
     }
-    assert {name: sum(p.numel() for p in params.build(models[name]).parameters()) for name in known} == known
+    built = {name: parameter_counts.build_model(models[name]) for name in known}
+    assert {name: sum(p.numel() for p in model.parameters()) for name, model in built.items()} == known
     assert set(known) == set(models)
 
 
 def test_every_published_glue_row_is_among_them() -> None:
     """By model and printed size: 3M in one table is 3.0M in another."""
     sizes = {(row.model, parameter_counts.printed_value(row.printed)[0]) for row in ROWS}
-    published = load_published(ROOT / "paper_repro" / "published")
+    published = load_published(ROOT / "paper_repro" / "published", "glue")
     lost = [
         (r.source, r.model, r.method)
         for r in published
@@ -96,7 +97,7 @@ def test_every_published_glue_row_is_among_them() -> None:
 def test_published_variants_exist() -> None:
     from variants import registry
 
-    named = {r.variant for r in [*ROWS, *load_published(ROOT / "paper_repro" / "published")] if r.variant}
+    named = {r.variant for r in [*ROWS, *load_published(ROOT / "paper_repro" / "published", "glue")] if r.variant}
     assert named <= set(registry.BUILT_IN)
     assert {"bitfit", "adapter_h", "adapter_l", "adapter_p", "adapter_d", "prefix_embed", "prefix_layer"} <= named
 
@@ -144,8 +145,8 @@ def test_bytes_of_training(counted) -> None:
     assert row.bytes["weights"] == 4 * (124647170 + 43008 + 2 * 1024 * 768), (
         "with the shared matrices, which are frozen"
     )
-    models, rows = params.published()
-    half = params.count(rows[0], params.build(models["roberta-base"]), weight_bytes=2)
+    models, rows = parameter_counts.published_counts()
+    half = parameter_counts.count(rows[0], parameter_counts.build_model(models["roberta-base"]), weight_bytes=2)
     assert half.bytes["weights"] == 4 * 124647170, "what trains is in fp32 whatever the frozen weights are in"
 
 

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from modules.reports.plots import _names, plots, stale_plots, write_plots
-from modules.reports.plotting import FORMATS
-from modules.reports.rank_study import find, grid, target_name
-from modules.reports.tables import build
+from modules.benchmarks.glue import GLUE
+from modules.reports.plots.files import plots, stale_plots, write_plots
+from modules.reports.plots.image_files import FORMATS
+from modules.reports.plots.style import names_of
+from modules.reports.tables.build import build
+from modules.reports.tables.rank_study import find, grid, target_name
 from modules.runs.results import ResultStore
 from paper_repro import tables
 from tests.support.results import run
@@ -32,8 +34,8 @@ def results(variants=("full", "lora"), tasks=("rte", "cola"), seeds=3, score=0.6
 @pytest.mark.slow
 def test_the_same_data_give_the_same_bytes_and_are_not_drawn_again(tmp_path, monkeypatch):
     runs = results()  # `run` numbers its ids, so the same objects stand for the same files
-    first = write_plots(tmp_path / "a", build(runs))
-    second = write_plots(tmp_path / "b", build(runs[::-1]))
+    first = write_plots(tmp_path / "a", build(runs, GLUE))
+    second = write_plots(tmp_path / "b", build(runs[::-1], GLUE))
     names = {f"glue-{what}.{kind}" for what in ("pareto", "tasks", "curves") for kind in FORMATS}
     assert {path.name for path in first} == names
     for one, other in zip(first, second, strict=True):
@@ -41,10 +43,10 @@ def test_the_same_data_give_the_same_bytes_and_are_not_drawn_again(tmp_path, mon
         assert content == other.read_bytes()
         assert b"matplotlib" not in content.lower().replace(b"matplotlib.axis_", b"")  # no version, no date
         assert b"<dc:date" not in content
-    assert not stale_plots(tmp_path / "a", build(runs))
+    assert not stale_plots(tmp_path / "a", build(runs, GLUE))
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # up to date: nothing is drawn
-    assert write_plots(tmp_path / "a", build(runs)) == first
-    assert len(stale_plots(tmp_path / "a", build([*runs, run("rte", 0.9, 7)]))) == len(names)
+    assert write_plots(tmp_path / "a", build(runs, GLUE)) == first
+    assert len(stale_plots(tmp_path / "a", build([*runs, run("rte", 0.9, 7)], GLUE))) == len(names)
 
 
 def test_without_matplotlib_one_line_says_what_to_do_and_tables_are_written(tmp_path, monkeypatch, capsys):
@@ -53,7 +55,7 @@ def test_without_matplotlib_one_line_says_what_to_do_and_tables_are_written(tmp_
         store.write(result)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(UserError, match="pip install"):
-        write_plots(tmp_path, build(store.all()))
+        write_plots(tmp_path, build(store.all(), GLUE))
     assert tables.main([str(tmp_path)]) == 0
     assert "no plots: plots need matplotlib" in capsys.readouterr().err
     assert (tmp_path / "tables" / "glue.md").is_file() and (tmp_path / "tables" / "papers" / "lora-2.tex").is_file()
@@ -62,7 +64,7 @@ def test_without_matplotlib_one_line_says_what_to_do_and_tables_are_written(tmp_
 def test_what_the_pareto_plot_shows(tmp_path):
     from matplotlib import rc_context
 
-    (section,) = build(results(("full", "lora", "head")))
+    (section,) = build(results(("full", "lora", "head")), GLUE)
     with rc_context():
         figure = plots(section)["pareto"](section)
     ax = figure.axes[0]
@@ -84,7 +86,7 @@ def test_rank_study_is_recognised_and_laid_out_as_the_papers():
         for seed in (0, 1)
     ]
     others = [run("sst2", 0.9, 0, variant_config={"target": "q", "r": r}, training={"epochs": 1}) for r in (1, 8)]
-    (section,) = build([*runs, *others])
+    (section,) = build([*runs, *others], GLUE)
     (study,) = find(section)  # those that are trained in another way are none of it
     assert study.targets == ["q", "q,v", "q,k,v,o"] and study.ranks == [1, 8, 64]
     lines = grid(study, section)
@@ -93,9 +95,9 @@ def test_rank_study_is_recognised_and_laid_out_as_the_papers():
     assert by_name["RTE", "q,v"] == ["51.1 ±0.0", "51.8 ±0.0", "57.4 ±0.0"]
     assert by_name["Mean", "q"] == ["50.1 ±0.0", "50.8 ±0.0", "56.4 ±0.0"] and len(by_name) == 12
     assert "rank" in plots(section)
-    groups = {_names(row, section)[0] for row in section.rows}
+    groups = {names_of(row, section)[0] for row in section.rows}
     assert groups == {"lora q", "lora attn-qv", "lora o,k,v,q"}
-    assert not find(build([r for r in runs if r.variant_config["target"] == "q"])[0])
+    assert not find(build([r for r in runs if r.variant_config["target"] == "q"], GLUE)[0])
     assert target_name("v, q") == "q,v" and target_name("attn") == "q,k,v,o" and target_name("*.dense") == "*.dense"
 
 

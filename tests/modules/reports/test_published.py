@@ -2,9 +2,10 @@
 
 import pytest
 
-from modules.reports.markdown import to_markdown
-from modules.reports.published import load_published
+from modules.benchmarks.glue import GLUE
+from modules.reports.formats.markdown import to_markdown
 from modules.reports.tables import build
+from modules.reports.tables.published import load_published
 from paper_repro import PUBLISHED
 from tests.support.results import run
 from tests.support.tables import EIGHT, PAPERS, published
@@ -60,9 +61,9 @@ def test_published_figures_are_the_papers():
     ],
 )
 def test_the_nearest_published_backbone_is_shown(variant, backbone, models):
-    (section,) = build([run(variant=variant, backbone__name=backbone)], PAPERS)
+    (section,) = build([run(variant=variant, backbone__name=backbone)], GLUE, PAPERS)
     assert {row.model for row in section.published} == models
-    text = to_markdown([section])
+    text = to_markdown([section], GLUE)
     for row in section.published:
         assert f"{row.method} on {row.model}" in text and row.arxiv in text and row.statistic in text
     if variant == "adalora":
@@ -82,4 +83,4 @@ def test_a_fault_in_a_published_file_is_named(tmp_path, fault):
     assert spoiled != text
     (tmp_path / "vera.yaml").write_text(spoiled)
     with pytest.raises(ValueError, match=r"vera.yaml, row \d"):
-        load_published(tmp_path)
+        load_published(tmp_path, "glue")

@@ -9,10 +9,19 @@ import pytest
 from scipy import special, stats
 
 from modules.benchmarks.e2e import E2E
-from modules.reports.markdown import to_markdown
-from modules.reports.significance import Difference, compare, difference, holm, incomplete_beta, quantile, two_sided
-from modules.reports.significance_tables import to_csv
-from modules.reports.tables import build
+from modules.benchmarks.glue import GLUE
+from modules.reports.formats.differences import differences_csv
+from modules.reports.formats.markdown import to_markdown
+from modules.reports.tables.build import build
+from modules.reports.tables.significance import (
+    Difference,
+    compare,
+    difference,
+    holm,
+    incomplete_beta,
+    quantile,
+    two_sided,
+)
 from tests.support.results import run
 
 
@@ -36,8 +45,8 @@ def runs(scores: dict[str, dict[str, list[float]]], **changes) -> list:
     ]
 
 
-def comparison(results, benchmark=None):
-    (section,) = build(results, benchmark=benchmark) if benchmark else build(results)
+def comparison(results, benchmark=GLUE):
+    (section,) = build(results, benchmark)
     (found,) = compare(section)
     return section, found
 
@@ -79,11 +88,11 @@ def test_tasks_that_start_from_mnli_are_one_block_with_it():
 
 def test_rows_need_the_same_tasks_and_three_seeds():
     three = {"rte": [0.7, 0.72, 0.71]}
-    assert not compare(build(runs({"lora": {"rte": [0.7, 0.8]}, "dora": {"rte": [0.6, 0.5]}}))[0])
-    assert not compare(build(runs({"lora": three, "dora": {"mrpc": [0.6, 0.5, 0.4]}}))[0])
-    assert not compare(build(runs({"lora": three}))[0])
-    assert not compare(build(runs({"lora": three, "dora": {"rte": [0.6, None, 0.4]}}))[0])  # a diverged run
-    assert compare(build(runs({"lora": three, "dora": three}))[0])
+    assert not compare(build(runs({"lora": {"rte": [0.7, 0.8]}, "dora": {"rte": [0.6, 0.5]}}), GLUE)[0])
+    assert not compare(build(runs({"lora": three, "dora": {"mrpc": [0.6, 0.5, 0.4]}}), GLUE)[0])
+    assert not compare(build(runs({"lora": three}), GLUE)[0])
+    assert not compare(build(runs({"lora": three, "dora": {"rte": [0.6, None, 0.4]}}), GLUE)[0])  # a diverged run
+    assert compare(build(runs({"lora": three, "dora": three}), GLUE)[0])
 
 
 def test_without_spread_there_is_no_winner():
@@ -134,15 +143,15 @@ def test_a_large_difference_is_found_and_marked_in_the_table():
         for k, v in enumerate(("lora", "dora", "vera"))
     }
     results = runs(scores)
-    text = to_markdown(build(results))
+    text = to_markdown(build(results, GLUE), GLUE)
     assert "| **lora** " in text and "Best: [1] lora" in text and text.count("**lora**") == 1
-    lines = list(csv.DictReader(io.StringIO(to_csv(build(results)))))
+    lines = list(csv.DictReader(io.StringIO(differences_csv(build(results, GLUE)))))
     assert len(lines) == 3 and {line["supported"] for line in lines} == {"True"}
     assert {line["columns"] for line in lines} == {"mrpc cola rte"} and lines[0]["seeds"] == "0 1 2 3 4"
     weak = [r for r in results if r.seed < 3 and r.variant != "vera"]
     for result in weak:
         result.best["accuracy" if result.metric == "accuracy" else "matthews"] = draw.random()
-    text = to_markdown(build(weak))
+    text = to_markdown(build(weak, GLUE), GLUE)
     assert "**lora**" not in text and "**dora**" not in text and "No winner" in text
 
 
@@ -157,6 +166,6 @@ def test_a_benchmark_without_an_average_is_compared_score_by_score():
         for variant, level in (("lora", 0.6), ("dora", 0.5))
         for seed in range(3)
     ]  # fmt: skip
-    (section,) = build(results, benchmark=E2E)
+    (section,) = build(results, E2E)
     found = compare(section)
     assert [[column.key for column in c.columns] for c in found] == [["bleu"], ["nist"]]

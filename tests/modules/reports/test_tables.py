@@ -5,11 +5,12 @@ import io
 
 import pytest
 
+from modules.benchmarks.glue import GLUE
 from modules.benchmarks.glue.tasks import TASKS
-from modules.reports.csv_table import to_csv
-from modules.reports.markdown import to_markdown
-from modules.reports.published import load_published
+from modules.reports.formats.csv_table import to_csv
+from modules.reports.formats.markdown import to_markdown
 from modules.reports.tables import build
+from modules.reports.tables.published import load_published
 from paper_repro import PUBLISHED
 from tests.support.results import run
 from tests.support.tables import EIGHT, lines, only, table
@@ -35,9 +36,9 @@ def test_two_copies_of_a_data_set_are_one():
         run(task="cola", seed=1, data__name="copy", **place),
         run(task="mrpc", seed=1, data__name="copy", **place),
     ]
-    (section,) = build(runs)
+    (section,) = build(runs, GLUE)
     assert section.data["name"] == "copy" and {c for row in section.rows for c in row.cells} == {"rte", "cola", "mrpc"}
-    assert len(build(runs[:2] + [run(task="cola", seed=1, data__name="copy", data__hash="other", **place)])) == 2
+    assert len(build(runs[:2] + [run(task="cola", seed=1, data__name="copy", data__hash="other", **place)], GLUE)) == 2
 
 
 def test_a_single_seed_has_no_spread():
@@ -68,7 +69,7 @@ def test_a_diverged_run_is_named_and_never_averaged():
     assert only(results)["RTE"] == "diverged 1/2"
     full = [run(task, None if task == "rte" else 0.8) for task in EIGHT]
     assert only(full)["Avg"] == ""
-    (cell,) = csv.DictReader(io.StringIO(to_csv(build(results))))
+    (cell,) = csv.DictReader(io.StringIO(to_csv(build(results, GLUE))))
     assert cell["value"] == "" and cell["diverged"] == "1"
 
 
@@ -84,8 +85,8 @@ def test_counts_and_costs():
 
 
 def test_no_results_is_no_table():
-    assert lines([]) == [] and "no runs yet" in to_markdown(build([]))
-    assert lines([run(benchmark="e2e")], load_published(PUBLISHED)) == []
+    assert lines([]) == [] and "no runs yet" in to_markdown(build([], GLUE), GLUE)
+    assert lines([run(benchmark="e2e")], load_published(PUBLISHED, "glue")) == []
 
 
 # ---- rows -------------------------------------------------------------------------------------------------------
@@ -132,7 +133,7 @@ def test_settings_that_a_recipe_sets_per_task_stay_in_one_row_and_in_its_note():
         run("cola", training__lr=4e-4, training__epochs=80),
     ]
     assert len(table(results)) == 1
-    text = to_markdown(build(results))
+    text = to_markdown(build(results, GLUE), GLUE)
     assert "lr 0.0004 (MRPC CoLA), 0.0005 (RTE)" in text and "epochs 30 (MRPC), 80 (CoLA RTE)" in text
     assert "max_length 64;" in text and "seeds 0;" in text and "device Some CPU" in text
 
@@ -149,7 +150,7 @@ def test_two_results_for_one_seed_are_never_silently_one():
     old, new = run(score=0.5), run(score=0.9, environment__time="2026-02-01T00:00:00+00:00")
     for results in ([old, new], [new, old]):
         assert only(results)["RTE"] == "90.0 ±-"
-        assert f"RTE, seed 0: the newer of two runs ({new.id}, not {old.id})" in to_markdown(build(results))
+        assert f"RTE, seed 0: the newer of two runs ({new.id}, not {old.id})" in to_markdown(build(results, GLUE), GLUE)
 
 
 @pytest.mark.parametrize(
@@ -165,5 +166,5 @@ def test_two_results_for_one_seed_are_never_silently_one():
 )
 def test_other_backbones_and_data_have_tables_of_their_own(change):
     results = [run(), run(seed=1, **change)]
-    text = to_markdown(build(results))
+    text = to_markdown(build(results, GLUE), GLUE)
     assert text.count("\n## ") == 2 and text.count("70.0 ±-") == 2

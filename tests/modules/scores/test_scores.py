@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modules.scores import coco, files, mteval, score
-from tests.support.e2e_texts import CORPORA, OFFICIAL, few, with_meteor
+from modules.scores import FORMULAS, coco, files, java, mteval, score
+from tests.support.e2e_texts import CORPORA, OFFICIAL, OUTPUTS, REFERENCES, few, with_meteor
 
 NAMES = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
 
@@ -79,3 +79,11 @@ def test_scores_keep_their_bounds(corpus):
     assert mteval.bleu(first, references) == coco.rouge_l(first, references) == pytest.approx(1)
     empty = [""] * len(outputs)
     assert mteval.bleu(empty, references) == mteval.nist(empty, references) == coco.cider(empty, references) == 0
+
+
+def test_meteor_is_not_made_of_something_else(no_java):
+    with pytest.raises(java.Unavailable, match="METEOR needs a Java runtime"):
+        FORMULAS["METEOR"](OUTPUTS, REFERENCES)
+    values, missing = score(OUTPUTS, REFERENCES)
+    assert values["METEOR"] is None and "METEOR needs a Java runtime" in missing["METEOR"]
+    assert all(values[name] is not None for name in FORMULAS if name != "METEOR")

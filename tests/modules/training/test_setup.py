@@ -6,7 +6,8 @@ import torch
 from modules.benchmarks.glue.data import GlueDataModule
 from modules.benchmarks.glue.tasks import TASKS
 from modules.runs.config import RunConfig
-from modules.training.setup import leave_padding_out, on_cpu
+from modules.training.acceleration import pack_rows
+from modules.training.devices import on_cpu
 from tests.support.models import MODELS
 from tests.support.tokens import make_tokens
 from variants import LoRA, attach
@@ -14,16 +15,16 @@ from variants import LoRA, attach
 
 @pytest.mark.parametrize(
     ("changes", "packs"),
-    [({}, True), ({"training": {"pad": "max"}}, False), ({"compile": "inductor"}, False), ({"seeds": [0, 1]}, False)],
+    [({}, True), ({"training": {"pad": "max"}}, False), ({"seeds": [0, 1]}, False)],
 )
-def test_which_runs_leave_padding_out(changes, packs):
-    """On a CPU those of one seed, unless padding is asked for, or torch.compile."""
+def test_which_runs_pack_rows(changes, packs):
+    """On a CPU those of one seed, unless padding is asked for."""
     config = RunConfig.__new__(RunConfig)
     for name, value in {"trainer": {"accelerator": "cpu"}, "training": {}, "compile": "off", **changes}.items():
         object.__setattr__(config, name, value)
     data = GlueDataModule(TASKS["rte"], {"train": make_tokens([3, 5])}, pad_id=1, batch_size=2, max_length=64)
     data.seeds = changes.get("seeds", [0])
-    leave_padding_out(attach(MODELS["roberta"](), LoRA(), seed=0), data, config)
+    pack_rows(attach(MODELS["roberta"](), LoRA(), seed=0), data, config)
     assert ("ends" in next(iter(data.train_dataloader()))) == packs
 
 

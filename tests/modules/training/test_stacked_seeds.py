@@ -10,16 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+import modules.acceleration.clipping
 import modules.acceleration.packed_encoder
 from modules.acceleration.cuda_graphs import GraphedAdamW
 from modules.acceleration.varlen_attention import Padded, Sequences
 from modules.experiments.command import main
-from modules.experiments.plan import stacks
+from modules.experiments.stacking import stacks
 from modules.launch import worker
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
-from modules.training.run import run
-from modules.training.stacked_seeds import StackedTuner, checkpoint_name, clip_each, run_stacked
+from modules.training import acceleration, devices
+from modules.training.clipping import clip_each
+from modules.training.run import run, run_seeds
+from modules.training.stacked_seeds import StackedTuner
+from modules.training.trainer import checkpoint_path
 from tests.support.models import MODELS, inputs
 from tests.support.runs import adapter, planned
 from variants import LoRA, attach
@@ -62,7 +66,7 @@ def outside(tmp_path, monkeypatch) -> str:
 @pytest.fixture
 def graphed(monkeypatch):
     """Both kinds of run take the path of CUDA graphs, without capturing any."""
-    monkeypatch.setattr(modules.training.setup, "uses_graphs", lambda config, precision: True)
+    monkeypatch.setattr(acceleration, "uses_graphs", lambda config, precision: True)
     monkeypatch.setattr(GraphedAdamW, "EAGER", 10**9)
 
 
@@ -92,7 +96,7 @@ def both(command: list[str], variant: str, tmp_path: Path) -> list[RunConfig]:
     training = {"lr": 5e-3, "batch_size": 16, "epochs": 2, "gradient_clip_val": 0.5, "weight_decay": 0.1}
     wishes = {"seeds": [0, 1, 2], "options": OPTIONS.get(variant, {}), "training": training}
     stacked = planned(command, variant, **wishes)
-    run_stacked(stacked)
+    run_seeds(stacked)
     solo = planned(command, variant, **wishes, results_dir=str(tmp_path / "solo"))
     for config in solo:
         run(config)
@@ -134,7 +138,7 @@ def of_rows(self, query, key, value, scale, dropout, first):
 def test_so_they_do_packed_as_on_a_gpu(command, tmp_path, graphed, monkeypatch, variant, side_by_side):
     """One seed alone and two stacked: few lengths of batches, parts that are filled up, an evaluation's one part
     repeated; against padded runs."""
-    monkeypatch.setattr(modules.training.setup, "on_cpu", lambda config: False)
+    monkeypatch.setattr(devices, "on_cpu", lambda config: False)
 
     def places(starts, ends, columns, tokens, backbone):
         heads = backbone.config.num_attention_heads
@@ -147,10 +151,10 @@ def test_so_they_do_packed_as_on_a_gpu(command, tmp_path, graphed, monkeypatch, 
     training = {"lr": 5e-3, "batch_size": 16, "epochs": 2, "gradient_clip_val": 0.5}
 
     def outcome(packed: bool) -> list[tuple[RunConfig, RunResult]]:
-        monkeypatch.setattr(modules.training.setup, "on_gpu", lambda config: packed)
+        monkeypatch.setattr(devices, "on_gpu", lambda config: packed)
         folder = str(tmp_path / ("packed" if packed else "padded"))
         configs = planned(command, variant, seeds=[0, 1, 2], training=training, results_dir=folder)
-        return list(zip(configs, [run(configs[0]), *run_stacked(configs[1:])], strict=True))
+        return list(zip(configs, [run(configs[0]), *run_seeds(configs[1:])], strict=True))
 
     for (config, one), (other, two) in zip(outcome(False), outcome(True), strict=True):
         assert one.parameters == two.parameters and one.cost["tokens"] == two.cost["tokens"]
@@ -177,7 +181,8 @@ def test_a_start_from_other_runs_is_each_seed_s_own(command, tmp_path):
 # ---- one seed does not touch another ------------------------------------------------------------------------------
 
 
-def test_clipping_is_that_of_torch_for_each():
+@pytest.mark.parametrize("clip", [clip_each, modules.acceleration.clipping.clip_each], ids=["plain", "accelerated"])
+def test_clipping_is_that_of_torch_for_each(clip):
     parameters = [nn.Parameter(torch.zeros(3, *shape)) for shape in ((4, 2), (5,), ())]
     generator = torch.Generator().manual_seed(0)
     for p in parameters:
@@ -191,7 +196,7 @@ def test_clipping_is_that_of_torch_for_each():
             one.grad = p.grad[index].clone()
         nn.utils.clip_grad_norm_(alone, 0.7)
         expected.append([one.grad for one in alone])
-    clip_each(parameters, 0.7)
+    clip(parameters, 0.7)
     for index in range(3):
         for p, grad in zip(parameters, expected[index], strict=True):
             torch.testing.assert_close(p.grad[index], grad)
@@ -211,7 +216,7 @@ def test_a_seed_that_explodes_leaves_the_others_alone(command, tmp_path, monkeyp
     training = {"lr": 5e-3, "batch_size": 16, "epochs": 2, "gradient_clip_val": 0.5}
     stacked = planned(command, seeds=[0, 1, 2], training=training)
     monkeypatch.setattr(StackedTuner, "_losses", exploding)
-    results = run_stacked(stacked)
+    results = run_seeds(stacked)
     monkeypatch.undo()
     solo = planned(command, seeds=[0, 2], training=training, results_dir=str(tmp_path / "solo"))
     for config, alone in zip((stacked[0], stacked[2]), solo, strict=True):
@@ -312,7 +317,7 @@ def test_a_stopped_stack_goes_on_to_the_same_end(command, tmp_path, monkeypatch)
 
     wishes = {"seeds": [0, 1], "options": OPTIONS["adalora"]}
     whole = planned(command, "adalora", **wishes)
-    run_stacked(whole)
+    run_seeds(whole)
     broken = planned(command, "adalora", **wishes, results_dir=str(tmp_path / "broken"))
 
     def stop(self, trainer, *args):
@@ -322,14 +327,14 @@ def test_a_stopped_stack_goes_on_to_the_same_end(command, tmp_path, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(StackedHistory, "on_train_batch_start", stop)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
-            run_stacked(broken)
-    left = broken[0].folder / checkpoint_name(broken)
-    assert left.is_file() and checkpoint_name(broken) != checkpoint_name(broken[:1])
+            run_seeds(broken)
+    left = checkpoint_path(broken)
+    assert left.parent == broken[0].folder and left.is_file() and left != checkpoint_path(broken[:1])
     assert not any("query.weight" in name for name in torch.load(left, weights_only=True)["state_dict"])
     steps = []
     training_step = StackedTuner.training_step
     monkeypatch.setattr(StackedTuner, "training_step", lambda *args: (steps.append(1), training_step(*args))[1])
-    run_stacked(broken)
+    run_seeds(broken)
     assert len(steps) == 6  # the second epoch alone
     for one, two in zip(whole, broken, strict=True):
         a, b = (ResultStore(c.results_dir).read(c.id) for c in (one, two))

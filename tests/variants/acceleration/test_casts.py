@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from modules.acceleration.cuda_graphs import GraphedStep
 from tests.support.passes import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, names, resolve
-from variants.acceleration import low_rank
+from variants.acceleration import accelerated, low_rank
 from variants.acceleration.low_rank import Product, add_products
 from variants.acceleration.policy import for_graph
+from variants.adapters import hooks
 from variants.adapters.stack import Stack
 
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
@@ -62,19 +63,19 @@ def test_lora_in_bf16_is_what_casts_at_each_use_give():
 @pytest.mark.parametrize(("variant", "spared"), [(LoRA(r=4), True), (VeRA(r=4), True), (DoRA(r=4), False)])
 def test_autocast_is_spared_where_all_is_rounded(variant, spared, monkeypatch):
     handle, entered = adapted(roberta, variant, low=True), []
-    monkeypatch.setattr("variants.adapters.hooks._autocast", lambda kind, dtype: nullcontext(entered.append(kind)))
-    with handle.prepared():
-        assert handle.layers[0].site.module.adapter.rounded == spared
-        if spared:
-            handle.model(input_ids=IDS)
-    assert not entered
-    assert not any(layer.site.module.adapter.rounded for layer in handle.layers)
+    spy = lambda kind, dtype, own=hooks.autocast: entered.append(kind) or own(kind, dtype)  # noqa: E731
+    monkeypatch.setattr(hooks, "autocast", spy)
+    with accelerated(handle):
+        handle.model(input_ids=IDS)
+    assert bool(entered) != spared
+    handle.model(input_ids=IDS)
+    assert entered
 
 
 def test_nothing_of_it_stays():
     handle = adapted(roberta, DoRA(r=4), low=True)
     layer = handle.layers[0]
-    with pytest.raises(RuntimeError, match="on the way"), handle.prepared():
+    with pytest.raises(RuntimeError, match="on the way"), accelerated(handle):
         assert layer.lora_A.dtype == torch.bfloat16 and "gain" in layer.__dict__
         raise RuntimeError("on the way")
     assert layer.lora_A.dtype == torch.float32 and "gain" not in layer.__dict__
@@ -89,7 +90,7 @@ def test_dora_gains_of_all_layers_at_once():
     for layer in handle.layers:
         whole = layer.site.weight().double() + layer.scaling * layer.lora_B.double() @ layer.lora_A.double()
         expected.append(layer.magnitude.double() / whole.norm(dim=1) - 1)
-    with handle.prepared():
+    with accelerated(handle):
         for layer, gain in zip(handle.layers, expected, strict=True):
             assert (layer.gain() - gain).abs().max() < 1e-5
 
@@ -118,12 +119,12 @@ def test_gradients_computed_beside_the_rest(build, variant, monkeypatch):
     handle = adapted(build, variant, True, "cuda")
 
     def compute(batch):
-        with handle.prepared():
+        with accelerated(handle):
             return (handle.model(input_ids=batch["ids"]).logits.float().square().mean(),)
 
     parameters = list(handle.trained().values())
-    beside, branches = low_rank.beside, []
-    monkeypatch.setattr(low_rank, "beside", lambda *args: branches.append(args) or beside(*args))
+    on_side_stream, branches = low_rank.on_side_stream, []
+    monkeypatch.setattr(low_rank, "on_side_stream", lambda *args: branches.append(args) or on_side_stream(*args))
     captured, eager = GraphedStep(compute, parameters, patience=0), GraphedStep(compute, parameters, patience=10**9)
     for number in range(20):
         ids = torch.randint(5, 90, (64, 100), generator=torch.Generator().manual_seed(number))

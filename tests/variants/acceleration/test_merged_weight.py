@@ -9,13 +9,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.passes import adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import DoRA, LoRA, attach
-from variants.acceleration import merged_weight
+from variants.acceleration import accelerated, merged_weight
 from variants.methods.lora import LoRALayer
 
 
 def used(handle) -> int:
     """How many maps do in a prepared pass."""
-    with handle.prepared():
+    with accelerated(handle):
         return sum(not layer.site.module.adapter.enabled for layer in handle.layers)
 
 
@@ -36,7 +36,7 @@ def test_gradcheck():
     def function(x, A, B):
         with torch.no_grad():
             whole = torch.addmm(layer.site.weight(), B, A, alpha=1.5)
-        return merged_weight._Updated.apply(x, A, B, 1.5, whole, layer.site.bias())
+        return merged_weight._MergedLinear.apply(x, A, B, 1.5, whole, layer.site.bias())
 
     expected = made.model(x)
     A, B = layer.lora_A, layer.lora_B
@@ -52,7 +52,7 @@ def test_fewer_multiplications():
     n, d, r = 64, 32, 4
     handle = attach(nn.Sequential(nn.Linear(d, d)), LoRA(r=r, target="0"), head=[])
     x = torch.randn(n, d, requires_grad=True)
-    with FlopCounterMode(display=False) as counter, handle.prepared():
+    with FlopCounterMode(display=False) as counter, accelerated(handle):
         handle.model(x).sum().backward()
     assert counter.get_total_flops() == 2 * (2 * n * d * d + d * d * r + 4 * n * d * r)
 

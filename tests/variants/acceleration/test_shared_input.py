@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -10,8 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from tests.support.passes import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import AdaLoRA, DoRA, LoRA, VeRA, attach
-from variants.acceleration import policy, shared_input
-from variants.adapters import adapted_model as adapted_module
+from variants.acceleration import accelerated, passes, policy, shared_input
 from variants.adapters.stack import Stack
 from variants.sites.targets import siblings
 
@@ -21,7 +22,7 @@ VARIANTS = [LoRA(r=4), AdaLoRA(init_r=4, target_r=2), DoRA(r=4), VeRA(r=8)]
 @pytest.fixture(autouse=True)
 def as_in_a_graph(monkeypatch):
     """On a CPU LoRA's maps take another way, which tests/variants/acceleration/test_merged_weight.py is about."""
-    monkeypatch.setattr(adapted_module, "updated", lambda layers: ())
+    monkeypatch.setattr(passes, "merged_weights", lambda layers: ())
     with policy.for_graph():
         yield
 
@@ -58,15 +59,18 @@ def test_gradients(variant, large, build, monkeypatch):
 def test_one_product_and_one_gradient():
     """A block's three maps are one product forward, and no gradient of their input is added by itself."""
     handle = adapted(roberta, LoRA(r=4), low=False)
-    counts = []
+    forward, both = [], []
     for prepared in (False, True):
+        with accelerated(handle) if prepared else nullcontext(), Ops() as ops:
+            handle.model(input_ids=IDS)
+        forward.append(ops.names.count("addmm"))
         with Ops() as ops:
             loss_and_gradients(handle, prepared)
-        counts.append({name: ops.names.count(name) for name in ("addmm", "add")})
-    blocks = 2
-    assert counts[0]["addmm"] - counts[1]["addmm"] == 2 * blocks
+        both.append(ops.names.count("add"))
+    blocks, adapters = 2, 4  # whose products are written into the maps' output
+    assert forward[0] - forward[1] == 2 * blocks + adapters
     summed = 4 + 3  # q, k, v and two adapters are five gradients; the first block's input wants none
-    assert counts[0]["add"] - counts[1]["add"] >= summed - 3
+    assert both[0] - both[1] >= summed - 3
 
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
@@ -80,7 +84,7 @@ def test_an_input_that_a_norm_made_is_not_kept(variant, monkeypatch):
         norm = handle.model.roberta.encoder.layer[0].output.LayerNorm
         norm.register_forward_hook(lambda module, args, output: made.append(output.detach()))  # its memory stays its
         noted = torch.autograd.graph.saved_tensors_hooks(lambda t: saved.add(t.data_ptr()) or t, lambda t: t)
-        with noted, handle.prepared():
+        with noted, accelerated(handle):
             loss = handle.model(input_ids=IDS).logits.sum()
         loss.backward()
         return made[0].data_ptr() in saved
@@ -131,7 +135,7 @@ def test_joined_weights_are_the_models_own():
 def test_weights_may_be_joined_in_an_evaluation():
     handle = adapted(roberta, LoRA(r=4), low=False)
     before, _ = loss_and_gradients(handle, False)
-    with torch.inference_mode(), handle.prepared():
+    with torch.inference_mode(), accelerated(handle):
         handle.model(input_ids=IDS)
     attention = handle.model.roberta.encoder.layer[1].attention.self
     assert attention.key.weight.data_ptr() == attention.query.weight.data_ptr() + attention.query.weight.nbytes
@@ -166,7 +170,7 @@ def test_a_reading_ends_with_its_pass():
     with torch.no_grad():
         handle.layers[0].lora_B.normal_()
     x = torch.randn(3, 6, requires_grad=True) * 1.0
-    with handle.prepared():
+    with accelerated(handle):
         handle.model(x).sum()
     again = torch.autograd.grad(handle.model(x).square().sum(), x)
     fresh = x.detach().clone().requires_grad_()
@@ -200,7 +204,7 @@ def test_adapters_write_into_their_own_part_only():
             layer.lora_B.normal_()
     x, found = torch.randn(3, 8, requires_grad=True), []
     for prepared in (False, True):
-        with handle.prepared() if prepared else torch.enable_grad():
+        with accelerated(handle) if prepared else torch.enable_grad():
             y = handle.model(x)
         found.append((y, *torch.autograd.grad(y.square().sum(), [x, *handle.trained().values()])))
     assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(*found, strict=True))
@@ -220,7 +224,7 @@ def test_siblings_read_one_tensor():
             parameter.add_(0.1)
     ids = torch.randint(1, 50, (2, 5), generator=torch.Generator().manual_seed(0))
     losses = [model.eval()(input_ids=ids, labels=ids).loss]
-    with handle.prepared():
+    with accelerated(handle):
         losses.append(model(input_ids=ids, labels=ids).loss)
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
 

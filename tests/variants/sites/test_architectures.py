@@ -1,11 +1,14 @@
-"""The four methods on tiny random models of nine architectures: attach, steps, merge, save, reload; fp32 and bf16."""
+"""The four methods on tiny random models: attach, steps, merge, save, reload.
+
+In fp32 and bf16 on nine architectures; LoRA in fp32, with a rank on every attention map, on the others.
+"""
 
 import copy
 
 import pytest
 import torch
 
-from tests.support.models import MODELS, inputs
+from tests.support.models import BASIC, MODELS, inputs
 from variants import attach, load, resolve
 from variants.formats.native import save_adapter
 
@@ -17,9 +20,12 @@ def logits(model: torch.nn.Module, batch: dict) -> torch.Tensor:
         return model(**batch).logits.float()
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
-@pytest.mark.parametrize("variant", OPTIONS)
-@pytest.mark.parametrize("name", MODELS)
+CASES = [(name, variant, dtype) for name in BASIC for variant in OPTIONS for dtype in (torch.float32, torch.bfloat16)]
+CASES += [(name, "lora", torch.float32) for name in MODELS if name not in BASIC]
+CASES += [(name, "dora", torch.bfloat16) for name in ("phi3", "gpt_neox", "falcon", "deberta")]  # slices of all kinds
+
+
+@pytest.mark.parametrize(("name", "variant", "dtype"), CASES)
 def test_attach_step_merge_save_reload(name, variant, dtype, tmp_path):
     model = MODELS[name]().to(dtype)
     batch = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs(name).items()}

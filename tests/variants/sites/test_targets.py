@@ -10,13 +10,14 @@ from torch import nn
 
 from tests.support.models import MODELS
 from variants import LoRA, VariantError, attach
-from variants.sites.architectures import ROLES, head_parameters
+from variants.sites.architectures import ARCHITECTURES, head_parameters
 from variants.sites.site import Site, is_conv1d, is_linear
 from variants.sites.targets import PRESETS, find_sites, name_target
 
 BERT_BLOCK = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value"}
 BERT_BLOCK |= {"o": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"}
 LLAMA_BLOCK = {x: f"self_attn.{x}_proj" for x in "qkvo"} | {x: f"mlp.{x}_proj" for x in ("gate", "up", "down")}
+BART_BLOCK = {x: f"self_attn.{x}_proj" for x in "qkv"} | {"o": "self_attn.out_proj", "up": "fc1", "down": "fc2"}
 # model type -> (path of block i, role -> path of its map in the block), written down from the models' own code
 BLOCKS = {
     "roberta": ("roberta.encoder.layer.{}", BERT_BLOCK),
@@ -33,8 +34,23 @@ BLOCKS = {
         "model.decoder.layers.{}",
         {x: f"self_attn.{x}_proj" for x in "qkv"} | {"o": "self_attn.out_proj", "up": "fc1", "down": "fc2"},
     ),
-    "llama": ("model.layers.{}", LLAMA_BLOCK),
+    **{
+        name: ("model.layers.{}", LLAMA_BLOCK)
+        for name in ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text")
+    },
+    "xlm-roberta": ("roberta.encoder.layer.{}", BERT_BLOCK),
+    "camembert": ("roberta.encoder.layer.{}", BERT_BLOCK),
+    "electra": ("electra.encoder.layer.{}", BERT_BLOCK),
+    "whisper": ("encoder.layers.{}", BART_BLOCK),
+    "clip": (
+        "vision_model.encoder.layers.{}",
+        {x: f"self_attn.{x}_proj" for x in "qkv"} | {"o": "self_attn.out_proj", "up": "mlp.fc1", "down": "mlp.fc2"},
+    ),
 }
+BESIDE = {"deberta-v2": {"attention.self.pos_key_proj", "attention.self.pos_query_proj"}}
+"""Maps of a block without a role."""
+OUTSIDE = {"electra": {"electra.embeddings_project"}, "albert": {"albert.encoder.embedding_hidden_mapping_in"}}
+"""Maps of the backbone that are in no block."""
 HEADS = {
     "roberta": {"classifier.dense", "classifier.out_proj"},
     "bert": {"bert.pooler.dense", "classifier"},
@@ -45,6 +61,15 @@ HEADS = {
     "llama": {"score"},
     "t5": {"classification_head.dense", "classification_head.out_proj"},
     "vit": {"classifier"},
+    **dict.fromkeys(("xlm-roberta", "camembert", "electra"), {"classifier.dense", "classifier.out_proj"}),
+    "albert": {"albert.pooler", "classifier"},
+    "deberta": {"pooler.dense", "classifier"},
+    "modernbert": {"head.dense", "head.norm", "classifier"},
+    **dict.fromkeys(("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), {"score"}),
+    **dict.fromkeys(("phi3", "gpt_neox", "bloom", "falcon"), {"score"}),
+    **dict.fromkeys(("mt5", "bart"), {"classification_head.dense", "classification_head.out_proj"}),
+    "whisper": {"projector", "classifier"},
+    "clip": {"classifier"},
 }
 
 
@@ -56,7 +81,8 @@ def paths(model: nn.Module, target: str, layers: str = "") -> list[str]:
 
 
 def test_every_known_architecture_is_tested() -> None:
-    assert set(MODELS) == set(ROLES) == set(HEADS)
+    within = {"clip_text_model", "clip_vision_model"}  # parts of a model of two towers
+    assert set(MODELS) == set(ARCHITECTURES) - within == set(HEADS)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -75,7 +101,8 @@ def test_roles_and_presets(name: str) -> None:
 
     assert set(paths(model, "attn-qv")) == of("q", "v")
     assert set(paths(model, "attn")) == of("q", "k", "v", "o")
-    assert set(paths(model, "all-linear")) == of(*roles)
+    beside = {f"{block.format(i)}.{path}" for i in (0, 1) for path in BESIDE.get(name, ())}
+    assert set(paths(model, "all-linear")) == of(*roles) | beside
 
 
 def test_gpt2_q_and_v_are_slices_of_the_fused_map() -> None:
@@ -109,16 +136,16 @@ def test_t5_gated_has_two_maps_up() -> None:
 
 def test_vit_has_each_role_once_in_each_block() -> None:
     model = MODELS["vit"]()
-    for role in ROLES["vit"]:
+    for role in ARCHITECTURES["vit"].roles:
         assert len(paths(model, role)) == 2
     assert len(paths(model, "attn-qv")) == 4 and len(paths(model, "all-linear")) == 12
 
 
-@pytest.mark.parametrize("name", HEADS)
-def test_all_linear_is_every_map_of_the_backbone(name: str) -> None:
-    # released DeBERTas share the projections of positions with those of tokens
-    model = MODELS[name](**({"share_att_key": True} if name == "deberta-v2" else {}))
-    backbone = {path for path, m in model.named_modules() if is_linear(m)} - HEADS[name]
+# released DeBERTas share the projections of positions with those of tokens
+@pytest.mark.parametrize(("name", "changes"), [*((n, {}) for n in HEADS), ("deberta-v2", {"share_att_key": True})])
+def test_all_linear_is_every_map_of_the_backbone(name: str, changes: dict) -> None:
+    model = MODELS[name](**changes)
+    backbone = {path for path, m in model.named_modules() if is_linear(m)} - HEADS[name] - OUTSIDE.get(name, set())
     assert set(paths(model, "all-linear")) == backbone
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
@@ -25,7 +24,8 @@ from variants.formats.peft.common import NAMES, Map, kind
 from variants.formats.peft.methods import NO_EFFECT, PLAIN_STARTS, READ, WRITE
 from variants.formats.peft.vera import bank, read_bank
 from variants.layer import AdapterLayer
-from variants.sites.site import Site, is_conv1d, is_linear
+from variants.sites.kinds import is_linear
+from variants.sites.site import Site
 from variants.sites.targets import name_target
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -98,14 +98,10 @@ def _maps(adapted: Adapted) -> dict[str, Map]:
 def _fuse(layers: list[AdapterLayer]) -> Map:
     """LoRA of slices as LoRA of the whole: A stacked, B block-structured, alpha such that the scaling stays."""
     site, scaling = layers[0].site, layers[0].scaling
-    whole = Site(site.module, site.module_path, site.module_path)
-    blocks = [
-        F.pad(layer.lora_B * (layer.scaling / scaling), (0, 0, layer.site.start, whole.total_out - layer.site.stop))
-        for layer in layers
-    ]
+    blocks = [layer.site.rows.spread(layer.lora_B * (layer.scaling / scaling)) for layer in layers]
     a, b = torch.cat([layer.lora_A for layer in layers]), torch.cat(blocks, dim=1)
     r = len(a)
-    return Map(whole, {"lora_A": a, "lora_B": b}, r, scaling * (math.sqrt(r) if layers[0].config.rslora else r))
+    return Map(site.whole(), {"lora_A": a, "lora_B": b}, r, scaling * (math.sqrt(r) if layers[0].config.rslora else r))
 
 
 def _whole_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
@@ -132,7 +128,7 @@ def _config(adapted: Adapted, maps: dict[str, Map], heads: list[str]) -> dict[st
         "auto_mapping": None,
         "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
         "bias": "none",
-        "fan_in_fan_out": any(is_conv1d(each.site.module) for each in maps.values()),
+        "fan_in_fan_out": any(each.site.is_transposed for each in maps.values()),
         "inference_mode": True,
         "layers_pattern": None,
         "layers_to_transform": None,

@@ -8,10 +8,10 @@ import pytest
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.recipes import load_file as load_recipe_file
 from modules.benchmarks.recipes import load_recipe
-from modules.reports.csv_table import to_csv
-from modules.reports.markdown import to_markdown
-from modules.reports.published import load_published
+from modules.reports.formats.csv_table import to_csv
+from modules.reports.formats.markdown import to_markdown
 from modules.reports.tables import build
+from modules.reports.tables.published import load_published
 from modules.runs.results import RunResult
 from paper_repro import PUBLISHED
 from tests.support.results import run as glue_result

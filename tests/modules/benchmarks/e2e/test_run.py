@@ -18,8 +18,9 @@ from modules.benchmarks.e2e import E2E
 from modules.benchmarks.e2e.sources import FolderSource
 from modules.command_line import guarded
 from modules.experiments.command import main
-from modules.experiments.flags import make_parser, seeds_of
+from modules.experiments.flags import make_parser
 from modules.experiments.plan import Wishes, make_plan
+from modules.experiments.wishes import seeds_of
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.scores import score
@@ -107,7 +108,7 @@ def scores(result: RunResult) -> dict:
 def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_path, variant):
     """Batches of unequally many targets; the epoch that is decoded is not the last one of every seed."""
     from modules.training.run import run as train
-    from modules.training.stacked_seeds import run_stacked
+    from modules.training.run import run_seeds
 
     options = {"adalora": {"init_r": 3, "target_r": 2}, "vera": {"r": 8}}.get(variant, {})
     options |= {"dropout": 0.0} if variant in ("lora", "dora") else {}
@@ -117,7 +118,7 @@ def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_p
         return [planned(flags, variant, seeds=[seed], options=options) for seed in (0, 1)]
 
     stacked, alone = both("stacked"), both("alone")
-    run_stacked(stacked)
+    run_seeds(stacked)
     for ours, theirs in zip(stacked, alone, strict=True):
         train(theirs)
         one, two = result_of(ours), result_of(theirs)

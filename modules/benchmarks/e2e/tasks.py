@@ -1,0 +1,8 @@
+"""The one task of E2E NLG: trained on "train", its best epoch picked on "validation", scored on "test"."""
+
+from __future__ import annotations
+
+from modules.data.task import Task
+
+TASK = Task(name="e2e", title="E2E", metrics=("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr"), column="BLEU")
+TASKS: dict[str, Task] = {TASK.name: TASK}

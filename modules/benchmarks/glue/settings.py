@@ -1,0 +1,15 @@
+"""The training settings of GLUE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modules.benchmarks.settings import TrainingSettings, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class GlueSettings(TrainingSettings):
+    """Beside the common ones: the task head's."""
+
+    head_lr: float | None = setting("learning rate of the task head (default: lr)", None)
+    cls_dropout: float | None = setting("dropout before the classifier (default: the backbone's)", None, zero=True)

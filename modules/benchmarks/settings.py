@@ -1,0 +1,144 @@
+"""Training settings: for each its type, default, help text and range, in one place.
+
+A benchmark has a dataclass of its settings, derived from `TrainingSettings`. Recipes, flags and result files hold
+settings as a dictionary of those that were given, and a run's id hashes that dictionary as it stands. Whoever uses a
+setting reads it from the dataclass, `TrainingSettings.of(dictionary)`, which fills in the defaults.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from variants.errors import UserError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of one training setting.
+
+    Attributes:
+        kind: int, float or str.
+        help: for `--help`.
+        default: where neither recipe nor flags give it; MISSING where one of them must.
+        zero: whether a number may be 0; none may be negative.
+        choices: the words that a text may be; empty for any text.
+        flag: whether recipes and flags may give it.
+    """
+
+    kind: type
+    help: str
+    default: Any = MISSING
+    zero: bool = False
+    choices: tuple[str, ...] = ()
+    flag: bool = True
+
+    @property
+    def described(self) -> str:
+        """The help text, with the default where there is one that a number or a word can state."""
+        return self.help if self.default in (MISSING, None) else f"{self.help} (default: {self.default:{self._format}})"
+
+    @property
+    def _format(self) -> str:
+        return "g" if self.kind is float else ""
+
+    def check(self, name: str, value: Any, where: str) -> None:
+        """Raise UserError, naming `where` and the setting, on a value of the wrong type or out of range."""
+        if self.kind is str:
+            if not isinstance(value, str) or (self.choices and value not in self.choices):
+                raise UserError(f"{where}: {name} must be one of {', '.join(self.choices)}, got {value!r}")
+            return
+        fits = isinstance(value, (int, float) if self.kind is float else int) and not isinstance(value, bool)
+        if not fits or value < 0 or (value == 0 and not self.zero):
+            hint = "; YAML reads 5e-4 as text, write 5.0e-4" if isinstance(value, str) else ""
+            raise UserError(
+                f"{where}: {name} must be a {'non-negative' if self.zero else 'positive'} "
+                f"{'number' if self.kind is float else 'whole number'}, got {value!r}{hint}"
+            )
+
+
+def setting(
+    help: str, default: Any = MISSING, *, zero: bool = False, choices: Iterable[str] = (), flag: bool = True
+) -> Any:
+    """A field of a settings dataclass; the arguments are those of `Setting`, whose `kind` is the field's type."""
+    metadata = {"help": help, "zero": zero, "choices": tuple(choices), "flag": flag}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """The settings that every benchmark has. A value of None means what its help text says."""
+
+    lr: float = setting("learning rate of the adapter")
+    batch_size: int = setting("rows per optimizer step, over all devices")
+    epochs: int = setting("passes over the training rows")
+    max_length: int = setting("tokens; longer rows are cut")
+    warmup_ratio: float = setting("share of all steps with a rising learning rate", 0.0, zero=True)
+    warmup_steps: int | None = setting("the same in steps", None, zero=True)
+    weight_decay: float = setting("of AdamW", 0.0, zero=True)
+    adam_eps: float = setting("epsilon of AdamW", 1e-8)
+    gradient_clip_val: float = setting("largest norm of the gradient; 0 for none", 0.0, zero=True)
+    pad: str = setting(
+        "bucket (as little padding as the model can do with) or max (every row to max_length)",
+        "bucket",
+        choices=("bucket", "max"),
+    )
+    precision: str = setting("Lightning's; --trainer.precision sets it", "32-true", flag=False)
+
+    @classmethod
+    def of(cls, training: Mapping[str, Any]) -> TrainingSettings:
+        """The settings of a run from the dictionary that its configuration holds.
+
+        Raises:
+            UserError: one is unknown, out of range, or lacking.
+        """
+        every = described(cls)
+        cls._check(training, "settings", every)
+        if lacking := [name for name in every if every[name].default is MISSING and name not in training]:
+            raise UserError(f"settings: {lacking[0]!r} is missing: give it by --{lacking[0]}, or in the recipe")
+        return cls(**training)
+
+    @classmethod
+    def flags(cls) -> dict[str, Setting]:
+        """By name, the settings that recipes and flags may give."""
+        return {name: known for name, known in described(cls).items() if known.flag}
+
+    @classmethod
+    def check(cls, values: Any, where: str) -> None:
+        """Raise UserError, naming `where` and the key, on a setting from a recipe or flag that is unknown or out of
+        range."""
+        cls._check(values, where, cls.flags())
+
+    @staticmethod
+    def _check(values: Any, where: str, known: Mapping[str, Setting]) -> None:
+        check_keys(values, known, where)
+        for name, value in values.items():
+            known[name].check(name, value, where)
+
+
+@lru_cache
+def described(cls: type[TrainingSettings]) -> dict[str, Setting]:
+    """By name, every setting of a settings dataclass."""
+    hints = typing.get_type_hints(cls)
+    return {f.name: Setting(_kind(hints[f.name]), default=f.default, **f.metadata) for f in dataclasses.fields(cls)}
+
+
+def _kind(hint: Any) -> type:
+    """`int` from `int` or `int | None`."""
+    return next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
+
+
+def check_keys(content: Any, names: Iterable[str], where: str) -> None:
+    """Raise UserError, naming `where`, unless `content` is a mapping all of whose keys are among `names`."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{where}: expected keys and values, found {content!r}")
+    names = sorted(names)
+    for key in content:
+        if key not in names:
+            close = difflib.get_close_matches(str(key), names, n=1) or names
+            raise UserError(f"{where}: unknown key {key!r}; did you mean {' or '.join(close)}?")

@@ -1,0 +1,24 @@
+"""A task of a benchmark: what generic code needs to know of it. Imports nothing heavy, for the sake of `--help`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One task. A benchmark whose tasks have further fields derives a class of its own.
+
+    Attributes:
+        name: in flags, configurations and result files.
+        title: in tables and messages.
+        metrics: names of all its scores.
+        column: the metric of the table, which also picks the best epoch; higher is better.
+        eval_splits: the splits that are scored after each epoch; `val_dataloader()` keeps their order.
+    """
+
+    name: str
+    title: str
+    metrics: tuple[str, ...]
+    column: str
+    eval_splits: tuple[str, ...] = ("validation",)

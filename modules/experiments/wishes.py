@@ -1,0 +1,85 @@
+"""A command's wishes: what the flags ask for, before anything is looked up."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modules.benchmarks.base import Benchmark
+from modules.runs.config import Execution
+from variants.errors import UserError
+
+
+@dataclass(kw_only=True)
+class Wishes(Execution):
+    """What the command line asks for; None or empty where it leaves the choice to the preset.
+
+    Attributes:
+        benchmark: whose tasks are run.
+        variant: a name or ``module:Class``; options: those of its hyperparameters that are given.
+        preset: a recipe's name, or the path of a recipe file.
+        model: a Hub id, a folder, or "embedded".
+        data_dir: a folder of data.
+        tasks, seeds: of the runs.
+        training: the training settings that are given.
+        mnli_init: whether the benchmark's later tasks start from the run of its first.
+        budget: trained adapter parameters, such as 0.3M.
+    """
+
+    benchmark: Benchmark
+    variant: str = "lora"
+    options: dict[str, Any] = field(default_factory=dict)
+    preset: str = "auto"
+    model: str | None = None
+    data_dir: str | None = None
+    tasks: list[str] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+    training: dict[str, Any] = field(default_factory=dict)
+    mnli_init: bool | None = None
+    budget: str | None = None
+    wandb: str = "auto"
+
+    @classmethod
+    def of(cls, flags: Mapping[str, Any], benchmark: Benchmark, variant: type) -> Wishes:
+        """The wishes of parsed flags, each field from the flag of its name.
+
+        Args:
+            variant: the class that `--variant` names, whose fields are flags too.
+
+        Raises:
+            UserError: seeds are not whole numbers.
+        """
+
+        def given(names: Any) -> dict[str, Any]:
+            return {name: flags[name] for name in names if flags.get(name) is not None}
+
+        wishes = given(f.name for f in dataclasses.fields(cls))
+        wishes |= {
+            "benchmark": benchmark,
+            "options": given(f.name for f in dataclasses.fields(variant)),
+            "training": given(benchmark.settings.flags()),
+            "tasks": names_of(flags.get("tasks")),
+            "seeds": seeds_of(flags.get("seeds")),
+        }
+        if "budget" in wishes:
+            wishes["budget"] = str(wishes["budget"])
+        return cls(**wishes)
+
+
+def names_of(value: str | list[str] | None) -> list[str]:
+    """Task names from a comma list: lower case and without hyphens; none for "all"."""
+    if value is None or value == "all":
+        return []
+    parts = value.split(",") if isinstance(value, str) else value
+    return [part.strip().lower().replace("-", "") for part in parts if part.strip()]
+
+
+def seeds_of(value: str | int | list[int] | None) -> list[int]:
+    """Seeds from a comma list. Raises UserError where one is not a whole number."""
+    parts = str(value).split(",") if isinstance(value, (str, int)) else value or []
+    try:
+        return [int(part) for part in parts]
+    except ValueError:
+        raise UserError(f"--seeds must be whole numbers such as 0,1,2, not {value!r}") from None

@@ -1,0 +1,43 @@
+"""A pretrained model as a folder in transformers' form, and the device that it was trained on."""
+
+from __future__ import annotations
+
+import json
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors.torch import save
+from torch import Tensor
+
+from variants.atomic import write_atomic
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a name; "auto" is the GPU where there is one."""
+    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """Device and versions, for the record of a training."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine(),
+        "python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__,
+    }  # fmt: skip
+
+
+def write_model_folder(
+    folder: Path, config: Any, tokenizer: Any, tensors: dict[str, Tensor], record: dict[str, Any]
+) -> None:
+    """Write configuration, tokenizer, weights (fp16 safetensors) and ``record`` as pretraining.json, atomically."""
+    with tempfile.TemporaryDirectory() as scratch:
+        config.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        for file in sorted(Path(scratch).iterdir()):
+            write_atomic(folder / file.name, file.read_bytes())
+    halves = {name: value.to(torch.float16).contiguous() for name, value in tensors.items()}
+    write_atomic(folder / "model.safetensors", save(halves, metadata={"format": "pt"}))
+    write_atomic(folder / "pretraining.json", json.dumps(record, indent=1) + "\n")

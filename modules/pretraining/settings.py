@@ -1,0 +1,82 @@
+"""Settings of the pretraining commands: a dataclass for each, which is also its command line."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from modules.embedded import GPT2, ROBERTA
+
+Settings = TypeVar("Settings")
+
+
+def _setting(default: Any, text: str) -> Any:
+    """A field with the text that `--help` shows."""
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class CausalSettings:
+    """Settings of `causal_lm.pretrain`."""
+
+    steps: int = _setting(2500, "optimizer steps")
+    minutes: float = _setting(
+        0.0, "stop by then, the learning rate having fallen to 0 over that time; 0 counts steps alone"
+    )
+    batch_size: int = _setting(16, "rows per step")
+    length: int = _setting(128, "tokens per row")
+    lr: float = _setting(4e-3, "peak learning rate, with linear warm-up and decay")
+    layers: int = _setting(4, "transformer layers")
+    hidden: int = _setting(128, "hidden size")
+    heads: int = _setting(4, "attention heads")
+    positions: int = _setting(256, "longest input of the model")
+    seed: int = _setting(0, "seed of corpus, order and initial weights")
+    device: str = _setting("auto", "auto, cpu or cuda")
+    weight_decay: float = _setting(0.01, "of AdamW, on matrices")
+    text: str = _setting("", "comma list of text files, plain, .gz, .bz2 or .xz, with empty lines between documents")
+    bpe: str = _setting("", "folder of a GPT-2 tokenizer, for --text")
+    out: Path = _setting(GPT2, "folder to write: by default the one that ships with the project")
+    reference: bool = _setting(False, "without acceleration: no CUDA graphs")
+
+
+@dataclass
+class MaskedSettings:
+    """Settings of `masked_lm.pretrain`."""
+
+    steps: int = _setting(30000, "optimizer steps")
+    batch_size: int = _setting(512, "documents per step")
+    documents: int = _setting(8_000_000, "corpus size; masks are drawn anew each time")
+    lr: float = _setting(1.5e-3, "peak learning rate, with linear warm-up and decay")
+    hide: float = _setting(0.5, "share of documents whose discourse word <s> must predict")
+    layers: int = _setting(4, "transformer layers")
+    hidden: int = _setting(128, "hidden size, 32 per head")
+    seed: int = _setting(0, "seed of corpus, masks and initial weights")
+    device: str = _setting("auto", "auto, cpu or cuda")
+    workers: int = _setting(os.cpu_count() or 1, "processes that write the corpus")
+    out: Path = _setting(ROBERTA, "folder to write: by default the one that ships with the project")
+    reference: bool = _setting(False, "without acceleration: no CUDA graphs")
+
+
+def parse_settings(kind: type[Settings], description: str, argv: Sequence[str] | None = None) -> Settings:
+    """Settings from a command line; every field of the dataclass is a flag.
+
+    Args:
+        description: of the command, for `--help`.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    for item in dataclasses.fields(kind):
+        text = item.metadata["help"]
+        if isinstance(item.default, bool):
+            parser.add_argument(f"--{item.name}", action="store_true", help=text)
+        else:
+            parser.add_argument(
+                f"--{item.name}", type=type(item.default), default=item.default, help=f"{text} (default %(default)s)"
+            )
+    return kind(**vars(parser.parse_args(argv)))

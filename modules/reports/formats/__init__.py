@@ -1,0 +1,1 @@
+"""A benchmark's table in each format: Markdown, CSV, LaTeX, a terminal."""

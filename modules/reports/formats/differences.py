@@ -1,0 +1,120 @@
+"""The differences between the rows of a table, as Markdown under the table and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+
+from modules.reports.tables.section import Section
+from modules.reports.tables.significance import ALPHA, Comparison, Difference, compare
+
+SHOWN = 15
+"""Most pairs in the Markdown; where there are more, only those with the best row are shown."""
+LISTED = 6
+"""Most rows that a sentence names."""
+
+CSV_COLUMNS = [
+    "benchmark", "backbone", "backbone_hash", "data", "figure", "columns", "seeds", "pairs_compared",
+    "first", "first_label", "first_protocol", "second", "second_label", "second_protocol",
+    "difference", "low", "high", "standard_error", "freedom", "p", "p_holm", "supported",
+]  # fmt: skip
+
+
+def differences_markdown(section: Section) -> str:
+    """The part below a section's table; "" where no two rows share tasks and three seeds."""
+    comparisons = compare(section)
+    if not comparisons:
+        return ""
+    epoch = "the scored epoch" if section.benchmark.columns[0].metric else "best epoch"
+    note = (
+        f"Paired by task and seed. Intervals and p hold for all pairs of a comparison together (Holm, "
+        f"{100 * (1 - ALPHA):g}%): an interval without 0 is a difference that the spread supports. Means over "
+        f"the seeds; {epoch}, as in the table. `results/README.md` says how they are computed."
+    )
+    return "\n\n".join(["### Differences", note, *(_text(section, c) for c in comparisons)])
+
+
+def _text(section: Section, comparison: Comparison) -> str:
+    digits = max(column.digits for column in comparison.columns)
+    shown = comparison.differences
+    if len(shown) > SHOWN:
+        shown = tuple(d for d in shown if comparison.rows[0] in (d.first, d.second))
+    lines = ["| Pair | Difference | Interval | p | |", "| --- | --- | --- | --- | --- |"]
+    for d in shown:
+        verdict = "" if d.supported else "not told apart"
+        lines.append(f"| {_name(section, d.first)} - {_name(section, d.second)} | {d.mean:+.{digits}f} | "
+                     f"{_interval(d, digits)} | {_p(d.corrected)} | {verdict} |")  # fmt: skip
+    if len(shown) < len(comparison.differences):
+        lines.append("")
+        lines.append(f"All {len(comparison.differences)} pairs are in `{section.benchmark.name}-differences.csv`.")
+    seeds = ", ".join(map(str, comparison.seeds))
+    return f"**{heading(comparison)}**, seeds {seeds}. {verdict_text(section, comparison)}\n\n" + "\n".join(lines)
+
+
+def heading(comparison: Comparison) -> str:
+    """Name of the compared score: a column, or the mean of several."""
+    titles = [column.title for column in comparison.columns]
+    return titles[0] if len(titles) == 1 else "Mean of " + ", ".join(titles)
+
+
+def verdict_text(section: Section, comparison: Comparison) -> str:
+    """The row that is significantly the best, or else the rows that do not differ significantly from the best."""
+    digits = max(column.digits for column in comparison.columns)
+    means = dict(zip(comparison.rows, comparison.means, strict=True))
+    best = comparison.rows[0]
+    if comparison.winner is not None:
+        return f"Best: {_name(section, best)} ({means[best]:.{digits}f}), above every other row."
+    tied = [f"{_name(section, row)} ({means[row]:.{digits}f})" for row in comparison.tied[1:]]
+    more = [f"and {len(tied) - LISTED} more"] if len(tied) > LISTED else []
+    return (
+        f"No winner: the spread does not tell the highest, {_name(section, best)} ({means[best]:.{digits}f}), from "
+        f"{', '.join([*tied[:LISTED], *more])}."
+    )
+
+
+def _name(section: Section, row: int) -> str:
+    return f"[{row + 1}] {section.rows[row].variant}"
+
+
+def _interval(d: Difference, digits: int) -> str:
+    return f"{d.low:+.{digits}f} to {d.high:+.{digits}f}" if math.isfinite(d.low) else "none: no spread"
+
+
+def _p(p: float) -> str:
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def differences_csv(sections: Sequence[Section]) -> str:
+    """A line for every pair of every comparison; the header alone where there is none."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, CSV_COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for section in sections:
+        for comparison in compare(section):
+            writer.writerows(_line(section, comparison, d) for d in comparison.differences)
+    return out.getvalue()
+
+
+def _line(section: Section, comparison: Comparison, d: Difference) -> dict:
+    first, second = section.rows[d.first], section.rows[d.second]
+    return {
+        "benchmark": section.benchmark.name,
+        "backbone": section.backbone["name"],
+        "backbone_hash": section.backbone["hash"],
+        "data": section.data["name"],
+        "figure": heading(comparison),
+        "columns": " ".join(column.key for column in comparison.columns),
+        "seeds": " ".join(map(str, comparison.seeds)),
+        "pairs_compared": len(comparison.differences),
+        **{"first": first.variant, "first_label": first.label, "first_protocol": first.protocol},
+        **{"second": second.variant, "second_label": second.label, "second_protocol": second.protocol},
+        **{name: _number(value) for name, value in (("difference", d.mean), ("low", d.low), ("high", d.high))},
+        **{"standard_error": _number(d.error), "freedom": _number(d.freedom), "p": _number(d.p)},
+        **{"p_holm": _number(d.corrected), "supported": d.supported},
+    }
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else ""

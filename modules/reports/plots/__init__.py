@@ -1,0 +1,1 @@
+"""Pictures of a table's sections, as PNG and SVG."""

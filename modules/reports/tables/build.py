@@ -1,0 +1,167 @@
+"""From result files to the sections, rows and cells of a benchmark's tables.
+
+Scores of different backbones or data never share a section, runs with different settings never share a row, and every
+cell is backed by result files. The same result files give the same bytes.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from modules.benchmarks.base import Benchmark, Column
+from modules.reports.tables.published import PublishedRow
+from modules.reports.tables.section import Cell, Row, Section, natural, plain, short_name
+from modules.runs.results import RunResult, canonical, data_names, run_id
+
+Settings = dict[tuple[str, str], str]
+"""(part of the result, name) -> the value as canonical JSON, so that equal means equal."""
+
+_FIRST = ("full", "head", "bitfit", "lora", "adalora", "dora", "vera")  # order of rows; others follow by name
+
+
+def build(results: Iterable[RunResult], benchmark: Benchmark, published: Sequence[PublishedRow] = ()) -> list[Section]:
+    """The sections of a benchmark's results, sorted by name whatever the order of `results`.
+
+    Args:
+        results: of any benchmark; those of other benchmarks are left out.
+        published: rows of the papers, to be shown with ours of the same method.
+    """
+    groups: dict[tuple[str, ...], list[RunResult]] = {}
+    ordered = sorted(results, key=lambda run: run.id)
+    names = data_names(ordered)
+    for run in ordered:
+        if run.benchmark == benchmark.name and run.task in benchmark.tasks:
+            place = (run.backbone["source"], run.backbone["name"], str(run.backbone["hash"]))
+            groups.setdefault((*place, *names[run.data["source"], run.data["name"]]), []).append(run)
+    sections = []
+    for (*_, source, name), runs in sorted(groups.items()):
+        rows = sorted(_rows(runs, {run.id: run for run in runs}, benchmark), key=_row_order)
+        backbone, data = runs[0].backbone, runs[0].data | {"source": source, "name": name}
+        comparable = _comparable(rows, backbone, published, benchmark)
+        sections.append(Section(backbone, data, tuple(rows), benchmark, tuple(comparable)))
+    return sections
+
+
+def _comparable(
+    rows: list[Row], backbone: Mapping, published: Sequence[PublishedRow], benchmark: Benchmark
+) -> list[PublishedRow]:
+    """Published rows of our rows' variants: of this backbone, else of the papers' backbone, else of any; none twice."""
+    found = []
+    for variant in dict.fromkeys(row.variant for row in rows):
+        candidates = [row for row in published if row.variant == variant and not row.repeats]
+        for model in (short_name(backbone["name"]), benchmark.paper_model):
+            if same := [row for row in candidates if row.model == model]:
+                candidates = same
+                break
+        found += candidates
+    return found
+
+
+def _rows(runs: list[RunResult], by_id: Mapping[str, RunResult], benchmark: Benchmark) -> list[Row]:
+    """Group by protocol, variant and hand-set options; then split on every setting that differs within a task."""
+    groups: dict[tuple[str, str, str], list[RunResult]] = {}
+    for run in runs:
+        groups.setdefault((run.protocol, run.variant, _text(run.overrides)), []).append(run)
+    rows = []
+    for (protocol, variant, _), group in sorted(groups.items()):
+        settings = {run.id: _settings(run, by_id) for run in group}
+        differing = _differing(group, settings, benchmark)
+        parts: dict[tuple[str, ...], list[RunResult]] = {}
+        for run in group:
+            parts.setdefault(tuple(settings[run.id].get(key, "null") for key in differing), []).append(run)
+        for values, part in sorted(parts.items()):
+            shown = dict(zip(differing, values, strict=True))
+            rows.append(_row(protocol, variant, part, shown, benchmark))
+    return rows
+
+
+def _settings(run: RunResult, by_id: Mapping[str, RunResult]) -> Settings:
+    """All that must be equal within a cell, seed aside; the settings of the run that it started from included."""
+    start = by_id.get(run.init_from["id"]) if run.init_from else None
+    parts = {
+        "option": run.variant_config,
+        "training": {key: value for key, value in run.training.items() if key not in ("seed", "seeds")},
+        "data": {"hash": run.data["hash"]},
+        "trainer": run.trainer,
+        "start": {
+            "init_from": run.init_from and run.init_from["task"],
+            "init_from_settings": start and run_id({"/".join(k): v for k, v in _settings(start, by_id).items()}),
+        },
+        "score": {"metric": run.metric, "code": run.code},
+    }
+    return {(part, name): _text(value) for part, values in parts.items() for name, value in values.items()}
+
+
+def _differing(runs: list[RunResult], settings: Mapping[str, Settings], benchmark: Benchmark) -> list[tuple[str, str]]:
+    """The settings that take two values within one task: what differs between tasks only may be the recipe's."""
+    keys = sorted({key for run in runs for key in settings[run.id]})
+    seen: dict[tuple, set[str]] = {}
+    for run in runs:
+        for key in keys:
+            seen.setdefault((key, run.task), set()).add(settings[run.id].get(key, "null"))
+    return [key for key in keys if any(len(seen[key, task]) > 1 for task in benchmark.tasks if (key, task) in seen)]
+
+
+def _row(
+    protocol: str,
+    variant: str,
+    runs: list[RunResult],
+    differing: Mapping[tuple[str, str], str],
+    benchmark: Benchmark,
+) -> Row:
+    by_task: dict[str, tuple[RunResult, ...]] = {}
+    remarks = []
+    for task in benchmark.tasks:
+        by_seed: dict[int, RunResult] = {}
+        for run in sorted((r for r in runs if r.task == task), key=lambda r: (_time(r), r.id)):
+            if run.seed in by_seed:
+                old = by_seed[run.seed].id
+                remarks.append(
+                    f"{benchmark.tasks[task].title}, seed {run.seed}: the newer of two runs ({run.id}, not {old})"
+                )
+            by_seed[run.seed] = run
+        if by_seed:
+            by_task[task] = tuple(by_seed[seed] for seed in sorted(by_seed))
+    cells = {
+        column.key: Cell(column, by_task[column.task], benchmark.statistic)
+        for column in benchmark.columns
+        if column.task in by_task and _has(column, by_task[column.task])
+    }
+    columns = len(benchmark.columns) if benchmark.average else 0
+    return Row(protocol, variant, _label(runs, differing), by_task, cells, tuple(remarks), columns)
+
+
+def _has(column: Column, runs: tuple[RunResult, ...]) -> bool:
+    """Whether the runs have the column's score: a scorer may have been missing where some of them ran."""
+    return not column.metric or all((run.test or {}).get(column.metric) is not None for run in runs)
+
+
+def _label(runs: list[RunResult], differing: Mapping[tuple[str, str], str]) -> str:
+    """The variant's sizes (whole numbers, alpha, target), what was set by hand, and what tells the row from others."""
+    words: dict[str, str] = {}
+    for name in dict.fromkeys(name for run in runs for name in run.variant_config):
+        values = sorted({_text(run.variant_config.get(name)) for run in runs}, key=natural)
+        whole = all(re.fullmatch(r"-?\d+", value) for value in values)
+        if (whole or name in ("alpha", "target")) and len(values) <= 2 and values not in (["0"], ["null"]):
+            words[name] = "/".join(plain(value) for value in values)
+    for name, value in runs[0].overrides.items():
+        words[name] = plain(_text(value))
+    for (_, name), value in differing.items():
+        words[name] = plain(value)
+    if len(wanted := {(run.budget or {}).get("wanted") for run in runs}) == 1 and None not in wanted:
+        words["budget"] = f"{wanted.pop():,}"
+    return " ".join(f"{name}={value}" for name, value in words.items())
+
+
+def _row_order(row: Row) -> tuple:
+    known = _FIRST.index(row.variant) if row.variant in _FIRST else len(_FIRST)
+    return known, row.variant, row.protocol, natural(row.label), min(run.id for run in row.runs)
+
+
+def _text(value: Any) -> str:
+    return json.dumps(canonical(value), sort_keys=True, ensure_ascii=False)
+
+
+def _time(run: RunResult) -> str:
+    return str(run.environment.get("time", ""))

@@ -1,0 +1,146 @@
+"""The content of a table: cells, rows and sections. The writers in `modules.reports.formats` turn them into text."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modules.benchmarks.base import Benchmark, Column
+from modules.reports.tables.published import PublishedRow
+from modules.runs.results import RunResult
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One column of one row: a run per seed, in the order of seeds."""
+
+    column: Column
+    runs: tuple[RunResult, ...]
+    statistic: str = "median"
+
+    @property
+    def task(self) -> str:
+        """The task whose runs it shows."""
+        return self.column.task
+
+    @property
+    def metric(self) -> str:
+        """The metric that is printed: the column's, else the dev metric of the runs."""
+        return self.column.metric or self.runs[0].metric
+
+    def values(self, which: str = "best") -> list[float]:
+        """The printed score of each seed; NaN where a run diverged.
+
+        Args:
+            which: "best" or "last": the epoch that is scored. A column with a metric has test scores alone.
+        """
+        scores = [
+            run.test[self.metric] if self.column.metric else getattr(run, which)[self.metric] for run in self.runs
+        ]
+        return [math.nan if score is None else self.column.scale * score for score in scores]
+
+    def diverged(self, which: str = "best") -> int:
+        """Number of runs whose metric is not a number."""
+        return sum(math.isnan(value) for value in self.values(which))
+
+    def centre(self, which: str = "best") -> float:
+        """Median or mean over the seeds; NaN if any of them diverged."""
+        return math.nan if self.diverged(which) else getattr(statistics, self.statistic)(self.values(which))
+
+    def spread(self, which: str = "best") -> float | None:
+        """Standard deviation over the seeds (n-1); None for a single seed."""
+        if len(self.runs) < 2:
+            return None
+        return math.nan if self.diverged(which) else statistics.stdev(self.values(which))
+
+
+@dataclass(frozen=True)
+class Row:
+    """One configuration of one variant: its runs by task, and a cell for each column that they fill.
+
+    Attributes:
+        label: the settings that distinguish the row, such as `r=8 alpha=16`.
+        cells: by the columns' keys.
+        remarks: for the notes below the table.
+        columns: number of columns of the whole table; 0 where an average over them means nothing.
+    """
+
+    protocol: str
+    variant: str
+    label: str
+    by_task: Mapping[str, tuple[RunResult, ...]]
+    cells: Mapping[str, Cell]
+    remarks: tuple[str, ...] = ()
+    columns: int = 0
+
+    @property
+    def runs(self) -> list[RunResult]:
+        """All runs, in the order of the benchmark's tasks."""
+        return [run for runs in self.by_task.values() for run in runs]
+
+    @property
+    def unequal(self) -> bool:
+        """Whether the tasks differ in their number of seeds."""
+        return len({len(runs) for runs in self.by_task.values()}) > 1
+
+    def average(self, which: str = "best") -> float | None:
+        """Mean of all columns; None where one of them has no cell, or where a mean means nothing."""
+        if not self.columns or len(self.cells) != self.columns:
+            return None
+        return statistics.fmean(cell.centre(which) for cell in self.cells.values())
+
+    def mean(self, columns: Sequence[Column]) -> tuple[float, float | None]:
+        """Mean of the cells of `columns`, and the standard deviation over the seeds of each seed's mean.
+
+        The spread is None for fewer than two common seeds; the mean is NaN where a run diverged.
+        """
+        cells = [self.cells[column.key] for column in columns]
+        by_seed = [{run.seed: value for run, value in zip(c.runs, c.values(), strict=True)} for c in cells]
+        seeds = sorted(set.intersection(*map(set, by_seed)))
+        means = [statistics.fmean(values[seed] for values in by_seed) for seed in seeds]
+        centre = statistics.fmean(cell.centre() for cell in cells)
+        return centre, statistics.stdev(means) if len(means) > 1 and not math.isnan(centre) else None
+
+
+@dataclass(frozen=True)
+class Section:
+    """The content of one table: our rows of one backbone on one source of data, and published rows for comparison.
+
+    Attributes:
+        backbone, data: of every run, as its result file names them.
+        published: the papers' rows of our rows' methods.
+    """
+
+    backbone: Mapping[str, Any]
+    data: Mapping[str, Any]
+    rows: tuple[Row, ...]
+    benchmark: Benchmark
+    published: tuple[PublishedRow, ...] = ()
+
+    def published_of(self, variant: str) -> list[PublishedRow]:
+        """The published rows of a variant."""
+        return [row for row in self.published if row.variant == variant]
+
+
+def short_name(backbone: str) -> str:
+    """A model's name without its owner: FacebookAI/roberta-base is roberta-base."""
+    return backbone.rpartition("/")[2]
+
+
+def natural(text: str) -> list[tuple[int, float, str]]:
+    """A sort key that compares numbers by value: r=8 comes before r=16, and lr=0.0005 before lr=0.001."""
+    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
+    return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts) if part]
+
+
+def plain(text: str) -> str:
+    """Canonical JSON for a reader: words without quotes, fractions in their shortest form."""
+    value = json.loads(text)
+    if isinstance(value, float):
+        return f"{value:g}"
+    return value if isinstance(value, str) else text

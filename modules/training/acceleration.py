@@ -1,0 +1,233 @@
+"""The one door to acceleration: everything that makes a run fast, or nothing of it.
+
+No other file of a run imports `variants.acceleration` or `modules.acceleration`. Where either folder has been deleted,
+where PyTorch lacks a private function that they use, and under ``--reference``, :class:`PlainComputation` carries the
+run out: forward passes as the model defines them, padded batches, eager steps, ``torch.optim.AdamW``, and Lightning's
+own autocast. The results are the same up to rounding.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from modules.data.module import PaddedDataModule
+from modules.runs.config import RunConfig
+from modules.training import devices
+from modules.training.clipping import clip_each
+from variants.adapters.adapted_model import Adapted
+from variants.adapters.stack import Stack
+from variants.variant import BaseVariant
+
+if TYPE_CHECKING:
+    from modules.acceleration.packed_encoder import Packing
+
+Batch = dict[str, Tensor]
+Clip = Callable[[Iterable[nn.Parameter], float], Any]
+"""Scales the gradients of parameters, in place, to a norm of at most so much."""
+PACKAGES = ("variants.acceleration", "modules.acceleration")
+
+
+class TrainingStep(Protocol):
+    """Forward and backward pass in one call, for steps that are no matter of Lightning's.
+
+    Attributes:
+        unused: parameters that the last step gave no gradient.
+    """
+
+    unused: list[nn.Parameter]
+
+    def zero(self) -> None:
+        """Set all gradients to zero, before each accumulation."""
+
+    def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
+        """The outputs of a batch, detached; gradients are added to ``p.grad``."""
+
+
+# ---- is there acceleration -----------------------------------------------------------------------------------------
+
+
+@functools.cache
+def available() -> bool:
+    """Whether both folders are there and PyTorch has what they need; says so once where it has not."""
+    if any(find_spec(package) is None for package in PACKAGES):
+        return False
+    from variants.acceleration import torch_private
+
+    if not torch_private.available():
+        warnings.warn(torch_private.why_unavailable(), stacklevel=2)
+    return torch_private.available()
+
+
+def wanted(config: RunConfig) -> bool:
+    """Whether the run is to be accelerated: not under ``--reference``, and not where acceleration is unavailable."""
+    return not getattr(config, "reference", False) and available()
+
+
+def uses_graphs(config: RunConfig, precision: str) -> bool:
+    """Whether training steps are replayed as CUDA graphs: on one GPU, not under fp16, whose scale may skip a step."""
+    alone = devices.in_one_process(config) and devices.on_gpu(config)
+    return wanted(config) and config.compile != "off" and alone and precision != "16-mixed"
+
+
+# ---- before and after adapters are attached ------------------------------------------------------------------------
+
+
+def lower_backbone(model: nn.Module, variant: BaseVariant, config: RunConfig) -> str:
+    """Cast the frozen backbone to bf16 where the run is in bf16-mixed; to be called before adapters are attached.
+
+    A variant that trains weights of the base itself keeps them in fp32, under autocast.
+
+    Returns:
+        Lightning's ``precision`` for the run: a cast backbone needs no autocast, as adapter layers and the head know
+        their own dtypes.
+    """
+    precision = config.training.get("precision", "32-true")
+    if precision != "bf16-mixed" or not wanted(config) or list(variant.trainable(model)):
+        return precision
+    from modules.acceleration.frozen_precision import lower_frozen
+
+    lower_frozen(model, torch.bfloat16)
+    return "32-true"
+
+
+def accelerate(handle: Adapted | Stack, data: PaddedDataModule, config: RunConfig, precision: str) -> PlainComputation:
+    """How a run is computed; its model and data are changed accordingly until ``release()``.
+
+    Args:
+        handle: with its adapters attached.
+        data: gives packed and filled batches from now on, where they pay.
+        precision: Lightning's, from :func:`lower_backbone`.
+    """
+    if not wanted(config):
+        return PlainComputation()
+    graphs = uses_graphs(config, precision)
+    data.fill = graphs  # every batch of a length has one shape
+    return Acceleration(handle, data, graphs, pack_rows(handle, data, config))
+
+
+def pack_rows(handle: Adapted | Stack, data: PaddedDataModule, config: RunConfig) -> Packing | None:
+    """Pack the rows of batches from now on, where the model can take them.
+
+    Not with ``pad: max``, and of several seeds not on a CPU, where they would need equally many tokens.
+    """
+    from modules.acceleration.packed_encoder import pack
+
+    on_cpu = devices.on_cpu(config)
+    possible = len(data.seeds) == 1 if on_cpu else devices.on_gpu(config)
+    if not possible or config.training.get("pad", "bucket") != "bucket" or not (packing := pack(handle)):
+        return None
+    data.pack(packing.first_position, rounded=data.fill and not on_cpu)
+    return packing
+
+
+# ---- how a run is computed -----------------------------------------------------------------------------------------
+
+
+class PlainComputation:
+    """The reference: everything as PyTorch and Lightning compute it.
+
+    Attributes:
+        reference: whether this is the reference.
+        graphs: whether training steps are CUDA graphs.
+    """
+
+    reference = True
+    graphs = False
+
+    def forward_pass(self) -> AbstractContextManager[None]:
+        """``with`` this, one forward pass of the adapted model."""
+        return nullcontext()
+
+    def updates(self) -> AbstractContextManager[None]:
+        """``with`` this, the variant's penalty, or its own step after the optimizer's."""
+        return nullcontext()
+
+    def training_step(
+        self, compute: Callable[[Batch], tuple[Tensor, ...]], parameters: Iterable[nn.Parameter]
+    ) -> TrainingStep | None:
+        """Forward and backward pass in one; None: Lightning does them.
+
+        Args:
+            compute: batch -> tensors, of which the first is the scalar to differentiate.
+            parameters: all that trains.
+        """
+        return None
+
+    def adamw(self, groups: list[dict[str, Any]], eps: float, scaled: bool) -> torch.optim.Optimizer:
+        """AdamW for parameter groups.
+
+        Args:
+            scaled: whether gradients are scaled, as fp16's are.
+        """
+        return torch.optim.AdamW(groups, eps=eps)
+
+    def clip_in_step(self, optimizer: torch.optim.Optimizer, max_norm: float, clip: Clip) -> bool:
+        """Let the optimizer's step clip gradients by norm (0: not at all); whether it does."""
+        return False
+
+    def clip_each(self, parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+        """Clip the gradients of stacked adapters, adapter by adapter."""
+        clip_each(parameters, max_norm)
+
+    def release(self) -> None:
+        """Leave model and data as they were."""
+
+
+class Acceleration(PlainComputation):
+    """Accelerated passes, CUDA graphs and sequence packing. Made by :func:`accelerate`."""
+
+    reference = False
+
+    def __init__(self, handle: Adapted | Stack, data: PaddedDataModule, graphs: bool, packing: Packing | None) -> None:
+        from variants.acceleration import accelerated, accelerated_updates
+
+        self.graphs = graphs
+        self._data, self._packing = data, packing
+        excluded = packing.excluded if packing else ()
+        self._forward_pass = functools.partial(accelerated, handle, exclude=excluded)
+        self._updates = functools.partial(accelerated_updates, handle)
+
+    def forward_pass(self) -> AbstractContextManager[None]:
+        return self._forward_pass()
+
+    def updates(self) -> AbstractContextManager[None]:
+        return self._updates()
+
+    def training_step(
+        self, compute: Callable[[Batch], tuple[Tensor, ...]], parameters: Iterable[nn.Parameter]
+    ) -> TrainingStep | None:
+        from modules.acceleration.cuda_graphs import GraphedStep
+
+        return GraphedStep(compute, parameters) if self.graphs else None
+
+    def adamw(self, groups: list[dict[str, Any]], eps: float, scaled: bool) -> torch.optim.Optimizer:
+        from modules.acceleration.cuda_graphs import GraphedAdamW
+
+        if self.graphs:
+            return GraphedAdamW(groups, eps=eps)
+        return torch.optim.AdamW(groups, eps=eps, fused=not scaled)
+
+    def clip_in_step(self, optimizer: torch.optim.Optimizer, max_norm: float, clip: Clip) -> bool:
+        if not self.graphs:
+            return False
+        optimizer.max_norm, optimizer.clip = max_norm, clip
+        return True
+
+    def clip_each(self, parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+        from modules.acceleration import clipping
+
+        clipping.clip_each(parameters, max_norm)
+
+    def release(self) -> None:
+        self._data.fill = False
+        if self._packing:
+            self._packing.release()
+            self._data.pack(None)

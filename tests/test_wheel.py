@@ -1,0 +1,147 @@
+"""The wheel is whole: installed, and called from a folder without a checkout, every command does its work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ("variants", "modules", "paper_repro", "configs", "results", "tests", "pyproject.toml", "README.md", "LICENSE")
+COMMANDS = [
+    *(f"paper_repro.{file.stem}" for file in sorted((ROOT / "paper_repro").glob("*.py")) if file.stem != "__init__"),
+    *(f"variants.{name}" for name in ("check", "convert", "merge")),
+]
+pytestmark = pytest.mark.slow
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A virtual environment with the wheel in it, and an empty folder to work in."""
+
+    python: Path
+    site: Path
+    here: Path
+
+    def run(self, *words: str, code: int = 0) -> str:
+        """What ``python WORDS`` prints, standard error included; it must exit with ``code``."""
+        hidden = {"PYTHONPATH", "GLUE_DIR", "E2E_DIR"}
+        environment = {name: value for name, value in os.environ.items() if name not in hidden}
+        environment |= {"HF_HUB_OFFLINE": "1"}
+        command = [str(self.python), *words]
+        done = subprocess.run(
+            command, cwd=self.here, env=environment, timeout=300,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8",
+        )  # fmt: skip
+        assert done.returncode == code, f"{' '.join(words)} exits with {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+    def command(self, *words: str, code: int = 0) -> str:
+        """The same of ``python -m WORDS``."""
+        return self.run("-m", *words, code=code)
+
+    def files(self) -> set[str]:
+        """What is installed, compiled files left out."""
+        paths = (path.relative_to(self.site) for path in self.site.rglob("*") if path.is_file())
+        return {path.as_posix() for path in paths if path.suffix != ".pyc"}
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Installed:
+    """The wheel of this source in an environment that has everything else from the environment of the tests.
+
+    A folder that a .pth file names is searched, but its own .pth files are not read: an editable install of the
+    project in the environment of the tests is out of sight.
+    """
+    folder = tmp_path_factory.mktemp("wheel")
+    copy = folder / "source"  # a build leaves files beside the source
+    copy.mkdir()
+    for name in SOURCE:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copyfile(source, copy / name)
+    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(folder), str(copy)]
+    done = subprocess.run(build, capture_output=True, text=True, timeout=300)
+    if done.returncode and "No matching distribution found for setuptools" in done.stderr:
+        pytest.skip("no package index at hand to take setuptools from")
+    assert done.returncode == 0, done.stderr
+    (wheel,) = folder.glob("*.whl")
+
+    environment = folder / "environment"
+    venv.create(environment, symlinks=os.name != "nt")
+    base = {"base": str(environment), "platbase": str(environment)}
+    site = Path(sysconfig.get_path("purelib", "venv", base))
+    python = Path(sysconfig.get_path("scripts", "venv", base)) / "python"
+    install = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", str(site), str(wheel)]
+    subprocess.run(install, check=True, timeout=300)
+    others = dict.fromkeys(sysconfig.get_path(kind) for kind in ("purelib", "platlib"))
+    (site / "environment-of-the-tests.pth").write_text("\n".join(others) + "\n")
+    (folder / "here").mkdir()
+    return Installed(python, site, folder / "here")
+
+
+def test_data_of_the_project_travels_and_its_results_and_tests_do_not(installed: Installed) -> None:
+    kinds = (".yaml", ".json", ".tsv", ".safetensors", ".typed")
+    source = {
+        path.relative_to(ROOT).as_posix()
+        for folder in ("variants", "modules", "paper_repro", "configs")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in kinds
+    }
+    files = installed.files()
+    assert source - files == set()
+    assert {"variants/py.typed", "modules/py.typed", "modules/embedded/roberta/model.safetensors"} <= files
+    assert not [name for name in files if name.startswith(("results/", "tests/"))]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str, installed: Installed) -> None:
+    assert "usage: " in installed.command(command, "--help")
+
+
+def test_commands_do_their_work(installed: Installed) -> None:
+    """From training to the merged model; what is written lies below the folder of work."""
+    run, here, before = installed.command, installed.here, installed.files()
+    origin = installed.run("-c", "import modules, variants; print(variants.__file__, modules.__file__)")
+    assert origin.count(str(installed.site)) == 2, origin
+
+    small = ("--tasks", "rte", "--seeds", "0", "--epochs", "1", "--wandb", "off", "--jobs", "1")
+    trained = run("paper_repro.glue", "--variant", "lora", "--r", "8", *small, "--trainer.limit_train_batches", "4")
+    assert "embedded" in trained and "RTE" in trained
+    (result,) = (here / "results" / "runs").glob("*.json")
+    assert (here / "results" / "tables" / "glue.md").is_file()
+    adapter, roberta = result.with_suffix("") / "best", installed.site / "modules" / "embedded" / "roberta"
+    assert "peft" in run("variants.convert", str(adapter), "peft", "--to", "peft")
+    assert "merged" in run("variants.merge", str(adapter), "--model", str(roberta), "--out", "plain")
+    assert "written" in run("paper_repro.tables", "results", "--no_plots")
+    assert "LoRA" in run("paper_repro.params", "--model", "roberta-base")
+    (here / "text").write_text("one two three four\n")
+    assert "BLEU" in run("paper_repro.e2e_score", "text", "text")
+    assert installed.files() == before, "nothing is written into the installed packages"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["paper_repro.tables"], "name a results folder"),
+        (["paper_repro.tables", "--check"], "name a results folder"),
+        (["paper_repro.pretrain_gpt2"], "name a folder with --out"),
+        (["paper_repro.pretrain_roberta"], "name a folder with --out"),
+        (["paper_repro.efficiency", "--since", "HEAD"], "--since compares commits of a checkout"),
+        (["paper_repro.e2e_decode", "nowhere"], "is not the folder of a run"),
+        (["variants.check", "lroa"], "did you mean lora"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_needs_a_checkout_says_so_in_one_line(words: list[str], says: str, installed: Installed) -> None:
+    said = installed.command(*words, code=2)
+    assert says in said and said.count("\n") == 1, said

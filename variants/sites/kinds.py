@@ -1,0 +1,101 @@
+"""How modules keep the matrix of a linear map: a class for each way, which `variants.sites.site.Site` asks.
+
+Another way of keeping it (a convolution's kernel, a few bits for each value) is one more class in `KINDS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from variants.sites.rows import Rows
+
+
+class Plain:
+    """``torch.nn.Linear``: a parameter ``weight`` of shape (out, in)."""
+
+    transposed = False
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether a module keeps its matrix in this way."""
+        return isinstance(module, nn.Linear)
+
+    def parameter(self, module: nn.Module) -> nn.Parameter:
+        """The module's parameter that holds the matrix, in whatever form."""
+        return module.weight
+
+    def shape(self, module: nn.Module) -> tuple[int, int]:
+        """(out_features, in_features) of the whole map."""
+        return tuple(module.weight.shape)
+
+    def dtype(self, module: nn.Module) -> torch.dtype:
+        """What the module computes in."""
+        return module.weight.dtype
+
+    def weight(self, module: nn.Module, rows: Rows) -> Tensor:
+        """Rows of the matrix, (out_features, in_features); a view where the rows lie side by side."""
+        return rows.of(self._matrix(module))
+
+    def times(self, module: nn.Module, rows: Rows, x: Tensor) -> Tensor:
+        """x Wᵀ, (..., in_features) -> (..., out_features)."""
+        return F.linear(x, self.weight(module, rows))
+
+    def write(self, module: nn.Module, rows: Rows, weight: Tensor) -> None:
+        """Replace rows of the matrix in place."""
+        rows.write(self._matrix(module), weight)
+
+    def kept(self, module: nn.Module, rows: Rows) -> Any:
+        """An exact copy of what :meth:`write` changes, in the module's form."""
+        return rows.of(self._matrix(module).detach()).clone()
+
+    def restore(self, module: nn.Module, rows: Rows, kept: Any) -> None:
+        """Bring back what :meth:`kept` gave."""
+        rows.write(self._matrix(module), kept)
+
+    def unshare(self, module: nn.Module) -> None:
+        """Give the module a copy of its parameter, so that writing changes no other module."""
+        module.weight = nn.Parameter(module.weight.detach().clone(), requires_grad=False)
+
+    def _matrix(self, module: nn.Module) -> Tensor:
+        return module.weight
+
+
+class Transposed(Plain):
+    """GPT-2's ``Conv1D``: a parameter ``weight`` of shape (in, out).
+
+    It is known by its shape, so that transformers need not be imported.
+    """
+
+    transposed = True
+
+    def fits(self, module: nn.Module) -> bool:
+        weight = getattr(module, "weight", None)
+        return isinstance(getattr(module, "nf", None), int) and weight is not None and weight.ndim == 2
+
+    def shape(self, module: nn.Module) -> tuple[int, int]:
+        return tuple(module.weight.shape)[::-1]
+
+    def _matrix(self, module: nn.Module) -> Tensor:
+        return module.weight.t()
+
+
+KINDS = (Transposed(), Plain())
+"""The first that fits a module is its kind."""
+
+
+def kind_of(module: nn.Module) -> Plain | None:
+    """How a module keeps its matrix, or None where it is no linear map that this package can read and write."""
+    return next((kind for kind in KINDS if kind.fits(module)), None)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """A module that computes x Wᵀ + b with a weight that this package can read and write."""
+    return kind_of(module) is not None
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """GPT-2's transposed linear map."""
+    return isinstance(kind_of(module), Transposed)
