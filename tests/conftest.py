@@ -1,5 +1,6 @@
 """Fixtures that several test files share: a tiny model folder, tiny official-looking TSV folders, quiet processes."""
 
+import gc
 import json
 import os
 import random
@@ -10,7 +11,8 @@ import torch
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: several threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
+torch.set_num_threads(1)  # tiny models: several threads only wait for each other
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports it: kernels are carried out in Python
@@ -25,6 +27,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
         source = ROOT / collection_path.relative_to(ROOT / "tests")
         return True if not (source / "__init__.py").is_file() else None
     return None
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: no collection of garbage needs to look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
