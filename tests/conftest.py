@@ -96,6 +96,17 @@ def tiny_tsv(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def in_this_process(monkeypatch):
+    """Commands carry their runs out here: quicker, where a process for each worker is not the point."""
+    from modules.launch import worker
+
+    for command in ("command", "comparison"):
+        monkeypatch.setattr(
+            f"modules.experiments.{command}.run_workers", lambda ids, folder, *_, **__: worker.main([folder, *ids])
+        )
+
+
+@pytest.fixture
 def command(tiny_model, tiny_tsv, tmp_path):
     """The flags of a small run: ``[*command, "--variant", "head"]``."""
     return [
