@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.command_line import guarded
+from modules.paths import checkout
 from variants.atomic import write_atomic
 from variants.errors import UserError
 
@@ -83,6 +84,8 @@ def positive(text: str) -> int:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
+    if options.since:
+        checkout("--since compares commits of a checkout: run it in one")
     import torch
 
     from modules.runs.environment import environment

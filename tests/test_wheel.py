@@ -114,7 +114,7 @@ def test_commands_do_their_work(installed: Installed) -> None:
     origin = installed.run("-c", "import modules, variants; print(variants.__file__, modules.__file__)")
     assert origin.count(str(installed.site)) == 2, origin
 
-    small = ("--tasks", "rte", "--seeds", "0", "--epochs", "1", "--wandb", "off", "--jobs", "1")
+    small = ("--preset", "embedded", "--tasks", "rte", "--seeds", "0", "--epochs", "1", "--wandb", "off", "--jobs", "1")
     trained = run("paper_repro.glue", "--variant", "lora", "--r", "8", *small, "--trainer.limit_train_batches", "4")
     assert "embedded" in trained and "RTE" in trained
     (result,) = (here / "results" / "runs").glob("*.json")

@@ -1,4 +1,4 @@
-"""Attention within the rows of a packed batch (`modules.data.packing`), as each device does it best."""
+"""Varlen attention: within the rows of a packed batch (`modules.data.packing`), as each device does it best."""
 
 from __future__ import annotations
 
@@ -19,17 +19,24 @@ from variants.layer import LOW_PRECISION
 from variants.sites.site import Site
 
 FLASH_ABOVE = 64
-"""Tokens of a row, on average, above which flash attention is used on a GPU. Of shorter rows one program computes each,
-where none has more than `SHORT` tokens: in a CUDA graph, since starting such programs costs the host more."""
+"""Mean tokens of a row above which flash attention is used on a GPU. Shorter rows are computed by one Triton program
+each, in a CUDA graph alone: starting such programs costs the host more than flash attention does."""
 SHORT = 128
+"""Most tokens of a row that one Triton program computes."""
 
 
 def places_of(
     starts: Tensor, ends: Tensor, columns: Tensor, tokens: int, backbone: nn.Module
 ) -> Places | Padded | Sequences:
-    """What the blocks' attention is to know of a layout (`modules.data.packing.Layout`) in parts of ``tokens``.
+    """The bounds of packed rows in the form that attention needs on this device and in this dtype.
 
-    It depends on where and how the model computes."""
+    Args:
+        starts, ends, columns: of a `modules.data.packing.Layout`, in parts of ``tokens`` each.
+        backbone: whose blocks attend.
+
+    Raises:
+        ValueError: on a CPU, rows do not fill their batch.
+    """
     heads, kind = backbone.config.num_attention_heads, ends.device.type
     if kind == "cpu":
         if starts.shape != ends.shape:
@@ -74,8 +81,7 @@ def _has_programs(device: torch.device, dtype: torch.dtype, width: int, heads: i
 
 
 class Padded(NamedTuple):
-    """Where N = S * n tokens are among S * R rows of T places, for attention of rows side by side: on a GPU where there
-    is nothing faster.
+    """Attention of padded rows, on a GPU where nothing is faster: N = S * n packed tokens as S * R rows of T places.
 
     (PyTorch's memory-efficient attention of rows one behind the other must not drop anything: its forward pass counts
     random numbers by a number of keys that it takes to be 0, its backward pass by the true one. ATen's attention.cu,
@@ -119,11 +125,11 @@ class Padded(NamedTuple):
 
 
 class Sequences(NamedTuple):
-    """Where rows begin and end among S * n tokens on a GPU.
+    """Varlen attention on a GPU: where rows begin and end among S * n packed tokens (``cu_seqlens`` elsewhere).
 
     Attributes:
-        ends: (1 + S * (R + K),) int32: 0, then where each row or piece of what is unused ends.
-        asked: of the same shape: how many of the rows' first tokens come before that.
+        ends: (1 + S * (R + K),) int32: 0, then where each row, or piece of the unused tokens, ends.
+        asked: of the same shape, for queries of the rows' first tokens alone: how many of them come before that end.
         first: (S * R,) the first token of each row.
         heads: of the attention.
         width: tokens that a row or piece may have.

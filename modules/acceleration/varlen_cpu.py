@@ -1,4 +1,4 @@
-"""Attention within the rows of a packed batch (`modules.data.packing`) on a CPU."""
+"""Varlen attention on a CPU: within the rows of a packed batch (`modules.data.packing`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from variants.acceleration.torch_private import softmax_backward
 
 
 class Places(NamedTuple):
-    """Where the N tokens of rows that lie one behind the other are, for attention with some heads on a CPU.
+    """The N tokens of packed rows as padded groups of rows of similar lengths, for attention with some heads.
 
     Attributes:
         heads: of the attention.

@@ -1,4 +1,4 @@
-"""Attention within short rows that lie one behind the other, on a GPU: one program for each row and head.
+"""Varlen attention of short rows on a GPU: one program for each row and head.
 
 A row of at most 128 tokens fits on one of a GPU's processors as a whole, with all weights. So nothing is computed
 in pieces, queries, keys and values alone are kept for the backward pass, and what is dropped is drawn there again from

@@ -104,6 +104,7 @@ class PaddedDataModule(LightningDataModule):
         return int(self.splits["train"].lengths.sum())
 
     def train_dataloader(self) -> DataLoader:
+        """The training batches of each epoch, for this rank; the order is that of (seed, epoch)."""
         tokens = self.splits["train"]
         place = (*self._place(), self.fill, self.units(tokens))
         orders = [TrainBatches(len(tokens), self.batch_size, seed, *place) for seed in self.seeds]
@@ -119,6 +120,7 @@ class PaddedDataModule(LightningDataModule):
         return loaders
 
     def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
+        """As Lightning's, but under `fill` a training batch stays on the host."""
         if self.fill and self.trainer.training:
             return batch
         return super().transfer_batch_to_device(batch, device, dataloader_idx)

@@ -44,6 +44,7 @@ class TrainBatches(Sampler[Rows]):
         self.size = math.ceil(batch_size / world) if fill else 1
 
     def set_epoch(self, epoch: int) -> None:
+        """Draw the order of this epoch at the next `next`."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -64,6 +65,7 @@ class StackedBatches(Sampler[Rows]):
         self.orders = orders
 
     def set_epoch(self, epoch: int) -> None:
+        """As `TrainBatches.set_epoch`, for each order."""
         for order in self.orders:
             order.set_epoch(epoch)
 

@@ -22,9 +22,11 @@ class Fact:
     true: bool = True
 
     def swapped(self) -> Fact:
+        """Agent and patient exchanged."""
         return replace(self, agent=self.patient, patient=self.agent)
 
     def denied(self) -> Fact:
+        """The same deed, denied where it was told and told where it was denied."""
         return replace(self, true=not self.true)
 
     def reversed(self) -> Fact:

@@ -58,16 +58,19 @@ def distract(dice: Dice, words: Lexicon, task: str, text: str) -> str:
 
 
 def cola(dice: Dice, words: Lexicon, label: int) -> Row:
+    """A sentence that is well formed (label 1) or not."""
     text = form(dice, words, bool(label))[:-2]
     return (sentence(distract(dice, words, "cola", text) + " ."),), label
 
 
 def sst2(dice: Dice, words: Lexicon, label: int) -> Row:
+    """A good opinion (label 1) or a bad one."""
     text = opinion(dice, bool(label), words.share, DENIALS)[:-2]
     return (sentence(distract(dice, words, "sst2", text) + " ."),), label
 
 
 def mrpc(dice: Dice, words: Lexicon, label: int) -> Row:
+    """Two sentences that tell the same fact in other words (label 1), or two facts."""
     f = invent(dice, words, 0.4)
     g = f if label else dice.pick((swap, swap, swap, other))(dice, words, f)
     told = say(f, dice)
@@ -97,6 +100,7 @@ def qnli(dice: Dice, words: Lexicon, label: int) -> Row:
 
 
 def infer(dice: Dice, words: Lexicon, task: str, relation: str) -> tuple[str, str]:
+    """A premise, and a hypothesis that stands in a relation to it: one of `RELATIONS`."""
     f = invent(dice, words, 0.3, group=0.15)
     h = hypothesis(dice, words, f, relation, DENIALS)
     while relation == "neutral" and (h.agent, h.patient) == (f.agent, f.patient):  # made vague, then as it was again
@@ -108,10 +112,12 @@ def infer(dice: Dice, words: Lexicon, task: str, relation: str) -> tuple[str, st
 
 
 def mnli(dice: Dice, words: Lexicon, label: int) -> Row:
+    """A premise and a hypothesis; the label is the number of their relation in `RELATIONS`."""
     return infer(dice, words, "mnli", RELATIONS[label]), label
 
 
 def rte(dice: Dice, words: Lexicon, label: int) -> Row:
+    """A premise and a hypothesis that follows from it (label 0) or does not."""
     return infer(dice, words, "rte", dice.pick(RELATIONS[1:]) if label else RELATIONS[0]), label
 
 

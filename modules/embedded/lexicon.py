@@ -69,9 +69,11 @@ class Dice:
         return int(self.random() * n)
 
     def chance(self, p: float) -> bool:
+        """True with probability p."""
         return self.random() < p
 
     def pick(self, items: Sequence[T]) -> T:
+        """One of the items, each as likely as the others."""
         return items[int(self.random() * len(items))]
 
     def sample(self, items: Iterable[T], k: int) -> list[T]:
@@ -96,6 +98,7 @@ class Lexicon:
 
 
 def leading(items: list[T], share: float) -> list[T]:
+    """The first items: that share of them, rounded."""
     return items[: round(len(items) * share)]
 
 

@@ -57,10 +57,12 @@ def _table_wishes(flags: Any, argv: list[str], wishes: Wishes) -> tuple[list[Wis
     """The wishes of a published table's rows, and lines about the rows that cannot be run."""
     from modules.experiments.published_runs import table_wishes
 
-    given = ["variant"] * any(word.partition("=")[0] == "--variant" for word in argv)
-    given += [*wishes.options, *["budget"] * (wishes.budget is not None)]
+    given = [word.partition("=")[0] for word in argv if word.partition("=")[0] == "--variant"]
+    given += [f"--{name}" for name in wishes.options]
+    if wishes.budget is not None:
+        given.append("--budget")
     if given:
-        raise UserError(f"--table says which variants run, and how: leave --{given[0]} out, or choose rows by --rows")
+        raise UserError(f"--table says which variants run, and how: leave {given[0]} out, or choose rows by --rows")
     return table_wishes(PUBLISHED, flags.table, flags.rows, wishes)
 
 

@@ -99,12 +99,15 @@ def planned_runs(wishes: Wishes) -> list[PlannedRun]:
     model, preset = choose_model(wishes, [])
     wishes = dataclasses.replace(wishes, preset=preset)
     found: dict[str, PlannedRun] = {}
+    rows: dict[str, tuple[int, int]] = {}
     for recipe in recipes_for(model, preset, cls.name, own, wishes.tasks, wishes.mnli_init).values():
         for seed in wishes.seeds or recipe.seeds:
             for each in (recipe.start, recipe) if recipe.start else (recipe,):
                 training, variant = settings(wishes, cls, each)
-                rows = data_rows(own, model, wishes.data_dir, each.task)
-                run = PlannedRun(wishes, model, each, seed, training, variant, each.start is not None, rows)
+                if each.task not in rows:
+                    rows[each.task] = data_rows(own, model, wishes.data_dir, each.task)
+                starts = each.start is not None
+                run = PlannedRun(wishes, model, each, seed, training, variant, starts, rows[each.task])
                 found.setdefault(run.key, run)
     return list(found.values())
 

@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from modules.benchmarks.glue.tasks import TASKS, Task
+from modules.benchmarks.glue.tasks import TASKS, GlueTask
 
 Files = dict[str, bytes]
 
@@ -190,13 +190,13 @@ def tiny_roberta(seed: int = 0) -> Files:
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def _rows(task: Task, count: int) -> tuple[list[tuple[str, ...]], list[int] | list[float]]:
+def _rows(task: GlueTask, count: int) -> tuple[list[tuple[str, ...]], list[int] | list[float]]:
     texts = [tuple(f"{task.title} {field} number {i}" for field in task.fields) for i in range(count)]
     labels = [i / 2 for i in range(count)] if task.is_regression else [i % task.num_labels for i in range(count)]
     return texts, labels
 
 
-def tiny_glue(tasks: Iterable[Task] = TASKS.values(), train: int = 10, dev: int = 5) -> Files:
+def tiny_glue(tasks: Iterable[GlueTask] = TASKS.values(), train: int = 10, dev: int = 5) -> Files:
     """A data set laid out as nyu-mll/glue: `<task>/<split>-00000-of-00001.parquet` and a card that names them."""
     import datasets
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
+import pickle
+import shutil
 import subprocess
 import sys
 import time
@@ -45,6 +47,8 @@ def outside(tmp_path, monkeypatch):
     name = f"outside_{time.monotonic_ns()}"
     (tmp_path / f"{name}.py").write_text(SOURCE)
     monkeypatch.syspath_prepend(tmp_path)
+    for built_in in registry.BUILT_IN:
+        registry.resolve(built_in)  # what is imported for the first time below would be forgotten with the test's names
     monkeypatch.setattr(registry, "_registered", dict(registry._registered))
     yield tmp_path / f"{name}.py"
     sys.modules.pop(name, None)
@@ -67,8 +71,9 @@ def test_outline_is_the_class_without_its_code(name: str) -> None:
         return [(f.name, types[f.name], f.default, m) for f, m in zip(dataclasses.fields(cls), made, strict=True)]
 
     real, outline = registry.resolve(name), registry.outline(name)
+    assert outline is not real, "it was imported"
     assert fields(outline) == fields(real)
-    assert inspect.getdoc(outline) == inspect.getdoc(real)
+    assert inspect.getdoc(outline) == inspect.getdoc(real) and outline.name == real.name
 
 
 def test_outlines_spare_the_import_of_torch() -> None:
@@ -76,6 +81,32 @@ def test_outlines_spare_the_import_of_torch() -> None:
         "import sys; from variants import registry;"
         "[registry.outline(name) for name in registry.BUILT_IN]; registry.names();"
         "assert not {'torch', 'transformers', 'lightning'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
+
+
+@pytest.mark.slow
+def test_a_new_method_is_one_new_file(tmp_path: Path) -> None:
+    """The folder's listing is the list; a default that is no literal is known too, by importing the class."""
+    shutil.copytree(ROOT / "variants", tmp_path / "variants", ignore=shutil.ignore_patterns("__pycache__"))
+    source = SOURCE.replace("decorated-name", "newest").replace("Decorated", "New")
+    (tmp_path / "variants/methods/newest.py").write_text(source.replace("    pass", "    strength: float = 2.0 * 2"))
+    script = (
+        "import variants; from variants import *; from variants import registry;"
+        "assert 'newest' in names() and 'newest' in registry.BUILT_IN and 'New' in dir(variants);"
+        "assert resolve('newest') is New and New().strength == 4 and registry.spec_of(New) == 'newest';"
+        "assert registry.outline('newest') is New"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=os.environ | {"PYTHONPATH": ""}, check=True)
+
+
+@pytest.mark.slow
+def test_public_names_are_listed_and_load_nothing_until_they_are_used() -> None:
+    script = (
+        "import sys, variants; names = dir(variants);"
+        "assert {'LoRA', 'VeRA', 'PrefixTuning', 'attach', 'load', 'Variant'} <= set(names) & set(variants.__all__);"
+        "assert 'torch' not in sys.modules; variants.LoRA; assert 'torch' in sys.modules;"
+        "assert not hasattr(variants, 'Nothing')"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True, timeout=60)
 
@@ -101,6 +132,27 @@ def test_file_and_class(outside: Path, monkeypatch) -> None:
     cls = registry.resolve(f"{outside.name}:Mine")
     assert cls().strength == 2.0
     assert registry.resolve(f"{outside}:Mine") is cls, "one file is one module, however it is named"
+
+
+def test_a_file_hides_no_module_of_its_name(tmp_path: Path) -> None:
+    import random
+
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "random.py").write_text(SOURCE.replace("2.0", {"a": "4.0", "b": "5.0"}[folder]))
+    a, b = (registry.resolve(f"{tmp_path}/{folder}/random.py:Mine") for folder in "ab")
+    assert (a().strength, b().strength) == (4.0, 5.0), "two files of one name are two modules"
+    assert sys.modules["random"] is random and pickle.loads(pickle.dumps(a(strength=3.0))).strength == 3.0
+    plain = vars(sys.modules[a.__module__])["Plain"]
+    assert registry.resolve(registry.spec_of(plain)) is plain, "found by its file: other processes have no such module"
+
+
+def test_a_file_that_fails_is_loaded_anew_once_it_is_mended(tmp_path: Path) -> None:
+    (tmp_path / "mended.py").write_text("1 / 0")
+    with pytest.raises(ZeroDivisionError):
+        registry.resolve(f"{tmp_path}/mended.py:Mine")
+    (tmp_path / "mended.py").write_text(SOURCE)
+    assert registry.resolve(f"{tmp_path}/mended.py:Mine")().strength == 2.0
 
 
 def test_a_forgotten_dataclass_decorator_is_made_up_for(outside: Path) -> None:

@@ -80,11 +80,16 @@ def norm(A: Tensor, B: Tensor, s: float, WA: Tensor, squares: Tensor) -> Tensor:
 
 
 def _squares(layer: DoRALayer) -> Tensor:
-    """‖W₀‖² (out_features), computed again where the base weight is another or has been written to."""
-    weight = layer.site.weight()
+    """‖W₀‖² (out_features), computed again where the base weight is another or has been written to.
+
+    While a CUDA graph is captured that is not looked for: frozen maps may have been moved to be joined since, and every
+    replay would compute the squares.
+    """
+    weight, known = layer.site.weight(), _SQUARES.get(layer)
+    if known is not None and weight.is_cuda and torch.cuda.is_current_stream_capturing():
+        return known[1]
     version = None if weight.is_inference() else weight._version
     key = (weight.data_ptr(), version, weight.dtype, weight.device)
-    known = _SQUARES.get(layer)
     if known is None or known[0] != key:
         with torch.inference_mode(False):
             known = _SQUARES[layer] = key, wide(weight.detach()).square().sum(dim=1)

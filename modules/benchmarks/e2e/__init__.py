@@ -77,22 +77,26 @@ own figures on the model they name: beside ours, not comparable unless the model
     }
 
     def embedded(self) -> tuple[str, Path]:
+        """Name and folder of the small GPT-2."""
         from modules.embedded import GPT2
 
         return self.embedded_model, GPT2
 
     def open_source(self, kind: str, spec: str | None) -> E2ESource:
+        """The generator ("embedded"), a folder (`spec`), or the Hub ("hub")."""
         from modules.benchmarks.e2e.sources import EmbeddedSource, FolderSource, HubSource
 
         return {"embedded": EmbeddedSource, "hub": HubSource}[kind]() if kind != "folder" else FolderSource(spec)
 
     def hub_cached(self) -> bool:
+        """Whether the papers' backbone and all tasks' data are in the local Hub caches."""
         from modules.benchmarks.e2e.sources import REPO
         from modules.hub import hub_cached
 
         return hub_cached(self.hub_model, REPO, ["default"])
 
     def prepare(self, config: RunConfig) -> Prepared:
+        """Read and tokenise the rows, load the model: see `Benchmark.prepare`."""
         from modules.backbones.loading import load_language_model
         from modules.benchmarks.e2e.data import E2EDataModule, encode, inputs_of
         from modules.benchmarks.e2e.decode import Decoding
@@ -127,6 +131,7 @@ own figures on the model they name: beside ours, not comparable unless the model
         return Prepared(data, model, objective, sizes)
 
     def scored_rows(self, sizes: Mapping[str, int]) -> int:
+        """Meaning representations of the test set."""
         return sizes["test_inputs"]
 
 

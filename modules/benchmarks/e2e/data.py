@@ -123,4 +123,5 @@ class E2EDataModule(PaddedDataModule):
     rows_type = TargetRows
 
     def units(self, tokens: Tokens) -> np.ndarray:
+        """Tokens of each row's sentence, its end included, (N,)."""
         return tokens.lengths - tokens.labels

@@ -61,9 +61,11 @@ class Generation(Objective):
         return losses, batch["weights"], None
 
     def figures(self, module: LightningModule) -> dict[str, float]:
+        """Greedy BLEU on the dev set."""
         return self.figures_of_each(module, [self])[0]
 
     def figures_of_each(self, module: LightningModule, each: Sequence[Objective]) -> list[dict[str, float]]:
+        """Greedy BLEU on the dev set for each stacked adapter; they decode together."""
         dev = self.inputs["validation"]
         every = decode_each(module.model, dev.ids, self.tokenizer, self.decoding.greedy(), len(each))
         return [{"BLEU": FORMULAS["BLEU"](outputs, dev.references)} for outputs in every]
@@ -80,6 +82,7 @@ class Generation(Objective):
     def test_each(
         self, module: LightningModule, restore: Callable[[int, Path], None] | None, folders: Sequence[Path]
     ) -> list[dict[str, Any] | None]:
+        """The scores of `test` for each stacked adapter; they decode together."""
         if self.score_epoch == "none":
             return [None] * len(folders)
         strategy = module.trainer.strategy
@@ -115,6 +118,7 @@ class Generation(Objective):
     # ---- stacked adapters ------------------------------------------------------------------------------------
 
     def copies(self, size: int) -> list[Objective]:
+        """This one `size` times."""
         return [self] * size  # it keeps nothing between batches
 
     def sums(self, values: Tensor, batch: Batch, size: int) -> Tensor:
@@ -124,6 +128,7 @@ class Generation(Objective):
         return torch.where(owners == each, values, 0).sum(1)
 
     def repeated(self, batch: Batch, size: int) -> Batch:
+        """The same rows for each adapter; `positions` point into the longer batch."""
         shifts = batch["input_ids"].numel() * torch.arange(size, device=batch["positions"].device)
         positions = (batch["positions"] + shifts[:, None]).flatten()
         return super().repeated(batch, size) | {"positions": positions}

@@ -76,22 +76,26 @@ and all of the notes agree."""
     }
 
     def embedded(self) -> tuple[str, Path]:
+        """Name and folder of the small RoBERTa."""
         from modules.embedded import ROBERTA
 
         return self.embedded_model, ROBERTA
 
     def open_source(self, kind: str, spec: str | None) -> GlueSource:
+        """The generator ("embedded"), a folder (`spec`), or the Hub ("hub")."""
         from modules.benchmarks.glue.sources import EmbeddedSource, FolderSource, HubSource
 
         return {"embedded": EmbeddedSource, "hub": HubSource}[kind]() if kind != "folder" else FolderSource(spec)
 
     def hub_cached(self) -> bool:
+        """Whether the papers' backbone and all tasks' data are in the local Hub caches."""
         from modules.benchmarks.glue.sources import GLUE_REPO
         from modules.hub import hub_cached
 
         return hub_cached(self.hub_model, GLUE_REPO, TASKS)
 
     def prepare(self, config: RunConfig) -> Prepared:
+        """Read and tokenise the rows, load the model: see `Benchmark.prepare`."""
         from modules.backbones.loading import load_backbone
         from modules.benchmarks.glue.data import GlueDataModule
         from modules.benchmarks.glue.objective import Classification
@@ -115,6 +119,7 @@ and all of the notes agree."""
         return Prepared(data, model, Classification(task), source.sizes[task.name])
 
     def scored_rows(self, sizes: Mapping[str, int]) -> int:
+        """Rows of all dev splits."""
         return sum(count for name, count in sizes.items() if name.startswith("validation"))
 
 

@@ -30,10 +30,13 @@ class Classification(Objective):
         return losses, batch["weight"], logits
 
     def reset(self) -> None:
+        """Forget the predictions of the last evaluation."""
         self.metrics.reset()
 
     def update(self, outputs: Tensor, batch: Batch, split: str) -> None:
+        """Keep a batch's predictions: logits (B, C) with labels and weights (B,)."""
         self.metrics.update(outputs, batch["labels"], batch["weight"], self.task.eval_splits.index(split))
 
     def figures(self, module: LightningModule) -> dict[str, float]:
+        """The task's metrics over all processes, as fractions."""
         return {name: value.item() for name, value in self.metrics.compute().items()}

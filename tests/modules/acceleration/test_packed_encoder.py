@@ -70,6 +70,31 @@ def test_logits_and_gradients_are_those_with_padding(architecture, variant, mask
             torch.testing.assert_close(own[name], gradient, rtol=1e-4, atol=1e-5, msg=say)
 
 
+@pytest.mark.parametrize("variant", ["lora", "adapter_p"])
+@pytest.mark.parametrize("architecture", ["roberta", "bert"])
+def test_released_the_model_is_what_it_was(architecture, variant):
+    """Bit-equal outputs and gradients, and neither a hook nor an attribute more than before."""
+
+    def traces() -> dict[str, tuple]:
+        return {
+            name: (set(vars(module)), *(len(vars(module)[key]) for key in vars(module) if key.endswith("_hooks")))
+            for name, module in adapted.model.named_modules()
+        }
+
+    adapted = attach(MODELS[architecture](), resolve(variant)(), seed=0)
+    train(adapted.trained(), seed=3)
+    (logits, gradients), before = outcome(adapted, MASK), traces()
+    packing = pack(adapted)
+    assert pack(adapted) is None  # its blocks' forward functions are replaced already
+    outcome(adapted, MASK, packing)
+    assert traces() != before
+    packing.release()
+    assert traces() == before
+    again, own = outcome(adapted, MASK)
+    assert torch.equal(again, logits) and all(torch.equal(own[name], gradients[name]) for name in gradients)
+    outcome(adapted, MASK, pack(adapted))  # and it can be packed anew
+
+
 def test_blocks_see_tokens_alone_and_the_last_one_the_first_of_each_row():
     adapted = attach(MODELS["roberta"](), resolve("lora")(), seed=0)
     blocks = len(adapted.model.base_model.encoder.layer)

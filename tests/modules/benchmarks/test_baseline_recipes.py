@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from modules.benchmarks.glue import GLUE
 from modules.benchmarks.glue.tasks import TASKS
 from modules.benchmarks.recipes import load_recipe
 from variants import resolve
@@ -27,7 +28,7 @@ TABLE_9 = {  # (protocol, variant): bottleneck, epochs, the tasks whose learning
 def test_adapters_on_roberta_large_are_table_9(protocol, variant) -> None:
     bottleneck, epochs, slow = TABLE_9[protocol, variant]
     for task, count in zip(ORDER, epochs, strict=True):
-        recipe = load_recipe("FacebookAI/roberta-large", protocol, variant, task)
+        recipe = load_recipe("FacebookAI/roberta-large", protocol, variant, task, GLUE)
         assert recipe.options == {"r": bottleneck} and not recipe.mnli_init and len(recipe.seeds) == 5
         assert (recipe.training["epochs"], recipe.training["lr"]) == (count, 3e-5 if task in slow else 3e-4)
         assert (recipe.training["batch_size"], recipe.training["max_length"]) == (32, 128)
@@ -35,8 +36,6 @@ def test_adapters_on_roberta_large_are_table_9(protocol, variant) -> None:
 
 
 def test_dagger_recipes_can_be_named_on_the_command_line() -> None:
-    from modules.benchmarks.glue import GLUE
-
     assert {protocol for protocol, _ in TABLE_9} <= set(GLUE.presets)
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
 from modules.runs.results import ResultStore
 
 ROOT = Path(__file__).resolve().parents[3]
-GLUE = str(ROOT / "paper_repro" / "glue.py")
+SCRIPT = str(ROOT / "paper_repro" / "glue.py")
 
 
 def python(*arguments: str, **options) -> subprocess.CompletedProcess:
@@ -23,7 +24,7 @@ def python(*arguments: str, **options) -> subprocess.CompletedProcess:
 
 
 def test_help_comes_without_torch_and_teaches():
-    done = python("-X", "importtime", GLUE, "--help", check=True)
+    done = python("-X", "importtime", SCRIPT, "--help", check=True)
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time")}
     assert "jsonargparse" in imported and not imported & {"torch", "lightning", "transformers", "numpy"}
     for text in ("--variant", "--r R", "rank of the update", "(default: 8)", "--epochs", "--trainer", "examples:"):
@@ -34,7 +35,7 @@ def test_help_comes_without_torch_and_teaches():
     "variant, option", [("adalora", "--target_r"), ("dora", "--dropout_mode"), ("vera", "--d_init")]
 )
 def test_help_shows_the_options_of_the_chosen_variant(variant, option, capsys):
-    assert main(["--variant", variant, "--help"]) == 0
+    assert main(["--variant", variant, "--help"], GLUE) == 0
     assert option in capsys.readouterr().out
 
 
@@ -46,7 +47,7 @@ def test_variants_imports_neither_lightning_nor_transformers():
 
 MISTAKES = {
     "unknown variant": (["--variant", "lorra"], "unknown variant 'lorra'; did you mean lora"),
-    "option of another variant": (["--variant", "head", "--r", "8"], "--r is an option of lora.*, not of"),
+    "option of another variant": (["--variant", "head", "--r", "8"], "--r is an option of .*, lora.*, not of"),
     "unknown option": (["--batchsize", "3"], "unknown option --batchsize; did you mean --batch_size"),
     "r of 0": (["--r", "0"], "r must be at least 1, not 0"),
     "r not a number": (["--r", "eight"], "--r must be int, not 'eight'"),
@@ -70,7 +71,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_gets_one_line_and_exit_code_2(mistake, capsys, tmp_path):
     arguments, message = MISTAKES[mistake]
-    assert main([*arguments, "--results_dir", str(tmp_path)]) == 2
+    assert main([*arguments, "--results_dir", str(tmp_path)], GLUE) == 2
     error = capsys.readouterr().err.strip()
     assert re.fullmatch("error: [^\n]*", error) and re.search(message, error), error
     assert not list(tmp_path.iterdir())
@@ -78,7 +79,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(mistake, capsys, tmp_path):
 
 @pytest.mark.slow
 def test_mistakes_that_only_the_run_can_see_get_one_line_too(command, capfd, in_this_process):
-    assert main([*command, "--r", "17"]) == 2  # the tiny model is 16 wide
+    assert main([*command, "--r", "17"], GLUE) == 2  # the tiny model is 16 wide
     error = capfd.readouterr().err
     assert "error: rte lora seed 0: r=17 is more than roberta.encoder.layer.0.attention.self.query allows" in error
     assert "Traceback" not in error
@@ -86,7 +87,7 @@ def test_mistakes_that_only_the_run_can_see_get_one_line_too(command, capfd, in_
 
 @pytest.mark.slow
 def test_a_target_that_matches_nothing_names_the_nearest(command, capfd, in_this_process):
-    assert main([*command, "--target", "querry"]) == 2
+    assert main([*command, "--target", "querry"], GLUE) == 2
     assert "target='querry' matches no linear map; the nearest are query" in capfd.readouterr().err
 
 
@@ -97,7 +98,7 @@ def test_malformed_tsv_names_file_and_line(command, tiny_tsv, tmp_path, capsys):
         (broken / name).write_text((tiny_tsv / "RTE" / name).read_text())
     with open(broken / "dev.tsv", "a") as file:
         file.write("11\tonly two cells\n")
-    assert main([*command, "--data_dir", str(tmp_path / "glue")]) == 2
+    assert main([*command, "--data_dir", str(tmp_path / "glue")], GLUE) == 2
     assert re.search(r"dev\.tsv:13: expected 4 tab-separated columns, found 2", capsys.readouterr().err)
 
 
@@ -109,7 +110,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(command, capfd, monkeyp
         file.write("x" * 100_000)
     assert is_user_error(caught.value) and "No space left" in one_line(caught.value)
     monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    assert main([*command, "--results_dir", str(tmp_path / "full")]) == 2
+    assert main([*command, "--results_dir", str(tmp_path / "full")], GLUE) == 2
     assert "cannot write" in capfd.readouterr().err and not list((tmp_path / "full").rglob("*.json"))
 
 
@@ -118,7 +119,7 @@ def test_without_gpu_the_first_lines_name_the_embedded_source(tmp_path, capfd):
     """The plain command, cut short: what it takes, where it writes, the published row beside ours."""
     flags = ["--tasks", "rte", "--trainer.accelerator", "cpu", "--trainer.limit_train_batches", "4", "--epochs", "1"]
     flags += ["--preset", "embedded", "--results_dir", str(tmp_path), "--wandb", "off"]
-    assert main([*flags, "--variant", "lora", "--r", "8"]) == 0
+    assert main([*flags, "--variant", "lora", "--r", "8"], GLUE) == 0
     out = capfd.readouterr().out
     assert "embedded-roberta" in out.splitlines()[0] and "rte lora seed 0: epoch 1/1" in out
     table = (tmp_path / "tables" / "glue.md").read_text()
@@ -151,7 +152,7 @@ def test_the_readmes_variant_trains_saves_reloads_merges_and_is_in_the_table(com
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
     sys.modules.pop("my_file", None)
-    assert main([*command, "--variant", "my_file:MyVariant", "--r", "2", "--lr", "0.01"]) == 0
+    assert main([*command, "--variant", "my_file:MyVariant", "--r", "2", "--lr", "0.01"], GLUE) == 0
     name = sys.modules["my_file"].MyVariant.name
     assert name in (tmp_path / "results" / "tables" / "glue.md").read_text()
     (result,) = ResultStore(tmp_path / "results").all()
@@ -214,7 +215,7 @@ def test_the_papers_preset_runs_from_the_hub(tmp_path):
             environment.pop(name, None)
         flags = ["--preset", "paper", "--tasks", "rte", "--seeds", "0", "--epochs", "1", "--wandb", "off"]
         flags += ["--trainer.accelerator", "cpu", "--results_dir", str(tmp_path / "results")]
-        done = python(GLUE, *flags, env=environment)
+        done = python(SCRIPT, *flags, env=environment)
     assert done.returncode == 0, done.stderr
     assert "FacebookAI/roberta-base (hub)" in done.stdout and "nyu-mll/glue" in done.stdout
     assert done.stdout.index("mnli lora seed 0") < done.stdout.index("rte lora seed 0")
@@ -230,7 +231,7 @@ def test_no_hub_under_preset_paper_is_one_line_within_seconds(tmp_path):
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "NO_PROXY": "*"}
     environment.pop("HF_HUB_OFFLINE", None)
     start = time.time()
-    done = python(GLUE, "--preset", "paper", "--tasks", "rte", "--results_dir", str(tmp_path / "r"), env=environment)
+    done = python(SCRIPT, "--preset", "paper", "--tasks", "rte", "--results_dir", str(tmp_path / "r"), env=environment)
     assert done.returncode == 2 and time.time() - start < 30  # imports on a busy machine included
     assert re.fullmatch(
         r"error: the Hub \(http://127.0.0.1:9\) cannot be reached[^\n]*--preset embedded[^\n]*\n", done.stderr

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from modules.benchmarks.base import benchmark
 from modules.experiments.plan import build_variant
+from modules.experiments.wishes import Wishes
 from modules.launch import worker
 from modules.runs.results import ResultStore
 from paper_repro import compare
@@ -35,6 +37,13 @@ def plan_of(**changes) -> dict:
     } | changes
 
 
+def comparison_of(path: Path, **wishes) -> compare.Comparison:
+    """The comparison of a file, as the command makes it; nothing is written to where it is by default."""
+    content = compare.read(path)
+    wishes = {"model": "embedded", "results_dir": "nowhere", "wandb": "off"} | wishes
+    return compare.Comparison(path, content, Wishes(benchmark=benchmark(content["benchmark"]), **wishes))
+
+
 @pytest.fixture
 def made(tiny_model, tiny_tsv, tmp_path):
     """A comparison on the tiny RoBERTa, from the text of its plan."""
@@ -42,7 +51,7 @@ def made(tiny_model, tiny_tsv, tmp_path):
     def make(**changes) -> compare.Comparison:
         path = tmp_path / "plan.yaml"
         path.write_text(yaml.safe_dump(plan_of(**changes)))
-        return compare.Comparison(path, compare.read(path), str(tiny_model), str(tiny_tsv), tmp_path / "results")
+        return comparison_of(path, model=str(tiny_model), data_dir=str(tiny_tsv), results_dir=str(tmp_path / "results"))
 
     return make
 
@@ -61,7 +70,7 @@ def workers(monkeypatch) -> list[list[str]]:
 @pytest.mark.parametrize("path", PLANS, ids=lambda path: path.stem)
 def test_the_plans_of_the_project_are_read_and_their_variants_exist(path):
     plan = compare.read(path)
-    comparison = compare.Comparison(path, plan, "embedded", None, Path("nowhere"))
+    comparison = comparison_of(path)
     rows = comparison.rows()
     for row in rows:
         build_variant(resolve(row.variant), row.options)
@@ -80,7 +89,7 @@ def compare_settings(settings, comparison):
 
 def test_the_rank_study_has_every_rank_on_every_set_of_matrices():
     (path,) = (path for path in PLANS if path.stem == "rank-study")
-    rows = compare.Comparison(path, compare.read(path), "embedded", None, Path("nowhere")).rows()
+    rows = comparison_of(path).rows()
     found = [(row.options["target"], row.options["r"]) for row in rows]
     assert found == [(target, r) for target in ("q", "q,v", "q,k,v,o") for r in (1, 2, 4, 8, 64)]
 

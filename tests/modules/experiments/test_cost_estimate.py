@@ -21,7 +21,7 @@ def test_hours_come_from_steps_and_lengths():
 
 def test_an_estimate_is_of_the_right_size(capsys):
     """Measured for the embedded model; the reference runs took 9 minutes on two cores, two at once."""
-    assert main(["--plan", "--preset", "embedded", "--tasks", "rte", "--results_dir", "nowhere"]) == 0
+    assert main(["--plan", "--preset", "embedded", "--tasks", "rte", "--results_dir", "nowhere"], GLUE) == 0
     out = capsys.readouterr().out
     assert (
         "--preset embedded --results_dir nowhere --tasks rte --seeds 0" in out and "1 runs, 252 optimizer steps" in out

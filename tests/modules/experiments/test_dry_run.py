@@ -13,7 +13,7 @@ def test_a_plan_needs_neither_hub_nor_training(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     monkeypatch.setattr("modules.experiments.cost_estimate._hours", lambda group: (2.0, "measured"))
     flags = ["--table", "lora-2", "--rows", "roberta-base lora", "--seeds", "0,1", "--results_dir", str(tmp_path)]
-    assert main([*flags, "--plan"]) == 0
+    assert main([*flags, "--plan"], GLUE) == 0
     lines = capsys.readouterr().out.splitlines()
     commands = [line for line in lines if not line.startswith("#")]
     assert len(commands) == 16 and all(

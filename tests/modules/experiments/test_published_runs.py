@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
 from modules.experiments.published_runs import planned_runs
 from tests.support.paper_rows import wishes
@@ -55,7 +56,7 @@ def test_rows_that_cannot_be_run_say_why():
     ],
 )
 def test_mistakes_are_one_line(argv, words, capsys):
-    assert main(argv) == 2
+    assert main(argv, GLUE) == 2
     assert words in (err := capsys.readouterr().err) and err.count("\n") == 1
 
 
@@ -67,10 +68,10 @@ def test_a_table_is_run_and_fills(tiny_model, tiny_tsv, tmp_path, capsys, in_thi
     flags = ["--table", "lora-2", "--rows", "roberta-base lora", "--model", str(model), "--data_dir", str(tiny_tsv)]
     flags += ["--tasks", "rte", "--seeds", "0", "--epochs", "1", "--results_dir", str(results), "--wandb", "off"]
     flags += ["--trainer.accelerator", "cpu", "--jobs", "1"]
-    assert main(flags) == 0
+    assert main(flags, GLUE) == 0
     assert "2 runs;" in (out := capsys.readouterr().out) and "lora-2.md" in out  # MNLI, and RTE that starts from it
     table = (results / "tables" / "papers" / "lora-2.md").read_text()
     (ours,) = [line for line in table.splitlines() if "| ours " in line and "target=attn-qv r=8" in line]
     assert ours.count("†‡") == 1 and ours.count("‡") == 2 and "paper" in ours
-    assert main([*flags, "--plan"]) == 0
+    assert main([*flags, "--plan"], GLUE) == 0
     assert "2 runs, 2 done before" in (out := capsys.readouterr().out) and "nothing is missing" in out

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from modules.benchmarks.glue import GLUE
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 from tests.support.runs import ENVIRONMENT, adapter, carry_out, planned, work
@@ -154,17 +155,17 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
 def test_what_is_done_is_not_done_again(command, in_this_process):
     from modules.experiments.command import main
 
-    assert main([*command, "--variant", "head"]) == 0
+    assert main([*command, "--variant", "head"], GLUE) == 0
     results = Path(command[5])
     (file,) = (results / "runs").glob("*.json")
     stamp = file.stat().st_mtime_ns
-    assert main([*command, "--variant", "head"]) == 0
+    assert main([*command, "--variant", "head"], GLUE) == 0
     assert file.stat().st_mtime_ns == stamp
     file.write_text(file.read_text()[:100])  # half a file: moved aside, and run again
-    assert main([*command, "--variant", "head"]) == 0
+    assert main([*command, "--variant", "head"], GLUE) == 0
     assert json.loads(file.read_text())["id"] == file.stem
     assert list((results / "runs").glob("*.corrupt-*"))
-    assert main([*command, "--variant", "head", "--force"]) == 0
+    assert main([*command, "--variant", "head", "--force"], GLUE) == 0
     assert file.stat().st_mtime_ns != stamp
 
 

@@ -14,6 +14,7 @@ import modules.acceleration.clipping
 import modules.acceleration.packed_encoder
 from modules.acceleration.cuda_graphs import GraphedAdamW
 from modules.acceleration.varlen_attention import Padded, Sequences
+from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
 from modules.experiments.stacking import stacks
 from modules.launch import worker
@@ -258,7 +259,7 @@ def test_the_command_stacks_what_is_missing(command, monkeypatch, capfd):
     (done,) = planned([*command, "--epochs", "1"], seeds=[1])
     run(done)
     before = done.folder.with_suffix(".json").read_bytes()
-    assert main([*flags, "--seeds", "0,1,2"]) == 0
+    assert main([*flags, "--seeds", "0,1,2"], GLUE) == 0
     shown = capfd.readouterr().out
     assert "3 runs, 1 done before" in shown and "rte lora seeds 0,2: epoch 1/1" in shown
     assert done.folder.with_suffix(".json").read_bytes() == before
@@ -266,10 +267,10 @@ def test_the_command_stacks_what_is_missing(command, monkeypatch, capfd):
     assert found == {0: 2, 1: None, 2: 2}
     table = (Path(done.results_dir) / "tables" / "glue.md").read_text()
     assert "stacked" not in table  # the step time is that of the seed that ran alone
-    assert main([*flags, "--seeds", "0,1,2"]) == 0
+    assert main([*flags, "--seeds", "0,1,2"], GLUE) == 0
     assert "3 runs, 3 done before" in capfd.readouterr().out
     done.folder.with_suffix(".json").unlink()
-    assert main([*flags, "--seeds", "0,1"]) == 0  # one is left: an ordinary run
+    assert main([*flags, "--seeds", "0,1"], GLUE) == 0  # one is left: an ordinary run
     assert ResultStore(done.results_dir).read(done.id).cost.get("stacked") is None
 
 
@@ -279,7 +280,7 @@ def test_the_command_stacks_what_is_missing(command, monkeypatch, capfd):
      (["--trainer.devices", "2"], "one device"), (["--trainer.precision", "16-mixed"], "fp16"), (["--plan"], "--plan")],
 )  # fmt: skip
 def test_what_cannot_be_stacked_is_refused_in_one_line(command, capsys, tmp_path, flags, reason):
-    assert main([*command, "--stack_seeds", *flags]) == 2
+    assert main([*command, "--stack_seeds", *flags], GLUE) == 2
     error = capsys.readouterr().err
     assert reason in error and error.count("\n") == 1 and not (tmp_path / "results" / "runs").exists()
 

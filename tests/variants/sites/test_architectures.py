@@ -25,7 +25,7 @@ CASES += [(name, "lora", torch.float32) for name in MODELS if name not in BASIC]
 CASES += [(name, "dora", torch.bfloat16) for name in ("phi3", "gpt_neox", "falcon", "deberta")]  # slices of all kinds
 
 
-@pytest.mark.parametrize(("name", "variant", "dtype"), CASES)
+@pytest.mark.parametrize(("name", "variant", "dtype"), CASES, ids=lambda value: str(value).removeprefix("torch."))
 def test_attach_step_merge_save_reload(name, variant, dtype, tmp_path):
     model = MODELS[name]().to(dtype)
     batch = {k: v.to(dtype) if v.is_floating_point() else v for k, v in inputs(name).items()}

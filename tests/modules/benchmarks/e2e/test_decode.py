@@ -8,6 +8,7 @@ import torch
 
 from modules.benchmarks.e2e.data import inputs_of
 from modules.benchmarks.e2e.decode import Decoding, NoRepeatInOutput, decode, generate, low_precision
+from modules.benchmarks.e2e.settings import E2ESettings
 
 
 def every_hypothesis(model, context, decoding):
@@ -154,8 +155,9 @@ def test_the_stop_tokens_of_the_official_code():
     bpe = PreTrainedTokenizerFast(
         tokenizer_object=core._tokenizer, eos_token="<|endoftext|>", pad_token="<|endoftext|>"
     )
-    assert Decoding.of({}, bpe).stop == (0, bpe.convert_tokens_to_ids("ĊĊ"))
-    assert Decoding.of({}, word_tokenizer(["a"])).stop == (0,)
+    settings = E2ESettings(lr=1e-3, batch_size=8, epochs=1, max_length=64)
+    assert Decoding.of(settings, bpe).stop == (0, bpe.convert_tokens_to_ids("ĊĊ"))
+    assert Decoding.of(settings, word_tokenizer(["a"])).stop == (0,)
 
 
 def test_low_precision_spares_the_output_embedding(fresh):

@@ -10,7 +10,7 @@ from modules.benchmarks.recipes import load_file as load_recipe_file
 from modules.benchmarks.recipes import load_recipe
 from modules.reports.formats.csv_table import to_csv
 from modules.reports.formats.markdown import to_markdown
-from modules.reports.tables import build
+from modules.reports.tables.build import build
 from modules.reports.tables.published import load_published
 from modules.runs.results import RunResult
 from paper_repro import PUBLISHED
@@ -53,7 +53,7 @@ def e2e_result(number: int, **test) -> RunResult:
 def test_the_table_has_test_scores_in_the_papers_units():
     published = load_published(PUBLISHED, "e2e")
     results = [e2e_result(0), e2e_result(1, BLEU=0.71, METEOR=None, NIST=8.7), glue_result()]
-    sections = build(results, published, E2E)
+    sections = build(results, E2E, published)
     text = to_markdown(sections, E2E)
     (ours,) = [line for line in text.splitlines() if line.startswith("| [1]")]
     cells = [cell.strip() for cell in ours.split("|")]

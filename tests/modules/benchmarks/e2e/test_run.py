@@ -19,8 +19,8 @@ from modules.benchmarks.e2e.sources import FolderSource
 from modules.command_line import guarded
 from modules.experiments.command import main
 from modules.experiments.flags import make_parser
-from modules.experiments.plan import Wishes, make_plan
-from modules.experiments.wishes import seeds_of
+from modules.experiments.plan import make_plan
+from modules.experiments.wishes import Wishes, seeds_of
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.scores import score
@@ -67,7 +67,7 @@ def planned(command: list[str], variant: str = "lora", **changes) -> RunConfig:
         model=flags.model,
         data_dir=flags.data_dir,
         seeds=seeds_of(flags.seeds),
-        training={name: flags[name] for name in E2E.settings if flags[name] is not None},
+        training={name: flags[name] for name in E2E.settings.flags() if flags[name] is not None},
         trainer=flags.trainer or {},
         results_dir=flags.results_dir,
         wandb=flags.wandb,
@@ -163,7 +163,7 @@ def test_a_run_leaves_outputs_scores_and_what_settles_a_comparison(command, e2e_
     model, tokenizer, _ = load_language_model(run.backbone["spec"], E2E.embedded())
     load(model, run.folder / "best", strict=True)
     contexts = [ids + [tokenizer.eos_token_id] for ids in tokenizer(mrs)["input_ids"]]
-    assert decode(model, contexts, tokenizer, Decoding.of(run.training, tokenizer)) == outputs
+    assert decode(model, contexts, tokenizer, Decoding.of(E2E.settings.of(run.training), tokenizer)) == outputs
 
 
 @pytest.mark.slow
@@ -188,7 +188,7 @@ def test_the_frozen_model_is_scored_as_it_is(command):
     model, tokenizer, _ = load_language_model(run.backbone["spec"], E2E.embedded())
     rows = FolderSource(run.data["spec"]).load(E2E.tasks["e2e"])["test"]
     contexts = inputs_of(rows, tokenizer, "authors").ids
-    assert decode(model, contexts, tokenizer, Decoding.of(run.training, tokenizer)) == outputs_of(run)
+    assert decode(model, contexts, tokenizer, Decoding.of(E2E.settings.of(run.training), tokenizer)) == outputs_of(run)
 
 
 def test_both_forms_of_the_data_are_one_run(command, tmp_path):
