@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from variants.errors import VariantError, first_line
 from variants.formats import loralib, native, peft
 from variants.formats.common import recognise
-from variants.sites.architectures import ARCHITECTURES, UNKNOWN, Fused
+from variants.sites.architectures import ARCHITECTURES, UNKNOWN
+from variants.sites.family import Fused
 
 _LABELS = re.compile(r"(?:^|\.)(?:classifier|score|out_proj)\.weight$")
 _AUTO = {

@@ -2,115 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
-
 from torch import nn
 
-Layout = tuple[int, tuple[int, ...]]
-"""How a fused map's output features are shared out: they fall into so many equal groups, one behind the other, and
-each group into consecutive parts of these proportions."""
-
-
-@dataclass(frozen=True)
-class Fused:
-    """One linear map that computes several roles.
-
-    Attributes:
-        pattern: regular expression for the end of the map's name.
-        roles: what its parts are, in their order.
-        layout: from the model's configuration.
-    """
-
-    pattern: str
-    roles: tuple[str, ...]
-    layout: Callable[[Any], Layout]
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What is known of a family of models. Names are ends of modules' names in transformers, as regular expressions.
-
-    Attributes:
-        names: transformers' ``config.model_type`` of every model that this row describes.
-        maps: role (q, k, v, o, gate, up, down) -> name of the linear maps that have it.
-        fused: maps that have several roles.
-        cross: found in the names of attention to another sequence, whose keys and values read what queries do not.
-        last_norm: name of the LayerNorm that ends a block; empty where a block ends by adding the residual.
-        norms: name of the LayerNorms, where they are none of PyTorch's.
-        biases: names of bias vectors that are called otherwise than ``bias``.
-        poolers: children of the backbone that belong to the task head: trained with it, never adapted.
-        heads: the model's children and parameters that are its task head; empty where all outside the backbone is.
-        decoder: child of the backbone that a language model's head calls by itself.
-        pools_first_token: heads read the first token: a prefix follows it, elsewhere it comes first.
-        learns_positions: there is an embedding for each position, and none beyond the last.
-        positions_follow_padding: positions are numbered from the padding index + 1.
-        takes_prefix: `variants.methods.prefix` can lengthen its sequences.
-        packs: it has blocks of BERT's parts, which get the encoder's keyword arguments, and its heads for sequence
-            classification read the first token: what `modules.acceleration.packed_encoder` needs.
-        transposed: all maps in its blocks keep their weight as (in, out).
-        causal: it is a language model that reads from left to right.
-        dropout: the configuration's options for dropout in the backbone.
-    """
-
-    names: tuple[str, ...] = ()
-    maps: Mapping[str, str] = field(default_factory=dict)
-    fused: tuple[Fused, ...] = ()
-    cross: str = r"cross"
-    last_norm: str = ""
-    norms: str = ""
-    biases: tuple[str, ...] = ()
-    poolers: tuple[str, ...] = ()
-    heads: tuple[str, ...] = ()
-    decoder: str = ""
-    pools_first_token: bool = False
-    learns_positions: bool = False
-    positions_follow_padding: bool = False
-    takes_prefix: bool = True
-    packs: bool = False
-    transposed: bool = False
-    causal: bool = False
-    dropout: tuple[str, ...] = ()
-
-    @property
-    def roles(self) -> tuple[str, ...]:
-        """Every role that a target can name."""
-        return (*self.maps, *(role for fused in self.fused for role in fused.roles))
-
-    def first_position(self, config: Any) -> int:
-        """The number of a sequence's first position."""
-        return (config.pad_token_id or 0) + 1 if self.positions_follow_padding else 0
-
-
-# ---- layouts of fused maps ---------------------------------------------------------------------------------------
-
-
-def _in_thirds(config: Any) -> Layout:
-    """All queries, then all keys, then all values."""
-    return 1, (1, 1, 1)
-
-
-def _grouped_queries(config: Any) -> Layout:
-    """All queries, then the keys and then the values of fewer heads."""
-    return 1, (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
-
-
-def _head_by_head(config: Any) -> Layout:
-    """Query, key and value of the first head, then those of the second: ``view(heads, 3, head_dim)``."""
-    return config.num_attention_heads, (1, 1, 1)
-
-
-def _falcon(config: Any) -> Layout:
-    """Three layouts, as ``FalconAttention._split_heads`` has them."""
-    if config.new_decoder_architecture:  # each group of queries, then its key and its value
-        return config.num_kv_heads, (config.num_attention_heads // config.num_kv_heads, 1, 1)
-    return (1, (config.num_attention_heads, 1, 1)) if config.multi_query else _head_by_head(config)
-
-
-def _in_halves(config: Any) -> Layout:
-    return 1, (1, 1)
-
+from variants.sites.family import (
+    Architecture,
+    Fused,
+    falcon,
+    grouped_queries,
+    head_by_head,
+    in_halves,
+    in_thirds,
+)
 
 _QKV = ("q", "k", "v")
 
@@ -169,7 +71,7 @@ _ROWS = (
     Architecture(
         names=("deberta",),
         maps=_BERT_OUTPUTS,
-        fused=(Fused(r"attention\.self\.in_proj", _QKV, _head_by_head),),
+        fused=(Fused(r"attention\.self\.in_proj", _QKV, head_by_head),),
         last_norm=_BERT_NORM,
         norms=r"LayerNorm",
         biases=("q_bias", "v_bias"),
@@ -196,14 +98,14 @@ _ROWS = (
         names=("modernbert",),
         # the gate and what it gates are the halves of Wi, which is "up" as a whole, as both of T5's maps are
         maps={"o": r"attn\.Wo", "up": r"mlp\.Wi", "down": r"mlp\.Wo"},
-        fused=(Fused(r"attn\.Wqkv", _QKV, _in_thirds),),
+        fused=(Fused(r"attn\.Wqkv", _QKV, in_thirds),),
         pools_first_token=True,
         dropout=("embedding_dropout", "attention_dropout", "mlp_dropout"),
     ),
     Architecture(
         names=("gpt2",),
         maps={"o": r"attn\.c_proj", "up": r"mlp\.c_fc", "down": r"mlp\.c_proj"},
-        fused=(Fused(r"attn\.c_attn", _QKV, _in_thirds),),
+        fused=(Fused(r"attn\.c_attn", _QKV, in_thirds),),
         learns_positions=True,
         transposed=True,
         causal=True,
@@ -228,8 +130,8 @@ _ROWS = (
         names=("phi3",),
         maps={"o": r"self_attn\.o_proj", "down": r"mlp\.down_proj"},
         fused=(
-            Fused(r"self_attn\.qkv_proj", _QKV, _grouped_queries),
-            Fused(r"mlp\.gate_up_proj", ("gate", "up"), _in_halves),
+            Fused(r"self_attn\.qkv_proj", _QKV, grouped_queries),
+            Fused(r"mlp\.gate_up_proj", ("gate", "up"), in_halves),
         ),
         causal=True,
         dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
@@ -237,21 +139,21 @@ _ROWS = (
     Architecture(
         names=("gpt_neox",),
         maps={"o": r"attention\.dense"} | _BLOOM,
-        fused=(Fused(r"attention\.query_key_value", _QKV, _head_by_head),),
+        fused=(Fused(r"attention\.query_key_value", _QKV, head_by_head),),
         causal=True,
         dropout=_BLOOM_DROPOUT,
     ),
     Architecture(
         names=("bloom",),
         maps={"o": r"self_attention\.dense"} | _BLOOM,
-        fused=(Fused(r"self_attention\.query_key_value", _QKV, _head_by_head),),
+        fused=(Fused(r"self_attention\.query_key_value", _QKV, head_by_head),),
         causal=True,
         dropout=_BLOOM_DROPOUT,
     ),
     Architecture(
         names=("falcon",),
         maps={"o": r"self_attention\.dense"} | _BLOOM,
-        fused=(Fused(r"self_attention\.query_key_value", _QKV, _falcon),),
+        fused=(Fused(r"self_attention\.query_key_value", _QKV, falcon),),
         causal=True,
         dropout=_BLOOM_DROPOUT,
     ),

@@ -11,7 +11,8 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from variants.errors import VariantError
-from variants.sites.architectures import ARCHITECTURES, Fused, architecture_of, head_parameters
+from variants.sites.architectures import ARCHITECTURES, architecture_of, head_parameters
+from variants.sites.family import Fused
 from variants.sites.kinds import kind_of
 from variants.sites.site import Site
 
