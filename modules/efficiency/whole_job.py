@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.efficiency.shapes import build, sizes
-from modules.paths import PROJECT, checkout
+from modules.paths import PROJECT
 from modules.runs.environment import environment
 from variants.errors import UserError
 
@@ -171,8 +171,7 @@ def command_since(commit: str, repeats: int, arguments: tuple[str, ...] = ()) ->
 def _checkout(commit: str, scratch: Path) -> Iterator[Path]:
     """The project as it was at a commit, in a folder of its own."""
     place = scratch / "before"
-    root = checkout("--since compares commits of a checkout: run it in one")
-    git = ["git", "-C", str(root), "worktree"]
+    git = ["git", "-C", str(PROJECT), "worktree"]
     done = subprocess.run([*git, "add", "--detach", str(place), commit], capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"--since {commit}: git cannot check it out: {done.stderr.strip().splitlines()[-1]}")
