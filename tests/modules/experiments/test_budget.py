@@ -12,7 +12,7 @@ from variants import LoRA
 
 
 @pytest.mark.slow
-def test_glue_picks_says_and_records(command, tmp_path, capsys) -> None:
+def test_glue_picks_says_and_records(command, tmp_path, capsys, in_this_process) -> None:
     assert main([*command, "--variant", "adapter_p", "--budget", "600", "--epochs", "1"], GLUE) == 0
     shown = capsys.readouterr().out
     (path,) = (tmp_path / "results" / "runs").glob("*.json")

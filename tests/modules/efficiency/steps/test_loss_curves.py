@@ -26,6 +26,7 @@ def test_curves_tell_another_computation(monkeypatch):
     from variants.methods.lora import LoRALayer
 
     monkeypatch.setattr(LoRALayer, "forward", lambda self, x, y: y)  # as fast as can be
+    monkeypatch.setattr(loss_curves, "STEPS", 6)
     scenario = Scenario("t", "tiny", 4, 16, methods=("lora",))
     record, rounded = loss_curves.compare(scenario, CPU, ("eager",), precisions=("fp32", "bf16"))
     assert record["difference"] == pytest.approx(record["effect"])

@@ -21,9 +21,10 @@ def test_ways_of_one_library_train_as_much_as_the_other():
 @pytest.mark.slow
 def test_a_way_that_fails_is_a_row_and_stops_nobody():
     scenario = Scenario("t", "tiny", 4, 16, methods=("lora",), modes=("graphs", "eager"))
-    found = measured(scenario, ("ours", "limit"))["ways"]
+    record = measured(scenario, ("ours", "limit"))
+    found = record["ways"]
     if not torch.cuda.is_available():
         assert found["ours lora graphs"]["failed"] == "RuntimeError: CUDA graphs need a GPU"
     assert found["ours lora eager"]["step_ms"] > 0
-    text = "\n".join(report._scenario(measured(scenario, ("ours", "limit"))))
+    text = "\n".join(report._scenario(record))
     assert "| ours lora graphs | failed: RuntimeError: CUDA graphs need a GPU |" in text
