@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.contract.base import Broken, property_of, require
 from variants.contract.models import (
     NotApplicable,
@@ -70,7 +70,7 @@ def no_host_sync(subject: Subject) -> None:
             torch.cuda.set_sync_debug_mode(mode)
 
 
-def _step_without_values(adapted: Adapted, x: Tensor) -> None:
+def _step_without_values(adapted: AdaptedModel, x: Tensor) -> None:
     try:
         loss, penalty = adapted.model(x).square().sum(), adapted.penalty()
         (loss if penalty is None else loss + penalty).backward()

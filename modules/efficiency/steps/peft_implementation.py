@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from modules.efficiency.steps.backbones import Batch, loss_of
 from modules.efficiency.steps.trainee import START, TOTAL, Trainee
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.sites.architectures import architecture_of
 from variants.sites.targets import find_sites
 
@@ -89,7 +89,7 @@ def theirs(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, l
 
 
 @torch.no_grad()
-def equalise(adapted: Adapted, wrapped: nn.Module, method: str) -> None:
+def equalise(adapted: AdaptedModel, wrapped: nn.Module, method: str) -> None:
     """Give PEFT's adapter and head the values of ours; VeRA's random matrices go the other way.
 
     Raises:
@@ -108,7 +108,7 @@ def equalise(adapted: Adapted, wrapped: nn.Module, method: str) -> None:
                 getattr(layer.bank, name).copy_(matrix)
 
 
-def pairs(adapted: Adapted, wrapped: nn.Module, method: str) -> Iterator[tuple[Tensor, Tensor]]:
+def pairs(adapted: AdaptedModel, wrapped: nn.Module, method: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Each trained tensor of ours, head included, and PEFT's."""
     base = wrapped.get_base_model()
     for key, tensor in adapted.trained().items():

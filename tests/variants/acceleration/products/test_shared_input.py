@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from tests.support.passes import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import AdaLoRA, DoRA, LoRA, VeRA, attach
-from variants.acceleration import accelerated, passes, policy, shared_input
+from variants.acceleration import accelerated, passes, policy
+from variants.acceleration.products import shared_input
 from variants.adapters.stack import Stack
 from variants.sites.targets import siblings
 
@@ -97,7 +98,7 @@ def test_only_graphs_and_large_inputs_are_read_together(monkeypatch):
     """Elsewhere the host's time counts, and PyTorch's own functions cost it less."""
     seen = []
     monkeypatch.setattr(
-        shared_input, "Reading", lambda x, maps, own=shared_input.Reading: seen.append(x) or own(x, maps)
+        shared_input, "SharedInput", lambda x, maps, own=shared_input.SharedInput: seen.append(x) or own(x, maps)
     )
     handle = adapted(roberta, LoRA(r=4), low=False)
     loss_and_gradients(handle, True)
@@ -271,7 +272,7 @@ def test_gradients_that_lie_side_by_side_are_one_product(side_by_side):
     x = torch.randn(2, 3, 5, requires_grad=True)
     (expected,) = torch.autograd.grad(sum(module(x).square().sum() for module in maps), x)
     with policy.for_graph():
-        read = shared_input.Reading(x, shared_input.Maps(maps))
+        read = shared_input.SharedInput(x, shared_input.FusedLinears(maps))
         loss = Summed.apply(*(read.outputs[place] for place in range(3)))
         with Ops() as ops:
             (found,) = torch.autograd.grad(loss, x)

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from variants.acceleration.overrides import Override
 from variants.acceleration.policy import LARGE, few_kernels, plain
-from variants.acceleration.side_stream import mark
-from variants.acceleration.tensor_notes import TensorNotes
+from variants.acceleration.products.side_stream import mark
+from variants.acceleration.products.tensor_notes import TensorNotes
 from variants.sites.site import is_conv1d
 from variants.sites.targets import siblings
 
@@ -65,7 +65,7 @@ class GradientSum:
         return self._values[1]
 
 
-class Reading:
+class SharedInput:
     """One tensor as its readers see it in one forward pass.
 
     Attributes:
@@ -73,30 +73,30 @@ class Reading:
         outputs: of frozen maps that have not been asked yet, by their place among those that read together.
     """
 
-    def __init__(self, x: Tensor, maps: Maps) -> None:
+    def __init__(self, x: Tensor, maps: FusedLinears) -> None:
         self.sum = GradientSum(*(_SOURCES.get(x) or ()))
         self.sum.ready = mark(x)
-        self.x, *outputs = _Read.apply(x, maps, self.sum)
+        self.x, *outputs = _FusedForward.apply(x, maps, self.sum)
         self.maps, self.outputs = maps, dict(enumerate(outputs))
 
 
-_READINGS: TensorNotes[Reading] = TensorNotes()
+_SHARED: TensorNotes[SharedInput] = TensorNotes()
 _SOURCES: TensorNotes[tuple[nn.LayerNorm, Tensor]] = TensorNotes()
 """Of large outputs of LayerNorms: the norm and its input."""
 
 
-def reading_of(x: Tensor) -> Reading | None:
+def shared_input_of(x: Tensor) -> SharedInput | None:
     """How a tensor is being read, if frozen maps read it together."""
-    return _READINGS.get(x)
+    return _SHARED.get(x)
 
 
 def forget() -> None:
     """What is known of tensors ends with its accelerated pass."""
-    _READINGS.forget()
+    _SHARED.forget()
     _SOURCES.forget()
 
 
-class Maps:
+class FusedLinears:
     """Frozen linear maps that read one tensor: one module, or several whose weights are kept as one matrix."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
@@ -113,9 +113,9 @@ class Maps:
         module = self.modules[place]
         if x.dtype != module.weight.dtype or not few_kernels(x):
             return type(module).forward(module, x)
-        reading = reading_of(x)
+        reading = shared_input_of(x)
         if reading is None or reading.maps is not self or place not in reading.outputs:
-            reading = _READINGS.put(x, Reading(x, self))
+            reading = _SHARED.put(x, SharedInput(x, self))
         return reading.outputs.pop(place)
 
     def outputs(self, x: Tensor) -> list[Tensor]:
@@ -153,9 +153,9 @@ def _joined(parameters: Sequence[nn.Parameter | None]) -> Tensor | None:
     return whole
 
 
-class _Read(torch.autograd.Function):
+class _FusedForward(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, maps: Maps, sum: GradientSum) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, maps: FusedLinears, sum: GradientSum) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.maps, ctx.sum, ctx.shape = maps, sum, x.shape
         return x.detach(), *maps.outputs(x)
@@ -202,7 +202,7 @@ def shared_inputs(
     groups = [group for group in groups if all(map(frozen_linear, group)) and _joinable(group)]
     known = {id(module) for group in groups for module in group}
     alone = {id(module): module for module in adapted if id(module) not in known and frozen_linear(module)}
-    maps = [Maps(group) for group in (*groups, *([module] for module in alone.values()))]
+    maps = [FusedLinears(group) for group in (*groups, *([module] for module in alone.values()))]
     for together in maps:
         yield from together.overrides()
     norms = (module for module in model.modules() if type(module) is nn.LayerNorm)

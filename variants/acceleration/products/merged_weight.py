@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from variants.acceleration.overrides import Override
 from variants.acceleration.policy import plain
-from variants.acceleration.shared_input import frozen_linear
+from variants.acceleration.products.shared_input import frozen_linear
 from variants.layer import LOW_PRECISION, AdapterLayer
 
 

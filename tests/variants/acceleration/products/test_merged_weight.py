@@ -9,7 +9,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tests.support.passes import adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import DoRA, LoRA, attach
-from variants.acceleration import accelerated, merged_weight
+from variants.acceleration import accelerated
+from variants.acceleration.products import merged_weight
 from variants.methods.lora import LoRALayer
 
 

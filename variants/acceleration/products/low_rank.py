@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.acceleration import elementwise
 from variants.acceleration.policy import few_kernels
-from variants.acceleration.shared_input import GradientSum, reading_of
-from variants.acceleration.side_stream import after_event, is_tracked, on_side_stream, used
+from variants.acceleration.products import elementwise
+from variants.acceleration.products.shared_input import GradientSum, shared_input_of
+from variants.acceleration.products.side_stream import after_event, is_tracked, on_side_stream, used
 from variants.adapters.stacked_layer import StackedLayer
 from variants.layer import AdapterLayer, LowRank
 
@@ -77,7 +77,7 @@ def project(x: Tensor, A: Tensor) -> Tensor:
     """
     if x.dtype != A.dtype or not few_kernels(x):
         return _linear(x, A)
-    reading = reading_of(x)
+    reading = shared_input_of(x)
     return _Project.apply(reading.x.view_as(x), A, reading.sum) if reading else _Project.apply(x, A, None)
 
 

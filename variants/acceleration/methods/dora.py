@@ -8,12 +8,12 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from variants.acceleration.elementwise import add_gain, add_scaled
 from variants.acceleration.fast_paths import FORWARDS, PREPARATIONS, replaces
-from variants.acceleration.grouping import alike, stacked
-from variants.acceleration.low_rank import Product, project
+from variants.acceleration.methods.grouping import alike, stacked
 from variants.acceleration.overrides import Override
-from variants.acceleration.side_stream import split
+from variants.acceleration.products.elementwise import add_gain, add_scaled
+from variants.acceleration.products.low_rank import Product, project
+from variants.acceleration.products.side_stream import split
 from variants.adapters.stacked_layer import StackedLayer
 from variants.layer import full_precision, wide
 from variants.methods.dora import SMALLEST, DoRALayer

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from variants.acceleration.policy import few_kernels
-from variants.acceleration.side_stream import on_side_stream, used
+from variants.acceleration.products.side_stream import on_side_stream, used
 
 # where our own functions do not pay, addcmul does not either: the gradients PyTorch has for it take two products each
 

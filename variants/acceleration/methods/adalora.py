@@ -9,7 +9,7 @@ from torch import Tensor
 
 from variants.acceleration import torch_private
 from variants.acceleration.fast_paths import UPDATES, replaces
-from variants.acceleration.grouping import alike, stacked
+from variants.acceleration.methods.grouping import alike, stacked
 from variants.methods.adalora import FACTORS, AdaLoRA, AdaLoRALayer, best
 
 
