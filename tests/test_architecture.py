@@ -39,6 +39,7 @@ FLOORS = {
         "adapters",
         "formats",
         "formats/peft",
+        "base_model",
         "acceleration/basics",
         "acceleration/products",
         "acceleration/methods",
@@ -90,12 +91,12 @@ MOST_LINES, MOST_FILES = 300, 13
 # ---- what does not keep the rules yet ----------------------------------------------------------------------------
 
 KNOWN_UPWARD = {
-    "variants.formats.base_model -> variants/formats/peft",
+    "variants.base_model -> variants/formats/peft",
 }
 KNOWN_ROOM_CIRCLES = {"variants/formats <-> variants/formats/peft"}
 KNOWN_TO_SCRIPTS: set[str] = set()
 KNOWN_TO_ACCELERATION = {"modules.pretraining.training_step -> modules.acceleration.cuda_graphs"}
-KNOWN_LONG = {"variants.adapters.adapted_model"}
+KNOWN_LONG: set[str] = set()
 KNOWN_FULL: set[str] = set()
 KNOWN_WITHOUT_README = {
     "modules",
