@@ -4,7 +4,7 @@ import re
 
 from modules.benchmarks.glue import GLUE
 from modules.reports.formats.console import to_text
-from modules.reports.tables import build
+from modules.reports.tables.build import build
 from tests.support.results import run
 from tests.support.tables import EIGHT, PAPERS
 

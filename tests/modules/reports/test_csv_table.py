@@ -6,7 +6,7 @@ import json
 
 from modules.benchmarks.glue import GLUE
 from modules.reports.formats.csv_table import to_csv
-from modules.reports.tables import build
+from modules.reports.tables.build import build
 from tests.support.results import run
 from tests.support.tables import PAPERS
 

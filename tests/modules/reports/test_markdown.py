@@ -5,7 +5,7 @@ import pytest
 from modules.benchmarks.glue import GLUE
 from modules.reports.formats.console import to_text
 from modules.reports.formats.markdown import to_markdown
-from modules.reports.tables import build
+from modules.reports.tables.build import build
 from tests.support.results import run
 from tests.support.tables import PAPERS, table
 

@@ -4,7 +4,7 @@ import pytest
 
 from modules.benchmarks.glue import GLUE
 from modules.reports.formats.markdown import to_markdown
-from modules.reports.tables import build
+from modules.reports.tables.build import build
 from modules.reports.tables.published import load_published
 from paper_repro import PUBLISHED
 from tests.support.results import run

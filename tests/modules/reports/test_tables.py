@@ -9,7 +9,7 @@ from modules.benchmarks.glue import GLUE
 from modules.benchmarks.glue.tasks import TASKS
 from modules.reports.formats.csv_table import to_csv
 from modules.reports.formats.markdown import to_markdown
-from modules.reports.tables import build
+from modules.reports.tables.build import build
 from modules.reports.tables.published import load_published
 from paper_repro import PUBLISHED
 from tests.support.results import run

@@ -10,7 +10,7 @@ from modules.benchmarks.recipes import load_file as load_recipe_file
 from modules.benchmarks.recipes import load_recipe
 from modules.reports.formats.csv_table import to_csv
 from modules.reports.formats.markdown import to_markdown
-from modules.reports.tables import build
+from modules.reports.tables.build import build
 from modules.reports.tables.published import load_published
 from modules.runs.results import RunResult
 from paper_repro import PUBLISHED
