@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from modules.benchmarks.base import benchmark
@@ -28,7 +29,8 @@ from modules.reports.show import show_table
 from variants.errors import UserError
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -49,11 +51,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--reference", action="store_true", help="switch all acceleration off: plain PyTorch, for checking results"
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    options = parse()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = parse(argv)
     jobs = default_jobs() if options.jobs is None else options.jobs
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
@@ -81,6 +84,7 @@ def main() -> int:
 
 
 def listed(text: str | None) -> list[str]:
+    """The parts of a comma list."""
     return [part.strip() for part in (text or "").split(",") if part.strip()]
 
 

@@ -14,7 +14,7 @@ REFS     plain text: the references of one input on consecutive lines, a blank l
 OUTPUTS  plain text: one output per line, in the order of the references; or a .csv or .tsv with an input column (mr)
          and an output column (output or ref): then a row's references are those of its input
 
---runs   scores the outputs that lie beside finished runs (runs/<id>/test.txt) with all that is installed here, writes
+--runs   scores the outputs of finished runs (runs/<id>/test.txt) with everything that is installed here, writes
          the scores into their result files, with the versions of the scorers, and rebuilds the table: so a run that
          was trained where there was no Java gets its METEOR. Runs that lack no score are passed over, but with --force.
          Outputs that are not a result's own are refused.
@@ -25,6 +25,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from modules.command_line import guarded
@@ -32,7 +33,8 @@ from modules.scores import files, ptb, score
 from variants.errors import UserError
 
 
-def parse() -> argparse.Namespace:
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command's arguments."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -44,11 +46,12 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--force", action="store_true", help="with --runs: all of them")
     parser.add_argument("--data_dir", help="of the test set, for --runs whose test_references.txt is not there")
     parser.add_argument("--json", action="store_true", help="one JSON object, unrounded; null where a score is missing")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    options = parse()
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    options = parse(argv)
     if (options.runs is None) == (options.outputs is None):
         raise UserError("give either REFS and OUTPUTS, or --runs RESULTS_DIR; --help shows examples")
     if options.runs:
@@ -66,6 +69,7 @@ def main() -> int:
 
 
 def score_runs(options: argparse.Namespace) -> int:
+    """Score the finished runs of `--runs`; returns the exit code."""
     from modules.benchmarks.e2e import E2E
     from modules.benchmarks.e2e.rescore import rescore
     from modules.reports.show import show_table

@@ -1,5 +1,6 @@
 """Fixtures that several test files share: a tiny model folder, tiny official-looking TSV folders, quiet processes."""
 
+import gc
 import json
 import os
 import random
@@ -10,7 +11,8 @@ import torch
 
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: several threads only wait for each other
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
+torch.set_num_threads(1)  # tiny models: several threads only wait for each other
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # before anything imports it: kernels are carried out in Python
@@ -25,6 +27,12 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
         source = ROOT / collection_path.relative_to(ROOT / "tests")
         return True if not (source / "__init__.py").is_file() else None
     return None
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported stays: no collection of garbage needs to look through it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -85,6 +93,17 @@ def tiny_tsv(tmp_path_factory) -> Path:
         write(f"MNLI/{name}.tsv", "index\tsentence1\tsentence2\tgold_label",
               lambda i: f"{i}\t{text()}\t{text()}\t{labels[i % 3]}")  # fmt: skip
     return root
+
+
+@pytest.fixture
+def in_this_process(monkeypatch):
+    """Commands carry their runs out here: quicker, where a process for each worker is not the point."""
+    from modules.launch import worker
+
+    for command in ("command", "comparison"):
+        monkeypatch.setattr(
+            f"modules.experiments.{command}.run_workers", lambda ids, folder, *_, **__: worker.main([folder, *ids])
+        )
 
 
 @pytest.fixture

@@ -17,14 +17,14 @@ from variants.registry import names, register, resolve
 from variants.variant import BaseVariant, Variant
 
 if TYPE_CHECKING:
-    from variants.adapters.adapted_model import Adapted as Adapted
+    from variants.adapters.adapted_model import AdaptedModel as AdaptedModel
     from variants.adapters.adapted_model import attach as attach
     from variants.formats.native import load as load
     from variants.layer import AdapterLayer as AdapterLayer
 
 _MODULES = {
     "AdapterLayer": "layer",
-    "Adapted": "adapters.adapted_model",
+    "AdaptedModel": "adapters.adapted_model",
     "attach": "adapters.adapted_model",
     "load": "formats.native",
     **{name: f"methods.{method}" for method, name in CLASSES.items()},

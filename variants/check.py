@@ -58,7 +58,8 @@ def _find(name: str, subject: Subject) -> Finding:
 
     from variants.contract import ddp as contract_ddp
     from variants.contract import properties as contract
-    from variants.contract.models import one_thread
+    from variants.contract.base import Broken
+    from variants.contract.models import NotApplicable, one_thread
 
     with one_thread(), torch.random.fork_rng(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,9 +68,9 @@ def _find(name: str, subject: Subject) -> Finding:
                 (outcome,) = contract_ddp.distributed([subject])
                 return Finding(name, FAILED if outcome else HELD, outcome)
             contract.PROPERTIES[name](subject)
-        except contract.NotApplicable as reason:
+        except NotApplicable as reason:
             return Finding(name, NOT_APPLICABLE, str(reason))
-        except contract.Broken as reason:
+        except Broken as reason:
             return Finding(name, FAILED, str(reason))
         except Exception as error:
             return Finding(name, FAILED, first_line(error))

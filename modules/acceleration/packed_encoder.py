@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from modules.acceleration.varlen_attention import places_of
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.sites.architectures import architecture_of
 
@@ -51,7 +51,7 @@ class Packing:
         self._blocks.clear()
 
 
-def pack(handle: Adapted | Stack) -> Packing | None:
+def pack(handle: AdaptedModel | Stack) -> Packing | None:
     """Let the encoder of a classifier take packed batches too; None where it cannot.
 
     It cannot where

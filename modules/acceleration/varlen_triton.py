@@ -134,7 +134,7 @@ class _ShortRows(torch.autograd.Function):
     def backward(ctx: Any, of_out: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v, *rest = ctx.saved_tensors
         (N, features), (numbers, sizes) = k.shape, ctx.settings
-        # side by side: whoever made all three has their gradient as one matrix (`variants.acceleration.shared_input`)
+        # side by side: whoever made all three has their gradient as one matrix (`shared_input`)
         beside = len(q) == N
         parts = k.new_empty(N, (2 + beside) * features).split(features, 1)
         of_q, of_k, of_v = parts if beside else (q.new_empty(q.shape), *parts)

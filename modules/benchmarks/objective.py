@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 
 Batch = dict[str, Tensor]
 Losses = tuple[Tensor, Tensor, Any]
@@ -43,7 +43,7 @@ class Objective(nn.Module):
         """The figures of the evaluation over all processes, `metric` among them; every process calls it."""
         raise NotImplementedError
 
-    def test(self, module: LightningModule, adapted: Adapted, folder: Any) -> dict[str, Any] | None:
+    def test(self, module: LightningModule, adapted: AdaptedModel, folder: Any) -> dict[str, Any] | None:
         """Once, after training: the figures that the table prints, where they are not the dev set's."""
         return None
 

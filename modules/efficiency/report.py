@@ -1,4 +1,4 @@
-"""A result file as a Markdown table and as a plot."""
+"""A result file as Markdown tables and as a plot."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from modules.efficiency import thresholds
-from modules.efficiency.implementations import LIMIT_PACKED, LIMIT_TOGETHER, TOGETHER
-from modules.efficiency.loss_curves import AGREE, FIGURES, ROUNDED, agrees
+from modules.efficiency.steps.implementations import LIMIT_PACKED, LIMIT_TOGETHER, REFERENCE, TOGETHER
+from modules.efficiency.steps.loss_curves import AGREE, FIGURES, ROUNDED, agrees
 from modules.reports.plots.image_files import saved_figure
 
 READING = """\
@@ -24,6 +24,7 @@ _COLOURS = {
     "limit": "#8c959f",
     "full": "#bf8700",
     "ours": "#0969da",
+    REFERENCE: "#80ccff",
     TOGETHER: "#54aeff",
     LIMIT_PACKED: "#afb8c1",
     LIMIT_TOGETHER: "#d0d7de",
@@ -33,7 +34,7 @@ _COLOURS = {
 
 
 def markdown(result: dict[str, Any]) -> str:
-    """The whole result: bars, loss curves, then every scenario."""
+    """The whole result: thresholds, loss curves, whole jobs, then every scenario."""
     environment = result["environment"]
     parts = [
         f"# Training at the hardware's limit: {environment['device']}",
@@ -44,7 +45,7 @@ def markdown(result: dict[str, Any]) -> str:
     ]
     if not result.get("peft"):
         parts += ["PEFT is not installed (`pip install peft`): its rows are missing.", ""]
-    parts += [*_bars(result), *_curves(result.get("curves", [])), *_jobs(result.get("jobs", []))]
+    parts += [*_thresholds(result), *_loss_curves(result.get("curves", [])), *_jobs(result.get("jobs", []))]
     for scenario in result.get("scenarios", {}).values():
         parts += [*_scenario(scenario), ""]
     return "\n".join(parts).rstrip() + "\n"
@@ -56,7 +57,7 @@ def bracketed(spread: tuple[float, float, float]) -> str:
     return median if low == median == high else f"{median} [{low}, {high}]"
 
 
-def _bars(result: dict[str, Any]) -> list[str]:
+def _thresholds(result: dict[str, Any]) -> list[str]:
     rows = thresholds.rows(result)
     if not rows:
         return []
@@ -68,7 +69,7 @@ def _bars(result: dict[str, Any]) -> list[str]:
     return [*lines, ""]
 
 
-def _curves(records: list[dict[str, Any]]) -> list[str]:
+def _loss_curves(records: list[dict[str, Any]]) -> list[str]:
     if not records:
         return []
     lines = [
@@ -135,17 +136,18 @@ def _number(value: float | None) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Step times of every scenario as bars with their quartiles, the limit as a line; ``path`` .png and .svg.
+    """Write step times of every scenario as bars with quartiles, the limit as a line, to ``path``.png and ``path``.svg.
 
-    Raises UserError where matplotlib is not installed.
+    Raises:
+        UserError: matplotlib is not installed.
     """
     scenarios = [s for s in result["scenarios"].values() if any("step_ms" in r for r in s["ways"].values())]
     heights = [0.9 + 0.24 * sum("step_ms" in r for r in s["ways"].values()) for s in scenarios]
-    with saved_figure(path, 8, sum(heights) + 0.3) as drawing:
-        axes = drawing.subplots(len(scenarios), height_ratios=heights, squeeze=False)
+    with saved_figure(path, 8, sum(heights) + 0.3) as figure:
+        axes = figure.subplots(len(scenarios), height_ratios=heights, squeeze=False)
         for s, axis in zip(scenarios, axes[:, 0], strict=True):
             _panel(axis, s)
-        drawing.suptitle(result["environment"]["device"], fontsize=9, color=_MUTED)
+        figure.suptitle(result["environment"]["device"], fontsize=9, color=_MUTED)
 
 
 def _panel(axis, s: dict[str, Any]) -> None:

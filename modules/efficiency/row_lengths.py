@@ -1,9 +1,9 @@
-"""Count how long the rows of GLUE and E2E are: ``lengths.json``, from which the benchmark draws its batches.
+"""Histograms of the row lengths of GLUE and E2E: ``lengths.json``, from which the benchmark draws its batches.
 
     python -m modules.efficiency.row_lengths --glue GLUE_DIR --tokenizer FOLDER --e2e E2E_DIR --gpt2 FOLDER
 
-``--tokenizer`` is a folder with a tokenizer for GLUE; where RoBERTa's own is not at hand, one of about its granularity
-stands in for it, and the file names it. ``--gpt2`` is a folder with GPT-2's.
+``--tokenizer`` is a folder with a tokenizer for GLUE: RoBERTa's, or one of similar granularity, which the file names.
+``--gpt2`` is a folder with GPT-2's.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def e2e(folder: Path, tokenizer: Any) -> dict[str, list[tuple[int, int, int]]]:
 
 
 def main() -> int:
+    """Write ``lengths.json``; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, text in (
         ("glue", "GLUE's TSV folders"),
@@ -61,7 +62,7 @@ def main() -> int:
     options = parser.parse_args()
     import transformers
 
-    from modules.efficiency.shapes import LENGTHS
+    from modules.efficiency.steps.batches import LENGTHS
 
     tokenizer, gpt2 = (transformers.AutoTokenizer.from_pretrained(f) for f in (options.tokenizer, options.gpt2))
     tables = {

@@ -1,22 +1,28 @@
-"""The project's bars: what a measurement must show, as rows (bar, measured, met or not)."""
+"""The project's thresholds: ratios that a measurement must reach, with whether it does."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from modules.efficiency.implementations import STACKED, TOGETHER
-from modules.efficiency.measure import quartiles
+from modules.efficiency.steps.implementations import STACKED, TOGETHER
+from modules.efficiency.steps.measure import quartiles
 
 Spread = tuple[float, float, float]
 Row = dict[str, Any]
-"""``bar``, ``what`` was divided by what, ``measured`` (q1, median, q3), ``limit`` and ``met``."""
+"""A threshold as it is kept in result files.
+
+``bar`` is its name, ``what`` the two implementations that were divided, ``measured`` the ratio (q1, median, q3),
+``limit`` the threshold, ``strict`` whether the ratio must be below it, ``met`` whether the median is.
+"""
 PEFTS = ("peft", "peft-bf16")
+"""PEFT's two precisions."""
 FASTEST = ("trained", "graphs", "compiled+graphs", "compiled", "eager")
+"""Modes, the fastest first."""
 
 
 def rows(result: dict[str, Any]) -> list[Row]:
-    """Every bar that the scenarios of a result file speak to."""
+    """Every threshold that a result file has measurements for."""
     scenarios = result.get("scenarios", {})
     found: list[Row] = []
     for key in ("base", "e2e", "large", "compiled"):
@@ -26,20 +32,20 @@ def rows(result: dict[str, Any]) -> list[Row]:
 
 
 def ratio(scenario: dict[str, Any], over: str, under: str) -> Spread | None:
-    """Quartiles of the ratio of two ways' step times, round by round; None where one was not measured."""
+    """Quartiles over the rounds of the ratio of two implementations' step times; None where one was not measured."""
     a, b = (scenario["ways"].get(name, {}).get("rounds_ms") for name in (over, under))
     return quartiles([x / y for x, y in zip(a, b, strict=True)]) if a and b else None
 
 
-def way(scenario: dict[str, Any], library: str, method: str, modes: tuple[str, ...]) -> str | None:
-    """The name of the first of these modes in which a way was measured."""
+def measured_name(scenario: dict[str, Any], library: str, method: str, modes: tuple[str, ...]) -> str | None:
+    """Name of an implementation in the first of these modes that was measured; None where none was."""
     names = (" ".join(part for part in (library, method, mode) if part) for mode in modes)
     return next((n for n in names if "step_ms" in scenario["ways"].get(n, {})), None)
 
 
 def best_peft(scenario: dict[str, Any], method: str, mode: str) -> str | None:
     """The faster of PEFT's two precisions in a mode."""
-    names = [n for library in PEFTS if (n := way(scenario, library, method, (mode,)))]
+    names = [n for library in PEFTS if (n := measured_name(scenario, library, method, (mode,)))]
     return min(names, key=lambda name: scenario["ways"][name]["step_ms"], default=None)
 
 
@@ -53,8 +59,8 @@ def _row(bar: str, scenario: dict, over: str | None, under: str | None, limit: f
 
 def _base(s: dict[str, Any]) -> list[Row]:
     title, found = s["title"], []
-    mine = {m: way(s, "ours", m, FASTEST) for m in ("lora", "dora", "vera", "adalora")}
-    limit = way(s, "limit", "", ("graphs",))
+    mine = {m: measured_name(s, "ours", m, FASTEST) for m in ("lora", "dora", "vera", "adalora")}
+    limit = measured_name(s, "limit", "", ("graphs",))
     found += _row(f"LoRA step, {title}", s, mine["lora"], limit, 1.25)
     found += _row(f"LoRA step, {title}", s, mine["lora"], best_peft(s, "lora", "eager"), 0.2)
     found += _row(f"LoRA step, {title}", s, mine["lora"], best_peft(s, "lora", "graphs"), 0.9)
@@ -62,9 +68,14 @@ def _base(s: dict[str, Any]) -> list[Row]:
         found += _row(name, s, mine[method], mine["lora"], times)
         for mode in ("eager", "graphs"):
             found += _row(
-                f"{name}, {mode}", s, way(s, "ours", method, (mode,)), best_peft(s, method, mode), 1.0, strict=True
+                f"{name}, {mode}",
+                s,
+                measured_name(s, "ours", method, (mode,)),
+                best_peft(s, method, mode),
+                1.0,
+                strict=True,
             )
-    together = way(s, TOGETHER, "lora", FASTEST)
+    together = measured_name(s, TOGETHER, "lora", FASTEST)
     found += _row(f"{STACKED} stacked seeds, whole step", s, together, mine["lora"], 3.0)
     found += _row("AdaLoRA step with allocation", s, mine["adalora"], mine["lora"], 1.3)
     found += _row("AdaLoRA step with allocation", s, mine["adalora"], best_peft(s, "adalora", "eager"), 0.15)
@@ -75,22 +86,22 @@ def _compiled(s: dict[str, Any]) -> list[Row]:
     found: list[Row] = []
     for mode in ("compiled", "compiled+graphs"):
         for method in ("lora", "dora", "vera"):
-            pair = way(s, "ours", method, (mode,)), best_peft(s, method, mode)
+            pair = measured_name(s, "ours", method, (mode,)), best_peft(s, method, mode)
             found += _row(f"{method}, {mode}", s, *pair, 1.0, strict=True)
     return found
 
 
 def _e2e(s: dict[str, Any]) -> list[Row]:
-    mine = way(s, "ours", "lora", FASTEST)
-    found = list(_row(f"LoRA step, {s['title']}", s, mine, way(s, "limit", "", ("graphs",)), 1.25))
+    mine = measured_name(s, "ours", "lora", FASTEST)
+    found = list(_row(f"LoRA step, {s['title']}", s, mine, measured_name(s, "limit", "", ("graphs",)), 1.25))
     return found + list(_row(f"LoRA step, {s['title']}", s, mine, best_peft(s, "lora", "eager"), 0.5))
 
 
 def _memory(s: dict[str, Any]) -> list[Row]:
     found: list[Row] = []
     for mode, limit_mode in (("trained", "graphs"), ("graphs", "graphs"), ("eager", "eager")):
-        mine, limit = way(s, "ours", "lora", (mode,)), way(s, "limit", "", (limit_mode,))
-        theirs = [n for library in PEFTS if (n := way(s, library, "lora", (limit_mode,)))]
+        mine, limit = measured_name(s, "ours", "lora", (mode,)), measured_name(s, "limit", "", (limit_mode,))
+        theirs = [n for library in PEFTS if (n := measured_name(s, library, "lora", (limit_mode,)))]
         theirs = [min(theirs, key=lambda name: s["ways"][name].get("peak_mb", 0))] if theirs else []
         for other, bar, strict in ((limit, 1.05, False), *((name, 1.0, True) for name in theirs)):
             if mine and other and s["ways"][mine].get("peak_mb"):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modules.embedded import GPT2, ROBERTA
+from modules.paths import checkout
 
 Settings = TypeVar("Settings")
 
@@ -67,6 +68,9 @@ def parse_settings(kind: type[Settings], description: str, argv: Sequence[str] |
 
     Args:
         description: of the command, for `--help`.
+
+    Raises:
+        UserError: an installed copy would replace the model that ships with it.
     """
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -79,4 +83,7 @@ def parse_settings(kind: type[Settings], description: str, argv: Sequence[str] |
             parser.add_argument(
                 f"--{item.name}", type=type(item.default), default=item.default, help=f"{text} (default %(default)s)"
             )
-    return kind(**vars(parser.parse_args(argv)))
+    settings = kind(**vars(parser.parse_args(argv)))
+    if settings.out in (GPT2, ROBERTA):
+        checkout("name a folder with --out; without it the model that ships with a checkout is replaced")
+    return settings

@@ -22,7 +22,7 @@ from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
 from modules.training import devices
 from modules.training.clipping import clip_each
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.variant import BaseVariant
 
@@ -98,7 +98,9 @@ def lower_backbone(model: nn.Module, variant: BaseVariant, config: RunConfig) ->
     return "32-true"
 
 
-def accelerate(handle: Adapted | Stack, data: PaddedDataModule, config: RunConfig, precision: str) -> PlainComputation:
+def accelerate(
+    handle: AdaptedModel | Stack, data: PaddedDataModule, config: RunConfig, precision: str
+) -> PlainComputation:
     """How a run is computed; its model and data are changed accordingly until ``release()``.
 
     Args:
@@ -113,7 +115,7 @@ def accelerate(handle: Adapted | Stack, data: PaddedDataModule, config: RunConfi
     return Acceleration(handle, data, graphs, pack_rows(handle, data, config))
 
 
-def pack_rows(handle: Adapted | Stack, data: PaddedDataModule, config: RunConfig) -> Packing | None:
+def pack_rows(handle: AdaptedModel | Stack, data: PaddedDataModule, config: RunConfig) -> Packing | None:
     """Pack the rows of batches from now on, where the model can take them.
 
     Not with ``pad: max``, and of several seeds not on a CPU, where they would need equally many tokens.
@@ -186,7 +188,9 @@ class Acceleration(PlainComputation):
 
     reference = False
 
-    def __init__(self, handle: Adapted | Stack, data: PaddedDataModule, graphs: bool, packing: Packing | None) -> None:
+    def __init__(
+        self, handle: AdaptedModel | Stack, data: PaddedDataModule, graphs: bool, packing: Packing | None
+    ) -> None:
         from variants.acceleration import accelerated, accelerated_updates
 
         self.graphs = graphs

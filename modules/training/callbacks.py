@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer, seed_everythin
 from lightning.pytorch.trainer.states import TrainerFn
 
 from modules.training.lightning_module import FineTuner
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.formats.native import save_adapter
 
 
@@ -119,7 +119,7 @@ class History(Callback):
         self.epochs.append(figures)
         self.diverged = not math.isfinite(figures["train_loss"])
 
-    def save(self, adapted: Adapted, which: str) -> None:
+    def save(self, adapted: AdaptedModel, which: str) -> None:
         """Write the active adapter as it is now, as that of the epoch that came last."""
         save_adapter(adapted, self.folder / which, epoch=self.last["epoch"], **self.notes)
 

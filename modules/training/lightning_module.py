@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.errors import UserError
 from variants.formats.native import restore
@@ -39,7 +39,7 @@ class FineTuner(LightningModule):
 
     def __init__(
         self,
-        adapted: Adapted | Stack,
+        adapted: AdaptedModel | Stack,
         objective: Objective,
         computation: PlainComputation | None = None,
         *,

@@ -19,7 +19,7 @@ from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner
 from modules.training.trainer import begin, checkpoint_path, fit, make_trainer
 from modules.training.wandb_logger import finish_logging, log_epochs, make_logger
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 
 
@@ -95,7 +95,9 @@ def run_seeds(configs: Sequence[RunConfig], live: bool | None = None) -> list[Ru
     return results
 
 
-def _module(handle: Adapted | Stack, prepared: Prepared, computation: PlainComputation, config: RunConfig) -> FineTuner:
+def _module(
+    handle: AdaptedModel | Stack, prepared: Prepared, computation: PlainComputation, config: RunConfig
+) -> FineTuner:
     """The LightningModule of one adapter or of a stack."""
     tuner = StackedTuner if isinstance(handle, Stack) else FineTuner
     return tuner(handle, prepared.objective, computation, **optimisation(config))

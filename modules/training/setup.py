@@ -14,14 +14,14 @@ from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
 from modules.training import devices
 from modules.training.acceleration import lower_backbone
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import UserError
 from variants.formats.native import read_adapter
 from variants.registry import resolve
 from variants.sites.architectures import head_parameters
 
 
-def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, Adapted, list[dict[str, int]], str]:
+def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, AdaptedModel, list[dict[str, int]], str]:
     """An adapter for each run, with its own head and initial values, on the model that the first run prepares.
 
     Args:
@@ -39,7 +39,7 @@ def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, Adapted, li
             own.data.pad_exactly()  # nothing there gains by few shapes
         if not counts:
             prepared, precision = own, lower_backbone(own.model, variant, config)
-            adapted = Adapted(own.model, head_parameters(own.model))
+            adapted = AdaptedModel(own.model, head_parameters(own.model))
         head = {name: p.detach().clone() for name, p in own.model.named_parameters() if name in set(adapted.head)}
         adapted.add(config.id, variant, config.seed)
         with torch.no_grad():
@@ -52,7 +52,7 @@ def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, Adapted, li
     return prepared, adapted, counts, precision
 
 
-def initialise(adapted: Adapted, config: RunConfig, data: PaddedDataModule) -> dict[str, int]:
+def initialise(adapted: AdaptedModel, config: RunConfig, data: PaddedDataModule) -> dict[str, int]:
     """Give the active adapter what it starts with beyond its own initial values; its parameters, counted."""
     if config.init_from:
         start_from(adapted, Path(config.results_dir) / "runs" / config.init_from["id"] / "best")
@@ -74,7 +74,7 @@ def _few_batches(data: PaddedDataModule, count: int = 8) -> Iterator[dict[str, T
         yield batch
 
 
-def start_from(adapted: Adapted, folder: Path) -> None:
+def start_from(adapted: AdaptedModel, folder: Path) -> None:
     """Take over what another run of the same configuration learnt, where shapes agree.
 
     The output layer of a task with another number of classes stays fresh, as in the LoRA authors' scripts. State that

@@ -7,8 +7,9 @@ import sys
 import pytest
 
 from modules.command_line import guarded
-from modules.efficiency import loss_curves, measure, peft_implementation, shapes
-from modules.efficiency.measure import Scenario
+from modules.efficiency.result_file import slug
+from modules.efficiency.steps import backbones, loss_curves, peft_implementation
+from modules.efficiency.steps.scenarios import SCENARIOS, Scenario
 from modules.paths import PROJECT
 from modules.runs.environment import device_name
 from paper_repro import efficiency
@@ -17,8 +18,8 @@ from tests.support.efficiency import GPT2, ROBERTA
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setitem(shapes.SHAPES, "tiny", ROBERTA)
-    monkeypatch.setitem(shapes.SHAPES, "tiny-gpt2", GPT2)
+    monkeypatch.setitem(backbones.SHAPES, "tiny", ROBERTA)
+    monkeypatch.setitem(backbones.SHAPES, "tiny-gpt2", GPT2)
 
 
 def command(*words, out):
@@ -27,12 +28,12 @@ def command(*words, out):
 
 @pytest.mark.slow
 def test_command_writes_result_table_and_plot(tmp_path, monkeypatch):
-    monkeypatch.setitem(measure.SCENARIOS, "tiny", Scenario("tiny", "tiny", 4, 16, methods=("lora",), modes=("eager",)))
-    words = ["--scenarios", "tiny", "--ways", "limit,ours lora", "--rounds", "2"]
+    monkeypatch.setitem(SCENARIOS, "tiny", Scenario("tiny", "tiny", 4, 16, methods=("lora",), modes=("eager",)))
+    words = ["--scenarios", "tiny", "--ways", "limit eager,ours lora", "--rounds", "2"]
     assert command(*words, out=tmp_path) == 0
     (file,) = tmp_path.glob("cpu-*.json")
     result = json.loads(file.read_text())
-    assert set(result["scenarios"]["tiny"]["ways"]) == {"limit eager", "ours lora eager"}
+    assert set(result["scenarios"]["tiny"]["ways"]) == {"limit eager", "limit-packed eager", "ours lora eager"}
     table = file.with_suffix(".md").read_text()
     assert "## tiny, 4 x 16 tokens" in table and "| ours lora eager |" in table
     pytest.importorskip("matplotlib")
@@ -55,7 +56,7 @@ def test_curves_of_other_methods_stay(tmp_path, monkeypatch):
     monkeypatch.setattr(loss_curves, "compare", compared)
     monkeypatch.setattr(peft_implementation, "available", lambda: True)
     for key, methods in (("all", ("lora", "dora")), ("one", ("lora",))):
-        monkeypatch.setitem(measure.SCENARIOS, key, Scenario(key, "tiny", 4, 16, methods=methods))
+        monkeypatch.setitem(SCENARIOS, key, Scenario(key, "tiny", 4, 16, methods=methods))
     for keys, kept in ("all", (1.0, 1.0)), ("one", (2.0, 1.0)), ("all,one", (3.0, 3.0)):
         words = ["--scenarios", keys, "--device", "cpu", "--curves", "only", "--out", str(tmp_path)]
         assert guarded(lambda words=words: efficiency.main(words)) == 0
@@ -82,7 +83,7 @@ def test_mistakes_are_one_line(tmp_path, capsys, words, said):
 
 
 def test_a_foreign_file_is_not_overwritten(tmp_path):
-    file = tmp_path / f"{efficiency.slug(device_name('cpu'), 'cpu')}.json"
+    file = tmp_path / f"{slug(device_name('cpu'), 'cpu')}.json"
     file.write_text("{}")
     assert command(out=tmp_path) == 2
     assert file.read_text() == "{}"

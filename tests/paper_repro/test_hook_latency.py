@@ -7,12 +7,13 @@ import json
 
 import torch
 
+from modules.efficiency.inference import hook_latency as hooks
 from paper_repro import hook_latency
 
 
 @torch.no_grad()
 def test_hooks_and_replaced_modules_compute_the_same() -> None:
-    models = hook_latency.ways(layers=1, width=64, r=2, device="cpu")
+    models = hooks.hooked_and_replaced(layers=1, width=64, r=2, device="cpu")
     ids = torch.randint(5, 1000, (2, 6))
     out = {name: model(ids).logits for name, model in models.items()}
     for a, b in itertools.combinations(out.values(), 2):
@@ -26,7 +27,7 @@ def test_hooks_and_replaced_modules_compute_the_same() -> None:
 
 
 def test_hook_command_writes_its_figures(tmp_path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(hook_latency, "SHAPES", ((1, 64, 2, 5),))
+    monkeypatch.setattr(hooks, "SHAPES", ((1, 64, 2, 5),))
     out = tmp_path / "hooks.json"
     assert hook_latency.main(["--rounds", "3", "--out", str(out)]) == 0
     result = json.loads(out.read_text())

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from modules.command_line import guarded
+from modules.efficiency.inference.latency import build
 from paper_repro import latency
 from tests.support.models import MODELS
 from variants import LoRA
@@ -40,7 +41,7 @@ def test_command_measures_a_model_of_random_weights(tmp_path, capsys) -> None:
 
 def test_any_folder_is_built_from_its_configuration_alone(tmp_path) -> None:
     MODELS["gpt2"]().config.save_pretrained(tmp_path)
-    model = latency.build(str(tmp_path), "cpu")
+    model = build(str(tmp_path), "cpu")
     assert type(model).__name__ == "GPT2ForSequenceClassification" and not next(model.parameters()).is_meta
 
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.support.models import LABELS, MODELS, inputs
-from variants import Adapted, attach
+from variants import AdaptedModel, attach
 from variants.variant import Variant
 
 MAPS = {"roberta": ["query", "value"], "gpt2": ["c_attn"]}
@@ -30,7 +30,7 @@ class Pair:
     """One model twice: with our adapter and with PEFT's."""
 
     name: str
-    ours: Adapted
+    ours: AdaptedModel
     theirs: nn.Module
 
     def tensors(self) -> dict[str, tuple[Tensor, Tensor]]:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from tests.support.models import MODELS, inputs
 from variants import LoRA, attach
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.methods.lora import LoRALayer
 from variants.variant import Variant
 
@@ -44,7 +44,7 @@ def logits(model: nn.Module, row: int | None = None) -> Tensor:
     return model.eval()(**batch).logits
 
 
-def trained(model: nn.Module, variant: Variant) -> Adapted:
+def trained(model: nn.Module, variant: Variant) -> AdaptedModel:
     adapted = attach(model, variant)
     train(adapted.trained(), 1)
     return adapted

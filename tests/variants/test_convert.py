@@ -73,7 +73,7 @@ def test_there_and_back_through_every_format(name, with_model, folders, tmp_path
 
 
 def test_a_target_written_without_the_model_holds_for_more_than_the_file_names(folders, tmp_path):
-    """Adapted blocks only: by their last names alone, the blocks that are not adapted would be so too."""
+    """AdaptedModel blocks only: by their last names alone, the blocks that are not adapted would be so too."""
     saved("roberta", folders, tmp_path / "ours", LoRA(layers="1"))
     assert run(convert, tmp_path / "ours", tmp_path / "peft", "--to", "peft") == 0
     targets = json.loads((tmp_path / "peft/adapter_config.json").read_text())["target_modules"]

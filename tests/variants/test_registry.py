@@ -6,6 +6,7 @@ import dataclasses
 import inspect
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 
 import variants
 from variants import BaseVariant, Variant, VariantError, registry
+from variants.check import HELD, check
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = '''
@@ -153,6 +155,15 @@ def test_a_file_that_fails_is_loaded_anew_once_it_is_mended(tmp_path: Path) -> N
         registry.resolve(f"{tmp_path}/mended.py:Mine")
     (tmp_path / "mended.py").write_text(SOURCE)
     assert registry.resolve(f"{tmp_path}/mended.py:Mine")().strength == 2.0
+
+
+def test_the_example_of_the_readme_keeps_the_contract(tmp_path: Path) -> None:
+    text = (ROOT / "variants" / "README.md").read_text(encoding="utf-8")
+    (tmp_path / "my_file.py").write_text(re.search(r"```python\n(.*?)```", text, re.DOTALL)[1])
+    findings = check(
+        registry.resolve(f"{tmp_path}/my_file.py:MyVariant"), ["gradients", "merge", "round trip", "learns"]
+    )
+    assert {finding.status for finding in findings} == {HELD}, findings
 
 
 def test_a_forgotten_dataclass_decorator_is_made_up_for(outside: Path) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from variants.acceleration.fast_paths import FORWARDS
 from variants.acceleration.overrides import Override
-from variants.acceleration.side_stream import join, track
+from variants.acceleration.products.side_stream import join, track
 from variants.adapters.stack import Stack
 from variants.layer import LOW_PRECISION, AdapterLayer
 

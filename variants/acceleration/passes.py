@@ -9,25 +9,25 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from variants.acceleration import adalora, dora  # noqa: F401 (they register their fast paths)
 from variants.acceleration.casts import lowered, lowered_stack
 from variants.acceleration.fast_paths import FORWARDS, PREPARATIONS, update_overrides
-from variants.acceleration.low_rank import add_products, added, product
-from variants.acceleration.merged_weight import merged_weights
+from variants.acceleration.methods import adalora, dora  # noqa: F401 (they register their fast paths)
 from variants.acceleration.overrides import Override, overriding
 from variants.acceleration.policy import few_kernels, plain
-from variants.acceleration.shared_input import forget, shared_inputs
-from variants.adapters.adapted_model import Adapted
+from variants.acceleration.products.low_rank import add_products, added, product
+from variants.acceleration.products.merged_weight import merged_weights
+from variants.acceleration.products.shared_input import forget, shared_inputs
+from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.hooks import SiteAdapters
 from variants.adapters.stack import Stack
 from variants.layer import AdapterLayer
 
-_MAPS: WeakKeyDictionary[Adapted | Stack, tuple[tuple, list[Override]]] = WeakKeyDictionary()
+_MAPS: WeakKeyDictionary[AdaptedModel | Stack, tuple[tuple, list[Override]]] = WeakKeyDictionary()
 """Of each handle: which adapter and excluded maps it was made for, and the overrides of frozen maps and norms."""
 
 
 @contextmanager
-def accelerated(handle: Adapted | Stack, exclude: Iterable[nn.Module] = ()) -> Iterator[None]:
+def accelerated(handle: AdaptedModel | Stack, exclude: Iterable[nn.Module] = ()) -> Iterator[None]:
     """``with`` this, a forward pass, and its backward pass if you wish: the same to rounding, in fewer operations.
 
     Trained tensors must not change inside: copies of them in the base's precision are made at the start.
@@ -48,13 +48,13 @@ def accelerated(handle: Adapted | Stack, exclude: Iterable[nn.Module] = ()) -> I
 
 
 @contextmanager
-def accelerated_updates(handle: Adapted | Stack) -> Iterator[None]:
+def accelerated_updates(handle: AdaptedModel | Stack) -> Iterator[None]:
     """``with`` this, what a variant does between passes: ``handle.penalty()`` and ``handle.after_step()``."""
     with overriding(update_overrides(handle.variant)):
         yield
 
 
-def _frozen_maps(handle: Adapted | Stack, exclude: tuple[nn.Module, ...]) -> list[Override]:
+def _frozen_maps(handle: AdaptedModel | Stack, exclude: tuple[nn.Module, ...]) -> list[Override]:
     """Overrides of frozen maps that read one tensor, found once for each adapter."""
     key = (handle if isinstance(handle, Stack) else handle.adapter, exclude)
     known = _MAPS.get(handle)
@@ -64,7 +64,7 @@ def _frozen_maps(handle: Adapted | Stack, exclude: tuple[nn.Module, ...]) -> lis
     return known[1]
 
 
-def _adapters(handle: Adapted | Stack, rounded: set[nn.Module]) -> Iterator[Override]:
+def _adapters(handle: AdaptedModel | Stack, rounded: set[nn.Module]) -> Iterator[Override]:
     """Overrides of what the hooks call."""
     for adapters in dict.fromkeys(layer.site.module.adapter for layer in handle.layers):
         yield adapters, "compute", partial(_compute, adapters)

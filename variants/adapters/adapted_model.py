@@ -25,7 +25,7 @@ def attach(
     *,
     head: Sequence[str] | None = None,
     name: str = "default",
-) -> Adapted:
+) -> AdaptedModel:
     """Freeze ``model``, put the variant's layers on it and leave its task head trainable.
 
     Args:
@@ -33,19 +33,19 @@ def attach(
         variant: the method and its hyperparameters.
         seed: of the initial values, which depend on it and on each layer's path alone.
         head: names of the head's parameters, where they cannot be known by architecture.
-        name: under which this adapter is kept beside others (:meth:`Adapted.add`).
+        name: under which this adapter is kept beside others (:meth:`AdaptedModel.add`).
 
     Raises:
         VariantError: the model carries adapters already, or the variant does not fit it.
     """
     if hooks.is_adapted(model):
         raise VariantError("the model carries adapters already: use the handle's add(), or attach to a fresh model")
-    adapted = Adapted(model, head_parameters(model) if head is None else list(head))
+    adapted = AdaptedModel(model, head_parameters(model) if head is None else list(head))
     adapted.add(name, variant, seed)
     return adapted
 
 
-class Adapted:
+class AdaptedModel:
     """A frozen model and its adapters, one of them active. Made by :func:`attach`."""
 
     def __init__(self, model: nn.Module, head: list[str]) -> None:
@@ -313,4 +313,4 @@ class Adapted:
 
     def __repr__(self) -> str:
         counts = self.count() if self.active else {}
-        return f"Adapted({', '.join(self.adapters)}; active: {self.active}; {counts})"
+        return f"AdaptedModel({', '.join(self.adapters)}; active: {self.active}; {counts})"

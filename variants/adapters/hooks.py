@@ -31,7 +31,7 @@ class SiteAdapters(nn.Module):
         self.cut = Cut([layer.site.rows for layer in layers])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Adapted output of the module, same shape and dtype as ``y``.
+        """AdaptedModel output of the module, same shape and dtype as ``y``.
 
         fp32 adapters over a low-precision base compute as they do under autocast, whether or not it is on.
         """

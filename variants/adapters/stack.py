@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
 from variants.adapters import hooks
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.adapter import Adapter
 from variants.adapters.stacked_layer import StackedLayer, Swapped, for_each, joined
 from variants.errors import VariantError
@@ -35,11 +35,11 @@ def why_not(variant: BaseVariant | type[BaseVariant]) -> str | None:
 
 
 class Stack(nn.Module):
-    """S adapters of one :class:`Adapted` as one: a batch holds equally many rows for each, the first adapter's first.
+    """S adapters of a model as one: a batch holds equally many rows for each, the first adapter's first.
 
     What each adapter trains, its head included, is one tensor (S, ...) here; the adapters' own tensors become views
     of it. A layer runs once for all, under ``vmap``: a variant need not know of it. To a trainer it is what
-    :class:`Adapted` is (``trained``, ``param_groups``, ``penalty``, ``after_step``, checkpoints). Buffers that are
+    :class:`AdaptedModel` is (``trained``, ``param_groups``, ``penalty``, ``after_step``, checkpoints). Buffers that are
     neither persistent nor different between the adapters (a bank of random matrices) are kept once for all.
 
     Args:
@@ -50,7 +50,7 @@ class Stack(nn.Module):
         VariantError: the variant cannot be stacked, or the adapters are not of one configuration.
     """
 
-    def __init__(self, adapted: Adapted, names: Sequence[str]) -> None:
+    def __init__(self, adapted: AdaptedModel, names: Sequence[str]) -> None:
         super().__init__()
         adapted.deactivate()
         self.adapted, self.names, self.size = adapted, list(names), len(names)
@@ -171,7 +171,7 @@ class Stack(nn.Module):
         self._undo.clear()
 
     @contextmanager
-    def alone(self, index: int) -> Iterator[Adapted]:
+    def alone(self, index: int) -> Iterator[AdaptedModel]:
         """``with`` this, the handle speaks of one adapter: to save, count and describe it, not to compute."""
         self.adapted.active = self.names[index]
         try:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.adapters.adapted_model import Adapted, attach
+from variants.adapters.adapted_model import AdaptedModel, attach
 from variants.errors import VariantError
 from variants.variant import BaseVariant
 
@@ -161,12 +161,12 @@ class Subject:
     def inputs(self, batch: int = 8) -> Tensor:
         return torch.randn(batch, 5, self.width, generator=torch.Generator().manual_seed(1))
 
-    def attached(self, model: nn.Module | None = None, seed: int = 0, **changes: str) -> Adapted:
+    def attached(self, model: nn.Module | None = None, seed: int = 0, **changes: str) -> AdaptedModel:
         """The variant on ``model``, as it is at the start."""
         variant = dataclasses.replace(self.variant, **changes) if changes else self.variant
         return attach(self.model() if model is None else model, variant, seed)
 
-    def trained(self, model: nn.Module | None = None, **changes: str) -> Adapted:
+    def trained(self, model: nn.Module | None = None, **changes: str) -> AdaptedModel:
         """The variant as if it had been trained: every tensor of it away from its start."""
         adapted = self.attached(model, **changes)
         for index, tensor in enumerate(own(adapted).values()):
@@ -179,7 +179,7 @@ class Subject:
         return {"target": target, "layers": "", "per_layer": {}}
 
 
-def own(adapted: Adapted) -> dict[str, nn.Parameter]:
+def own(adapted: AdaptedModel) -> dict[str, nn.Parameter]:
     """What trains, the head apart."""
     return {name: tensor for name, tensor in adapted.trained().items() if name not in adapted.head}
 
@@ -200,7 +200,7 @@ def distance(a: Tensor, b: Tensor) -> float:
 
 
 def optimizer_steps(
-    adapted: Adapted, x: Tensor, target: Tensor, steps: int, kind=torch.optim.Adam, model=None, **options: float
+    adapted: AdaptedModel, x: Tensor, target: Tensor, steps: int, kind=torch.optim.Adam, model=None, **options: float
 ) -> list[float]:
     """Train as a trainer does: loss and penalty, the variant's own groups, its step after each step."""
     optimizer, losses = kind(adapted.param_groups(**options)), []

@@ -6,13 +6,13 @@ import os
 
 from torch import nn
 
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.formats.common import recognise
 
 
 def load(
-    model: nn.Module | Adapted, path: str | os.PathLike, *, name: str = "default", alpha: float | None = None
-) -> Adapted:
+    model: nn.Module | AdaptedModel, path: str | os.PathLike, *, name: str = "default", alpha: float | None = None
+) -> AdaptedModel:
     """Put an adapter of any format on ``model``, or beside the others of an attached one.
 
     Args:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError
 from variants.variant import BaseVariant
 
@@ -40,23 +40,23 @@ def is_stand_in(model: nn.Module) -> bool:
 
 
 def install(
-    model: nn.Module | Adapted, name: str, variant: BaseVariant, tensors: dict[str, Tensor], head: Iterable[str]
-) -> Adapted:
+    model: nn.Module | AdaptedModel, name: str, variant: BaseVariant, tensors: dict[str, Tensor], head: Iterable[str]
+) -> AdaptedModel:
     """Build ``variant`` and fill it with tensors that another tool trained.
 
     Args:
-        tensors: by the names of :meth:`Adapted.state_dict`; a part of the head that they lack stays the base model's.
+        tensors: by the names of :meth:`AdaptedModel.state_dict`; a part of the head that they lack stays the base's.
         head: names of the model's own parameters among them.
 
     Raises:
         VariantError: a tensor has no place in the model, or does not fit it.
     """
-    if isinstance(model, Adapted):
+    if isinstance(model, AdaptedModel):
         adapted = model
         if unknown := [key for key in head if key not in adapted.head]:
             raise VariantError(f"the file trains {unknown[0]}, which is not part of this model's head")
     else:
-        adapted = Adapted(model, list(head))
+        adapted = AdaptedModel(model, list(head))
     with adapted.adding(name, variant):
         own = adapted.state_dict()
         adapted.load_state_dict({key: own[key] for key in adapted.adapter.in_place} | tensors)

@@ -10,7 +10,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError, first_line
 from variants.formats.common import install, is_stand_in
@@ -21,7 +21,7 @@ from variants.sites.site import Site
 from variants.sites.targets import find_sites, name_target
 
 
-def save(adapted: Adapted, file: str | os.PathLike) -> float:
+def save(adapted: AdaptedModel, file: str | os.PathLike) -> float:
     """Write the active LoRA adapter, head included, as ``loralib`` and its examples read it.
 
     Equal slices of a fused map become one MergedLinear: A stacked (n r, in), B stacked (n width, r).
@@ -94,8 +94,8 @@ def read(file: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor]], dict[st
 
 
 def load(
-    model: nn.Module | Adapted, file: str | os.PathLike, *, alpha: float | None = None, name: str = "default"
-) -> Adapted:
+    model: nn.Module | AdaptedModel, file: str | os.PathLike, *, alpha: float | None = None, name: str = "default"
+) -> AdaptedModel:
     """Put the adapter of a loralib file on ``model``, or beside the others of an attached one.
 
     Args:
@@ -107,7 +107,7 @@ def load(
     layers, others = read(file)
     if alpha is None:
         raise VariantError(f"{file}: loralib files do not hold alpha; give it (the authors' RoBERTa files need 16)")
-    base = model.model if isinstance(model, Adapted) else model
+    base = model.model if isinstance(model, AdaptedModel) else model
     known = dict(base.named_modules())
     parts: list[tuple[Site, Tensor, Tensor]] = []
     for path, own in layers.items():

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.registry import resolve, spec_of
@@ -39,7 +39,7 @@ def fingerprint(model: nn.Module, skip: set[str] = frozenset()) -> str:
     return digest.hexdigest()[:16]
 
 
-def save_adapter(adapted: Adapted, folder: str | os.PathLike, *, spec: str | None = None, **notes: Any) -> Path:
+def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str | None = None, **notes: Any) -> Path:
     """Write the active adapter: all that trains, head included, and its layers' persistent state.
 
     Args:
@@ -90,15 +90,15 @@ def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, T
     return config, tensors
 
 
-def restore(adapted: Adapted, folder: str | os.PathLike) -> None:
+def restore(adapted: AdaptedModel, folder: str | os.PathLike) -> None:
     """Give the active adapter the values it had when it was saved to ``folder``, in the same run."""
     _, tensors = read_adapter(folder)
     adapted.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith(_INITIAL)})
 
 
 def load(
-    model: nn.Module | Adapted, folder: str | os.PathLike, *, name: str = "default", strict: bool = False
-) -> Adapted:
+    model: nn.Module | AdaptedModel, folder: str | os.PathLike, *, name: str = "default", strict: bool = False
+) -> AdaptedModel:
     """Put the adapter in ``folder`` on ``model``, or beside the others of an attached one.
 
     Args:
@@ -114,7 +114,11 @@ def load(
     except TypeError as error:
         raise VariantError(f"{folder}: {config['variant']} has other options than the file: {error}") from error
     head = config.get("head")
-    adapted = model if isinstance(model, Adapted) else Adapted(model, head_parameters(model) if head is None else head)
+    adapted = (
+        model
+        if isinstance(model, AdaptedModel)
+        else AdaptedModel(model, head_parameters(model) if head is None else head)
+    )
     initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
     with adapted.adding(name, variant, config.get("seed", 0), initial):
         adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
@@ -122,7 +126,7 @@ def load(
     return adapted
 
 
-def _base_fingerprint(adapted: Adapted) -> str | None:
+def _base_fingerprint(adapted: AdaptedModel) -> str | None:
     """Of what stays frozen, sites of a residual variant as they were before: equal for every adapter of one base."""
     if getattr(adapted.model, "is_stand_in", False):
         return None  # the shapes of a base model without its weights (variants/formats/base_model.py)
@@ -136,7 +140,7 @@ def _base_fingerprint(adapted: Adapted) -> str | None:
         adapted.switch(active)
 
 
-def _check_base(adapted: Adapted, config: dict[str, Any], folder: str | os.PathLike, strict: bool) -> None:
+def _check_base(adapted: AdaptedModel, config: dict[str, Any], folder: str | os.PathLike, strict: bool) -> None:
     expected, found = config.get("base", {}).get("fingerprint"), _base_fingerprint(adapted)
     if expected and found and expected != found:
         message = f"{folder} was trained on another base model (fingerprint {expected}, this model has {found})"

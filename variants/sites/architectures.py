@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import nn
 
-from variants.sites.family import Architecture, Fused, Layout
-
-# ---- layouts of fused maps ---------------------------------------------------------------------------------------
-
-
-def _in_thirds(config: Any) -> Layout:
-    """All queries, then all keys, then all values."""
-    return 1, (1, 1, 1)
-
-
-def _grouped_queries(config: Any) -> Layout:
-    """All queries, then the keys and then the values of fewer heads."""
-    return 1, (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
-
-
-def _head_by_head(config: Any) -> Layout:
-    """Query, key and value of the first head, then those of the second: ``view(heads, 3, head_dim)``."""
-    return config.num_attention_heads, (1, 1, 1)
-
-
-def _falcon(config: Any) -> Layout:
-    """Three layouts, as ``FalconAttention._split_heads`` has them."""
-    if config.new_decoder_architecture:  # each group of queries, then its key and its value
-        return config.num_kv_heads, (config.num_attention_heads // config.num_kv_heads, 1, 1)
-    return (1, (config.num_attention_heads, 1, 1)) if config.multi_query else _head_by_head(config)
-
-
-def _in_halves(config: Any) -> Layout:
-    return 1, (1, 1)
-
+from variants.sites.family import (
+    Architecture,
+    Fused,
+    falcon,
+    grouped_queries,
+    head_by_head,
+    in_halves,
+    in_thirds,
+)
 
 _QKV = ("q", "k", "v")
 
@@ -94,7 +71,7 @@ _ROWS = (
     Architecture(
         names=("deberta",),
         maps=_BERT_OUTPUTS,
-        fused=(Fused(r"attention\.self\.in_proj", _QKV, _head_by_head),),
+        fused=(Fused(r"attention\.self\.in_proj", _QKV, head_by_head),),
         last_norm=_BERT_NORM,
         norms=r"LayerNorm",
         biases=("q_bias", "v_bias"),
@@ -121,14 +98,14 @@ _ROWS = (
         names=("modernbert",),
         # the gate and what it gates are the halves of Wi, which is "up" as a whole, as both of T5's maps are
         maps={"o": r"attn\.Wo", "up": r"mlp\.Wi", "down": r"mlp\.Wo"},
-        fused=(Fused(r"attn\.Wqkv", _QKV, _in_thirds),),
+        fused=(Fused(r"attn\.Wqkv", _QKV, in_thirds),),
         pools_first_token=True,
         dropout=("embedding_dropout", "attention_dropout", "mlp_dropout"),
     ),
     Architecture(
         names=("gpt2",),
         maps={"o": r"attn\.c_proj", "up": r"mlp\.c_fc", "down": r"mlp\.c_proj"},
-        fused=(Fused(r"attn\.c_attn", _QKV, _in_thirds),),
+        fused=(Fused(r"attn\.c_attn", _QKV, in_thirds),),
         learns_positions=True,
         transposed=True,
         causal=True,
@@ -153,8 +130,8 @@ _ROWS = (
         names=("phi3",),
         maps={"o": r"self_attn\.o_proj", "down": r"mlp\.down_proj"},
         fused=(
-            Fused(r"self_attn\.qkv_proj", _QKV, _grouped_queries),
-            Fused(r"mlp\.gate_up_proj", ("gate", "up"), _in_halves),
+            Fused(r"self_attn\.qkv_proj", _QKV, grouped_queries),
+            Fused(r"mlp\.gate_up_proj", ("gate", "up"), in_halves),
         ),
         causal=True,
         dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
@@ -162,21 +139,21 @@ _ROWS = (
     Architecture(
         names=("gpt_neox",),
         maps={"o": r"attention\.dense"} | _BLOOM,
-        fused=(Fused(r"attention\.query_key_value", _QKV, _head_by_head),),
+        fused=(Fused(r"attention\.query_key_value", _QKV, head_by_head),),
         causal=True,
         dropout=_BLOOM_DROPOUT,
     ),
     Architecture(
         names=("bloom",),
         maps={"o": r"self_attention\.dense"} | _BLOOM,
-        fused=(Fused(r"self_attention\.query_key_value", _QKV, _head_by_head),),
+        fused=(Fused(r"self_attention\.query_key_value", _QKV, head_by_head),),
         causal=True,
         dropout=_BLOOM_DROPOUT,
     ),
     Architecture(
         names=("falcon",),
         maps={"o": r"self_attention\.dense"} | _BLOOM,
-        fused=(Fused(r"self_attention\.query_key_value", _QKV, _falcon),),
+        fused=(Fused(r"self_attention\.query_key_value", _QKV, falcon),),
         causal=True,
         dropout=_BLOOM_DROPOUT,
     ),

@@ -1,4 +1,4 @@
-"""What the table of `variants.sites.architectures` says of a family of models: its columns."""
+"""What can be known of a model family, and the layouts of fused maps; the facts stand in `architectures`."""
 
 from __future__ import annotations
 
@@ -79,3 +79,33 @@ class Architecture:
     def first_position(self, config: Any) -> int:
         """The number of a sequence's first position."""
         return (config.pad_token_id or 0) + 1 if self.positions_follow_padding else 0
+
+
+# ---- layouts of fused maps ---------------------------------------------------------------------------------------
+
+
+def in_thirds(config: Any) -> Layout:
+    """All queries, then all keys, then all values."""
+    return 1, (1, 1, 1)
+
+
+def grouped_queries(config: Any) -> Layout:
+    """All queries, then the keys and then the values of fewer heads."""
+    return 1, (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+
+
+def head_by_head(config: Any) -> Layout:
+    """Query, key and value of the first head, then those of the second: ``view(heads, 3, head_dim)``."""
+    return config.num_attention_heads, (1, 1, 1)
+
+
+def falcon(config: Any) -> Layout:
+    """Three layouts, as ``FalconAttention._split_heads`` has them."""
+    if config.new_decoder_architecture:  # each group of queries, then its key and its value
+        return config.num_kv_heads, (config.num_attention_heads // config.num_kv_heads, 1, 1)
+    return (1, (config.num_attention_heads, 1, 1)) if config.multi_query else head_by_head(config)
+
+
+def in_halves(config: Any) -> Layout:
+    """The gate, then what it gates."""
+    return 1, (1, 1)

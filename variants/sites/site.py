@@ -65,8 +65,8 @@ class Site:
 
     @property
     def total_out(self) -> int:
-        """Output features of the whole module."""
-        return self.kind.shape(self.module)[0]
+        """Output features of the whole module; of one that is no linear map, what the site was said to cover."""
+        return self.kind.shape(self.module)[0] if self.kind else self.period
 
     @property
     def in_features(self) -> int:
@@ -165,18 +165,22 @@ class ModuleSite(Site):
 
     @property
     def total_out(self) -> int:
+        """Width of the hidden states."""
         return self.like.total_out
 
     @property
     def in_features(self) -> int:
+        """Width of the hidden states."""
         return self.like.total_out
 
     @property
     def device(self) -> torch.device:
+        """Where the hidden states are computed."""
         return self.like.device
 
     @property
     def dtype(self) -> torch.dtype:
+        """What the maps around compute in."""
         return self.like.dtype
 
     @property
@@ -187,15 +191,19 @@ class ModuleSite(Site):
 
     @property
     def parameter(self) -> nn.Parameter:
+        """Not to be had."""
         raise self._no_map()
 
     def weight(self) -> Tensor:
+        """Not to be had."""
         raise self._no_map()
 
     def bias(self) -> None:
+        """None: what it has is not added to by adapters."""
         return None
 
     def times(self, x: Tensor) -> Tensor:
+        """Not to be had."""
         raise self._no_map()
 
     def _no_map(self) -> VariantError:

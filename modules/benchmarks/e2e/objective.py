@@ -18,7 +18,7 @@ from modules.benchmarks.e2e.data import Inputs
 from modules.benchmarks.e2e.decode import Decoding, decode_each
 from modules.benchmarks.objective import Batch, Losses, Objective
 from modules.scores import FORMULAS, score, versions
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.formats.native import TENSORS, read_adapter, restore
 
@@ -70,7 +70,7 @@ class Generation(Objective):
         every = decode_each(module.model, dev.ids, self.tokenizer, self.decoding.greedy(), len(each))
         return [{"BLEU": FORMULAS["BLEU"](outputs, dev.references)} for outputs in every]
 
-    def test(self, module: LightningModule, adapted: Adapted, folder: Path) -> dict[str, Any] | None:
+    def test(self, module: LightningModule, adapted: AdaptedModel, folder: Path) -> dict[str, Any] | None:
         """The five scores of the test set, `epoch`, `decode_s`, by score what it lacked (`missing`), and `scorers`.
 
         Leaves `test.txt` (an output per line, in the order of the test file) and `test_references.txt` in the run's

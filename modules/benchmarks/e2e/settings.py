@@ -23,3 +23,7 @@ class E2ESettings(TrainingSettings):
     score_epoch: str = setting(
         "the epoch scored on the test: best on the dev set, last, or none", "best", choices=("best", "last", "none")
     )
+
+
+SEARCH = ("beams", "length_penalty", "no_repeat_ngram", "max_new_tokens", "decode_batch_size")
+"""The settings of the search for outputs; they may change after training."""

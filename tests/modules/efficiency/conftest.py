@@ -2,11 +2,11 @@
 
 import pytest
 
-from modules.efficiency import shapes
+from modules.efficiency.steps import backbones
 from tests.support.efficiency import GPT2, ROBERTA
 
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch):
-    monkeypatch.setitem(shapes.SHAPES, "tiny", ROBERTA)
-    monkeypatch.setitem(shapes.SHAPES, "tiny-gpt2", GPT2)
+    monkeypatch.setitem(backbones.SHAPES, "tiny", ROBERTA)
+    monkeypatch.setitem(backbones.SHAPES, "tiny-gpt2", GPT2)

@@ -12,7 +12,7 @@ from variants import LoRA
 
 
 @pytest.mark.slow
-def test_glue_picks_says_and_records(command, tmp_path, capsys) -> None:
+def test_glue_picks_says_and_records(command, tmp_path, capsys, in_this_process) -> None:
     assert main([*command, "--variant", "adapter_p", "--budget", "600", "--epochs", "1"], GLUE) == 0
     shown = capsys.readouterr().out
     (path,) = (tmp_path / "results" / "runs").glob("*.json")
@@ -33,9 +33,8 @@ def test_the_same_size_by_hand_is_the_same_run(command) -> None:
     options = dict(zip(command[::2], command[1::2], strict=True))
     common = {"model": options["--model"], "data_dir": options["--data_dir"], "tasks": ["rte"], "seeds": [0]}
     wished = make_plan(Wishes(benchmark=GLUE, variant="lora", budget="256", **common), LoRA)
-    by_hand = make_plan(
-        Wishes(benchmark=GLUE, variant="lora", options={"r": wished.runs[0].options["r"]}, **common), LoRA
-    )
+    picked = {"r": wished.runs[0].options["r"]}
+    by_hand = make_plan(Wishes(benchmark=GLUE, variant="lora", options=picked, **common), LoRA)
     assert wished.runs[0].id == by_hand.runs[0].id
     assert wished.runs[0].budget == {"wanted": 256, "counted": 256} and by_hand.runs[0].budget is None
 

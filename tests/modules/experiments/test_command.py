@@ -78,7 +78,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(mistake, capsys, tmp_path):
 
 
 @pytest.mark.slow
-def test_mistakes_that_only_the_run_can_see_get_one_line_too(command, capfd):
+def test_mistakes_that_only_the_run_can_see_get_one_line_too(command, capfd, in_this_process):
     assert main([*command, "--r", "17"], GLUE) == 2  # the tiny model is 16 wide
     error = capfd.readouterr().err
     assert "error: rte lora seed 0: r=17 is more than roberta.encoder.layer.0.attention.self.query allows" in error
@@ -86,7 +86,7 @@ def test_mistakes_that_only_the_run_can_see_get_one_line_too(command, capfd):
 
 
 @pytest.mark.slow
-def test_a_target_that_matches_nothing_names_the_nearest(command, capfd):
+def test_a_target_that_matches_nothing_names_the_nearest(command, capfd, in_this_process):
     assert main([*command, "--target", "querry"], GLUE) == 2
     assert "target='querry' matches no linear map; the nearest are query" in capfd.readouterr().err
 

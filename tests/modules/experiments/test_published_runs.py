@@ -61,9 +61,8 @@ def test_mistakes_are_one_line(argv, words, capsys):
 
 
 @pytest.mark.slow
-def test_a_table_is_run_and_fills(tiny_model, tiny_tsv, tmp_path, capsys, monkeypatch):
+def test_a_table_is_run_and_fills(tiny_model, tiny_tsv, tmp_path, capsys, in_this_process):
     """A task of the row of LoRA's Table 2 on a model that has its name; what is done is not done again."""
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # of the workers
     model, results = tmp_path / "roberta-base", tmp_path / "results"
     shutil.copytree(tiny_model, model)
     flags = ["--table", "lora-2", "--rows", "roberta-base lora", "--model", str(model), "--data_dir", str(tiny_tsv)]

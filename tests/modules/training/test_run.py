@@ -14,7 +14,7 @@ import torch
 from modules.benchmarks.glue import GLUE
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
-from tests.support.runs import ENVIRONMENT, adapter, planned, work
+from tests.support.runs import ENVIRONMENT, adapter, carry_out, planned, work
 from variants.errors import UserError
 from variants.registry import resolve
 
@@ -49,7 +49,7 @@ def test_the_kept_adapter_scores_what_the_result_says(command, variant):
 @pytest.mark.slow
 def test_the_result_holds_what_settles_a_comparison(command):
     (run,) = planned(command)
-    work(run)
+    carry_out(run)
     result = ResultStore(run.results_dir).read(run.id)
     assert result.parameters["adapter"] == 2 * 2 * (16 + 16) * 8  # q and v of 2 layers, r = 8
     assert result.parameters["head"] == 16 * 16 + 16 + 16 * 2 + 2
@@ -130,7 +130,7 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
     """SIGKILL after some epoch, start again: figures and weights are those of an unbroken run, bit for bit."""
     flags = [*command, "--epochs", "12"]
     (whole,) = planned(flags)
-    work(whole)
+    carry_out(whole)
     (broken,) = planned([*flags, "--results_dir", str(tmp_path / "broken")])
     arguments = [sys.executable, "-m", "modules.launch.worker", broken.results_dir, broken.id]
     process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -143,7 +143,7 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
     checkpoint = torch.load(broken.folder / "last.ckpt", weights_only=True)
     assert 1 <= checkpoint["epoch"] + 1 < 12
     assert all("embeddings" not in key for key in checkpoint["state_dict"])  # never the frozen backbone
-    work(broken)
+    carry_out(broken)
     results = [ResultStore(run.results_dir).read(run.id) for run in (whole, broken)]
     assert results[0].epochs == results[1].epochs
     for which in ("best", "last"):
@@ -152,7 +152,7 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_is_done_is_not_done_again(command):
+def test_what_is_done_is_not_done_again(command, in_this_process):
     from modules.experiments.command import main
 
     assert main([*command, "--variant", "head"], GLUE) == 0
@@ -194,7 +194,7 @@ def test_two_processes_compute_what_one_does(command, tmp_path, variant):
     flags = [*command, "--results_dir", str(tmp_path / "two"), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     (two,) = planned(flags, variant)
     assert one.id == two.id  # how a run is carried out does not name it
-    work(one)
+    carry_out(one)
     work(two)
     results = [ResultStore(run.results_dir).read(run.id) for run in (one, two)]
     assert [r.environment["devices"] for r in results] == [1, 2]
@@ -213,7 +213,7 @@ def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path, p
     (once,) = planned([*flags, "--trainer.limit_train_batches", "5"], "adalora", options={"init_r": 4, "target_r": 2})
     halves = ["--trainer.limit_train_batches", "10", "--trainer.accumulate_grad_batches", "2"]
     (twice,) = planned([*flags, *halves], "adalora", options={"init_r": 4, "target_r": 2})
-    work(once, twice)
+    carry_out(once, twice)
     results = [ResultStore(run.results_dir).read(run.id) for run in (once, twice)]
     assert results[0].variant_metrics == results[1].variant_metrics
     assert results[0].variant_metrics["budget"] == 4 * 2
@@ -232,7 +232,7 @@ def test_mrpc_starts_from_the_mnli_run_of_the_same_seed(command):
     assert [run.task for run in runs] == ["mnli", "mrpc"] and runs[1].init_from["id"] == runs[0].id
     (alone,) = planned([*command, "--tasks", "mrpc"])
     assert alone.id != runs[1].id
-    work(*runs)
+    carry_out(*runs)
     assert all(ResultStore(run.results_dir).done(run.id) for run in runs)
 
     from modules.backbones.loading import load_backbone

@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from modules.acceleration.cuda_graphs import GraphedStep
 from tests.support.passes import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, names, resolve
-from variants.acceleration import accelerated, low_rank
-from variants.acceleration.low_rank import Product, add_products
+from variants.acceleration import accelerated
 from variants.acceleration.policy import for_graph
+from variants.acceleration.products import low_rank
+from variants.acceleration.products.low_rank import Product, add_products
 from variants.adapters import hooks
 from variants.adapters.stack import Stack
 

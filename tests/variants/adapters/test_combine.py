@@ -5,12 +5,12 @@ import torch
 
 from tests.support.tiny import Off, gpt2, logits, roberta, train
 from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, attach
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.formats.native import load, save_adapter
 from variants.variant import Variant
 
 
-def two(model, first: Variant, second: Variant) -> Adapted:
+def two(model, first: Variant, second: Variant) -> AdaptedModel:
     adapted = attach(model, first, name="a")
     train(adapted.trained(), 1)
     adapted.add("b", second)
@@ -18,7 +18,7 @@ def two(model, first: Variant, second: Variant) -> Adapted:
     return adapted
 
 
-def weights(adapted: Adapted, name: str | None) -> dict[str, torch.Tensor]:
+def weights(adapted: AdaptedModel, name: str | None) -> dict[str, torch.Tensor]:
     """The base's weights with an adapter merged into them, and its head."""
     if name is None:
         adapted.deactivate()
@@ -30,7 +30,7 @@ def weights(adapted: Adapted, name: str | None) -> dict[str, torch.Tensor]:
     return found
 
 
-def expected_sum(adapted: Adapted, a: float, b: float) -> dict[str, torch.Tensor]:
+def expected_sum(adapted: AdaptedModel, a: float, b: float) -> dict[str, torch.Tensor]:
     base, first, second = (weights(adapted, name) for name in (None, "a", "b"))
     share = a / (a + b)
     return {

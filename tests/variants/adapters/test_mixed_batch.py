@@ -7,7 +7,7 @@ from torch import nn
 from tests.support.models import MODELS, inputs
 from tests.support.tiny import Off, gpt2, logits, roberta, train
 from variants import AdaLoRA, DoRA, Full, Head, LoRA, VariantError, VeRA, attach
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.layer import AdapterLayer
 from variants.variant import BaseVariant, Variant
 
@@ -38,7 +38,7 @@ class Biases(BaseVariant):
         return [name for name, _ in model.named_parameters() if name.endswith("bias")]
 
 
-def four(model: nn.Module) -> Adapted:
+def four(model: nn.Module) -> AdaptedModel:
     """Adapters of several kinds and targets on one base, each with a head of its own."""
     adapted = attach(model, LoRA(r=4, alpha=6), name="qv")
     train(adapted.trained(), 1)
@@ -51,7 +51,7 @@ def four(model: nn.Module) -> Adapted:
     return adapted
 
 
-def alone(adapted: Adapted, name: str | None, row: int) -> torch.Tensor:
+def alone(adapted: AdaptedModel, name: str | None, row: int) -> torch.Tensor:
     adapted.deactivate() if name is None else adapted.switch(name)
     return logits(adapted.model, row)[0]
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
-from variants.adapters.adapted_model import Adapted
+from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.formats.common import install, is_stand_in
@@ -48,7 +48,7 @@ _HEADS = {"SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score
 # ---- writing -----------------------------------------------------------------------------------------------
 
 
-def save(adapted: Adapted, folder: str | os.PathLike) -> Path:
+def save(adapted: AdaptedModel, folder: str | os.PathLike) -> Path:
     """Write the active adapter as PEFT would, head included; ``PeftModel.from_pretrained`` reads it.
 
     LoRA on slices of a fused map becomes one LoRA of the whole map, of the ranks' sum, which computes the same.
@@ -77,7 +77,7 @@ def save(adapted: Adapted, folder: str | os.PathLike) -> Path:
     return folder
 
 
-def _maps(adapted: Adapted) -> dict[str, Map]:
+def _maps(adapted: AdaptedModel) -> dict[str, Map]:
     """The adapter's layers by module, the slices of one module fused."""
     by_module: dict[str, list[AdapterLayer]] = {}
     for layer in adapted.layers:
@@ -119,7 +119,7 @@ def _whole_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
     return modules
 
 
-def _config(adapted: Adapted, maps: dict[str, Map], heads: list[str]) -> dict[str, Any]:
+def _config(adapted: AdaptedModel, maps: dict[str, Map], heads: list[str]) -> dict[str, Any]:
     model, variant = adapted.model, adapted.variant
     task = next((task for end, task in TASKS.items() if type(model).__name__.endswith(end)), None)
     if task in _HEADS:
@@ -200,14 +200,14 @@ def split(tensors: dict[str, Tensor], name: str) -> tuple[dict[str, dict[str, Te
     return layers, others
 
 
-def load(model: nn.Module | Adapted, folder: str | os.PathLike, *, name: str = "default") -> Adapted:
+def load(model: nn.Module | AdaptedModel, folder: str | os.PathLike, *, name: str = "default") -> AdaptedModel:
     """Put the adapter of a PEFT folder on ``model``, or beside the others of an attached one.
 
     Raises:
         VariantError: an option or a tensor of the file has no counterpart here, or does not fit the model.
     """
     config, tensors = read(folder)
-    base = model.model if isinstance(model, Adapted) else model
+    base = model.model if isinstance(model, AdaptedModel) else model
     layers, others = split(tensors, kind(config))
     known = dict(base.named_modules())
     if unknown := [path for path in layers if path not in known or not is_linear(known[path])]:

@@ -25,6 +25,7 @@ from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.scores import score
 from tests.support.e2e_tiny import TEST, csv_folder, text_folder, tiny_gpt2
+from tests.support.runs import carry_out
 from variants.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -217,14 +218,14 @@ def killed_when(run: RunConfig, ready) -> None:
 def test_killed_in_training_and_again_in_decoding_it_gives_the_very_same(command, tmp_path):
     flags = [*command, "--epochs", "4", "--max_new_tokens", "24"]
     whole = planned(flags)
-    work(whole)
+    carry_out(whole)
     broken = planned([*flags, "--results_dir", str(tmp_path / "broken")])
     killed_when(broken, (broken.folder / "last.ckpt").exists)
     assert not (broken.folder / "decoding").exists()
     killed_when(broken, lambda: any(broken.folder.glob("decoding/*/*.json")))
     kept = {file: file.stat().st_mtime_ns for file in broken.folder.glob("decoding/*/*.json")}
     assert 1 <= len(kept) < 4
-    work(broken)
+    carry_out(broken)
     results = [result_of(run) for run in (whole, broken)]
     assert results[0].epochs == results[1].epochs and scores(results[0]) == scores(results[1])
     assert outputs_of(whole) == outputs_of(broken)
@@ -243,7 +244,7 @@ def test_two_processes_give_the_outputs_and_weights_of_one(command, tmp_path):
     flags = [*command, "--results_dir", str(tmp_path / "two")]
     two = planned([*flags, "--trainer.devices", "2", "--trainer.strategy", "ddp"], options=options)
     assert one.id == two.id
-    work(one)
+    carry_out(one)
     work(two)
     results = [result_of(run) for run in (one, two)]
     assert [r.environment["devices"] for r in results] == [1, 2]
@@ -275,7 +276,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(mistake, command, capsys, tmp_p
 
 
 @pytest.mark.slow
-def test_an_output_that_does_not_fit_the_positions_is_one_line(command, capfd):
+def test_an_output_that_does_not_fit_the_positions_is_one_line(command, capfd, in_this_process):
     assert main([*command, "--max_new_tokens", "90"], E2E) == 2
     error = capfd.readouterr().err
     assert "error: e2e lora seed 0: a meaning representation of" in error and "lower --max_new_tokens" in error
@@ -292,7 +293,7 @@ def test_help_comes_without_torch():
 
 
 @pytest.mark.slow
-def test_the_command_prints_the_published_rows_beside_ours(command, capfd, tmp_path):
+def test_the_command_prints_the_published_rows_beside_ours(command, capfd, tmp_path, in_this_process):
     assert main(command, E2E) == 0
     out = capfd.readouterr().out
     assert "(folder)" in out.splitlines()[0] and "e2e lora seed 0: epoch 2/2, BLEU" in out

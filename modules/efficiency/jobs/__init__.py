@@ -1,0 +1,1 @@
+"""Whole fine-tuning jobs in fresh processes."""

@@ -1,0 +1,155 @@
+"""A session of the efficiency benchmark: loss curves, scenarios or whole jobs, then the device's files."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modules.efficiency import report
+from modules.efficiency.result_file import FORMAT, peft_version, read, save, slug
+from modules.efficiency.steps import loss_curves, measure, peft_implementation
+from modules.efficiency.steps.implementations import MODES, Implementation, grid
+from modules.efficiency.steps.scenarios import DEFAULT, SCENARIOS, Scenario
+from modules.runs.environment import environment
+from variants.atomic import write_atomic
+from variants.errors import UserError
+
+KEPT = {"scenarios": {}, "curves": [], "jobs": [], "remarks": []}
+"""Parts of a result file that a session adds to, and their empty values."""
+
+
+def run(options: argparse.Namespace) -> int:
+    """Measure by the flags of `paper_repro/efficiency.py`, and write result file, table and plot.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UserError: a flag names nothing that there is, or a file is not what it should be.
+    """
+    device = torch.device(options.device or ("cuda:0" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: there is no GPU that torch can use; take --device cpu")
+    result = {"format": FORMAT, "environment": environment(str(device)), "peft": peft_version()}
+    path = options.out / f"{slug(result['environment']['device'], device.type)}.json"
+    path = Path(options.report_only or path)
+    before = read(path)
+    if options.report_only is not None:
+        if not before:
+            raise UserError(f"{path} does not exist: measure first, or name its folder with --out")
+        return write_report(path, before)
+    result |= {key: before.get(key, empty) for key, empty in KEPT.items()}
+    if options.job or options.since:
+        jobs = _jobs(options, device)
+        result["jobs"] = [j for j in result["jobs"] if j["title"] not in {new["title"] for new in jobs}] + jobs
+    else:
+        _measure_steps(options, device, result, path)
+    return write_report(path, result)
+
+
+def _jobs(options: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:
+    from modules.efficiency.jobs.whole_job import command_since, whole_jobs
+
+    jobs = whole_jobs(options, device) if options.job else []
+    return jobs + ([command_since(options.since, options.repeats)] if options.since else [])
+
+
+def _measure_steps(options: argparse.Namespace, device: torch.device, result: dict[str, Any], path: Path) -> None:
+    """Loss curves and scenarios into ``result``, saved after each."""
+    import transformers
+
+    transformers.logging.set_verbosity_error()
+    torch.backends.cuda.enable_cudnn_sdp(False)  # as in runs: it compiles a kernel for every new shape
+    on_gpu = device.type == "cuda"
+    if on_gpu:
+        result["remarks"] = ["No way uses cuDNN's attention, as no run does."]
+    chosen = chosen_scenarios(options, device)
+    if unknown := set(options.modes) - set(MODES):
+        raise UserError(f"--modes: unknown {sorted(unknown)[0]!r}; the modes are {', '.join(MODES)}")
+    has_peft = peft_implementation.available()
+    if not has_peft:
+        print("PEFT is not installed (pip install peft): its rows are left out, and no loss curves are compared")
+    start = time.perf_counter()
+    if options.curves != "off" and has_peft:
+        _compare_losses(options, chosen, device, result, path)
+    if options.curves == "only":
+        return
+    rounds = options.rounds or ((8 if options.quick else 20) if on_gpu else (3 if options.quick else 7))
+    for scenario in chosen:
+        bf16 = (options.precision or ("bf16" if on_gpu else "fp32")) == "bf16"
+        passes = options.passes or (1 if scenario.lengths or not on_gpu else 2 if options.quick else 4)
+
+        def keep(record: dict[str, Any], key: str = scenario.key) -> None:
+            result["scenarios"][key] = record
+            save(path, result)
+
+        launches = on_gpu and not options.quick
+        settings = {"bf16": bf16, "rounds": rounds, "passes": passes, "launches": launches}
+        measure.measure(scenario, device, _implementations(options, scenario, bf16, has_peft), keep=keep, **settings)
+    print(f"measured in {time.perf_counter() - start:.0f} s")
+
+
+def _implementations(
+    options: argparse.Namespace, scenario: Scenario, bf16: bool, has_peft: bool
+) -> list[Implementation]:
+    modes, methods = options.modes or scenario.modes, scenario.methods
+    found = grid(methods, modes, options.ways, bf16, scenario.stacked, scenario.packed, options.reference)
+    found = [one for one in found if has_peft or not one.library.startswith("peft")]
+    if not found:
+        raise UserError(f"--ways and --modes leave nothing of {scenario.key}; ways are named as in 'ours lora graphs'")
+    return found
+
+
+def _compare_losses(
+    options: argparse.Namespace, chosen: list[Scenario], device: torch.device, result: dict[str, Any], path: Path
+) -> None:
+    """Loss curves of every backbone into ``result``; of several scenarios the one with the most methods is compared."""
+    on_gpu = device.type == "cuda"
+    modes = tuple(m for m in ("eager", "graphs", "trained") if on_gpu or m == "eager")
+    precisions = ("fp32", "bf16") if on_gpu and not options.quick else ("fp32",)
+    for scenario in {s.shape: s for s in sorted(chosen, key=lambda s: len(s.methods))}.values():
+        if scenario.shape == "roberta-large":
+            continue  # the same code as roberta-base
+        print(f"loss curves, {scenario.shape}")
+        for record in loss_curves.compare(scenario, device, modes, precisions=precisions):
+            others = [c for c in result["curves"] if loss_curves.key_of(c) != loss_curves.key_of(record)]
+            result["curves"] = [*others, record]
+            save(path, result)
+
+
+def chosen_scenarios(options: argparse.Namespace, device: torch.device) -> list[Scenario]:
+    """The scenarios that --scenarios and --shape name; by default those of the device's type.
+
+    Raises:
+        UserError: one of them is unknown, or none is left.
+    """
+    keys = options.scenarios or (DEFAULT[device.type] if not options.shape else tuple(SCENARIOS))
+    if unknown := [key for key in keys if key not in SCENARIOS]:
+        raise UserError(f"--scenarios: unknown {unknown[0]!r}; there are {', '.join(SCENARIOS)}")
+    chosen = [SCENARIOS[key] for key in keys if not options.shape or SCENARIOS[key].shape in options.shape]
+    if not chosen:
+        shapes = dict.fromkeys(s.shape for s in SCENARIOS.values())
+        raise UserError(f"--shape {','.join(options.shape)} leaves no scenario; the backbones are {', '.join(shapes)}")
+    return chosen
+
+
+def write_report(path: Path, result: dict[str, Any]) -> int:
+    """Write the result file, its table and, with matplotlib, its plot; print the table and the names of the files.
+    Returns the exit code."""
+    save(path, result)
+    text = report.markdown(result)
+    write_atomic(path.with_suffix(".md"), text)
+    written = [path, path.with_suffix(".md")]
+    print("\n" + text)
+    if result["scenarios"]:
+        try:
+            report.plot(result, path.with_suffix(""))
+            written += [path.with_suffix(".png"), path.with_suffix(".svg")]
+        except UserError as lack:
+            print(f"no plot: {lack}")
+    print("written:", ", ".join(map(str, written)))
+    return 0

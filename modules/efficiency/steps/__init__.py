@@ -1,0 +1,1 @@
+"""Training steps: backbones, batches, implementations, and their measurement."""

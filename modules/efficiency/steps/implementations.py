@@ -1,0 +1,272 @@
+"""The implementations of a training step, and how each model is built: ours, full fine-tuning and the limit.
+
+In bf16 all trained parameters are fp32, over frozen weights in bf16: ours and the limit without autocast, full
+fine-tuning and PEFT under it. PEFT is measured a second time with its adapters in bf16 and without autocast
+(``peft-bf16``), where it is faster, so that it is compared at its best.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from modules.acceleration.clipping import clip_each
+from modules.acceleration.packed_encoder import pack
+from modules.efficiency.steps.backbones import Batch, loss_of
+from modules.efficiency.steps.trainee import START, TOTAL, Trainee
+from variants import attach
+from variants.acceleration import accelerated, accelerated_updates
+from variants.registry import resolve
+
+METHODS: dict[str, dict[str, Any]] = {
+    "lora": {"r": 8, "alpha": 8.0},
+    "dora": {"r": 8, "alpha": 8.0},
+    "vera": {"r": 1024},
+    "adalora": {"init_r": 12, "target_r": 8, "alpha": 16.0, "tinit": 10.0, "tfinal": 1000.0},
+}
+"""Hyperparameters of each method, the same in every library; on q and v."""
+STACKED = 5
+"""Seeds in a stacked step."""
+TOGETHER = f"ours-x{STACKED}"
+"""Five seeds of LoRA stacked in one step, each on a batch of its own."""
+LIMIT_TOGETHER = f"limit-x{STACKED}"
+"""The limit on as many rows as the stacked seeds have."""
+LIMIT_PACKED = "limit-packed"
+"""The limit on batches without padding, as ours trains on: the difference between the two is the adapter's cost."""
+REFERENCE = "ours-reference"
+"""Ours with all acceleration switched off: padded batches, no accelerated pass, eager alone."""
+LIBRARIES = ("limit", LIMIT_PACKED, LIMIT_TOGETHER, "full", "ours", REFERENCE, TOGETHER, "peft", "peft-bf16")
+WITHOUT_METHOD = ("limit", LIMIT_PACKED, LIMIT_TOGETHER, "full")
+MODES = ("eager", "compiled", "graphs", "compiled+graphs", "trained")
+"""``graphs``: the whole step, optimizer included, as one CUDA graph for each shape; ``trained``: as this project's
+command trains (`modules.acceleration.cuda_graphs`)."""
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A library, a method and a mode in which the step is taken."""
+
+    library: str
+    method: str
+    mode: str
+
+    @property
+    def name(self) -> str:
+        """Such as ``ours lora graphs`` or ``limit eager``."""
+        return " ".join(part for part in (self.library, self.method, self.mode) if part)
+
+
+def grid(
+    methods: tuple[str, ...],
+    modes: tuple[str, ...],
+    patterns: tuple[str, ...] = (),
+    bf16: bool = True,
+    stacked: bool = True,
+    packed: bool = True,
+    reference: bool = False,
+) -> list[Implementation]:
+    """Every implementation of these methods in these modes; AdaLoRA's by PEFT come last, as their failing captures may
+    disturb those that follow.
+
+    Args:
+        patterns: globs over beginnings of names (``ours lora``); empty: all.
+        bf16: the measurement is in bf16, where PEFT has two precisions.
+        stacked: stacked seeds too.
+        packed: the limit without padding too, for backbones that can train without padding.
+        reference: ours without acceleration too.
+    """
+    found = []
+    for library in LIBRARIES:
+        left_out = {"peft-bf16": not bf16, LIMIT_PACKED: not packed, REFERENCE: not reference}
+        if left_out.get(library):
+            continue
+        for method in methods if library not in WITHOUT_METHOD else ("",):
+            for mode in modes:
+                if mode == "trained" and library not in ("ours", TOGETHER):
+                    continue
+                if mode != "eager" and library == REFERENCE:
+                    continue
+                together = library in (TOGETHER, LIMIT_TOGETHER)
+                if together and not (stacked and method in ("lora", "") and "compiled" not in mode):
+                    continue
+                if mode.startswith("compiled") and (method == "adalora" or library in ("peft", LIMIT_PACKED)):
+                    continue  # AdaLoRA breaks its graph; PEFT's faster precision is compiled; packed is never compiled
+                found.append(Implementation(library, method, mode))
+    found.sort(key=lambda one: one.method == "adalora" and one.library.startswith("peft"))
+    return [one for one in found if not patterns or any(fnmatchcase(one.name, f"{p}*") for p in patterns)]
+
+
+def build_trainee(
+    implementation: Implementation,
+    master: nn.Module,
+    options: dict[str, dict[str, Any]],
+    bf16: bool,
+    target: str = "attn-qv",
+) -> Trainee:
+    """The model of an implementation, ready to train.
+
+    Args:
+        master: the backbone in fp32; a copy of it trains.
+        options: hyperparameters of each method.
+        target: of our adapters; PEFT has its default targets.
+
+    Raises:
+        ImportError: PEFT is not installed.
+    """
+    model, library, method = copy.deepcopy(master), implementation.library, implementation.method
+    if library == "limit":
+        return _limit(model, bf16)
+    if library == LIMIT_PACKED:
+        limit = _limit(model, bf16)
+        limit.kind = Acceleration.of(limit.handle).kind
+        return limit
+    if library == LIMIT_TOGETHER:
+        limit = _limit(model, bf16)
+        feed = limit.feed
+        limit.feed = lambda batch: feed(_repeated(batch, STACKED))
+        return limit
+    if library == "full":
+        model.requires_grad_(True)
+        return Trainee(lambda batch: loss_of(model, batch), list(model.parameters()), autocast=bf16)
+    if library == TOGETHER:
+        return stacked(model, method, options[method], bf16, target)
+    if library in ("ours", REFERENCE):
+        return ours(model, method, options[method], bf16, target, reference=library == REFERENCE)
+    from modules.efficiency.steps.peft_implementation import theirs
+
+    return theirs(model, method, options[method], bf16, low=library == "peft-bf16")
+
+
+class Acceleration(NamedTuple):
+    """How an adapted model or a stack is accelerated.
+
+    Attributes:
+        kind: of the batches that it reads: a key of `batches.PACKED`, or "" where it needs padding.
+        passes: a context for each forward pass.
+        updates: a context for penalties and for the method's own step.
+    """
+
+    kind: str = ""
+    passes: Callable[[], AbstractContextManager] = nullcontext
+    updates: Callable[[], AbstractContextManager] = nullcontext
+
+    @classmethod
+    def of(cls, handle: Any, kind: str = "packed") -> Acceleration:
+        """As the commands train it (`modules.training.acceleration`). Nothing else in this room installs acceleration.
+
+        Args:
+            kind: of packed batches, where the model can do without padding.
+        """
+        packing = pack(handle)
+        passes = partial(accelerated, handle, exclude=packing.excluded if packing else ())
+        return cls(kind if packing else "", passes, partial(accelerated_updates, handle))
+
+
+def ours(
+    model: nn.Module,
+    method: str,
+    options: dict[str, Any],
+    bf16: bool,
+    target: str = "attn-qv",
+    reference: bool = False,
+) -> Trainee:
+    """This project's adapter, accelerated as the commands train it; classifiers read batches without padding.
+
+    Args:
+        reference: without acceleration.
+    """
+    if bf16:
+        _lower(model)
+    adapted = attach(model, resolve(method)(**options, target=target), seed=0)
+    has_step = method == "adalora"
+    acceleration = Acceleration() if reference else Acceleration.of(adapted)
+
+    def penalty() -> Tensor | None:
+        with acceleration.updates():
+            return adapted.penalty()
+
+    def after(step: int) -> None:
+        with acceleration.updates():
+            adapted.after_step(START + step, TOTAL)
+
+    return Trainee(
+        _loss_in(acceleration.passes, adapted.model),
+        list(adapted.trained().values()),
+        extra=penalty if has_step else None,
+        after=after if has_step else None,
+        handle=adapted,
+        kind=acceleration.kind,
+    )
+
+
+def stacked(
+    model: nn.Module,
+    method: str,
+    options: dict[str, Any],
+    bf16: bool,
+    target: str = "attn-qv",
+    size: int = STACKED,
+) -> Trainee:
+    """``size`` seeds of this project's adapter in the same step; each has a copy of the batch."""
+    from variants.adapters.stack import Stack
+
+    if bf16:
+        _lower(model)
+    names = [str(seed) for seed in range(size)]
+    adapted = attach(model, resolve(method)(**options, target=target), seed=0, name="0")
+    for name in names[1:]:
+        adapted.add(name, resolve(method)(**options, target=target), int(name))
+    stack = Stack(adapted, names)
+    acceleration = Acceleration.of(stack, "each")
+    loss = _loss_in(acceleration.passes, stack.model)
+    return Trainee(
+        lambda batch: size * loss(batch),  # the sum of the seeds' mean losses
+        list(stack.trained().values()),
+        feed=lambda batch: _repeated(batch, size),
+        clip=clip_each,
+        handle=stack,
+        kind=acceleration.kind,
+    )
+
+
+def _repeated(batch: Batch, times: int) -> Batch:
+    return {name: torch.cat([rows] * times) for name, rows in batch.items()}
+
+
+def _loss_in(context: Callable[[], AbstractContextManager], model: nn.Module) -> Callable[[Batch], Tensor]:
+    """The loss of a model, each pass within a new context."""
+
+    def core(batch: Batch) -> Tensor:
+        with context():
+            return loss_of(model, batch)
+
+    return core
+
+
+def _limit(model: nn.Module, bf16: bool) -> Trainee:
+    """The frozen model, with gradients of its activations and of the task head alone."""
+    if bf16:
+        _lower(model)
+    adapted = attach(model, resolve("head")())
+    embed = model.get_input_embeddings()
+
+    def feed(batch: Batch) -> Batch:
+        """Embeddings that require a gradient, so that the backward pass reaches the first block."""
+        embeddings = embed(batch["input_ids"]).detach().requires_grad_()
+        return {k: v for k, v in batch.items() if k != "input_ids"} | {"inputs_embeds": embeddings}
+
+    return Trainee(lambda batch: loss_of(model, batch), list(adapted.trained().values()), feed=feed, handle=adapted)
+
+
+def _lower(model: nn.Module) -> None:
+    from modules.acceleration.frozen_precision import lower_frozen
+
+    lower_frozen(model, torch.bfloat16)

@@ -1,0 +1,77 @@
+"""The scenarios of the benchmark: backbones with batches of a kind, and what is measured on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from modules.efficiency.steps.backbones import Batch, sizes
+from modules.efficiency.steps.batches import drawn_batches, fixed_batches
+from variants.sites.architectures import ARCHITECTURES
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A backbone on batches of a kind.
+
+    Attributes:
+        key: name on the command line.
+        shape: the backbone: a key of `backbones.SHAPES`, embedded-roberta or embedded-gpt2.
+        rows, width: of a batch, width in tokens; with a width of 0 the lengths are drawn from the table ``lengths``.
+        at_once: all implementations stay on the device and take turns; else they are measured one after another, to
+            save memory.
+        stacked: measure stacked seeds too.
+        options: hyperparameters that differ from `implementations.METHODS`, by method.
+    """
+
+    key: str
+    shape: str
+    rows: int
+    width: int = 0
+    lengths: str = ""
+    methods: tuple[str, ...] = ("lora", "dora", "vera", "adalora")
+    modes: tuple[str, ...] = ("eager", "graphs", "trained")
+    at_once: bool = True
+    stacked: bool = False
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """For the heading of its table."""
+        size = f"{self.rows} x {self.width} tokens" if self.width else f"batch {self.rows}, lengths of {self.lengths}"
+        return f"{self.shape}, {size}"
+
+    @property
+    def packed(self) -> bool:
+        """Whether the backbone can train without padding (`modules.acceleration.packed_encoder`)."""
+        return ARCHITECTURES[sizes(self.shape)["model_type"]].packs
+
+    def batches(self, config: dict[str, Any], device: torch.device) -> list[Batch]:
+        """All batches of a pass, on the device."""
+        if self.width:
+            return fixed_batches(config, self.rows, self.width, device)
+        return drawn_batches(config, self.rows, self.lengths, device, count=16 if device.type == "cuda" else 8)
+
+
+_LONE = {"methods": ("lora",)}
+_SMALL = {"vera": {"r": 256}}
+SCENARIOS = {
+    s.key: s
+    for s in (
+        Scenario("base", "roberta-base", 32, 48, stacked=True),
+        Scenario("glue", "roberta-base", 32, lengths="glue", **_LONE),
+        Scenario("e2e", "gpt2-medium", 8, lengths="e2e", **_LONE),
+        Scenario("large", "roberta-large", 64, 256, at_once=False, **_LONE),
+        Scenario("compiled", "roberta-base", 32, 48, ("lora", "dora", "vera"), modes=("compiled", "compiled+graphs")),
+        Scenario("wide", "roberta-base", 64, 128),
+        Scenario("small", "embedded-roberta", 32, 24, modes=("eager",), options=_SMALL),
+        Scenario("small-glue", "embedded-roberta", 32, 0, "glue", ("lora",), ("eager",)),
+        Scenario("host", "roberta-thin", 2, 4, modes=("eager",), options={"vera": {"r": 16}}),
+        Scenario("small-e2e", "embedded-gpt2", 8, 0, "e2e", ("lora", "dora", "vera"), ("eager",), options=_SMALL),
+    )
+}
+"""Scenarios by key."""
+DEFAULT = {"cuda": ("glue", "e2e", "large", "base"), "cpu": ("small", "small-glue", "small-e2e")}
+"""Keys that are measured by default, by type of device."""

@@ -1,0 +1,1 @@
+"""Fast paths of methods, registered for the functions that they replace."""

@@ -1,0 +1,103 @@
+"""DoRA in an accelerated pass: norms of all layers at once, W₀ + sBA never formed, few operations per layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from variants.acceleration.fast_paths import FORWARDS, PREPARATIONS, replaces
+from variants.acceleration.methods.grouping import alike, stacked
+from variants.acceleration.overrides import Override
+from variants.acceleration.products.elementwise import add_gain, add_scaled
+from variants.acceleration.products.low_rank import Product, project
+from variants.acceleration.products.side_stream import split
+from variants.adapters.stacked_layer import StackedLayer
+from variants.layer import full_precision, wide
+from variants.methods.dora import SMALLEST, DoRALayer
+
+_SQUARES: WeakKeyDictionary[DoRALayer, tuple[tuple, Tensor]] = WeakKeyDictionary()
+"""Of each layer: which base weight was read, and the sums of its rows' squares (out_features)."""
+
+
+@replaces(FORWARDS, DoRALayer.forward)
+def forward(layer: DoRALayer | StackedLayer, x: Tensor, y: Tensor) -> Tensor:
+    """As :meth:`DoRALayer.forward`."""
+    first = getattr(layer, "first", layer)
+    if layer is first:
+        h = layer.gain()
+    elif _has_plain_gain(first):
+        h = _stacked_gain(layer)
+    else:
+        return layer(x, y)
+    h, dropped = h.to(y.dtype), first.dropout(x) if first.drops else x
+    update = layer.low_rank()
+    updated = Product(project(dropped, update.A), update.B, update.scale).added(y)
+    if first.drops and first.config.dropout_mode == "official":
+        return add_scaled(updated, h, layer.site.times(dropped) + (updated - y))
+    return add_gain(updated, h, layer.site.bias())
+
+
+@replaces(PREPARATIONS, DoRALayer.forward)
+def gains(layers: Sequence[DoRALayer]) -> Iterator[Override]:
+    """The gains of all layers, those of one shape computed together."""
+    for group in alike([layer for layer in layers if _has_plain_gain(layer)], "lora_A", "lora_B", "scaling"):
+        A, B = stacked(group, "lora_A"), stacked(group, "lora_B")
+        with full_precision(A):
+            WA = torch.stack([_wide_product(layer.site.weight(), layer.lora_A) for layer in group]).detach()
+            norms = norm(A, B, group[0].scaling, WA, torch.stack([_squares(layer) for layer in group]))
+        together = (stacked(group, "magnitude") / norms - 1).to(group[0].site.dtype)
+        for layer, h in zip(group, split(together), strict=True):
+            yield layer, "gain", lambda h=h: h
+
+
+def _has_plain_gain(layer: DoRALayer) -> bool:
+    return type(layer).gain is DoRALayer.gain and type(layer).norm is DoRALayer.norm
+
+
+def _stacked_gain(layer: StackedLayer) -> Tensor:
+    """The gains of all adapters at a site, (S, out_features)."""
+    A, B, s, _, _ = layer.low_rank()
+    with full_precision(A):
+        WA = (wide(layer.site.weight()) @ wide(A).mT).detach()
+        return layer.tensors()["magnitude"] / norm(A, B, s, WA, _squares(layer.first)) - 1
+
+
+@torch.no_grad()
+def norm(A: Tensor, B: Tensor, s: float, WA: Tensor, squares: Tensor) -> Tensor:
+    """‖W₀ + sBA‖ (n, out) of n layers or adapters, neither BA nor the sum ever formed.
+
+    Args:
+        A, B, s: (n, r, in), (n, out, r) and the scale that all have.
+        WA: W₀Aᵀ, (n, out, r).
+        squares: ‖W₀‖², (n, out) or (out).
+    """
+    A, B = wide(A), wide(B)
+    twice = torch.baddbmm(WA, B, A @ A.mT, beta=2 * s, alpha=s**2)
+    return (squares + (B * twice).sum(-1)).clamp_min(SMALLEST**2).sqrt()
+
+
+def _squares(layer: DoRALayer) -> Tensor:
+    """‖W₀‖² (out_features), computed again where the base weight is another or has been written to.
+
+    While a CUDA graph is captured that is not looked for: frozen maps may have been moved to be joined since, and every
+    replay would compute the squares.
+    """
+    weight, known = layer.site.weight(), _SQUARES.get(layer)
+    if known is not None and weight.is_cuda and torch.cuda.is_current_stream_capturing():
+        return known[1]
+    version = None if weight.is_inference() else weight._version
+    key = (weight.data_ptr(), version, weight.dtype, weight.device)
+    if known is None or known[0] != key:
+        with torch.inference_mode(False):
+            known = _SQUARES[layer] = key, wide(weight.detach()).square().sum(dim=1)
+    return known[1]
+
+
+def _wide_product(weight: Tensor, a: Tensor) -> Tensor:
+    """W Aᵀ in fp32 at least; a GPU sums products of bf16 in fp32 without widening them first."""
+    if weight.is_cuda and weight.dtype == a.dtype == torch.bfloat16:
+        return torch.mm(weight, a.T, out_dtype=torch.float32)
+    return wide(weight) @ wide(a).T

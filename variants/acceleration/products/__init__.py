@@ -1,0 +1,1 @@
+"""Products of adapters and of the frozen maps that they sit on, in few operations and little memory."""

@@ -1,0 +1,239 @@
+"""Frozen linear maps that read one tensor, and adapters that read it too: one product, and one gradient.
+
+Queries, keys and values are three maps of one input, and adapters beside them are more. PyTorch multiplies for each,
+and adds up as many gradients of the input, a kernel for each sum. Here the frozen maps are one product, and whoever
+reads adds to the one gradient with the product that makes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from variants.acceleration.overrides import Override
+from variants.acceleration.policy import LARGE, few_kernels, plain
+from variants.acceleration.products.side_stream import mark
+from variants.acceleration.products.tensor_notes import TensorNotes
+from variants.sites.site import is_conv1d
+from variants.sites.targets import siblings
+
+
+class GradientSum:
+    """The gradient of what is read, which readers add to, and the values of what is read.
+
+    Attributes:
+        ready: when the values were there (`side_stream.mark`).
+    """
+
+    def __init__(self, norm: nn.LayerNorm | None = None, source: Tensor | None = None) -> None:
+        self.total: Tensor | None = None
+        self.ready: torch.cuda.Event | None = None
+        self._norm, self._source = norm, source
+        self._values: tuple[torch.cuda.Stream | None, Tensor] | None = None
+
+    def add(self, rows: Tensor, matrix: Tensor) -> None:
+        """Add rows (N, n) times a matrix (n, in_features), or rows (S, N/S, n) times S matrices."""
+        if self.total is None:
+            self.total = (rows @ matrix).view(-1, matrix.shape[-1])
+        elif matrix.ndim == 2:
+            self.total.addmm_(rows, matrix)
+        else:
+            self.total.view(*rows.shape[:-1], matrix.shape[-1]).baddbmm_(rows, matrix)
+
+    def take(self) -> Tensor | None:
+        """The sum (N, in_features), and an end of it."""
+        total, self.total, self._values = self.total, None, None
+        return total
+
+    def keep(self, x: Tensor) -> tuple[Tensor]:
+        """What :meth:`again` needs, to be saved for the backward pass."""
+        return (x if self._source is None else self._source,)
+
+    def again(self, kept: Tensor) -> Tensor:
+        """The values of what is read."""
+        if self._norm is None:
+            return kept
+        where = torch.cuda.current_stream(kept.device) if kept.is_cuda else None
+        if self._values is None or self._values[0] != where:  # another branch would not wait for this one's
+            with torch.no_grad():
+                self._values = where, type(self._norm).forward(self._norm, kept)
+        return self._values[1]
+
+
+class SharedInput:
+    """One tensor as its readers see it in one forward pass.
+
+    Attributes:
+        x: the same values; gradients of it go to ``sum`` or, as usual, through autograd.
+        outputs: of frozen maps that have not been asked yet, by their place among those that read together.
+    """
+
+    def __init__(self, x: Tensor, maps: FusedLinears) -> None:
+        self.sum = GradientSum(*(_SOURCES.get(x) or ()))
+        self.sum.ready = mark(x)
+        self.x, *outputs = _FusedForward.apply(x, maps, self.sum)
+        self.maps, self.outputs = maps, dict(enumerate(outputs))
+
+
+_SHARED: TensorNotes[SharedInput] = TensorNotes()
+_SOURCES: TensorNotes[tuple[nn.LayerNorm, Tensor]] = TensorNotes()
+"""Of large outputs of LayerNorms: the norm and its input."""
+
+
+def shared_input_of(x: Tensor) -> SharedInput | None:
+    """How a tensor is being read, if frozen maps read it together."""
+    return _SHARED.get(x)
+
+
+def forget() -> None:
+    """What is known of tensors ends with its accelerated pass."""
+    _SHARED.forget()
+    _SOURCES.forget()
+
+
+class FusedLinears:
+    """Frozen linear maps that read one tensor: one module, or several whose weights are kept as one matrix."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        self.modules = list(modules)
+        self._whole: tuple[Tensor, Tensor | None] | None = None
+        self._places: list[int] = []
+
+    def overrides(self) -> Iterator[Override]:
+        """Forward functions of the modules that compute together."""
+        for place, module in enumerate(self.modules):
+            yield module, "forward", partial(self._forward, place)
+
+    def _forward(self, place: int, x: Tensor) -> Tensor:
+        module = self.modules[place]
+        if x.dtype != module.weight.dtype or not few_kernels(x):
+            return type(module).forward(module, x)
+        reading = shared_input_of(x)
+        if reading is None or reading.maps is not self or place not in reading.outputs:
+            reading = _SHARED.put(x, SharedInput(x, self))
+        return reading.outputs.pop(place)
+
+    def outputs(self, x: Tensor) -> list[Tensor]:
+        """W x + b of each map, (..., out_features)."""
+        if len(self.modules) == 1:
+            return [type(self.modules[0]).forward(self.modules[0], x)]
+        if self._places != [p.data_ptr() for p in self._parameters()]:  # never joined, or moved since
+            self._whole = _joined([m.weight for m in self.modules]), _joined([m.bias for m in self.modules])
+            self._places = [p.data_ptr() for p in self._parameters()]
+        parts = F.linear(x, *self._whole).split([len(m.weight) for m in self.modules], dim=-1)
+        return [part.data for part in parts]  # adapters write into each by itself
+
+    def matrix(self, place: int) -> Tensor:
+        """The weight of a map, (out_features, in_features)."""
+        module = self.modules[place]
+        return module.weight.t() if is_conv1d(module) else module.weight
+
+    def whole(self) -> Tensor:
+        """The weights of all maps that have been joined, one below the other."""
+        return self._whole[0]
+
+    def _parameters(self) -> list[nn.Parameter]:
+        return [p for module in self.modules for p in (module.weight, module.bias) if p is not None]
+
+
+@torch.inference_mode(False)  # the first pass may be an evaluation's, and a later one wants gradients
+@torch.no_grad()
+def _joined(parameters: Sequence[nn.Parameter | None]) -> Tensor | None:
+    """One tensor of all, whose parts the parameters are from now on."""
+    if parameters[0] is None:
+        return None
+    whole = torch.cat([p.data for p in parameters])
+    for parameter, part in zip(parameters, whole.split([len(p) for p in parameters]), strict=True):
+        parameter.data = part
+    return whole
+
+
+class _FusedForward(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, maps: FusedLinears, sum: GradientSum) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.maps, ctx.sum, ctx.shape = maps, sum, x.shape
+        return x.detach(), *maps.outputs(x)
+
+    @staticmethod
+    def backward(ctx: Any, own: Tensor | None, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
+        if (together := _side_by_side(gradients)) is not None:
+            ctx.sum.add(together, ctx.maps.whole())
+        else:
+            for place, gradient in enumerate(gradients):
+                if gradient is not None:
+                    ctx.sum.add(gradient.flatten(0, -2), ctx.maps.matrix(place))
+        total = ctx.sum.take()
+        if total is None:
+            return own, None, None
+        total = total.view(ctx.shape)
+        return total if own is None else total + own, None, None
+
+
+def _side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """(N, n) if the parts, (..., n_1), (..., n_2), ..., are its columns in their order in memory."""
+    if len(parts) == 1 or any(part is None for part in parts):
+        return None
+    rows = [part.flatten(0, -2) for part in parts]
+    width, place = sum(part.shape[1] for part in rows), rows[0].data_ptr()
+    for part in rows:
+        if part.data_ptr() != place or part.stride() != (width, 1):
+            return None
+        place += part.shape[1] * part.element_size()
+    return rows[0].as_strided((len(rows[0]), width), (width, 1))
+
+
+def shared_inputs(
+    model: nn.Module, adapted: Iterable[nn.Module], exclude: Iterable[nn.Module] = ()
+) -> Iterator[Override]:
+    """Overrides: frozen maps that read one tensor compute together.
+
+    Args:
+        adapted: maps with adapters: they share a gradient with them. Queries, keys and values of a block are joined.
+        exclude: maps that read another tensor than their siblings.
+    """
+    others = {id(module) for module in exclude}
+    groups = [[module for module in group if id(module) not in others] for group in siblings(model)]
+    groups = [group for group in groups if all(map(frozen_linear, group)) and _joinable(group)]
+    known = {id(module) for group in groups for module in group}
+    alone = {id(module): module for module in adapted if id(module) not in known and frozen_linear(module)}
+    maps = [FusedLinears(group) for group in (*groups, *([module] for module in alone.values()))]
+    for together in maps:
+        yield from together.overrides()
+    norms = (module for module in model.modules() if type(module) is nn.LayerNorm)
+    yield from (_remembering(norm) for norm in norms if not is_overridden(norm))
+
+
+def is_overridden(module: nn.Module) -> bool:
+    """Whether somebody has given the module another forward function than its class has."""
+    return getattr(module.forward, "__func__", None) is not type(module).forward
+
+
+def frozen_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear map of PyTorch's or GPT-2's with a forward function of its class, and nothing of it
+    trains."""
+    known = type(module) is nn.Linear or is_conv1d(module)
+    trains = any(p.requires_grad for p in module._parameters.values() if p is not None)
+    return known and not trains and not is_overridden(module)
+
+
+def _joinable(group: Sequence[nn.Module]) -> bool:
+    kinds = {(m.weight.dtype, m.weight.device, m.bias is None, m.in_features) for m in group}
+    return len(kinds) == 1 and all(type(m) is nn.Linear for m in group)
+
+
+def _remembering(norm: nn.LayerNorm) -> Override:
+    """In an accelerated pass, what the norm puts out says what it was made of, where it is large."""
+
+    def forward(x: Tensor) -> Tensor:
+        y = type(norm).forward(norm, x)
+        if y.nbytes >= LARGE and y.dtype == x.dtype and plain(x):
+            _SOURCES.put(y, (norm, x.detach()))
+        return y
+
+    return norm, "forward", forward

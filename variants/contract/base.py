@@ -1,0 +1,30 @@
+"""Properties of variants by name, and how one says that it does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from variants.contract.models import Subject
+
+PROPERTIES: dict[str, Callable[[Subject], None]] = {}
+"""Every property that one process can check."""
+
+
+class Broken(Exception):
+    """The property does not hold; the message is the reason."""
+
+
+def require(holds: bool, reason: str) -> None:
+    """Raise :class:`Broken` with the reason unless something holds."""
+    if not holds:
+        raise Broken(reason)
+
+
+def property_of(name: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+    """Decorator: a check that raises :class:`Broken` where the property ``name`` does not hold."""
+
+    def decorate(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
+        PROPERTIES[name] = check
+        return check
+
+    return decorate

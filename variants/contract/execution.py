@@ -1,0 +1,162 @@
+"""What a variant must hold to however a pass is carried out: compiled, without values, accelerated."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, nullcontext
+from importlib.util import find_spec
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from variants.adapters.adapted_model import AdaptedModel
+from variants.contract.base import Broken, property_of, require
+from variants.contract.models import (
+    NotApplicable,
+    Subject,
+    distance,
+    target_outputs,
+)
+from variants.errors import VariantError, first_line
+
+
+@property_of("compile")
+def compiles(subject: Subject) -> None:
+    """The model is one graph for torch.compile, and computes the same."""
+    try:
+        adapted = subject.trained(subject.model(depth=1))  # half the time
+    except VariantError:  # it needs more blocks, or another one
+        adapted = subject.trained()
+    x = subject.inputs()
+    model = adapted.model.train()
+    torch._dynamo.reset()
+    try:
+        output = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
+        output.square().sum().backward()
+    except Exception as error:
+        raise Broken(f"torch.compile(fullgraph=True) refuses it: {first_line(error)}") from error
+    finally:
+        torch._dynamo.reset()
+    grads = {name: t.grad.clone() for name, t in adapted.trained().items() if t.grad is not None}
+    model.zero_grad()
+    eager = [model(x), model(x)]
+    if not torch.equal(*eager):
+        return  # it draws random numbers while it trains: values cannot be compared
+    require(distance(output, eager[0]) < 1e-4, "the compiled output is another")
+    eager[0].square().sum().backward()
+    for name, grad in grads.items():
+        scale = 1 + grad.abs().max().item()
+        require(
+            distance(grad, adapted.trained()[name].grad) < 1e-4 * scale, f"compiled, the gradient of {name} is another"
+        )
+
+
+@property_of("no host sync")
+def no_host_sync(subject: Subject) -> None:
+    """forward, backward and penalty never wait for a value: they run on tensors that have none."""
+    adapted, x = subject.trained(), subject.inputs()
+    adapted.model.train().to("meta")
+    _step_without_values(adapted, x.to("meta"))
+    if torch.cuda.is_available():
+        adapted = subject.trained()
+        adapted.model.train().to("cuda")
+        x = x.to("cuda")
+        _step_without_values(adapted, x)  # warm-up: libraries synchronise when they start
+        mode = torch.cuda.get_sync_debug_mode()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            _step_without_values(adapted, x)
+        finally:
+            torch.cuda.set_sync_debug_mode(mode)
+
+
+def _step_without_values(adapted: AdaptedModel, x: Tensor) -> None:
+    try:
+        loss, penalty = adapted.model(x).square().sum(), adapted.penalty()
+        (loss if penalty is None else loss + penalty).backward()
+    except (RuntimeError, NotImplementedError) as error:
+        raise Broken(f"a step needs values on the host: {first_line(error)}") from error
+
+
+@property_of("meta device")
+def meta_device(subject: Subject) -> None:
+    """It attaches to a model that has shapes and no values yet."""
+    try:
+        adapted = subject.attached(subject.model().to("meta"))
+    except (RuntimeError, NotImplementedError) as error:
+        raise Broken(f"it needs values to attach: {first_line(error)}") from error
+    off = [n for n, t in [*adapted.model.named_parameters(), *adapted.model.named_buffers()] if not t.is_meta]
+    require(not off, f"{off[0] if off else ''} is not on the model's device")
+    require(adapted.count() == subject.attached().count(), "count() differs from that of a model with values")
+
+
+@property_of("accelerated")
+def accelerated_is_the_reference(subject: Subject) -> None:
+    """Accelerated passes give the outputs, gradients and training steps of plain ones, up to rounding."""
+    if find_spec("variants.acceleration") is None:
+        raise NotApplicable("there is no variants.acceleration")
+    for in_graph in (False, True):
+        where = " as in a CUDA graph" if in_graph else ""
+        for name, (plain, fast, _) in _passes(subject, torch.float32, in_graph).items():
+            off = relative(fast, plain)
+            require(off < 1e-6, f"accelerated{where}, {name} is off by {off:.1e} of the plain pass's")
+        output, *gradients = _passes(
+            subject, torch.bfloat16, in_graph
+        ).values()  # of short vectors a single gradient's rounding is left to chance
+        together = [torch.cat([each.flatten().float() for each in kind]) for kind in zip(*gradients, strict=True)]
+        for name, (plain, fast, exact) in {"the output": output, "the gradient": together}.items():
+            off, allowed = relative(fast, exact), 2 * relative(plain, exact) + 2e-3
+            require(off < allowed, f"accelerated{where} over a bf16 base, {name} is off by {off:.1e} of fp32's")
+    _compare_training(subject)
+
+
+def _passes(subject: Subject, dtype: torch.dtype, in_graph: bool) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """The output and each gradient: of a plain pass, of an accelerated one, and of a plain one in fp32 on the same
+    base weights."""
+    from variants.acceleration import accelerated
+    from variants.acceleration.policy import for_graph
+
+    values, x, found = subject.trained().state_dict(), subject.inputs().to(dtype), []
+    for kind in ("plain", "accelerated", "exact"):
+        model = subject.model().to(dtype)
+        adapted = subject.attached(model.float() if kind == "exact" else model)
+        adapted.load_state_dict(values)
+        with ExitStack() as contexts:
+            if kind == "accelerated":
+                if in_graph:
+                    contexts.enter_context(for_graph())
+                contexts.enter_context(accelerated(adapted))
+            output = adapted.model(x.float() if kind == "exact" else x)
+        output.float().square().sum().backward()
+        gradients = {f"the gradient of {n}": t.grad for n, t in adapted.trained().items() if t.grad is not None}
+        found.append({"the output": output.detach()} | gradients)
+    require(found[0].keys() == found[1].keys(), "an accelerated pass gives other tensors a gradient")
+    return {name: tuple(each[name] for each in found) for name in found[0]}
+
+
+def _compare_training(subject: Subject) -> None:
+    from variants.acceleration import accelerated, accelerated_updates
+
+    x, losses = subject.inputs(32), []
+    target = target_outputs(subject, x)
+    for fast in (False, True):
+        adapted = subject.trained()
+        optimizer, own_losses = torch.optim.SGD(adapted.param_groups(1e-2)), []
+        for step in range(1, 11):
+            with accelerated(adapted) if fast else nullcontext():
+                loss = F.mse_loss(adapted.model(x), target)
+            with accelerated_updates(adapted) if fast else nullcontext():
+                penalty = adapted.penalty()
+                (loss if penalty is None else loss + penalty).backward()
+                optimizer.step()
+                adapted.after_step(step, 10)
+            optimizer.zero_grad()
+            own_losses.append(loss.item())
+        losses.append(torch.tensor(own_losses))
+    off = relative(losses[1], losses[0])
+    require(off < 1e-5, f"ten accelerated training steps are off by {off:.1e} of the plain ones' losses")
+
+
+def relative(found: Tensor, expected: Tensor) -> float:
+    """‖found - expected‖ / ‖expected‖."""
+    return ((found.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-12)).item()

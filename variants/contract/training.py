@@ -1,0 +1,89 @@
+"""What a variant's training must hold to: where it starts, what trains, that it learns."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from variants.contract.base import Broken, property_of, require
+from variants.contract.models import (
+    NotApplicable,
+    Subject,
+    distance,
+    optimizer_steps,
+    own,
+    shift,
+    target_outputs,
+)
+
+
+@property_of("identity at start")
+def identity(subject: Subject) -> None:
+    """A fresh adapter leaves the model's outputs as they were, where the variant declares so."""
+    if not subject.variant.identity_at_start:
+        raise NotApplicable("it declares identity_at_start = False")
+    model, x = subject.model(), subject.inputs()
+    before = model(x)
+    subject.attached(model)
+    off = distance(model(x), before)
+    require(off < 1e-5, f"a fresh adapter changes the output by {off:.1e}")
+
+
+@property_of("output moves")
+@torch.no_grad()
+def moves(subject: Subject) -> None:
+    """Every trained tensor has a say in the output."""
+    adapted, x = subject.trained(), subject.inputs()
+    if not own(adapted):
+        raise NotApplicable("it trains nothing but the head")
+    before = adapted.model(x)
+    for name, tensor in own(adapted).items():
+        saved = tensor.clone()
+        shift(tensor, 50)
+        require(distance(adapted.model(x), before) > 1e-6, f"the output does not depend on {name}")
+        tensor.copy_(saved)
+
+
+@property_of("gradients")
+def gradients(subject: Subject) -> None:
+    """Gradients reach all that the variant trains, and nothing else."""
+    adapted = subject.trained()
+    adapted.model.train()(subject.inputs()).square().sum().backward()
+    trained = adapted.trained()
+    for name, tensor in trained.items():
+        require(tensor.grad is not None and bool(tensor.grad.any()), f"no gradient reaches {name}")
+    ids = {id(tensor) for tensor in trained.values()}
+    for name, tensor in adapted.model.named_parameters():
+        require(id(tensor) in ids or not tensor.requires_grad, f"{name} gets a gradient and is not the variant's")
+
+
+@property_of("parameter count")
+def parameter_count(subject: Subject) -> None:
+    """count() is the number of values that an optimizer step changes."""
+    adapted, x = subject.trained(), subject.inputs(32)
+    tensors, head = dict(adapted.model.named_parameters()), set(adapted.head)
+    before = {name: tensor.detach().clone() for name, tensor in tensors.items()}
+    optimizer = torch.optim.Adam(adapted.param_groups(1e-2))
+    adapted.model.train()(x).square().sum().backward()
+    optimizer.step()
+    changed = {"adapter": 0, "head": 0}
+    for name, tensor in tensors.items():
+        changed["head" if name in head else "adapter"] += int((tensor.detach() != before[name]).sum())
+    count = adapted.count()
+    for part, number in changed.items():
+        require(number == count[part], f"count() says {count[part]} for the {part}, and a step changes {number}")
+
+
+@property_of("learns")
+def learns(subject: Subject) -> None:
+    """Training brings a loss down by a tenth, at one of three learning rates."""
+    x, best = subject.inputs(32), math.inf
+    target = target_outputs(subject, x)
+    for lr in (1e-2, 1e-1, 1e-3):
+        adapted = subject.attached()
+        losses = optimizer_steps(adapted, x, target, 40, lr=lr, head_lr=0.0 if own(adapted) else lr)
+        best = min(best, losses[-1] / losses[0])
+        if best < 0.9:
+            return
+    raise Broken(f"after 40 steps the loss is at best {best:.2f} of what it was")
