@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from variants.acceleration.torch_private import foreach_mul_, foreach_norm
+from variants.acceleration.basics.torch_private import foreach_mul_, foreach_norm
 
 
 @torch.no_grad()

@@ -18,8 +18,13 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from variants.acceleration.policy import for_graph
-from variants.acceleration.torch_private import expect_uncaptured_steps, foreach_add_, foreach_copy_, foreach_zero_
+from variants.acceleration.basics.policy import for_graph
+from variants.acceleration.basics.torch_private import (
+    expect_uncaptured_steps,
+    foreach_add_,
+    foreach_copy_,
+    foreach_zero_,
+)
 from variants.errors import first_line
 
 Batch = dict[str, Tensor]

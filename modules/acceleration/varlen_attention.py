@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from modules.acceleration.varlen_cpu import Places
-from variants.acceleration.policy import pays
-from variants.acceleration.torch_private import flash_attention
+from variants.acceleration.basics.policy import pays
+from variants.acceleration.basics.torch_private import flash_attention
 from variants.errors import first_line
 from variants.layer import LOW_PRECISION
 from variants.sites.site import Site

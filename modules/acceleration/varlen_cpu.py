@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from variants.acceleration.torch_private import softmax_backward
+from variants.acceleration.basics.torch_private import softmax_backward
 
 
 class Places(NamedTuple):

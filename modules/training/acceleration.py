@@ -59,7 +59,7 @@ def available() -> bool:
     """Whether both folders are there and PyTorch has what they need; says so once where it has not."""
     if any(find_spec(package) is None for package in PACKAGES):
         return False
-    from variants.acceleration import torch_private
+    from variants.acceleration.basics import torch_private
 
     if not torch_private.available():
         warnings.warn(torch_private.why_unavailable(), stacklevel=2)

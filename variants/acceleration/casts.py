@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from variants.acceleration.fast_paths import FORWARDS
-from variants.acceleration.overrides import Override
+from variants.acceleration.basics.fast_paths import FORWARDS
+from variants.acceleration.basics.overrides import Override
 from variants.acceleration.products.side_stream import join, track
 from variants.adapters.stack import Stack
 from variants.layer import LOW_PRECISION, AdapterLayer

@@ -114,7 +114,7 @@ def _passes(subject: Subject, dtype: torch.dtype, in_graph: bool) -> dict[str, t
     """The output and each gradient: of a plain pass, of an accelerated one, and of a plain one in fp32 on the same
     base weights."""
     from variants.acceleration import accelerated
-    from variants.acceleration.policy import for_graph
+    from variants.acceleration.basics.policy import for_graph
 
     values, x, found = subject.trained().state_dict(), subject.inputs().to(dtype), []
     for kind in ("plain", "accelerated", "exact"):

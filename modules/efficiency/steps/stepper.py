@@ -13,7 +13,7 @@ from modules.acceleration.cuda_graphs import GraphCache, GraphedAdamW, GraphedSt
 from modules.efficiency.steps.backbones import Batch
 from modules.efficiency.steps.batches import picked
 from modules.efficiency.steps.trainee import Trainee
-from variants.acceleration.policy import for_graph
+from variants.acceleration.basics.policy import for_graph
 
 CLIP = 1.0
 """Largest norm of the gradient."""

@@ -13,7 +13,7 @@ from tests.support.models import MODELS
 from tests.support.tiny import train
 from variants import AdapterLayer, LoRA, attach
 from variants.acceleration import accelerated
-from variants.acceleration.policy import for_graph
+from variants.acceleration.basics.policy import for_graph
 from variants.methods.lora import LoRALayer
 from variants.registry import resolve
 from variants.sites.site import ModuleSite

@@ -15,7 +15,7 @@ from modules.acceleration.varlen_attention import Padded, Sequences, places_of
 from modules.acceleration.varlen_cpu import Places, attention
 from modules.data.packing import Layout
 from tests.support.models import MODELS
-from variants.acceleration.policy import for_graph
+from variants.acceleration.basics.policy import for_graph
 
 MASK = torch.tensor([[1, 1, 1, 0, 0, 0], [1, 1, 1, 1, 1, 1], [1, 1, 0, 0, 0, 0]])
 needs_gpu = pytest.mark.gpu("its attention of packed rows")
@@ -206,7 +206,7 @@ def test_what_a_gpu_computes_with(dtype, tokens, width, programs, expected, monk
     assert found == expected
     if dtype == torch.bfloat16:  # what the host would start each time, but for much work
         assert places_of(starts, ends, columns, tokens, backbone).flash
-        monkeypatch.setattr("variants.acceleration.policy.LARGE", 0)
+        monkeypatch.setattr("variants.acceleration.basics.policy.LARGE", 0)
         assert places_of(starts, ends, columns, tokens, backbone).flash == places.flash
 
 

@@ -12,7 +12,7 @@ from modules.acceleration.cuda_graphs import GraphedStep
 from tests.support.passes import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, names, resolve
 from variants.acceleration import accelerated
-from variants.acceleration.policy import for_graph
+from variants.acceleration.basics.policy import for_graph
 from variants.acceleration.products import low_rank
 from variants.acceleration.products.low_rank import Product, add_products
 from variants.adapters import hooks

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from variants.acceleration import torch_private
-from variants.acceleration.fast_paths import UPDATES, replaces
+from variants.acceleration.basics import torch_private
+from variants.acceleration.basics.fast_paths import UPDATES, replaces
 from variants.acceleration.methods.grouping import alike, stacked
 from variants.methods.adalora import FACTORS, AdaLoRA, AdaLoRALayer, best
 

@@ -8,9 +8,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
-from variants.acceleration.fast_paths import FORWARDS, PREPARATIONS, replaces
+from variants.acceleration.basics.fast_paths import FORWARDS, PREPARATIONS, replaces
+from variants.acceleration.basics.overrides import Override
 from variants.acceleration.methods.grouping import alike, stacked
-from variants.acceleration.overrides import Override
 from variants.acceleration.products.elementwise import add_gain, add_scaled
 from variants.acceleration.products.low_rank import Product, project
 from variants.acceleration.products.side_stream import split

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.acceleration.policy import few_kernels
+from variants.acceleration.basics.policy import few_kernels
 from variants.acceleration.products.side_stream import on_side_stream, used
 
 # where our own functions do not pay, addcmul does not either: the gradients PyTorch has for it take two products each

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.acceleration.policy import few_kernels
+from variants.acceleration.basics.policy import few_kernels
 from variants.acceleration.products import elementwise
 from variants.acceleration.products.shared_input import GradientSum, shared_input_of
 from variants.acceleration.products.side_stream import after_event, is_tracked, on_side_stream, used

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.acceleration.overrides import Override
-from variants.acceleration.policy import plain
+from variants.acceleration.basics.overrides import Override
+from variants.acceleration.basics.policy import plain
 from variants.acceleration.products.shared_input import frozen_linear
 from variants.layer import LOW_PRECISION, AdapterLayer
 

@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from variants.acceleration.overrides import Override
-from variants.acceleration.policy import LARGE, few_kernels, plain
+from variants.acceleration.basics.overrides import Override
+from variants.acceleration.basics.policy import LARGE, few_kernels, plain
+from variants.acceleration.basics.tensor_notes import TensorNotes
 from variants.acceleration.products.side_stream import mark
-from variants.acceleration.products.tensor_notes import TensorNotes
 from variants.sites.site import is_conv1d
 from variants.sites.targets import siblings
 

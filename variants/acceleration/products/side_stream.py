@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.acceleration.products.tensor_notes import TensorNotes
+from variants.acceleration.basics.tensor_notes import TensorNotes
 
 _STREAMS: dict[torch.device, torch.cuda.Stream] = {}
 _WAITED_FOR: list[tuple[Tensor, ...]] = []

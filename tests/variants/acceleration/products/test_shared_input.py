@@ -12,7 +12,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForCondition
 
 from tests.support.passes import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
 from variants import AdaLoRA, DoRA, LoRA, VeRA, attach
-from variants.acceleration import accelerated, passes, policy
+from variants.acceleration import accelerated, passes
+from variants.acceleration.basics import policy
 from variants.acceleration.products import shared_input
 from variants.adapters.stack import Stack
 from variants.sites.targets import siblings

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from variants.acceleration.overrides import Override
+from variants.acceleration.basics.overrides import Override
 from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from variants.acceleration import torch_private
+from variants.acceleration.basics import torch_private
 
 LARGE = 2**24
 """Bytes of an input from which on memory counts: it is computed again in the backward pass where a LayerNorm made it,

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from variants.acceleration import torch_private
+from variants.acceleration.basics import torch_private
 
 
 def test_the_installed_version_has_every_name():
