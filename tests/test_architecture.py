@@ -71,6 +71,9 @@ FLOORS = {
         "reports",
         "analysis",
         "experiments",
+        "efficiency/steps",
+        "efficiency/jobs",
+        "efficiency/inference",
         "efficiency",
     ),
 }
@@ -89,35 +92,23 @@ KNOWN_UPWARD = {
 KNOWN_ROOM_CIRCLES = {"variants/formats <-> variants/formats/peft"}
 KNOWN_TO_SCRIPTS = {"modules.efficiency.inference_latency -> paper_repro.params"}
 KNOWN_TO_ACCELERATION = {"modules.pretraining.training_step -> modules.acceleration.cuda_graphs"}
-KNOWN_LONG = {"variants.adapters.adapted_model", "variants.contract.properties", "variants.sites.architectures"}
+KNOWN_LONG = {"variants.adapters.adapted_model", "variants.contract.properties"}
 KNOWN_FULL = {"modules/efficiency", "variants/acceleration"}
 KNOWN_WITHOUT_README = {
     "modules",
-    "modules/acceleration",
-    "modules/backbones",
-    "modules/benchmarks",
-    "modules/benchmarks/e2e",
-    "modules/benchmarks/glue",
-    "modules/data",
     "modules/efficiency",
     "modules/embedded",
-    "modules/experiments",
-    "modules/launch",
     "modules/reports/formats",
     "modules/reports/papers",
     "modules/reports/plots",
     "modules/reports/tables",
-    "modules/runs",
-    "modules/training",
     "paper_repro",
     "variants/acceleration",
     "variants/adapters",
     "variants/formats/peft",
-    "variants/methods",
-    "variants/sites",
 }
 KNOWN_LONG_METHODS: set[str] = set()
-KNOWN_UNDOCUMENTED = 122
+KNOWN_UNDOCUMENTED = 80
 """Public definitions without a docstring: a number that may only be lowered."""
 
 
@@ -173,11 +164,11 @@ def test_modules_know_no_script() -> None:
 def test_acceleration_is_reached_through_one_door() -> None:
     """Training enters it; the efficiency benchmark measures it. Everything else works without both folders."""
     rooms = ("variants/acceleration", "modules/acceleration")
-    may = (*rooms, "modules/efficiency", "modules/training/acceleration")
     found = set()
     for i in project_imports(*CARRIED_OUT):
-        source = "modules/training/acceleration" if i.source == "modules.training.acceleration" else room(i.source)
-        if room(i.target) in rooms and source not in may:
+        source = room(i.source)
+        may = source.startswith((*rooms, "modules/efficiency")) or i.source == "modules.training.acceleration"
+        if room(i.target).startswith(rooms) and not may:
             found.add(f"{i.source} -> {i.target}")
     settle(found, KNOWN_TO_ACCELERATION)
 
