@@ -61,8 +61,6 @@ class AdaptedModel:
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
 
-    # ---- which adapter -------------------------------------------------------------------------------------
-
     @property
     def adapter(self) -> Adapter:
         """The active adapter."""
@@ -197,8 +195,6 @@ class AdaptedModel:
             if merged:
                 self.merge()
 
-    # ---- merging -------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def merge(self) -> float:
         """Fold the active adapter into the base weights, in at least fp32 and on a saved copy.
@@ -230,8 +226,6 @@ class AdaptedModel:
             self.adapter.layers[path].site.restore(kept)
         self._unmerged.clear()
         self.enable(True)
-
-    # ---- what a trainer needs ------------------------------------------------------------------------------
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every parameter that the active adapter trains, layers first; names as in its file."""
