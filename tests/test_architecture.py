@@ -99,19 +99,12 @@ KNOWN_LONG: set[str] = set()
 KNOWN_FULL: set[str] = set()
 KNOWN_WITHOUT_README = {
     "modules",
-    "modules/benchmarks/e2e",
-    "modules/benchmarks/glue",
-    "modules/efficiency",
     "modules/embedded",
-    "paper_repro",
-    "variants/acceleration",
     "variants/adapters",
     "variants/formats/peft",
-    "variants/methods",
-    "variants/sites",
 }
 KNOWN_LONG_METHODS: set[str] = set()
-KNOWN_UNDOCUMENTED = 88
+KNOWN_UNDOCUMENTED = 54
 """Public definitions without a docstring: a number that may only be lowered."""
 
 
