@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from modules.paths import has_acceleration
 
 MAX_NORM = 1.0
 """Of all gradients together."""
@@ -38,7 +39,7 @@ class Steps:
         groups = [{"params": decay, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
         self._graphed, self._clips = None, False
         self.optimizer: torch.optim.Optimizer
-        if all(find_spec(package) for package in ("variants.acceleration", "modules.acceleration")):
+        if has_acceleration():
             from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
 
             self._graphed = GraphedStep(compute, self.parameters)
