@@ -53,7 +53,7 @@ def e2e_result(number: int, **test) -> RunResult:
 def test_the_table_has_test_scores_in_the_papers_units():
     published = load_published(PUBLISHED, "e2e")
     results = [e2e_result(0), e2e_result(1, BLEU=0.71, METEOR=None, NIST=8.7), glue_result()]
-    sections = build(results, published, E2E)
+    sections = build(results, E2E, published)
     text = to_markdown(sections, E2E)
     (ours,) = [line for line in text.splitlines() if line.startswith("| [1]")]
     cells = [cell.strip() for cell in ours.split("|")]
