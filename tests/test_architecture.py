@@ -94,7 +94,9 @@ MOST_LINES, MOST_FILES = 300, 13
 KNOWN_UPWARD: set[str] = set()
 KNOWN_ROOM_CIRCLES: set[str] = set()
 KNOWN_TO_SCRIPTS: set[str] = set()
-KNOWN_TO_ACCELERATION = {"modules.pretraining.training_step -> modules.acceleration.cuda_graphs"}
+KNOWN_TO_ACCELERATION = {
+    "modules.pretraining.training_step -> modules.acceleration.cuda_graphs",  # where it is there
+}
 KNOWN_LONG: set[str] = set()
 KNOWN_FULL: set[str] = set()
 KNOWN_WITHOUT_README = {
