@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.util import find_spec
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ class TrainingStep:
         vectors = [p for p in self.parameters if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         adam = {"lr": lr, "betas": (0.9, 0.98)}
-        self._graphed = self.parameters[0].is_cuda and not reference
+        self._graphed = self.parameters[0].is_cuda and not reference and find_spec("modules.acceleration") is not None
         if self._graphed:
             from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
 
