@@ -49,8 +49,8 @@ def convert(
     Raises:
         VariantError: the format cannot hold the adapter, or the file does not tell enough without a model.
     """
+    from variants import base_model as base
     from variants import formats
-    from variants.formats import base_model as base
     from variants.formats import loralib, peft
     from variants.formats import native as files
 

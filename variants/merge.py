@@ -45,8 +45,8 @@ def merge(adapter: str | os.PathLike, model: str, out: str | os.PathLike, alpha:
     """
     from transformers.utils import cached_file
 
+    from variants import base_model as base
     from variants import formats
-    from variants.formats import base_model as base
 
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -131,7 +131,7 @@ def _backbone(place: Place, model: str | None) -> tuple[nn.Module, str]:
     """(the run's backbone, ""), or a stand-in of the right shapes and why."""
     from modules.backbones.loading import resolve as folder_of
     from modules.benchmarks.base import benchmark
-    from variants.formats.base_model import load_model, stand_in
+    from variants.base_model import load_model, stand_in
 
     spec = model or (place.run.backbone.get("spec") if place.run else None)
     try:

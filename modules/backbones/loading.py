@@ -231,6 +231,6 @@ def _family(model_type: str) -> "Architecture":  # noqa: F821
 
 
 def _quiet():
-    from variants.formats.base_model import quiet
+    from variants.base_model import quiet
 
     return quiet()

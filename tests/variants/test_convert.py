@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, Roberta
 
 from tests.support.tiny import gpt2, logits, roberta, train
 from variants import AdaLoRA, DoRA, LoRA, VeRA, attach, convert, formats, merge
-from variants.formats.base_model import quiet
+from variants.base_model import quiet
 from variants.formats.native import read_adapter, save_adapter
 
 pytest.importorskip("peft", reason="PEFT is not installed")

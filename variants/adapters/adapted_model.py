@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from variants.adapters import hooks
 from variants.adapters.adapter import Adapter, check_fit, copy_tensors
+from variants.adapters.folding import fold, refuse_tied
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, full_precision
 from variants.sites.architectures import head_parameters
@@ -59,8 +60,6 @@ class AdaptedModel:
         self._unmerged: dict[str, Any] = {}
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
-
-    # ---- which adapter -------------------------------------------------------------------------------------
 
     @property
     def adapter(self) -> Adapter:
@@ -196,8 +195,6 @@ class AdaptedModel:
             if merged:
                 self.merge()
 
-    # ---- merging -------------------------------------------------------------------------------------------
-
     @torch.no_grad()
     def merge(self) -> float:
         """Fold the active adapter into the base weights, in at least fp32 and on a saved copy.
@@ -213,12 +210,9 @@ class AdaptedModel:
             return 0.0
         if not self.variant.mergeable:
             raise VariantError(f"{self.variant.name} cannot be merged: it is no linear map of its input")
-        self._refuse_tied()
+        refuse_tied(self.model, self.layers)
         self.enable(True)
-        worst, folded = 0.0, {}
-        for path, layer in self.adapter.layers.items():
-            folded[path], difference = layer.folded()
-            worst = max(worst, difference)
+        folded, worst = fold(self.adapter.layers)
         for path, (weight, bias) in folded.items():
             site = self.adapter.layers[path].site
             self._unmerged[path] = site.kept()
@@ -232,17 +226,6 @@ class AdaptedModel:
             self.adapter.layers[path].site.restore(kept)
         self._unmerged.clear()
         self.enable(True)
-
-    def _refuse_tied(self) -> None:
-        owners: dict[int, list[str]] = {}
-        for name, parameter in self.model.named_parameters(remove_duplicate=False):
-            owners.setdefault(id(parameter), []).append(name)
-        for layer in self.layers:
-            shared = owners.get(id(layer.site.parameter), [])
-            if len(shared) > 1:
-                raise VariantError(f"cannot merge into {shared[0]}: the same tensor is {shared[1]}")
-
-    # ---- what a trainer needs ------------------------------------------------------------------------------
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every parameter that the active adapter trains, layers first; names as in its file."""

@@ -35,7 +35,7 @@ def recognise(path: str | os.PathLike) -> str:
 
 
 def is_stand_in(model: nn.Module) -> bool:
-    """Whether ``model`` is made up of an adapter file's own shapes (:func:`variants.formats.base_model.stand_in`)."""
+    """Whether ``model`` is made up of an adapter file's own shapes (:func:`variants.base_model.stand_in`)."""
     return getattr(model, "is_stand_in", False)
 
 

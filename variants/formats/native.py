@@ -129,7 +129,7 @@ def load(
 def _base_fingerprint(adapted: AdaptedModel) -> str | None:
     """Of what stays frozen, sites of a residual variant as they were before: equal for every adapter of one base."""
     if getattr(adapted.model, "is_stand_in", False):
-        return None  # the shapes of a base model without its weights (variants/formats/base_model.py)
+        return None  # the shapes of a base model without its weights (variants/base_model.py)
     active, skip = adapted.active, {*adapted.head, *adapted.adapter.in_place}
     if not adapted.adapter.residual:
         return fingerprint(adapted.model, skip)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.errors import VariantError
-from variants.methods.prefix import Room, RoomLayer
+from variants.prefix_room import Room, RoomLayer
 from variants.registry import register
 from variants.sites.blocks import sequence
 from variants.sites.site import Site

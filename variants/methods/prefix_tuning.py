@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from variants.layer import AdapterLayer
-from variants.methods.prefix import Room, RoomLayer
 from variants.methods.prefix_embed import PrefixEmbed
+from variants.prefix_room import Room, RoomLayer
 from variants.registry import register
 from variants.sites.site import Site
 

@@ -44,7 +44,7 @@ class Architecture:
         pools_first_token: heads read the first token: a prefix follows it, elsewhere it comes first.
         learns_positions: there is an embedding for each position, and none beyond the last.
         positions_follow_padding: positions are numbered from the padding index + 1.
-        takes_prefix: `variants.methods.prefix` can lengthen its sequences.
+        takes_prefix: `variants.prefix_room` can lengthen its sequences.
         packs: it has blocks of BERT's parts, which get the encoder's keyword arguments, and its heads for sequence
             classification read the first token: what `modules.acceleration.packed_encoder` needs.
         transposed: all maps in its blocks keep their weight as (in, out).

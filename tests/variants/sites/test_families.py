@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.support.models import BASIC, MODELS, inputs
-from variants import LoRA, VariantError, attach
+from variants import LoRA, VariantError, attach, base_model
 from variants.adapters.combine import combine
 from variants.contract.models import shift
-from variants.formats import base_model, loralib, peft
+from variants.formats import loralib, peft
 from variants.formats.native import save_adapter
 from variants.sites.architectures import ARCHITECTURES, architecture_of, head_parameters
 from variants.sites.blocks import block_outputs, blocks
