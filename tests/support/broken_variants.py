@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
@@ -262,3 +263,18 @@ class LocalStatisticsLayer(LoRALayer):
     def forward(self, x, y):
         self.seen.copy_(x.detach().square().mean())
         return super().forward(x, y)
+
+
+ACCELERATION = find_spec("variants.acceleration") is not None
+
+if ACCELERATION:
+    from variants.acceleration.basics.fast_paths import FORWARDS, replaces
+
+    @breaks("accelerated")
+    class WrongFastPathLayer(LoRALayer):
+        def forward(self, x, y):
+            return super().forward(x, y)
+
+    @replaces(FORWARDS, WrongFastPathLayer.forward)
+    def _a_tenth_more(layer, x, y):
+        return y + 1.1 * (WrongFastPathLayer.forward(layer, x, y) - y)
