@@ -54,5 +54,7 @@ def test_commands_name_files_that_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     named = re.findall(r"python ((?:paper_repro|modules|variants)/[a-z0-9_]+\.py)", text)
     named += re.findall(r"\b(configs/(?:compare|glue|e2e)/[\w/.-]+\.yaml)\b", text)
-    named += [f"{name.replace('.', '/')}.py" for name in re.findall(r"python -m ((?:variants|modules)(?:\.\w+)+)", text)]
+    named += [
+        f"{name.replace('.', '/')}.py" for name in re.findall(r"python -m ((?:variants|modules)(?:\.\w+)+)", text)
+    ]
     assert not [name for name in named if not (ROOT / name).is_file()]
