@@ -94,24 +94,14 @@ MOST_LINES, MOST_FILES = 300, 13
 KNOWN_UPWARD: set[str] = set()
 KNOWN_ROOM_CIRCLES: set[str] = set()
 KNOWN_TO_SCRIPTS: set[str] = set()
-KNOWN_TO_ACCELERATION = {"modules.pretraining.training_step -> modules.acceleration.cuda_graphs"}
+KNOWN_TO_ACCELERATION = {
+    "modules.pretraining.training_step -> modules.acceleration.cuda_graphs",  # where it is there
+}
 KNOWN_LONG: set[str] = set()
 KNOWN_FULL: set[str] = set()
-KNOWN_WITHOUT_README = {
-    "modules",
-    "modules/benchmarks/e2e",
-    "modules/benchmarks/glue",
-    "modules/efficiency",
-    "modules/embedded",
-    "paper_repro",
-    "variants/acceleration",
-    "variants/adapters",
-    "variants/formats/peft",
-    "variants/methods",
-    "variants/sites",
-}
+KNOWN_WITHOUT_README: set[str] = set()
 KNOWN_LONG_METHODS: set[str] = set()
-KNOWN_UNDOCUMENTED = 88
+KNOWN_UNDOCUMENTED = 54
 """Public definitions without a docstring: a number that may only be lowered."""
 
 

@@ -20,7 +20,7 @@ from variants.sites.site import Site
 
 FLASH_ABOVE = 64
 """Mean tokens of a row above which flash attention is used on a GPU. Shorter rows are computed by one Triton program
-each, in a CUDA graph alone: starting such programs costs the host more than flash attention does."""
+each, in a CUDA graph or of large batches: starting such programs costs the host more than flash attention does."""
 SHORT = 128
 """Most tokens of a row that one Triton program computes."""
 

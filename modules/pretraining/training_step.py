@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from modules.paths import has_acceleration
+
 Batch = dict[str, Tensor]
 MAX_NORM = 1.0
 """Largest norm of the gradient."""
@@ -34,7 +36,7 @@ class TrainingStep:
         vectors = [p for p in self.parameters if p.ndim < 2]
         groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
         adam = {"lr": lr, "betas": (0.9, 0.98)}
-        self._graphed = self.parameters[0].is_cuda and not reference
+        self._graphed = self.parameters[0].is_cuda and not reference and has_acceleration()
         if self._graphed:
             from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
 

@@ -12,13 +12,13 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from modules.data.module import PaddedDataModule
+from modules.paths import has_acceleration
 from modules.runs.config import RunConfig
 from modules.training import devices
 from modules.training.clipping import clip_each
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 Batch = dict[str, Tensor]
 Clip = Callable[[Iterable[nn.Parameter], float], Any]
 """Scales the gradients of parameters, in place, to a norm of at most so much."""
-PACKAGES = ("variants.acceleration", "modules.acceleration")
 
 
 class TrainingStep(Protocol):
@@ -57,7 +56,7 @@ class TrainingStep(Protocol):
 @functools.cache
 def available() -> bool:
     """Whether both folders are there and PyTorch has what they need; says so once where it has not."""
-    if any(find_spec(package) is None for package in PACKAGES):
+    if not has_acceleration():
         return False
     from variants.acceleration.basics import torch_private
 

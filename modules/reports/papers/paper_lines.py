@@ -69,8 +69,9 @@ def table_lines(rows: Sequence[PaperRow], ours: OurRows) -> tuple[list[str], lis
         for section, our_row in ours[paper.number]:
             lines.append(Line(paper.number, _our_cells(section, our_row, columns, average), paper, section, our_row))
         if paper.recipes and not ours[paper.number]:
-            empty = [""] * (len(columns) + average + 2)
-            lines.append(Line(paper.number, ("", "ours", row.variant or "", str(row.protocol), *empty), paper))
+            named = ("", "ours", row.variant or "", str(row.protocol))
+            empty = [""] * (len(head) - len(named))
+            lines.append(Line(paper.number, (*named, *empty), paper))
     return head, lines
 
 

@@ -92,7 +92,10 @@ def _squares(layer: DoRALayer) -> Tensor:
     key = (weight.data_ptr(), version, weight.dtype, weight.device)
     if known is None or known[0] != key:
         with torch.inference_mode(False):
-            known = _SQUARES[layer] = key, wide(weight.detach()).square().sum(dim=1)
+            squares = wide(weight.detach()).square().sum(dim=1)
+            if known is not None and (known[1].dtype, known[1].device) == (squares.dtype, squares.device):
+                squares = known[1].copy_(squares)  # graphs that were captured before read this memory
+            known = _SQUARES[layer] = key, squares
     return known[1]
 
 
