@@ -99,12 +99,7 @@ KNOWN_TO_ACCELERATION = {
 }
 KNOWN_LONG: set[str] = set()
 KNOWN_FULL: set[str] = set()
-KNOWN_WITHOUT_README = {
-    "modules",
-    "modules/embedded",
-    "variants/adapters",
-    "variants/formats/peft",
-}
+KNOWN_WITHOUT_README: set[str] = set()
 KNOWN_LONG_METHODS: set[str] = set()
 KNOWN_UNDOCUMENTED = 54
 """Public definitions without a docstring: a number that may only be lowered."""
