@@ -98,11 +98,12 @@ def accelerated_is_the_reference(subject: Subject) -> None:
     for in_graph in (False, True):
         where = " as in a CUDA graph" if in_graph else ""
         for name, (plain, fast, _) in _passes(subject, torch.float32, in_graph).items():
-            off = relative(fast, plain)
-            require(off < 1e-6, f"accelerated{where}, {name} is off by {off:.1e} of the plain pass's")
-        output, *gradients = _passes(
-            subject, torch.bfloat16, in_graph
-        ).values()  # of short vectors a single gradient's rounding is left to chance
+            off, allowed = relative(fast, plain), 1e-6 if name == "the output" else 1e-5
+            require(off < allowed, f"accelerated{where}, {name} is off by {off:.1e} of the plain pass's")
+        if not _is_finite_in_bf16(subject):
+            continue  # a matter of the property bf16
+        output, *gradients = _passes(subject, torch.bfloat16, in_graph).values()
+        # all gradients as one: how a short vector's own is rounded is left to chance
         together = [torch.cat([each.flatten().float() for each in kind]) for kind in zip(*gradients, strict=True)]
         for name, (plain, fast, exact) in {"the output": output, "the gradient": together}.items():
             off, allowed = relative(fast, exact), 2 * relative(plain, exact) + 2e-3
@@ -134,13 +135,27 @@ def _passes(subject: Subject, dtype: torch.dtype, in_graph: bool) -> dict[str, t
     return {name: tuple(each[name] for each in found) for name in found[0]}
 
 
+def _is_finite_in_bf16(subject: Subject) -> bool:
+    adapted = subject.attached(subject.model().to(torch.bfloat16))
+    adapted.load_state_dict(subject.trained().state_dict())
+    try:
+        output = adapted.model(subject.inputs().to(torch.bfloat16)).float()
+        output.square().sum().backward()
+    except RuntimeError:
+        return False
+    gradients = [t.grad for t in adapted.trained().values() if t.grad is not None]
+    return all(bool(tensor.isfinite().all()) for tensor in (output, *gradients))
+
+
 def _compare_training(subject: Subject) -> None:
     from variants.acceleration import accelerated, accelerated_updates
 
     x, losses = subject.inputs(32), []
     target = target_outputs(subject, x)
+    values = subject.trained().state_dict()
     for fast in (False, True):
-        adapted = subject.trained()
+        adapted = subject.attached()
+        adapted.load_state_dict(values)
         optimizer, own_losses = torch.optim.SGD(adapted.param_groups(1e-2)), []
         for step in range(1, 11):
             with accelerated(adapted) if fast else nullcontext():
