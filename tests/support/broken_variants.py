@@ -34,7 +34,7 @@ def breaks(*expected: str, **attributes):
 class StartsElsewhereLayer(LoRALayer):
     def __init__(self, site, config, rng):
         super().__init__(site, config, rng)
-        nn.init.normal_(self.lora_B, generator=rng)
+        nn.init.normal_(self.lora_B, std=0.1, generator=rng)
 
 
 @breaks("output moves")
