@@ -1,21 +1,12 @@
 """Both acceleration folders are deleted in a copy of the project: its reference tests pass, and a run trains."""
 
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-PARTS = ("variants", "modules", "paper_repro", "configs", "tests", "pyproject.toml", "README.md")
-ALONE = """
-import sys
+from tests.support.copies import copy_without, python
 
-sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
-"""
-"""Python carries this out at its start: an editable install would find in the original what the copy lacks."""
+PARTS = ("variants", "modules", "paper_repro", "configs", "tests", "pyproject.toml", "README.md")
 DELETED = ("variants/acceleration", "modules/acceleration")
 CHOSEN = (
     "tests/variants/methods/test_lora.py",
@@ -38,25 +29,7 @@ CHOSEN = (
 @pytest.fixture(scope="module")
 def without(tmp_path_factory) -> Path:
     """A copy of the project without the two folders."""
-    folder = tmp_path_factory.mktemp("copies") / "without"
-    folder.mkdir()
-    for part in PARTS:
-        if (ROOT / part).is_dir():
-            shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
-        else:
-            shutil.copy(ROOT / part, folder / part)
-    for part in DELETED:
-        shutil.rmtree(folder / part)
-    (folder / "sitecustomize.py").write_text(ALONE)
-    return folder
-
-
-def python(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(folder), "OMP_NUM_THREADS": "1"}
-    environment.pop("PYTEST_XDIST_WORKER", None)
-    return subprocess.run(
-        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=900
-    )
+    return copy_without(tmp_path_factory.mktemp("copies") / "without", PARTS, DELETED)
 
 
 @pytest.mark.slow

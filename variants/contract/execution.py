@@ -104,9 +104,8 @@ def accelerated_is_the_reference(subject: Subject) -> None:
             require(off < 1e-6, f"accelerated{where}, {name} is off by {off:.1e} of the plain pass's")
     _compare_training(subject)
     for in_graph, where in places.items():
-        output, *gradients = _passes(
-            subject, torch.bfloat16, in_graph
-        ).values()  # of short vectors a single gradient's rounding is left to chance
+        output, *gradients = _passes(subject, torch.bfloat16, in_graph).values()
+        # all gradients as one: how a short vector's own is rounded is left to chance
         together = [torch.cat([each.flatten().float() for each in kind]) for kind in zip(*gradients, strict=True)]
         for name, (plain, fast, exact) in {"the output": output, "the gradient": together}.items():
             off, allowed = relative(fast, exact), 2 * relative(plain, exact) + 2e-3

@@ -72,6 +72,7 @@ def test_a_parameter_without_a_gradient_is_told():
     assert step.unused == [unused] and not unused.grad.any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("variant", "accumulate"), [*((variant, 1) for variant in VARIANTS), ("lora", 2), ("adalora", 2)]
 )

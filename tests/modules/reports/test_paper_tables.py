@@ -133,6 +133,7 @@ def test_other_backbones_stand_apart_where_nobody_has_the_papers_own():
     assert "## Ours" not in paper_table(PUBLISHED, "lora-6", [])["lora-6.md"]
 
 
+@pytest.mark.slow
 def test_every_command_for_a_missing_cell_is_one_that_the_scripts_take():
     scripts = {f"paper_repro/{own.script}": own for own in (GLUE, E2E)}
     texts = paper_tables(PUBLISHED, [])

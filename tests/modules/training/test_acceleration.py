@@ -1,10 +1,6 @@
 """The door to acceleration: the reference computes the same with none of it, and nothing else needs the folders."""
 
 import ast
-import os
-import shutil
-import subprocess
-import sys
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -18,14 +14,14 @@ from modules.paths import PROJECT
 from modules.runs.results import ResultStore
 from modules.training import acceleration
 from modules.training.run import run, run_seeds
+from tests.support.copies import copy_without, python
 from tests.support.models import MODELS
 from tests.support.runs import adapter, planned
 from tests.support.tokens import make_tokens
 from variants import LoRA, attach
-from variants.acceleration.basics import torch_private
+from variants.acceleration import torch_private
 
 DOOR = "modules/training/acceleration.py"
-PACKAGES = ("variants.acceleration", "modules.acceleration")
 MEASURED = ("modules/efficiency/", "modules/pretraining/")
 """Folders that measure acceleration itself, or use it where it is there."""
 
@@ -52,12 +48,13 @@ def test_one_file_of_modules_imports_acceleration():
     importers = {
         str(path.relative_to(PROJECT))
         for path in (PROJECT / "modules").rglob("*.py")
-        if any(name.startswith(PACKAGES) for name in imports(path))
+        if any(name.startswith(acceleration.PACKAGES) for name in imports(path))
     }
     own = {name for name in importers if name.startswith("modules/acceleration/")}
     assert {name for name in importers - own if not name.startswith(MEASURED)} == {DOOR}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lora", "dora", "adalora", "full"])
 def test_the_reference_trains_to_the_same(command, tmp_path, variant):
     options = {"init_r": 3, "target_r": 2} if variant == "adalora" else {}
@@ -136,18 +133,11 @@ def test_where_pytorch_lacks_something_the_run_is_plain_and_says_so(command, mon
 @pytest.mark.slow
 def test_a_run_without_the_folder_is_the_reference(command, tmp_path):
     """In a copy of the project without `modules/acceleration`, a worker does the run."""
-    copy = tmp_path / "copy"
-    for name in ("modules", "variants", "configs"):
-        shutil.copytree(PROJECT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.rmtree(copy / "modules" / "acceleration")
+    copy = copy_without(tmp_path / "copy", ("modules", "variants", "configs"), ["modules/acceleration"])
     (config,) = planned(command)
     (plain,) = planned(command, results_dir=str(tmp_path / "plain"))
-    # An editable install finds in its own project what the copy lacks.
-    code = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if '__editable__' not in str(f)]\n"
-    code += "from modules.launch import worker; sys.exit(worker.main(sys.argv[1:]))"
-    arguments = [sys.executable, "-c", code, config.results_dir, config.id]
-    environment = {**os.environ, "PYTHONPATH": str(copy)}
-    subprocess.run(arguments, env=environment, cwd=copy, capture_output=True, check=True, timeout=300)
+    done = python(copy, "-m", "modules.launch.worker", config.results_dir, config.id)
+    assert done.returncode == 0, done.stderr
     result = ResultStore(config.results_dir).read(config.id)
     assert result.environment["reference"] is True
     assert result.epochs == run(reference([plain])[0]).epochs

@@ -166,6 +166,7 @@ def test_so_they_do_packed_as_on_a_gpu(command, tmp_path, graphed, monkeypatch, 
             torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_start_from_other_runs_is_each_seed_s_own(command, tmp_path):
     """MRPC from the MNLI run of the same seed, both stacked in a worker, as the command does it."""
     flags = [*command, "--tasks", "mrpc", "--epochs", "1"]
@@ -203,6 +204,7 @@ def test_clipping_is_that_of_torch_for_each(clip):
             torch.testing.assert_close(p.grad[index], grad)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e4, float("inf")], ids=["explodes", "diverges"])
 def test_a_seed_that_explodes_leaves_the_others_alone(command, tmp_path, monkeypatch, scale):
     """The gradients of seed 1 alone are scaled; the other seeds end as they do without it."""
@@ -251,6 +253,7 @@ def test_dropout_of_adapters_differs_between_seeds():
 # ---- carried out from the command ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_command_stacks_what_is_missing(command, monkeypatch, capfd):
     monkeypatch.setattr(
         "modules.experiments.command.run_workers", lambda words, folder, *_, **__: worker.main([folder, *words])
@@ -312,6 +315,7 @@ def test_released_the_adapters_hold_what_was_learnt():
             torch.testing.assert_close(model(**batch).logits, own)
 
 
+@pytest.mark.slow
 def test_a_stopped_stack_goes_on_to_the_same_end(command, tmp_path, monkeypatch):
     """Stopped in its second epoch, the same seeds go on from the first; another set of seeds starts anew."""
     from modules.training.stacked_seeds import StackedHistory

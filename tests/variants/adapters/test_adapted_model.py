@@ -279,6 +279,7 @@ def test_a_copied_handle_is_independent(how) -> None:
     assert torch.allclose(out(adapted.model), moved, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_one_graph_on_slices_in_low_precision() -> None:
     """Slices are put together again without a break in the graph, with the switch to autocast in it."""
     model = tiny(CONV1D).bfloat16()

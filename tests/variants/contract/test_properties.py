@@ -21,6 +21,8 @@ from variants.contract.models import Subject, one_thread, shift
 logging.getLogger("torch.__trace").addFilter(lambda record: False)  # thousands of lines beside every failure
 ALONE = [name for name in properties() if name != contract_ddp.NAME]  # DDP needs processes: all variants share a pair
 
+SLOW = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True, scope="module")
 def few_threads():
@@ -42,7 +44,7 @@ def ddp() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("item", ALONE)
+@pytest.mark.parametrize("item", [pytest.param(n, marks=SLOW) if n == "compile" else n for n in ALONE])
 def test_holds(item: str, name: str) -> None:
     (finding,) = check(VARIANTS[name], [item])
     assert finding.status != FAILED, finding.reason

@@ -269,6 +269,7 @@ def test_penalty_is_computed_in_full_precision():
         assert torch.equal(adapted.penalty(), expected)
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph(rng):
     """Before and after pruning, without a new graph."""
     adapted = run(made(model="gpt2", tinit=0, tfinal=2, target="c_attn"), 3, 10, rng)

@@ -143,6 +143,7 @@ def test_start():
     assert not made.lora_B.any() and made.lora_A.std() > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.5}, {"dropout": 0.5, "dropout_mode": "lora-only"}])
 def test_compiles_as_one_graph(options):
     made, model = layer(**options)

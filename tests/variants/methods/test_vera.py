@@ -114,6 +114,7 @@ def test_bf16_base(autocast):
     assert adapted.merge() < 1e-5
 
 
+@pytest.mark.slow
 def test_compiles_as_one_graph():
     model = nn.Sequential(nn.Linear(12, 12), nn.Linear(12, 12))
     adapted = attach(model, VeRA(r=8, target="0,1"), head=[])

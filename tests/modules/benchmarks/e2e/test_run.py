@@ -134,6 +134,7 @@ def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_p
 # ---- one run ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_run_leaves_outputs_scores_and_what_settles_a_comparison(command, e2e_folders):
     from modules.backbones.loading import load_language_model
     from modules.benchmarks.e2e.decode import Decoding, decode
