@@ -101,7 +101,7 @@ KNOWN_LONG: set[str] = set()
 KNOWN_FULL: set[str] = set()
 KNOWN_WITHOUT_README: set[str] = set()
 KNOWN_LONG_METHODS: set[str] = set()
-KNOWN_UNDOCUMENTED = 54
+KNOWN_UNDOCUMENTED = 0
 """Public definitions without a docstring: a number that may only be lowered."""
 
 

@@ -58,6 +58,7 @@ def convert(
         raise VariantError(f"{target} is the source itself: choose another place")
     loaded = base.load_model(model, source) if model else base.stand_in(source)
     adapted = formats.load(loaded, source, alpha=alpha)
+    adapted.shrink()  # what was pruned is in no file
     note = ""
     if to == "peft":
         peft.save(adapted, target)

@@ -52,6 +52,7 @@ def merge(adapter: str | os.PathLike, model: str, out: str | os.PathLike, alpha:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise VariantError(f"{out} exists already: choose another folder, or empty it")
     adapted = formats.load(base.load_model(model, adapter), adapter, alpha=alpha)
+    adapted.shrink()  # what was pruned adds nothing
     difference = adapted.merge()
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:

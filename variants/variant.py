@@ -103,6 +103,7 @@ class Variant(BaseVariant):
     per_layer: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def sites(self, model: nn.Module) -> list[Site]:
+        """The linear maps that ``target`` and ``layers`` name."""
         from variants.sites.targets import find_sites
 
         return find_sites(model, self.target, self.layers)

@@ -199,19 +199,23 @@ class Acceleration(PlainComputation):
         self._updates = functools.partial(accelerated_updates, handle)
 
     def forward_pass(self) -> AbstractContextManager[None]:
+        """An accelerated pass (`variants.acceleration.accelerated`)."""
         return self._forward_pass()
 
     def updates(self) -> AbstractContextManager[None]:
+        """The variant's batched updates (`variants.acceleration.accelerated_updates`)."""
         return self._updates()
 
     def training_step(
         self, compute: Callable[[Batch], tuple[Tensor, ...]], parameters: Iterable[nn.Parameter]
     ) -> TrainingStep | None:
+        """A step as CUDA graphs, where the run uses them."""
         from modules.acceleration.cuda_graphs import GraphedStep
 
         return GraphedStep(compute, parameters) if self.graphs else None
 
     def adamw(self, groups: list[dict[str, Any]], eps: float, scaled: bool) -> torch.optim.Optimizer:
+        """AdamW as a CUDA graph, else fused where gradients are not scaled."""
         from modules.acceleration.cuda_graphs import GraphedAdamW
 
         if self.graphs:
@@ -219,17 +223,20 @@ class Acceleration(PlainComputation):
         return torch.optim.AdamW(groups, eps=eps, fused=not scaled)
 
     def clip_in_step(self, optimizer: torch.optim.Optimizer, max_norm: float, clip: Clip) -> bool:
+        """As a part of the optimizer's CUDA graph, where there is one."""
         if not self.graphs:
             return False
         optimizer.max_norm, optimizer.clip = max_norm, clip
         return True
 
     def clip_each(self, parameters: Iterable[nn.Parameter], max_norm: float) -> None:
+        """In one operation for all adapters' tensors."""
         from modules.acceleration import clipping
 
         clipping.clip_each(parameters, max_norm)
 
     def release(self) -> None:
+        """Undo the packing; batches are padded again."""
         self._data.fill = False
         if self._packing:
             self._packing.release()

@@ -70,6 +70,7 @@ class AdaptedModel:
 
     @property
     def variant(self) -> BaseVariant:
+        """The active adapter's method and hyperparameters."""
         return self.adapter.variant
 
     @property

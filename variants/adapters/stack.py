@@ -66,10 +66,12 @@ class Stack(nn.Module):
 
     @property
     def variant(self) -> BaseVariant:
+        """The method and hyperparameters that all adapters have."""
         return self.adapters[0].variant
 
     @property
     def model(self) -> nn.Module:
+        """The model that all adapters share."""
         return self.adapted.model
 
     @property

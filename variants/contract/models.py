@@ -47,6 +47,7 @@ class Conv1D(nn.Module):
         self.weight, self.bias = nn.Parameter(weight.t().contiguous()), nn.Parameter(bias.clone())
 
     def forward(self, x: Tensor) -> Tensor:
+        """x W + b, as GPT-2 has it: (..., in) gives (..., out)."""
         return torch.addmm(self.bias, x.flatten(0, -2), self.weight).unflatten(0, x.shape[:-1])
 
 
@@ -84,6 +85,7 @@ class Block(nn.Module):
             self.mlp.c_fc, self.mlp.c_proj = make(*up), make(*down)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Hidden states (batch, tokens, width) of the block before give those of this one."""
         if self.kind == PLAIN:
             maps = self.self_attn
             q, k, v, o = maps["q_proj"](x), maps["k_proj"](x), maps["v_proj"](x), maps["o_proj"]
@@ -104,6 +106,7 @@ class Backbone(nn.ModuleDict):
         self.config = config
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features (batch, tokens, width) give hidden states of the same shape."""
         for block in self["layers"]:
             x = block(x)
         return x
@@ -156,9 +159,11 @@ class Subject:
         return cls(variant)
 
     def model(self, kind: str = PLAIN, depth: int = 2) -> Tiny:
+        """A fresh model, in evaluation mode."""
         return Tiny(kind, self.width, depth).eval()
 
     def inputs(self, batch: int = 8) -> Tensor:
+        """Features (batch, 5, width), the same at each call."""
         return torch.randn(batch, 5, self.width, generator=torch.Generator().manual_seed(1))
 
     def attached(self, model: nn.Module | None = None, seed: int = 0, **changes: str) -> AdaptedModel:
@@ -174,6 +179,7 @@ class Subject:
         return adapted
 
     def retargeted(self, target: str) -> dict[str, str]:
+        """Options that put the variant's layers on ``target``; NotApplicable where it chooses its own sites."""
         if not hasattr(self.variant, "target"):
             raise NotApplicable("it has no layer on a linear map" if no_layers(self) else "it chooses its own sites")
         return {"target": target, "layers": "", "per_layer": {}}
@@ -185,6 +191,7 @@ def own(adapted: AdaptedModel) -> dict[str, nn.Parameter]:
 
 
 def no_layers(subject: Subject) -> bool:
+    """Whether the variant has no layers, as BitFit."""
     return not subject.attached().layers
 
 
@@ -196,6 +203,7 @@ def shift(tensor: Tensor, index: int = 0, scale: float = 0.1) -> None:
 
 
 def distance(a: Tensor, b: Tensor) -> float:
+    """The largest absolute difference; 0 of empty tensors."""
     return (a.double() - b.double()).abs().max().item() if a.numel() else 0.0
 
 

@@ -42,6 +42,7 @@ class AdaLoRALayer(AdapterLayer):
             self.register_buffer(average, torch.zeros_like(getattr(self, name)))
 
     def low_rank(self) -> LowRank:
+        """s·PΛQ (eq. 3)."""
         return LowRank(self.lora_A, self.lora_B, self.scaling, inner=self.lora_E)
 
     def averages(self, name: str) -> tuple[Tensor, Tensor]:
@@ -49,11 +50,13 @@ class AdaLoRALayer(AdapterLayer):
         return getattr(self, f"{name}_sensitivity"), getattr(self, f"{name}_uncertainty")
 
     def trimmed(self) -> dict[str, Tensor]:
+        """The triplets that add something, and which ones they are."""
         left = (self.kept > 0) | (self.lora_E != 0)  # the other triplets add nothing
         A, E, B = self.lora_A[left], self.lora_E[left], self.lora_B[:, left]
         return {"lora_A": A, "lora_E": E, "lora_B": B, "kept": left.to(self.kept)}
 
     def completed(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Pruned triplets come back as zeros; averages start anew."""
         ranks = [tensors[name].shape[dim] for name, dim in FACTORS.items()]
         kept = tensors.get("kept", torch.ones(ranks[1]))
         left = kept.nonzero().flatten()
@@ -177,5 +180,6 @@ class AdaLoRA(Variant):
         return self.orth_weight * torch.stack(norms).mean()
 
     def metrics(self, layers: Sequence[AdaLoRALayer]) -> dict[str, float]:
+        """The rank of each matrix, their mean and the budget that is spent."""
         ranks = {f"rank/{layer.site.path}": int(layer.kept.sum()) for layer in layers}
         return {"mean_rank": sum(ranks.values()) / len(ranks), "budget": sum(ranks.values()), **ranks}

@@ -33,6 +33,7 @@ class DroppedLayer(PfeifferLayer):
             self._parameters.clear()
 
     def bottleneck(self, h: Tensor) -> Tensor:
+        """The shared or own bottleneck, 0 in a training step that leaves it out."""
         delta = PfeifferLayer.bottleneck(self.one, h)
         return (1 - self.dropped) * delta if self.training else delta
 
@@ -64,15 +65,18 @@ class AdapterD(AdapterP):
             raise VariantError(f"drop must be at least 0, not {self.drop}")
 
     def sites(self, model: nn.Module) -> list[Site]:
+        """The ends of the blocks from number ``drop`` on."""
         sites = [site for site in super().sites(model) if block_number(site.path) >= self.drop]
         if not sites:
             raise VariantError(f"drop={self.drop} leaves no block of {type(model).__name__} that would get an adapter")
         return sites
 
     def shared(self, sites: Sequence[Site], seed: int) -> dict[str, Any]:
+        """The list of layers, whose first one they may share, and the seed of what is dropped."""
         return {"first": [], "seed": seed}
 
     def after_step(self, layers: Sequence[AdapterLayer], step: int, total_steps: int) -> None:
+        """Draw how many of the lowest adapters the next step leaves out."""
         if self.robust:
             rng = seeded(layers[0].seed, f"AdapterDrop after step {step}")
             dropped = int(torch.randint(len(layers), (), generator=rng))

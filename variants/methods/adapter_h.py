@@ -40,6 +40,7 @@ class BottleneckLayer(AdapterLayer):
         return F.linear(self.activation(F.linear(h, self.down, self.down_bias)), self.up, self.up_bias)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """h + bottleneck(h), (..., d)."""
         return y + self.bottleneck(y)
 
 
@@ -72,11 +73,13 @@ class AdapterH(BaseVariant):
             raise VariantError(f"r must be at least 1, not {self.r}")
 
     def sites(self, model: nn.Module) -> list[Site]:
+        """The projections back to the hidden size: of the attention and of the feed-forward part."""
         from variants.sites.targets import find_sites
 
         return find_sites(model, "o,down", self.layers)
 
     def trainable(self, model: nn.Module) -> Iterable[str]:
+        """The blocks' LayerNorms, where ``norms`` asks for them."""
         from variants.sites.blocks import layer_norms
 
         return layer_norms(model, self.layers) if self.norms else ()

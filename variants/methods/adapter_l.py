@@ -24,6 +24,7 @@ class NormedBottleneckLayer(BottleneckLayer):
         self.norm_bias = nn.Parameter(torch.zeros(site.out_features))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """h + bottleneck(LN(h)), (..., d)."""
         normed = F.layer_norm(y.to(self.norm_weight.dtype), y.shape[-1:], self.norm_weight, self.norm_bias)
         return y + self.bottleneck(normed)
 
@@ -44,6 +45,7 @@ class AdapterL(AdapterH):
     layer = NormedBottleneckLayer
 
     def sites(self, model: nn.Module) -> list[Site]:
+        """The ends of the blocks."""
         from variants.sites.blocks import block_outputs
 
         return block_outputs(model, self.layers)

@@ -20,6 +20,7 @@ class PfeifferLayer(BottleneckLayer):
     """
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """LN(u + bottleneck(LN(u))), or y + bottleneck(y) where a block ends without a norm."""
         delta = self.bottleneck(y)
         return self.site.module.forward(x + delta.to(x.dtype)) if self.site.ends_with_norm else y + delta
 
@@ -40,6 +41,7 @@ class AdapterP(AdapterH):
     layer = PfeifferLayer
 
     def sites(self, model: nn.Module) -> list[Site]:
+        """The ends of the blocks."""
         from variants.sites.blocks import block_outputs
 
         return block_outputs(model, self.layers)

@@ -19,6 +19,7 @@ class BitFit(BaseVariant):
     """BitFit: the backbone's bias vectors train, those of its LayerNorms too, and nothing else (arXiv 2106.10199)."""
 
     def trainable(self, model: nn.Module) -> Iterable[str]:
+        """The bias vectors outside the task head."""
         from variants.sites.architectures import architecture_of, head_parameters
 
         head, called = set(head_parameters(model)), {"bias", *architecture_of(model).biases}

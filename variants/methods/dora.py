@@ -41,10 +41,12 @@ class DoRALayer(LoRALayer):
         return self.magnitude / self.norm() - 1
 
     def delta_weight(self) -> Tensor:
+        """W' - W₀ = h W₀ + (1 + h) s·BA."""
         h, W = self.gain()[:, None], self.site.weight()
         return h * W + (1 + h) * super().delta_weight()
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """y + s·BAx + h·(W₀x + s·BAx), what dropout acts on being the variant's option."""
         h, dropped = self.gain().to(y.dtype), self.dropout(x)
         updated = self.low_rank().added(y, dropped)
         if self.drops and self.config.dropout_mode == "official":

@@ -31,6 +31,7 @@ class FTTop2(BaseVariant):
             raise VariantError(f"top must be at least 1, not {self.top}")
 
     def trainable(self, model: nn.Module) -> Iterable[str]:
+        """Every parameter of the last ``top`` blocks."""
         from variants.sites.blocks import blocks
 
         paths = list(blocks(model))

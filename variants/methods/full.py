@@ -19,4 +19,5 @@ class Full(BaseVariant):
     stackable = False  # nothing is shared
 
     def trainable(self, model: nn.Module) -> Iterable[str]:
+        """Every parameter."""
         return [name for name, _ in model.named_parameters()]

@@ -30,6 +30,7 @@ class LoRALayer(AdapterLayer):
             nn.init.kaiming_uniform_(self.lora_A, a=math.sqrt(5), generator=rng)
 
     def low_rank(self) -> LowRank:
+        """(α/r)·B·A (eq. 3)."""
         return LowRank(self.lora_A, self.lora_B, self.scaling)
 
 

@@ -26,6 +26,7 @@ class PrefixEmbedLayer(RoomLayer):
         nn.init.normal_(self.prefix, std=config.std, generator=rng)
 
     def embeddings(self, like: Tensor) -> Tensor:
+        """The trained embeddings, (p, d)."""
         return self.prefix
 
 
@@ -56,7 +57,9 @@ class PrefixEmbed(BaseVariant):
             raise VariantError(f"p must be at least 1, not {self.p}")
 
     def sites(self, model: nn.Module) -> list[Site]:
+        """The backbone, which takes p tokens more."""
         return [sequence(model)]
 
     def shared(self, sites: Sequence[Site], seed: int) -> dict[str, Any]:
+        """The place of the prefix in a sequence."""
         return {"room": Room(sites[0].module, self.p)}

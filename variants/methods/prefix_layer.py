@@ -24,9 +24,11 @@ class ActivationsLayer(AdapterLayer):
         nn.init.normal_(self.prefix, std=config.std, generator=rng)
 
     def pre(self, x: Tensor) -> Tensor:
+        """The block's input (batch, tokens + p, d) with P in the room of the prefix."""
         return self.room.fill(x, self.prefix)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The block's output as it is."""
         return y
 
 
@@ -39,9 +41,11 @@ class PrefixLayer(PrefixEmbed):
     """
 
     def layer(self, site: Site, config: PrefixLayer, rng: torch.Generator, room: Room) -> AdapterLayer:
+        """Room on the backbone, activations on its blocks."""
         return (RoomLayer if site.module is room.backbone else ActivationsLayer)(site, config, rng, room)
 
     def sites(self, model: nn.Module) -> list[Site]:
+        """The backbone and its blocks."""
         from variants.sites.blocks import block_inputs
 
         return [*super().sites(model), *block_inputs(model)]

@@ -24,6 +24,7 @@ class KeysOrValuesLayer(AdapterLayer):
         nn.init.normal_(self.prefix, std=config.std, generator=rng)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Keys or values (batch, tokens + p, d) with the trained rows in the room of the prefix."""
         return self.room.fill(y, self.prefix)
 
 
@@ -37,9 +38,11 @@ class PrefixTuning(PrefixEmbed):
     """
 
     def layer(self, site: Site, config: PrefixTuning, rng: torch.Generator, room: Room) -> AdapterLayer:
+        """Room on the backbone, trained rows on its keys and values."""
         return (RoomLayer if site.module is room.backbone else KeysOrValuesLayer)(site, config, rng, room)
 
     def sites(self, model: nn.Module) -> list[Site]:
+        """The backbone and the maps to keys and values."""
         from variants.sites.targets import find_sites
 
         return [*super().sites(model), *find_sites(model, "k,v")]

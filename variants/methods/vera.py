@@ -39,6 +39,7 @@ class VeRALayer(AdapterLayer):
         self.b = nn.Parameter(torch.zeros(site.out_features))
 
     def low_rank(self) -> LowRank:
+        """Λ_b B Λ_d A (eq. 2)."""
         return LowRank(self.bank.A, self.bank.B, inner=self.d, outer=self.b)
 
 
@@ -67,6 +68,7 @@ class VeRA(Variant):
             raise VariantError(f"r must be at least 1, not {self.r}")
 
     def shared(self, sites: Sequence[Site], seed: int) -> dict[str, Any]:
+        """A bank of random matrices for each shape, rank, device and dtype."""
         alike = {bank_key(site, config): (site, config) for site in sites for config in [self.at(site.path)]}
         return {"banks": {key: Bank(*one) for key, one in alike.items()}}
 

@@ -72,10 +72,12 @@ class Transposed(Plain):
     transposed = True
 
     def fits(self, module: nn.Module) -> bool:
+        """Whether the module is GPT-2's transposed map."""
         weight = getattr(module, "weight", None)
         return isinstance(getattr(module, "nf", None), int) and weight is not None and weight.ndim == 2
 
     def shape(self, module: nn.Module) -> tuple[int, int]:
+        """(out_features, in_features) of a weight that is kept as (in, out)."""
         return tuple(module.weight.shape)[::-1]
 
     def _matrix(self, module: nn.Module) -> Tensor:
