@@ -18,7 +18,7 @@ from tests.support.models import MODELS
 from variants import AdapterD, Full, LoRA, attach
 from variants.formats.native import TENSORS, save_adapter
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 _, ROWS = parameter_counts.published_counts()
 COUNTABLE = [row for row in ROWS if row.variant]
 OPERATORS = {ast.Add: operator.add, ast.Mult: operator.mul}
