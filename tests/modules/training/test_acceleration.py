@@ -19,7 +19,7 @@ from tests.support.models import MODELS
 from tests.support.runs import adapter, planned
 from tests.support.tokens import make_tokens
 from variants import LoRA, attach
-from variants.acceleration import torch_private
+from variants.acceleration.basics import torch_private
 
 DOOR = "modules/training/acceleration.py"
 MEASURED = ("modules/efficiency/", "modules/pretraining/")
