@@ -10,11 +10,9 @@ from tests.support.transformer_reference import P, close, logits, trained
 from variants import PrefixEmbed, PrefixLayer, PrefixTuning, VariantError, attach
 
 
-@pytest.mark.parametrize("variant", [PrefixEmbed, PrefixLayer, PrefixTuning])
-@pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
 @torch.no_grad()
-def test_prefixes_generate_with_a_cache(name, variant) -> None:
-    """Token by token behind a cache gives what the whole text gives, padding on the left included."""
+def decoder(name: str) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
+    """A language model of a family with values away from zero; ids (2, 6) and their mask, padded on the left."""
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -24,6 +22,15 @@ def test_prefixes_generate_with_a_cache(name, variant) -> None:
     ids = torch.randint(4, 50, (2, 6))
     mask = torch.ones_like(ids)
     mask[0, :2] = 0
+    return model, ids, mask
+
+
+@pytest.mark.parametrize("variant", [PrefixEmbed, PrefixLayer, PrefixTuning])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "opt"])
+@torch.no_grad()
+def test_prefixes_generate_with_a_cache(name, variant) -> None:
+    """Token by token behind a cache gives what the whole text gives, padding on the left included."""
+    model, ids, mask = decoder(name)
     options = {"max_new_tokens": 8, "do_sample": False, "pad_token_id": 1, "num_beams": 3, "eos_token_id": 49}
     plain = model.generate(ids, attention_mask=mask, **options)
     adapted = trained(model, variant(p=P))
@@ -40,15 +47,7 @@ DECODERS = ("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3
 @pytest.mark.parametrize("name", DECODERS)
 @torch.no_grad()
 def test_prefixes_work_behind_a_cache_of_other_decoders(name, variant) -> None:
-    from transformers import AutoModelForCausalLM
-
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(MODELS[name]().config).eval()
-    for tensor in model.parameters():
-        tensor.add_(0.2 * torch.randn(tensor.shape))
-    ids = torch.randint(4, 50, (2, 6))
-    mask = torch.ones_like(ids)
-    mask[0, :2] = 0
+    model, ids, mask = decoder(name)
     batch = {"input_ids": ids, "attention_mask": mask}
     plain = logits(model, batch)
     trained(model, variant(p=P))

@@ -43,10 +43,10 @@ def _can(layer: AdapterLayer) -> bool:
 
 def _forward(module: nn.Linear, layer: AdapterLayer, x: Tensor) -> Tensor:
     A, B, s, _, _ = layer.low_rank()
-    if not plain(x) or {x.dtype, A.dtype, B.dtype} != {module.weight.dtype}:
+    if not plain(x) or {x.dtype, A.dtype, B.dtype} != {layer.site.dtype}:
         return module.adapter(x, nn.Linear.forward(module, x))
     with torch.no_grad():
-        whole = torch.addmm(module.weight, B, A, alpha=s)
+        whole = torch.addmm(layer.site.weight(), B, A, alpha=s)
     return _MergedLinear.apply(x, A, B, s, whole, module.bias)
 
 

@@ -19,7 +19,7 @@ from variants.acceleration.basics.overrides import Override
 from variants.acceleration.basics.policy import LARGE, few_kernels, plain
 from variants.acceleration.basics.tensor_notes import TensorNotes
 from variants.acceleration.products.side_stream import mark
-from variants.sites.site import is_conv1d
+from variants.sites.site import Site, is_conv1d
 from variants.sites.targets import siblings
 
 
@@ -101,6 +101,7 @@ class FusedLinears:
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = list(modules)
+        self.sites = [Site(module, "", "") for module in modules]
         self._whole: tuple[Tensor, Tensor | None] | None = None
         self._places: list[int] = []
 
@@ -111,7 +112,7 @@ class FusedLinears:
 
     def _forward(self, place: int, x: Tensor) -> Tensor:
         module = self.modules[place]
-        if x.dtype != module.weight.dtype or not few_kernels(x):
+        if x.dtype != self.sites[place].dtype or not few_kernels(x):
             return type(module).forward(module, x)
         reading = shared_input_of(x)
         if reading is None or reading.maps is not self or place not in reading.outputs:
@@ -123,22 +124,21 @@ class FusedLinears:
         if len(self.modules) == 1:
             return [type(self.modules[0]).forward(self.modules[0], x)]
         if self._places != [p.data_ptr() for p in self._parameters()]:  # never joined, or moved since
-            self._whole = _joined([m.weight for m in self.modules]), _joined([m.bias for m in self.modules])
+            self._whole = _joined([site.parameter for site in self.sites]), _joined([m.bias for m in self.modules])
             self._places = [p.data_ptr() for p in self._parameters()]
-        parts = F.linear(x, *self._whole).split([len(m.weight) for m in self.modules], dim=-1)
+        parts = F.linear(x, *self._whole).split([site.out_features for site in self.sites], dim=-1)
         return [part.data for part in parts]  # adapters write into each by itself
 
     def matrix(self, place: int) -> Tensor:
         """The weight of a map, (out_features, in_features)."""
-        module = self.modules[place]
-        return module.weight.t() if is_conv1d(module) else module.weight
+        return self.sites[place].weight()
 
     def whole(self) -> Tensor:
         """The weights of all maps that have been joined, one below the other."""
         return self._whole[0]
 
     def _parameters(self) -> list[nn.Parameter]:
-        return [p for module in self.modules for p in (module.weight, module.bias) if p is not None]
+        return [p for site in self.sites for p in (site.parameter, site.module.bias) if p is not None]
 
 
 @torch.inference_mode(False)  # the first pass may be an evaluation's, and a later one wants gradients
@@ -223,7 +223,8 @@ def frozen_linear(module: nn.Module) -> bool:
 
 
 def _joinable(group: Sequence[nn.Module]) -> bool:
-    kinds = {(m.weight.dtype, m.weight.device, m.bias is None, m.in_features) for m in group}
+    sites = [Site(module, "", "") for module in group]
+    kinds = {(site.dtype, site.device, site.bias() is None, site.in_features) for site in sites}
     return len(kinds) == 1 and all(type(m) is nn.Linear for m in group)
 
 
