@@ -33,7 +33,7 @@ def test_command_writes_result_table_and_plot(tmp_path, monkeypatch):
     assert command(*words, out=tmp_path) == 0
     (file,) = tmp_path.glob("cpu-*.json")
     result = json.loads(file.read_text())
-    assert set(result["scenarios"]["tiny"]["ways"]) == {"limit eager", "limit-packed eager", "ours lora eager"}
+    assert set(result["scenarios"]["tiny"]["ways"]) == {"limit eager", "ours lora eager"}
     table = file.with_suffix(".md").read_text()
     assert "## tiny, 4 x 16 tokens" in table and "| ours lora eager |" in table
     pytest.importorskip("matplotlib")
