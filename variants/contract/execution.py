@@ -31,14 +31,14 @@ def compiles(subject: Subject) -> None:
         adapted = subject.trained()
     x = subject.inputs()
     model = adapted.model.train()
-    torch._dynamo.reset()
+    torch.compiler.reset()
     try:
         output = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
         output.square().sum().backward()
     except Exception as error:
         raise Broken(f"torch.compile(fullgraph=True) refuses it: {first_line(error)}") from error
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
     grads = {name: t.grad.clone() for name, t in adapted.trained().items() if t.grad is not None}
     model.zero_grad()
     eager = [model(x), model(x)]

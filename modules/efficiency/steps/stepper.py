@@ -14,6 +14,7 @@ from modules.efficiency.steps.backbones import Batch
 from modules.efficiency.steps.batches import picked
 from modules.efficiency.steps.trainee import Trainee
 from variants.acceleration.basics.policy import for_graph
+from variants.acceleration.basics.torch_private import allow_recompilations
 
 CLIP = 1.0
 """Largest norm of the gradient."""
@@ -147,9 +148,7 @@ def compile_core(trainee: Trainee) -> None:
 
     The function gets a new code object, because torch.compile stores and limits its results by code object.
     """
-    import torch._dynamo
-
-    torch._dynamo.config.recompile_limit = 64  # where a graph breaks, models share the code of their modules
+    allow_recompilations(64)  # where a graph breaks, models share the code of their modules
     core = trainee.core
     code = core.__code__.replace(co_name=f"{core.__code__.co_name}_{id(core)}")
     own = types.FunctionType(code, core.__globals__, code.co_name, core.__defaults__, core.__closure__)

@@ -162,3 +162,13 @@ def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
 def expect_uncaptured_steps(optimizer: torch.optim.Optimizer) -> None:
     """Tell a capturable optimizer that its first steps are eager on purpose, so that it does not warn of them."""
     optimizer._warned_capturable_if_run_uncaptured = True
+
+
+# ---- torch.compile ---------------------------------------------------------------------------------------------------
+
+
+def allow_recompilations(limit: int) -> None:
+    """How often ``torch.compile`` may compile a function anew before it leaves it eager."""
+    import torch._dynamo  # takes a second, and only who compiles needs it
+
+    torch._dynamo.config.recompile_limit = limit
