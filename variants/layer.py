@@ -6,7 +6,7 @@ import copy
 import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,6 @@ from variants.errors import VariantError
 
 if TYPE_CHECKING:
     from variants.sites.site import Site
-    from variants.variant import Variant
 
 LOW_PRECISION = (torch.bfloat16, torch.float16)
 """Dtypes of a base over which adapters stay in fp32."""
@@ -89,7 +88,7 @@ class AdapterLayer(nn.Module):
     training_only: tuple[str, ...] = ()
     """Buffers needed to go on training and not to compute: part of a checkpoint; an adapter file may lack them."""
 
-    def __init__(self, site: Site, config: Variant, rng: torch.Generator | None = None) -> None:
+    def __init__(self, site: Site, config: Any, rng: torch.Generator | None = None) -> None:
         super().__init__()
         self.site = site  # plain attributes: the base model is not a child of its adapter
         self.config = config

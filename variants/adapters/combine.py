@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from variants.adapters.adapted_model import AdaptedModel
+from variants.adapters.handle import Handle
 from variants.errors import VariantError
 from variants.methods.lora import LoRA, LoRALayer
 from variants.sites.rows import Rows
@@ -51,7 +51,7 @@ class _Update:
 
 
 @torch.no_grad()
-def combine(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank: int | None = None) -> float:
+def combine(adapted: Handle, weights: Mapping[str, float], name: str, rank: int | None = None) -> float:
     """Add the adapter ``name``, whose update is the weighted sum of other adapters', and make it the active one.
 
     LoRA adapters of any ranks, alphas and targets are summed exactly, by concatenation of their factors. With
@@ -92,7 +92,7 @@ def combine(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank
     return (error / norm) ** 0.5 if norm else 0.0
 
 
-def _check(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank: int | None) -> None:
+def _check(adapted: Handle, weights: Mapping[str, float], name: str, rank: int | None) -> None:
     if name in adapted.adapters:
         raise VariantError(f"there is an adapter {name!r} already; delete it first or choose another name")
     if unknown := [key for key in weights if key not in adapted.adapters]:
@@ -111,7 +111,7 @@ def _check(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank:
         raise VariantError("nothing to combine: none of the adapters has layers")
 
 
-def _updates(adapted: AdaptedModel, key: str, weight: float, rank: int | None) -> list[_Update]:
+def _updates(adapted: Handle, key: str, weight: float, rank: int | None) -> list[_Update]:
     """The update that each layer of adapter ``key`` makes to the base weight, times ``weight``."""
     adapter, updates = adapted.adapters[key], []
     for path, layer in adapter.layers.items():
@@ -153,7 +153,7 @@ def _disjoint(updates: list[_Update]) -> dict[tuple, _Update]:
     return summed
 
 
-def _average_head(adapted: AdaptedModel, weights: Mapping[str, float]) -> dict[str, Tensor]:
+def _average_head(adapted: Handle, weights: Mapping[str, float]) -> dict[str, Tensor]:
     """The mean of the adapters' heads, weighted, in at least fp32."""
     total, head = sum(weights.values()), {}
     for key in adapted.head:
