@@ -74,7 +74,7 @@ def pack(handle: AdaptedModel | Stack) -> Packing | None:
     skipped = {id(module) for block in blocks for module in (block.attention, block.attention.self)}
     if any(id(layer.site.module) in skipped for layer in handle.layers):
         return None
-    if any("forward" in vars(block) for block in blocks):
+    if any(getattr(block.forward, "__func__", None) is not type(block).forward for block in blocks):
         return None
     return Packing(model)
 
