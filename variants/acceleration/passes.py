@@ -18,12 +18,13 @@ from variants.acceleration.products.low_rank import add_products, added, product
 from variants.acceleration.products.merged_weight import merged_weights
 from variants.acceleration.products.shared_input import forget, shared_inputs
 from variants.adapters.adapted_model import AdaptedModel
+from variants.adapters.adapter import Adapter
 from variants.adapters.hooks import SiteAdapters
 from variants.adapters.stack import Stack
 from variants.layer import AdapterLayer
 
-_MAPS: WeakKeyDictionary[AdaptedModel | Stack, tuple[tuple, list[Override]]] = WeakKeyDictionary()
-"""Of each handle: which adapter and excluded maps it was made for, and the overrides of frozen maps and norms."""
+_MAPS: WeakKeyDictionary[AdaptedModel, tuple[Adapter, tuple, list[Override]]] = WeakKeyDictionary()
+"""Of each handle: its adapter, the excluded maps, and the overrides of frozen maps and norms that hold for these."""
 
 
 @contextmanager
@@ -56,12 +57,14 @@ def accelerated_updates(handle: AdaptedModel | Stack) -> Iterator[None]:
 
 def _frozen_maps(handle: AdaptedModel | Stack, exclude: tuple[nn.Module, ...]) -> list[Override]:
     """Overrides of frozen maps that read one tensor, found once for each adapter."""
-    key = (handle if isinstance(handle, Stack) else handle.adapter, exclude)
-    known = _MAPS.get(handle)
-    if known is None or known[0][0] is not key[0] or known[0][1] != exclude:
+    adapter = None if isinstance(handle, Stack) else handle.adapter
+    # a stack is reached from its model's modules: an entry of the table would keep it alive for good
+    table, key = (vars(handle), "_frozen_maps") if isinstance(handle, Stack) else (_MAPS, handle)
+    known = table.get(key)
+    if known is None or known[0] is not adapter or known[1] != exclude:
         adapted = (layer.site.module for layer in handle.layers)
-        known = _MAPS[handle] = key, list(shared_inputs(handle.model, adapted, exclude))
-    return known[1]
+        known = table[key] = adapter, exclude, list(shared_inputs(handle.model, adapted, exclude))
+    return known[2]
 
 
 def _adapters(handle: AdaptedModel | Stack, rounded: set[nn.Module]) -> Iterator[Override]:

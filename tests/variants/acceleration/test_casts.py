@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from contextlib import nullcontext
 
 import pytest
@@ -71,6 +73,17 @@ def test_autocast_is_spared_where_all_is_rounded(variant, spared, monkeypatch):
     assert bool(entered) != spared
     handle.model(input_ids=IDS)
     assert entered
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_a_handle_is_not_kept_alive(stacked):
+    handle = adapted(roberta, LoRA(r=4), low=False)
+    handle = Stack(handle, ["default"]) if stacked else handle
+    loss_and_gradients(handle, True)
+    known = weakref.ref(handle)
+    del handle
+    gc.collect()
+    assert known() is None
 
 
 def test_nothing_of_it_stays():
