@@ -55,6 +55,8 @@ FLOORS = {
         "errors",
         "atomic",
         "paths",
+        "documents",
+        "schema",
         "command_line",
         "hub",
         "runs",

@@ -22,8 +22,8 @@ LONGEST = 300
 """Characters of a message."""
 
 
-def one_line(error: BaseException) -> str:
-    """The text of an error as a person is shown it: one line, and of a long one the beginning and the end."""
+def one_line(error: BaseException | str) -> str:
+    """A message, or that of an error, as a person is shown it: one line, and of a long one the beginning and the end."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 103]} … {text[-100:]}"
 
