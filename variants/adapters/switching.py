@@ -128,6 +128,14 @@ class Switching:
         self._handles.clear()
         self.active = None
 
+    def uncalled(self) -> list[str]:
+        """Paths of the active adapter's layers that no pass has called since it was switched to.
+
+        Such a layer computes nothing and gets no gradient: the model reads the module's weight by itself (a fused
+        attention, for one), or sends no token through it (an expert that a router has passed over so far).
+        """
+        return hooks.uncalled(self.layers) if self.active is not None else []
+
     def delete(self, name: str) -> None:
         """Forget an adapter; if it is the active one, the plain base model is left."""
         if name not in self.adapters:
