@@ -58,11 +58,11 @@ class LowRank(NamedTuple):
         if self.outer is not None:
             return y + self.scale * self.outer * F.linear(z, self.B)
         z, B = z.to(y.dtype), self.B.to(y.dtype)
-        return torch.addmm(_rows(y), _rows(z), B.mT, alpha=self.scale).view_as(y)  # one kernel for product and sum
+        return torch.addmm(rows(y), rows(z), B.mT, alpha=self.scale).view_as(y)  # one kernel for product and sum
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """(..., n) as rows (N, n)."""
+def rows(tensor: Tensor) -> Tensor:
+    """(..., n) as rows (N, n); a vector is one row."""
     return tensor.flatten(0, -2) if tensor.ndim > 1 else tensor[None]
 
 
