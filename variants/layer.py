@@ -144,8 +144,9 @@ class AdapterLayer(nn.Module):
         base and adapter: the largest absolute difference over 32 random inputs."""
         site = self.site
         dtype = torch.promote_types(site.dtype, torch.float32)
-        layer = copy.deepcopy(self).eval().to(dtype)  # a bank in the base's dtype is widened too, in the copy
         weight = site.weight().to(dtype)
+        copied = copy.deepcopy(self, {id(site): site})  # a bank in the base's dtype is widened too, in the copy
+        layer = copied.eval().to(dtype)
         bias = None if site.bias() is None else site.bias().to(dtype)
         merged = layer.merged(weight, bias)
         probe = torch.randn(32, site.in_features, generator=seeded(0, site.path)).to(weight)
