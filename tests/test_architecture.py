@@ -35,6 +35,7 @@ FLOORS = {
         "variant",
         "listing",
         "registry",
+        "named",
         "__init__",  # the names that `from variants import ...` gives: a method is found when it is asked for
         "methods",
         "adapters",

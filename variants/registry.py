@@ -84,11 +84,11 @@ def load_file(path: Path, name: str | None = None) -> types.ModuleType:
     """The module in a file outside any package; it is run once, however often it is asked for.
 
     Args:
-        name: of the module in ``sys.modules``; by default a private one that tells files of one stem apart and
-            hides no module of theirs (a method in ``random.py``).
+        name: of the module in ``sys.modules``; by default :func:`file_module`, which tells files of one stem apart
+            and hides no module of theirs (a method in ``random.py``).
     """
     path = path.resolve()
-    name = name or f"{_FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    name = name or file_module(path)
     if name in sys.modules:
         return sys.modules[name]
     module_spec = importlib.util.spec_from_file_location(name, path)
@@ -99,6 +99,12 @@ def load_file(path: Path, name: str | None = None) -> types.ModuleType:
         del sys.modules[name]  # the mended file is run anew
         raise
     return module
+
+
+def file_module(path: Path) -> str:
+    """The name under which :func:`load_file` keeps a file's module: private, and of its whole path."""
+    path = path.resolve()
+    return f"{_FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
 
 
 def _checked(cls: object, spec: str) -> type[BaseVariant]:

@@ -14,8 +14,9 @@ from modules.benchmarks.recipes import Recipe, recipes_for
 from modules.data.source import Source
 from modules.experiments.budget import line, pick
 from modules.experiments.wishes import Wishes
-from modules.runs.config import COMPILE, RunConfig, check_trainer, source_hash
+from modules.runs.config import COMPILE, RunConfig, check_trainer
 from variants.errors import UserError, VariantError
+from variants.named import source_hash
 from variants.variant import BaseVariant
 
 

@@ -78,12 +78,12 @@ class Switching:
     def adding(
         self, name: str, variant: BaseVariant, seed: int = 0, initial: dict[str, Tensor] | None = None
     ) -> Iterator[None]:
-        """``with`` this, :meth:`add`; a VariantError inside takes the adapter off and brings the previous one back."""
+        """``with`` this, :meth:`add`; an error inside takes the adapter off and brings the previous one back."""
         previous = self.active
         self.add(name, variant, seed, initial)
         try:
             yield
-        except VariantError:
+        except Exception:
             self.delete(name)
             if previous is not None:
                 self.switch(previous)
