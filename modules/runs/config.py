@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,16 +128,6 @@ class RunConfig(Execution):
         """What :meth:`write` left."""
         path = Path(results_dir) / "runs" / id / "config.json"
         return cls(**json.loads(path.read_text(encoding="utf-8")) | {"results_dir": results_dir})
-
-
-def source_hash(cls: type) -> str | None:
-    """Hash of the file that defines a class from outside the project: editing a method makes a new run of it."""
-    import sys
-
-    if cls.__module__.partition(".")[0] == "variants":
-        return None
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else None
 
 
 def check_trainer(options: dict[str, Any]) -> None:
