@@ -57,6 +57,8 @@ FLOORS = {
         "errors",
         "atomic",
         "paths",
+        "documents",
+        "schema",
         "command_line",
         "hub",
         "runs",
