@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -16,7 +15,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from variants.atomic import write_atomic
+from variants.atomic import move_aside, write_atomic
 from variants.errors import UserError
 
 SCHEMA = 1
@@ -182,11 +181,8 @@ class ResultStore:
         return [result for path in sorted(self.runs.glob("*.json")) if (result := self.read(path.stem))]
 
     def _move_aside(self, path: Path, reason: str) -> None:
-        number = 1
-        while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
-            number += 1
         try:
-            os.replace(path, aside)
+            aside = move_aside(path)
             log.warning("result file %s is not usable (%s): moved to %s", path, reason, aside.name)
         except OSError as error:  # a read-only folder: still not counted as done
             log.warning("result file %s is not usable (%s) and cannot be moved: %s", path, reason, error)
