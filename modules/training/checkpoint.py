@@ -64,7 +64,9 @@ def usable(path: Path, module: LightningModule, title: str) -> Path | None:
         try:
             aside = move_aside(path).name
         except OSError as error:
-            raise UserError(f"{title}: its checkpoint {path} {reason}, and cannot be moved: {error.strerror}") from error
+            raise UserError(
+                f"{title}: its checkpoint {path} {reason}, and cannot be moved: {error.strerror}"
+            ) from error
         print(f"{title}: its checkpoint {path} {reason}: moved to {aside}, and the run begins anew", file=sys.stderr)
     return None
 

@@ -54,8 +54,8 @@ def fit(trainer: Trainer, module: FineTuner, data: PaddedDataModule, checkpoint:
     whole = trainer.is_last_batch and trainer.fit_loop.epoch_progress.current.processed >= trainer.max_epochs
     if not whole and not history.diverged:
         raise UserError(
-            f"training ended before the end of its {trainer.max_epochs} epochs and is not recorded: leave out what stops "
-            "it, such as --trainer.max_steps; the same command goes on from the last whole epoch"
+            f"training ended before the end of its {trainer.max_epochs} epochs and is not recorded: leave out what "
+            "stops it, such as --trainer.max_steps; the same command goes on from the last whole epoch"
         )
 
 
