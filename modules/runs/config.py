@@ -17,6 +17,7 @@ from variants.errors import UserError
 
 OWNED = {
     "max_epochs": "--epochs",
+    "max_time": "the same command again, which goes on where a run was stopped",
     "gradient_clip_val": "--gradient_clip_val",
     "callbacks": None,
     "logger": "--wandb",
