@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from variants.errors import UserError
 
 OWNED = {
     "max_epochs": "--epochs",
+    "max_time": "the same command again, which goes on where a run was stopped",
     "gradient_clip_val": "--gradient_clip_val",
     "callbacks": None,
     "logger": "--wandb",
@@ -138,16 +138,6 @@ class RunConfig(Execution):
         path = Path(results_dir) / "runs" / id / "config.json"
         content = built(cls, read_json(path), str(path))
         return dataclasses.replace(content, results_dir=results_dir)
-
-
-def source_hash(cls: type) -> str | None:
-    """Hash of the file that defines a class from outside the project: editing a method makes a new run of it."""
-    import sys
-
-    if cls.__module__.partition(".")[0] == "variants":
-        return None
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else None
 
 
 def check_trainer(options: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, TypedDict
 
 from modules.documents import decoded, parse_json
 from modules.schema import built
-from variants.atomic import write_atomic
+from variants.atomic import move_aside, write_atomic
 from variants.errors import UserError, one_line
 
 SCHEMA = 1
@@ -238,11 +237,8 @@ class ResultStore:
         return [result for path in sorted(self.runs.glob("*.json")) if (result := self.read(path.stem))]
 
     def _move_aside(self, path: Path, reason: str) -> None:
-        number = 1
-        while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
-            number += 1
         try:
-            os.replace(path, aside)
+            aside = move_aside(path)
             log.warning("result file %s is not usable (%s): moved to %s", path, reason, aside.name)
         except OSError as error:  # a read-only folder: still not counted as done
             log.warning("result file %s is not usable (%s) and cannot be moved: %s", path, reason, error)
