@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from modules.documents import read_yaml
+from modules.documents import modified, read_yaml
 from modules.reports.tables.published_files import LatencyFile, Model, ParametersFile, PublishedRow, Score
 from modules.schema import built
 from variants.errors import UserError
@@ -54,7 +54,7 @@ def _list(rows: Any, where: str) -> list[Any]:
 
 def _content(path: Path) -> dict[str, Any]:
     """The mapping in a file, None or not; errors name the file without its folder."""
-    return _parsed(path, path.stat().st_mtime_ns)
+    return _parsed(path, modified(path))
 
 
 @lru_cache
