@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import signal
 import sys
 import threading
 import typing
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from variants import errors
@@ -33,6 +35,17 @@ def guarded(command: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
         return 130
+
+
+def place(text: str) -> Path:
+    """The type of an argument that names a file or folder: a person's ~ is written out.
+
+    Raises:
+        argparse.ArgumentTypeError: no file can have this name.
+    """
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
+    return Path(text).expanduser()
 
 
 def is_user_error(error: BaseException) -> bool:
