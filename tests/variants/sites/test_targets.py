@@ -186,7 +186,7 @@ def plain() -> nn.Module:
         ("b,a", "0", ["blocks.0.a", "blocks.0.b"]),
         ("a", "0-1", ["blocks.0.a", "blocks.1.a"]),
         ("a", "0, 2", ["blocks.0.a", "blocks.2.a"]),
-        ("a", "1-7", ["blocks.1.a", "blocks.2.a"]),
+        ("a", "1-2", ["blocks.1.a", "blocks.2.a"]),
         ("a,a,blocks.0.a", "0", ["blocks.0.a"]),
         ("*", "1", ["blocks.1.a", "blocks.1.b", "blocks.1.wide"]),
         ("wide[0:4],wide[8:12]", "1", ["blocks.1.wide.0:4", "blocks.1.wide.8:12"]),
