@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
-from variants.sites.architectures import architecture_of, head_parameters
+from variants.sites.architectures import architecture_of, head_parameters, output_embedding
 from variants.sites.kinds import kind_of, memory
 from variants.sites.ranges import block_number
 
@@ -40,7 +41,7 @@ def candidates(model: nn.Module) -> Candidates:
     """The linear maps of a model, adapters' own apart."""
     head, family = set(head_parameters(model)), architecture_of(model)
     embeddings = {memory(m.weight): path for path, m in model.named_modules() if isinstance(m, nn.Embedding)}
-    output = _output_embedding(model)
+    output = output_embedding(model)
     rows = {m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)}
     bypassed = dict(_bypassed(model))
     free: dict[str, nn.Module] = {}
@@ -74,18 +75,10 @@ def experts(model: nn.Module) -> list[str]:
     return [
         f"{path}.{name}"
         for path, module in model.named_modules()
-        if block_number(path) is not None and not type(module).__module__.startswith("torch.nn.")
+        if block_number(path) is not None and not isinstance(module, (_ConvNd, nn.Bilinear))
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.ndim == 3 and len(parameter) > 1
     ]
-
-
-def _output_embedding(model: nn.Module) -> nn.Module | None:
-    """What turns hidden states into logits of tokens, as transformers' models say."""
-    try:
-        return model.get_output_embeddings()
-    except (AttributeError, NotImplementedError):
-        return None
 
 
 def _bypassed(model: nn.Module) -> Iterator[tuple[str, str]]:

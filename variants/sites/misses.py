@@ -35,7 +35,8 @@ def _instead(name: str, model: nn.Module, maps: Candidates) -> str:
     """What a name is of, if not of a map that can be adapted."""
     if path := next((path for path in maps.barred if matches(path, name)), None):
         return f" that can be adapted: {path} {maps.barred[path]}"
-    if path := next((p for p in experts(model) if matches(p, name) or matches(p.rpartition(".")[0], name)), None):
+    up = name in ("gate", "up", "down") and name in architecture_of(model).roles
+    if path := next((p for p in experts(model) if up or matches(p, name) or matches(p.rpartition(".")[0], name)), None):
         return f": {path} {EXPERTS}"
     if path := next((path for path, _ in model.named_modules() if path and matches(path, name)), None):
         kind = type(model.get_submodule(path))

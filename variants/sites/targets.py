@@ -10,7 +10,7 @@ from torch import nn
 
 from variants.errors import VariantError
 from variants.sites.architectures import architecture_of
-from variants.sites.candidates import HEAD, Candidates, candidates
+from variants.sites.candidates import EXPERTS, HEAD, Candidates, candidates, experts
 from variants.sites.family import Fused
 from variants.sites.misses import matches, no_match
 from variants.sites.ranges import block_number, chosen_blocks, ranges
@@ -66,7 +66,7 @@ def left_out(model: nn.Module, target: str) -> dict[str, str]:
     chosen = {site.module_path for site in find_sites(model, target)}
     found: dict[str, str] = {}
     for name in [name for part in _parts(target) for name in PRESETS.get(part, part).split(",")]:
-        reasons = maps.barred | maps.spared if name == "*" else maps.barred
+        reasons = maps.barred | (maps.spared if name == "*" else dict.fromkeys(experts(model), EXPERTS))
         found |= {path: why for path, why in reasons.items() if path not in chosen and _covers(model, name, path)}
     return found
 
@@ -133,11 +133,14 @@ def _match(model: nn.Module, maps: Candidates, name: str) -> Iterator[Site]:
 def _covers(model: nn.Module, name: str, path: str) -> bool:
     """Whether a preset's role, a role or a glob is also of a map that is left out."""
     family = architecture_of(model)
-    return name == "*" or (_ends_with(path, family.maps[name]) if name in family.maps else matches(path, name))
+    if name in family.maps:
+        return _ends_with(path, family.maps[name]) or (name in ("gate", "up", "down") and path in experts(model))
+    return name == "*" or matches(path, name)
 
 
 def _ends_with(path: str, pattern: str) -> bool:
-    return re.search(rf"(?:^|\.)(?:{pattern})$", path) is not None
+    """Whether a map in a block has a name of the family's."""
+    return block_number(path) is not None and re.search(rf"(?:^|\.)(?:{pattern})$", path) is not None
 
 
 def _part(module: nn.Module, path: str, role: str, fused: Fused, model: nn.Module) -> Site:
