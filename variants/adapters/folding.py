@@ -38,13 +38,17 @@ def merge_into(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> tuple[di
     with full_precision(next(iter(layers.values())).site.parameter):
         folded, worst = fold(layers)
         before = {module: _answer(site) for module, site in sites.items()}
-        return _write(layers, folded, before), worst
+        return _write(layers, folded, before, worst), worst
 
 
 def _write(
-    layers: Mapping[str, AdapterLayer], folded: Mapping[str, Folded], before: Mapping[nn.Module, Tensor]
+    layers: Mapping[str, AdapterLayer], folded: Mapping[str, Folded], before: Mapping[nn.Module, Tensor], worst: float
 ) -> dict[str, Any]:
-    """Write all of ``folded``, or nothing where outputs are not those of ``before``; what was there."""
+    """Write all of ``folded``, or nothing where outputs are not those of ``before``; what was there.
+
+    Args:
+        worst: the largest difference of :func:`fold`.
+    """
     sites = {layer.site.module: layer.site for layer in layers.values()}
     with _asleep(sites):
         base = {module: _answer(site) for module, site in sites.items()}
@@ -55,7 +59,7 @@ def _write(
                 kept[path] = site.kept()
                 site.write(weight, bias)
             for module, site in sites.items():
-                _compare(site, before[module], _answer(site), base[module])
+                _compare(site, before[module], _answer(site), base[module], worst)
         except Exception:
             for path, was in kept.items():
                 layers[path].site.restore(was)
@@ -127,16 +131,20 @@ def _answer(site: Site) -> Tensor:
             child.training = mode
 
 
-def _compare(site: Site, before: Tensor, after: Tensor, base: Tensor) -> None:
+def _compare(site: Site, before: Tensor, after: Tensor, base: Tensor, worst: float) -> None:
     """Raise VariantError where a module's outputs are not those of base and adapter, up to rounding."""
     size = torch.stack([before, base]).square().mean().sqrt()  # base and adapter may cancel
     error = (after - before).square().mean().sqrt()
-    if not error <= _tolerance(site.dtype) * size:  # NaN is not
-        raise VariantError(
-            f"cannot merge into {site.module_path}: {type(site.module).__name__} gives other outputs with the merged "
-            f"weight than with the adapter ({error / size:.0e} of their size), so it reads its weight in a way of its "
-            "own; nothing was merged"
+    if error <= _tolerance(site.dtype) * size:  # NaN is not
+        return
+    if worst > _tolerance(site.dtype) * size:
+        why = f"the folded map is off by {worst:.1e} from what the layer's forward() computes"
+    else:
+        why = (
+            f"{type(site.module).__name__} gives other outputs with the merged weight than with the adapter "
+            f"({error / size:.0e} of their size), so it reads its weight in a way of its own"
         )
+    raise VariantError(f"cannot merge into {site.module_path}: {why}; nothing was merged")
 
 
 def _tolerance(dtype: torch.dtype) -> float:
