@@ -11,7 +11,8 @@ import functools
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -210,15 +211,41 @@ def uncalled(layers: Iterable[AdapterLayer]) -> list[str]:
     return [layer.site.path for layer in layers if not layer.site.module.adapter.passes.called]
 
 
+@contextmanager
+def unnoticed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """``with`` this, calls of ``modules`` are no passes of the model that :func:`uncalled` would count."""
+    called = [(module.adapter.passes, module.adapter.passes.called) for module in modules]
+    try:
+        yield
+    finally:
+        for passes, before in called:
+            passes.called = before
+
+
 def is_adapted(model: nn.Module) -> bool:
     """Whether any module of ``model`` carries adapter layers."""
     return any(isinstance(m, SiteAdapters) for m in model.modules())
 
 
-def save_pretrained(self: nn.Module, *args, state_dict: dict | None = None, **kwargs):
-    """transformers' ``save_pretrained``, writing a plain model: the adapters' own keys are left out."""
-    if state_dict is None:
-        state_dict = self.state_dict()
-    own = {f"{name}." for name, m in self.named_modules() if isinstance(m, SiteAdapters)}
-    plain = {k: v for k, v in state_dict.items() if not any(k.startswith(prefix) for prefix in own)}
-    return type(self).save_pretrained(self, *args, state_dict=plain, **kwargs)
+_PLAIN: Any = object()
+
+
+def save_pretrained(
+    self: nn.Module, save_directory: Any, is_main_process: bool = True, state_dict: Any = _PLAIN, *args, **kwargs
+):
+    """transformers' ``save_pretrained``, writing a plain model: the adapters' own keys are left out.
+
+    A call that names ``state_dict`` gets all that it names, the adapters included, and None is the whole model: so
+    do loops that go on from what they wrote (transformers' Trainer, accelerate).
+    """
+    adapters = {f"{name}." for name, m in self.named_modules() if isinstance(m, SiteAdapters)}
+    plain = state_dict is _PLAIN
+    written: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in (self.state_dict() if plain or state_dict is None else state_dict).items():
+        if any(key.startswith(prefix) for prefix in adapters):
+            if plain or tensor.data_ptr() in seen:  # one that layers share is written once, as safetensors asks
+                continue
+            seen |= {tensor.data_ptr()} if tensor.numel() else set()
+        written[key] = tensor
+    return type(self).save_pretrained(self, save_directory, is_main_process, written, *args, **kwargs)

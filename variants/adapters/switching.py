@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from variants.adapters import hooks
 from variants.adapters.adapter import Adapter
-from variants.adapters.folding import fold, refuse_tied
+from variants.adapters.folding import merge_into
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
@@ -125,12 +125,12 @@ class Switching:
     def adding(
         self, name: str, variant: BaseVariant, seed: int = 0, initial: dict[str, Tensor] | None = None
     ) -> Iterator[None]:
-        """``with`` this, :meth:`add`; a VariantError inside takes the adapter off and brings the previous one back."""
+        """``with`` this, :meth:`add`; an error inside takes the adapter off and brings the previous one back."""
         found = self.state
         self.add(name, variant, seed, initial)
         try:
             yield
-        except VariantError:
+        except Exception:
             self.delete(name)
             self.restore(found)
             raise
@@ -236,19 +236,21 @@ class Switching:
             base plus adapter, both in at least fp32.
 
         Raises:
-            VariantError: the variant cannot be merged, or a weight is shared with another module.
+            VariantError: the variant cannot be merged, a weight is shared with another module, or a module's outputs
+                would be others than before (:func:`merge_into`); then nothing is merged.
         """
         if self._unmerged or not self.adapter.layers:
             return 0.0
         if not self.variant.mergeable:
             raise VariantError(f"{self.variant.name} cannot be merged: it is no linear map of its input")
-        refuse_tied(self.model, self.layers)
+        found = self.state
         self.enable(True)
-        folded, worst = fold(self.adapter.layers)
-        for path, (weight, bias) in folded.items():
-            site = self.adapter.layers[path].site
-            self._unmerged[path] = site.kept()
-            site.write(weight, bias)
+        try:
+            with hooks.unnoticed(self._hooked):  # it calls each module to compare
+                self._unmerged, worst = merge_into(self.model, self.adapter.layers)
+        except Exception:
+            self._resume(found)
+            raise
         for module in self._hooked:
             module.adapter.enabled = False
         return worst

@@ -20,7 +20,8 @@ from variants.acceleration.basics.policy import LARGE, few_kernels, plain
 from variants.acceleration.basics.tensor_notes import TensorNotes
 from variants.acceleration.products.side_stream import mark
 from variants.layer import rows
-from variants.sites.site import Site, is_conv1d
+from variants.sites.kinds import is_conv1d, kind_of
+from variants.sites.site import Site
 from variants.sites.targets import siblings
 
 
@@ -218,7 +219,7 @@ def is_overridden(module: nn.Module) -> bool:
 def frozen_linear(module: nn.Module) -> bool:
     """Whether a module is a linear map of PyTorch's or GPT-2's with a forward function of its class, and nothing of it
     trains."""
-    known = type(module) is nn.Linear or is_conv1d(module)
+    known = (type(module) is nn.Linear or is_conv1d(module)) and kind_of(module).readable
     trains = any(p.requires_grad for p in module._parameters.values() if p is not None)
     return known and not trains and not is_overridden(module)
 
