@@ -29,6 +29,7 @@ FLOORS = {
     "variants": (
         "errors",
         "atomic",
+        "wrappers",
         "sites",
         "layer",
         "prefix_room",  # of the three prefix methods

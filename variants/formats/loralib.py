@@ -19,6 +19,7 @@ from variants.methods.lora import LoRA
 from variants.sites.kinds import is_linear
 from variants.sites.site import Site
 from variants.sites.targets import find_sites, name_target
+from variants.wrappers import unwrapped
 
 
 def save(adapted: AdaptedModel, file: str | os.PathLike) -> float:
@@ -107,6 +108,7 @@ def load(
     layers, others = read(file)
     if alpha is None:
         raise VariantError(f"{file}: loralib files do not hold alpha; give it (the authors' RoBERTa files need 16)")
+    model = model if isinstance(model, AdaptedModel) else unwrapped(model)
     base = model.model if isinstance(model, AdaptedModel) else model
     known = dict(base.named_modules())
     parts: list[tuple[Site, Tensor, Tensor]] = []

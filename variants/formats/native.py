@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
-from variants.formats.boundary import build, check, read_json, read_tensors, refusing
+from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing
 from variants.named import named_in, source_hash
 from variants.registry import spec_of
 from variants.sites.architectures import head_parameters
 from variants.variant import BaseVariant
+from variants.wrappers import unwrapped
 
 TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
 FORMAT = 1
@@ -134,17 +135,18 @@ def load(
     cls = named_in(folder, config["variant"], config.get("code"), variant, strict)
     own = build(folder, cls, config["options"], tensors.values())
     head = config.get("head")
+    refuse_wrapped(folder, tensors, model.model if isinstance(model, AdaptedModel) else unwrapped(model))
     with refusing(f"{folder} does not fit this model"):
-        adapted = (
-            model
-            if isinstance(model, AdaptedModel)
-            else AdaptedModel(model, head_parameters(model) if head is None else head)
-        )
+        adapted = model if isinstance(model, AdaptedModel) else _fresh(unwrapped(model), head)
         initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
         with adapted.adding(name, own, config.get("seed", 0), initial):
             adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
             _check_base(adapted, config, folder, strict)
     return adapted
+
+
+def _fresh(model: nn.Module, head: list[str] | None) -> AdaptedModel:
+    return AdaptedModel(model, head_parameters(model) if head is None else head)
 
 
 def _base_fingerprint(adapted: AdaptedModel) -> str | None:
