@@ -19,7 +19,7 @@ Rewrite an adapter in another format. The format of SRC is told by its files:
   loralib  a file: a torch state dict with <module>.lora_A and <module>.lora_B (LoRA only)
 
 LoRA, DoRA, VeRA and AdaLoRA can be taken to PEFT and back; what a format cannot hold is named, and nothing is written.
-A method of another kind whose update is a declared low-rank product goes to PEFT as a LoRA that computes the same: --as lora.
+Any other declared low-rank update goes to PEFT as a LoRA that computes the same: --as lora.
 
 examples:
   python -m variants.convert results/runs/a1b2c3/adapter my-peft-adapter --to peft
@@ -64,12 +64,12 @@ def convert(
 
     if Path(target).exists() and Path(target).resolve() == Path(source).resolve():
         raise VariantError(f"{target} is the source itself: choose another place")
+    if as_lora and to != "peft":
+        raise VariantError(f"--as lora is for --to peft, not for {to}")
     loaded = base.load_model(model, source) if model else base.stand_in(source)
     adapted = formats.load(loaded, source, alpha=alpha, variant=variant)
     adapted.shrink()  # what was pruned is in no file
     note = ""
-    if as_lora and to != "peft":
-        raise VariantError(f"--as lora is for --to peft, not for {to}")
     if to == "peft":
         with warnings.catch_warnings(record=True) as notes:
             warnings.simplefilter("always", UserWarning)

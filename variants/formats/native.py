@@ -17,6 +17,7 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing
+from variants.formats.common import tied_names
 from variants.named import named_in, source_hash
 from variants.registry import spec_of
 from variants.sites.architectures import head_parameters
@@ -36,7 +37,10 @@ _KINDS = {
     "epoch": int,
     "task": str | None,
 }
-_BASE_KINDS = {"model_type": str | None, "class": str | None, "fingerprint": str | None, "sketch": str | None}
+_BASE_KINDS = {
+    **dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None),
+    "tied": dict[str, list[str]],
+}
 """Types of the entries of adapter.json that are read here or by the project's commands."""
 
 
@@ -77,6 +81,7 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
             "model_type": getattr(getattr(adapted.model, "config", None), "model_type", None),
             "class": type(adapted.model).__name__,
             "fingerprint": _base_fingerprint(adapted),
+            "tied": _tied(adapted),
         },
         "parameters": adapted.count(),
         **notes,
@@ -84,6 +89,12 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
     write_atomic(folder / TENSORS, save(tensors, metadata={"format": "pt"}))
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
     return folder
+
+
+def _tied(adapted: AdaptedModel) -> dict[str, list[str]]:
+    """Other names of what trains in place, where the model ties it: a reader without the model does not see it."""
+    tied = tied_names(adapted.model)
+    return {name: tied[name] for name in adapted.adapter.in_place if name in tied}
 
 
 def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
@@ -58,11 +58,3 @@ def by_module(layers: Iterable[AdapterLayer]) -> dict[str, list[AdapterLayer]]:
     for layer in layers:
         found.setdefault(layer.site.module_path, []).append(layer)
     return found
-
-
-def tied_names(model: nn.Module) -> dict[str, list[str]]:
-    """Every name of a parameter -> all names of it, where it has several (an embedding and the output map)."""
-    names: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), []).append(name)
-    return {name: own for own in names.values() if len(own) > 1 for name in own}

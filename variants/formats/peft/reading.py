@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError
 from variants.formats.boundary import check, read_json, read_tensors, refuse_wrapped, refusing
-from variants.formats.common import install, is_stand_in
-from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, kind, tied_names
+from variants.formats.common import install, is_stand_in, tied_names
+from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, kind
 from variants.formats.peft.methods import KINDS, NEEDS, NO_EFFECT, PLAIN_STARTS, READ
 from variants.formats.peft.vera import BANK, read_bank
 from variants.sites.kinds import is_linear

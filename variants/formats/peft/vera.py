@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError
 from variants.formats.boundary import build
 from variants.formats.peft.common import Map
-from variants.formats.peft.exact import way_to_lora
+from variants.layer import AdapterLayer
 from variants.registry import resolve
 from variants.sites.site import Site
 from variants.variant import BaseVariant
@@ -34,7 +34,7 @@ def _vera_config(variant: BaseVariant, maps: dict[str, Map]) -> dict[str, Any]:
     }
 
 
-def bank(adapted: AdaptedModel) -> dict[str, Tensor] | None:
+def bank(layers: Sequence[AdapterLayer]) -> dict[str, Tensor] | None:
     """VeRA's frozen pair, of which PEFT has one for all layers, each with as much of it as its map is wide.
 
     PEFT writes the pair, but before 0.21 it did not read it back: it made one from ``projection_prng_key``.
@@ -45,12 +45,10 @@ def bank(adapted: AdaptedModel) -> dict[str, Tensor] | None:
     Raises:
         VariantError: the layers' ranks differ.
     """
-    layers = adapted.layers
     banks = {(layer.bank.A.shape, layer.bank.B.shape): layer.bank for layer in layers}  # others differ by device alone
     if len({len(own.A) for own in banks.values()}) > 1:
         shapes = ", ".join(f"{len(own.B)} x {own.A.shape[1]} (r={len(own.A)})" for own in banks.values())
-        what = f"PEFT's VeRA has one random pair for all layers, here each shape has its own: {shapes}"
-        raise VariantError(what + way_to_lora(adapted))
+        raise VariantError(f"PEFT's VeRA has one random pair for all layers, here each shape has its own: {shapes}")
     A = max((own.A for own in banks.values()), key=lambda A: A.shape[1])
     B = max((own.B for own in banks.values()), key=len)
     for own in banks.values():

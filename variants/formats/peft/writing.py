@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
-from variants.formats.common import is_stand_in
-from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map, by_module, tied_names
+from variants.formats.common import is_stand_in, tied_names
+from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map, by_module
 from variants.formats.peft.exact import lora_maps, way_to_lora
 from variants.formats.peft.lora import one_scaling
 from variants.formats.peft.methods import WRITE
@@ -43,10 +43,14 @@ def save(adapted: AdaptedModel, folder: str | os.PathLike, as_lora: bool = False
         VariantError: PEFT has no form for the variant, for slices of it, or for what it trains beside its layers.
     """
     folder = Path(folder)
-    name, variant, maps, tensors = _as_lora(adapted) if as_lora else _in_kind(adapted)
     heads = _whole_modules(adapted.model, adapted.adapter.in_place)
-    if name in ("lora", "dora"):
-        maps, _, _ = one_scaling(maps, variant.rslora)
+    if as_lora:
+        name, own, maps, tensors = _as_lora(adapted)
+    else:
+        try:
+            name, own, maps, tensors = _in_kind(adapted)
+        except VariantError as error:
+            raise VariantError(f"{error}{way_to_lora(adapted)}") from error
     tensors |= {
         f"{PREFIX}{path}.{theirs}": each.tensors[own][:, None] if own == "lora_E" else each.tensors[own]
         for path, each in maps.items()
@@ -54,32 +58,37 @@ def save(adapted: AdaptedModel, folder: str | os.PathLike, as_lora: bool = False
     }
     for head in heads:
         tensors |= {f"{PREFIX}{head}.{k}": t for k, t in adapted.model.get_submodule(head).state_dict().items()}
-    config = _config(adapted.model, name, variant, maps, heads)
+    config = _config(adapted.model, maps, heads) | own
     plain = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
     write_atomic(folder / TENSORS, serialise(plain, metadata={"format": "pt"}))
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
     return folder
 
 
-Written = tuple[str, BaseVariant, dict[str, Map], dict[str, Tensor]]
-"""PEFT's method, hyperparameters of it, the maps, and tensors that all of them share."""
+Written = tuple[str, dict[str, Any], dict[str, Map], dict[str, Tensor]]
+"""PEFT's method, the configuration of it, the maps, and tensors that all of them share."""
+
+
+def _written(name: str, variant: BaseVariant, maps: dict[str, Map], shared: dict[str, Tensor] | None = None) -> Written:
+    if name in ("lora", "dora"):
+        maps, _, _ = one_scaling(maps, variant.rslora)
+    return name, WRITE[name](variant, maps), maps, shared or {}
 
 
 def _as_lora(adapted: AdaptedModel) -> Written:
-    return "lora", LoRA(), lora_maps(adapted), {}
+    return _written("lora", LoRA(), lora_maps(adapted))
 
 
 def _in_kind(adapted: AdaptedModel) -> Written:
     variant, name = adapted.variant, adapted.variant.name
     own = name in NAMES and not variant.subtract_initial and adapted.layers
     if not own or any(type(layer) is not resolve(name).layer for layer in adapted.layers):
-        forms = f"it can be written for {', '.join(NAMES)}"
-        raise VariantError(f"PEFT has no form for {name}: {forms}{way_to_lora(adapted)}")
-    if name != "vera":
-        return name, variant, _maps(adapted), {}
+        raise VariantError(f"PEFT has no form for {name}: it can be written for {', '.join(NAMES)}")
     maps = _maps(adapted)
-    if (shared := bank(adapted)) is not None:
-        return name, variant, maps, shared
+    if name != "vera":
+        return _written(name, variant, maps)
+    if (shared := bank(adapted.layers)) is not None:
+        return _written(name, variant, maps, shared)
     warnings.warn(
         "PEFT's VeRA has one random pair for all maps, and here each shape has its own: written as LoRA, which "
         "computes the same and takes more room",
@@ -99,8 +108,7 @@ def _maps(adapted: AdaptedModel) -> dict[str, Map]:
         elif name == "lora":
             maps[path] = _fuse(layers)
         else:
-            what = f"PEFT cannot express {name} on slices of {path}: only LoRA can become one whole map"
-            raise VariantError(what + way_to_lora(adapted))
+            raise VariantError(f"PEFT cannot express {name} on slices of {path}: only LoRA can become one whole map")
     return maps
 
 
@@ -134,13 +142,13 @@ def _whole_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
     return modules
 
 
-def _config(
-    model: nn.Module, name: str, variant: BaseVariant, maps: dict[str, Map], heads: list[str]
-) -> dict[str, Any]:
+def _config(model: nn.Module, maps: dict[str, Map], heads: list[str]) -> dict[str, Any]:
+    """What a configuration of any method says."""
     task = task_of(model)
     if task in HEADS:
         heads = list(dict.fromkeys([*heads, *HEADS[task]])) if heads else []
-    common = {
+    tied = {name for name in tied_names(model) if name.rpartition(".")[0] in heads}
+    return {
         "auto_mapping": None,
         "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
         "bias": "none",
@@ -152,8 +160,8 @@ def _config(
         "revision": None,
         "target_modules": _target_modules(model, list(maps), heads),
         "task_type": task if heads or task not in HEADS else None,
+        **({"ensure_weight_tying": True} if tied else {}),  # PEFT that goes on training keeps them one
     }
-    return common | WRITE[name](variant, maps)
 
 
 def _target_modules(model: nn.Module, paths: list[str], heads: list[str]) -> list[str]:
