@@ -35,6 +35,7 @@ FLOORS = {
         "prefix_room",  # of the three prefix methods
         "variant",
         "listing",
+        "outside",
         "registry",
         "named",
         "__init__",  # the names that `from variants import ...` gives: a method is found when it is asked for
@@ -57,6 +58,8 @@ FLOORS = {
         "errors",
         "atomic",
         "paths",
+        "documents",
+        "schema",
         "command_line",
         "hub",
         "runs",

@@ -59,6 +59,9 @@ def merge(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise VariantError(f"{out} exists already: choose another folder, or empty it")
     adapted = formats.load(base.load_model(model, adapter), adapter, alpha=alpha, variant=variant)
+    state = adapted.state_dict()
+    if broken := [key for key, t in state.items() if t.is_floating_point() and not t.isfinite().all()]:
+        raise VariantError(f"{adapter} is not merged: {broken[0]} has values that are not finite (NaN or infinity)")
     adapted.shrink()  # what was pruned adds nothing
     difference = adapted.merge()
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -5,13 +5,13 @@ Like ``registry.py``, this imports no torch.
 
 from __future__ import annotations
 
-import hashlib
 import sys
 import warnings
 from pathlib import Path
 
 from variants import registry
 from variants.errors import VariantError
+from variants.outside.files import code_hash, module_name
 from variants.variant import BaseVariant
 
 
@@ -21,7 +21,7 @@ def known(spec: str) -> type[BaseVariant] | None:
     if ":" not in spec:
         return registry.resolve(spec) if spec in registry.names() else None
     where, _, attribute = spec.rpartition(":")
-    module = sys.modules.get(registry.file_module(Path(where)) if where.endswith(".py") else where)
+    module = sys.modules.get(module_name(Path(where)) if where.endswith(".py") else where)
     cls = vars(module).get(attribute) if module else None
     return registry.resolve(spec) if isinstance(cls, type) and issubclass(cls, BaseVariant) else None
 
@@ -38,7 +38,7 @@ def named_in(
     Args:
         file: for messages.
         spec: how the file names it.
-        code: hash of the source that it was trained with (:func:`source_hash`), where the file holds it.
+        code: hash of the source that it was trained with (:func:`code_hash`), where the file holds it.
         given: the class, or what names it (``FILE.py:Class``), as the caller says; its code may be loaded.
         strict: refuse code that has changed since, instead of warning.
 
@@ -56,18 +56,10 @@ def named_in(
     own, wanted = registry.spec_of(cls), spec.rpartition(":")[2]
     if given is not None and wanted not in (own.rpartition(":")[2], cls.name):
         raise VariantError(f"{file} holds the variant {spec!r}, not {own!r}")
-    now = source_hash(cls)
+    now = code_hash(cls)
     if code and now and code != now:
         message = f"{file}: the code of {spec} is not what it was trained with (hash {code}, now {now})"
         if strict:
             raise VariantError(message)
         warnings.warn(message, stacklevel=3)
     return cls
-
-
-def source_hash(cls: type) -> str | None:
-    """Hash of the file that defines a class from outside the project; None for the project's methods."""
-    if cls.__module__.partition(".")[0] == "variants":
-        return None
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else None

@@ -70,8 +70,9 @@ class History(Callback):
         return [self]
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start the clock of the run."""
+        """Start the clock of the run; one that had diverged when it was killed stays as it is."""
         self._since = time.perf_counter()
+        trainer.should_stop |= self.diverged
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock of the epoch."""
@@ -112,7 +113,7 @@ class History(Callback):
             trainer.should_stop = True
         if trainer.is_global_zero and self.best is figures:
             self.save(module.adapted, "best")
-        self._log(trainer, dashboard(figures, module.adapted.metrics()))
+        self._log(trainer, dashboard(figures, *module.metrics_of_each()))
 
     def take(self, figures: dict[str, Any]) -> None:
         """Add the figures of an epoch."""
@@ -130,7 +131,7 @@ class History(Callback):
 
     def on_fit_end(self, trainer: Trainer, module: FineTuner) -> None:
         """Keep the last adapter."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.epochs:
             self.save(module.adapted, "last")
 
     def state_dict(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from tests.support.tiny import logits, roberta, train
 from variants import LoRA, VariantError, attach, convert, formats, load, merge, named, registry
 from variants.formats.native import CONFIG, read_adapter, save_adapter
+from variants.outside.files import code_hash, module_name
 
 FORMULA = """
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ def mine(tmp_path, monkeypatch):
     adapted = attach(roberta(), registry.resolve(f"{file}:Mine")())
     train(adapted.trained(), 1)
     folder = save_adapter(adapted, tmp_path / "adapter")
-    monkeypatch.delitem(registry.sys.modules, registry.file_module(file))
+    monkeypatch.delitem(registry.sys.modules, module_name(file))
     return file, folder, logits(adapted.model)
 
 
@@ -101,8 +102,8 @@ def test_the_caller_names_the_code_from_anywhere(mine, tmp_path):
 
 def test_an_edited_formula_is_noticed(mine):
     file, folder, _ = mine
-    assert read_adapter(folder)[0]["code"] == named.source_hash(registry.resolve(f"{file}:Mine"))
-    del registry.sys.modules[registry.file_module(file)]
+    assert read_adapter(folder)[0]["code"] == code_hash(registry.resolve(f"{file}:Mine"))
+    del registry.sys.modules[module_name(file)]
     file.write_text(FORMULA.format(sign="-"))
     with pytest.warns(UserWarning, match="is not what it was trained with"):
         load(roberta(), folder, variant=f"{file}:Mine")

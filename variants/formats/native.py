@@ -18,7 +18,8 @@ from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing
 from variants.formats.common import tied_names
-from variants.named import named_in, source_hash
+from variants.named import named_in
+from variants.outside.files import code_hash
 from variants.registry import spec_of
 from variants.sites.architectures import head_parameters
 from variants.variant import BaseVariant
@@ -73,7 +74,7 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
     config = {
         "format": FORMAT,
         "variant": spec or spec_of(type(adapter.variant)),
-        "code": source_hash(type(adapter.variant)),
+        "code": code_hash(type(adapter.variant)),
         "options": adapter.variant.options(),
         "seed": adapter.seed,
         "head": adapted.head,
