@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -18,6 +16,7 @@ from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing
 from variants.formats.common import tied_names
+from variants.formats.fingerprint import alike, fingerprint, sketch
 from variants.named import named_in
 from variants.outside.files import code_hash
 from variants.registry import spec_of
@@ -45,20 +44,6 @@ _BASE_KINDS = {
 """Types of the entries of adapter.json that are read here or by the project's commands."""
 
 
-@torch.no_grad()
-def fingerprint(model: nn.Module, skip: set[str] = frozenset()) -> str:
-    """Content hash of a model's parameters, those in ``skip`` left out; 16 hex digits.
-
-    Values are rounded to bf16 first, so that one base loaded in fp32 and in bf16 has one fingerprint.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if name not in skip and ".adapter." not in f".{name}":
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            digest.update(parameter.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy())
-    return digest.hexdigest()[:16]
-
-
 def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str | None = None, **notes: Any) -> Path:
     """Write the active adapter: all that trains, head included, and its layers' persistent state.
 
@@ -81,7 +66,7 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
         "base": {
             "model_type": getattr(getattr(adapted.model, "config", None), "model_type", None),
             "class": type(adapted.model).__name__,
-            "fingerprint": _base_fingerprint(adapted),
+            **_base_values(adapted),
             "tied": _tied(adapted),
         },
         "parameters": adapted.count(),
@@ -161,24 +146,26 @@ def _fresh(model: nn.Module, head: list[str] | None) -> AdaptedModel:
     return AdaptedModel(model, head_parameters(model) if head is None else head)
 
 
-def _base_fingerprint(adapted: AdaptedModel) -> str | None:
-    """Of what stays frozen, sites of a residual variant as they were before: equal for every adapter of one base."""
+def _base_values(adapted: AdaptedModel) -> dict[str, str | None]:
+    """Fingerprint and sketch of what stays frozen, sites of a residual variant as they were before: equal for every
+    adapter of one base."""
     if getattr(adapted.model, "is_stand_in", False):
-        return None  # the shapes of a base model without its weights (variants/base_model.py)
+        return {"fingerprint": None}  # the shapes of a base model without its weights (variants/base_model.py)
     active, skip = adapted.active, {*adapted.head, *adapted.adapter.in_place}
-    if not adapted.adapter.residual:
-        return fingerprint(adapted.model, skip)
-    adapted.deactivate()
+    if adapted.adapter.residual:
+        adapted.deactivate()
     try:
-        return fingerprint(adapted.model, skip)
+        return {"fingerprint": fingerprint(adapted.model, skip), "sketch": sketch(adapted.model, skip)}
     finally:
-        adapted.switch(active)
+        if adapted.active is None:
+            adapted.switch(active)
 
 
 def _check_base(adapted: AdaptedModel, config: dict[str, Any], folder: str | os.PathLike, strict: bool) -> None:
-    expected, found = config.get("base", {}).get("fingerprint"), _base_fingerprint(adapted)
-    if expected and found and expected != found:
-        message = f"{folder} was trained on another base model (fingerprint {expected}, this model has {found})"
+    expected, found = config.get("base", {}), _base_values(adapted)
+    wanted, own = expected.get("fingerprint"), found["fingerprint"]
+    if wanted and own and wanted != own and not alike(expected.get("sketch"), found["sketch"]):
+        message = f"{folder} was trained on another base model (fingerprint {wanted}, this model has {own})"
         if strict:
             raise VariantError(message)
         warnings.warn(message, stacklevel=3)
