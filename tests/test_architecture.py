@@ -43,6 +43,7 @@ FLOORS = {
         "adapters",
         "formats",
         "formats/peft",
+        "loops",
         "base_model",
         "acceleration/basics",
         "acceleration/products",

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError, first_line
+from variants.formats.boundary import refuse_wrapped
 from variants.formats.common import install, is_stand_in
 from variants.layer import AdapterLayer
 from variants.methods.lora import LoRA
@@ -110,6 +112,7 @@ def load(
         raise VariantError(f"{file}: loralib files do not hold alpha; give it (the authors' RoBERTa files need 16)")
     model = model if isinstance(model, AdaptedModel) else unwrapped(model)
     base = model.model if isinstance(model, AdaptedModel) else model
+    refuse_wrapped(Path(file), (*layers, *others), base)
     known = dict(base.named_modules())
     parts: list[tuple[Site, Tensor, Tensor]] = []
     for path, own in layers.items():
