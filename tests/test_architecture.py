@@ -29,6 +29,7 @@ FLOORS = {
     "variants": (
         "errors",
         "atomic",
+        "wrappers",
         "sites",
         "layer",
         "prefix_room",  # of the three prefix methods
@@ -42,6 +43,7 @@ FLOORS = {
         "adapters",
         "formats",
         "formats/peft",
+        "loops",
         "base_model",
         "acceleration/basics",
         "acceleration/products",
