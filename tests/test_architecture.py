@@ -29,12 +29,12 @@ FLOORS = {
     "variants": (
         "errors",
         "atomic",
+        "outside",
         "sites",
         "layer",
         "prefix_room",  # of the three prefix methods
         "variant",
         "listing",
-        "outside",
         "registry",
         "__init__",  # the names that `from variants import ...` gives: a method is found when it is asked for
         "methods",

@@ -17,6 +17,7 @@ from modules.runs.config import RunConfig
 from variants.adapters.adapted_model import attach
 from variants.errors import UserError
 from variants.formats.native import restore
+from variants.outside.options import build
 from variants.registry import resolve
 
 
@@ -55,7 +56,7 @@ def redecode(
     if weights_hash(place(config.backbone["spec"], E2E.embedded())[2]) != config.backbone["hash"]:
         raise UserError(f"the weights of {config.backbone['spec']} are not those that the run started from")
     prepared = E2E.prepare(config)
-    adapted = attach(prepared.model, resolve(config.variant)(**config.options), config.seed)
+    adapted = attach(prepared.model, build(resolve(config.variant), config.options), config.seed)
     if adapted.trained():
         which = epoch or prepared.objective.score_epoch
         adapter = folder / ("best" if which == "none" else which)
