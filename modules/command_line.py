@@ -45,4 +45,4 @@ def one_line(error: BaseException) -> str:
     """The message of an error on one line."""
     if isinstance(error, OSError) and error.errno:
         return f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose --results_dir"
-    return " ".join(str(error).split())
+    return errors.one_line(error)

@@ -36,6 +36,7 @@ FLOORS = {
         "variant",
         "listing",
         "registry",
+        "named",
         "__init__",  # the names that `from variants import ...` gives: a method is found when it is asked for
         "methods",
         "adapters",
@@ -56,6 +57,8 @@ FLOORS = {
         "errors",
         "atomic",
         "paths",
+        "documents",
+        "schema",
         "command_line",
         "hub",
         "runs",

@@ -59,11 +59,11 @@ class LowRank(NamedTuple):
         if self.outer is not None:
             return y + self.scale * self.outer * F.linear(z, self.B)
         z, B = z.to(y.dtype), self.B.to(y.dtype)
-        return torch.addmm(_rows(y), _rows(z), B.mT, alpha=self.scale).view_as(y)  # one kernel for product and sum
+        return torch.addmm(rows(y), rows(z), B.mT, alpha=self.scale).view_as(y)  # one kernel for product and sum
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """(..., n) as rows (N, n)."""
+def rows(tensor: Tensor) -> Tensor:
+    """(..., n) as rows (N, n); a vector is one row."""
     return tensor.flatten(0, -2) if tensor.ndim > 1 else tensor[None]
 
 
@@ -165,8 +165,9 @@ class AdapterLayer(nn.Module):
         base and adapter: the largest absolute difference over 32 random inputs."""
         site = self.site
         dtype = torch.promote_types(site.dtype, torch.float32)
-        layer = copy.deepcopy(self).eval().to(dtype)  # a bank in the base's dtype is widened too, in the copy
         weight = site.weight().to(dtype)
+        copied = copy.deepcopy(self, {id(site): site})  # a bank in the base's dtype is widened too, in the copy
+        layer = copied.eval().to(dtype)
         bias = None if site.bias() is None else site.bias().to(dtype)
         merged = layer.merged(weight, bias)
         probe = torch.randn(32, site.in_features, generator=seeded(0, site.path)).to(weight)

@@ -9,12 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.runs.results import run_id
+from modules.documents import read_json
+from modules.runs.results import Budget, Origin, Start, run_id
+from modules.schema import Seed, built
 from variants.atomic import write_atomic
 from variants.errors import UserError
 
 OWNED = {
     "max_epochs": "--epochs",
+    "max_time": "the same command again, which goes on where a run was stopped",
     "gradient_clip_val": "--gradient_clip_val",
     "callbacks": None,
     "logger": "--wandb",
@@ -70,6 +73,12 @@ class Execution:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Execution)}
 
 
+class Place(Origin):
+    """Where a backbone or data are from, and what to load them by."""
+
+    spec: str
+
+
 @dataclass
 class RunConfig(Execution):
     """A run of one (benchmark, task, backbone, variant, seed), as its folder's `config.json` holds it.
@@ -91,14 +100,14 @@ class RunConfig(Execution):
     variant: str
     options: dict[str, Any]
     protocol: str
-    seed: int
-    backbone: dict[str, Any]
-    data: dict[str, Any]
+    seed: Seed
+    backbone: Place
+    data: Place
     training: dict[str, Any]
-    init_from: dict[str, str] | None = None
+    init_from: Start | None = None
     code: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
-    budget: dict[str, int] | None = None
+    budget: Budget | None = None
 
     @property
     def id(self) -> str:
@@ -125,9 +134,10 @@ class RunConfig(Execution):
 
     @classmethod
     def read(cls, results_dir: str, id: str) -> RunConfig:
-        """What :meth:`write` left."""
+        """What :meth:`write` left. Raises UserError naming the file and what is wrong."""
         path = Path(results_dir) / "runs" / id / "config.json"
-        return cls(**json.loads(path.read_text(encoding="utf-8")) | {"results_dir": results_dir})
+        content = built(cls, read_json(path), str(path))
+        return dataclasses.replace(content, results_dir=results_dir)
 
 
 def check_trainer(options: dict[str, Any]) -> None:

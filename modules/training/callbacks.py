@@ -70,8 +70,9 @@ class History(Callback):
         return [self]
 
     def on_fit_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Start the clock of the run."""
+        """Start the clock of the run; one that had diverged when it was killed stays as it is."""
         self._since = time.perf_counter()
+        trainer.should_stop |= self.diverged
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Start the clock of the epoch."""
@@ -130,7 +131,7 @@ class History(Callback):
 
     def on_fit_end(self, trainer: Trainer, module: FineTuner) -> None:
         """Keep the last adapter."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and self.epochs:
             self.save(module.adapted, "last")
 
     def state_dict(self) -> dict[str, Any]:

@@ -191,6 +191,10 @@ class Stack(nn.Module):
         finally:
             self.adapted.active = None
 
+    def uncalled(self) -> list[str]:
+        """As :meth:`AdaptedModel.uncalled`."""
+        return hooks.uncalled(self.layers)
+
     # ---- what a trainer needs ------------------------------------------------------------------------------
 
     def trained(self) -> dict[str, nn.Parameter]:

@@ -27,7 +27,7 @@ def load_file(path: Path, name: str | None = None) -> types.ModuleType:
         name: of the module in ``sys.modules``; by default a private one, which depends on the path alone.
     """
     path = path.expanduser().resolve()
-    name = name or f"{_package(path.parent)}.{path.stem.replace('.', '_')}"
+    name = name or module_name(path)
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path, loader=_Loader(name, str(path)))
@@ -38,6 +38,12 @@ def load_file(path: Path, name: str | None = None) -> types.ModuleType:
         del sys.modules[name]  # the mended file is run anew
         raise
     return module
+
+
+def module_name(path: Path) -> str:
+    """The name under which :func:`load_file` keeps a file's module: private, and of its whole path."""
+    path = path.expanduser().resolve()
+    return f"{_package(path.parent)}.{path.stem.replace('.', '_')}"
 
 
 def loaded_by_path(module: str) -> bool:
