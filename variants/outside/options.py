@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from variants.errors import UserError, VariantError
 from variants.outside.places import definition, located
-from variants.outside.values import Unfit, choices, dataclass_in, is_switch, read
+from variants.outside.values import Unfit, choices, dataclass_in, from_text, is_switch, read
 
 RESERVED = frozenset({
     *("adam_eps", "batch_size", "beams", "budget", "cls_dropout", "compile", "config", "data_dir"),
@@ -49,8 +49,12 @@ class Option:
     text: str = ""
     inner: tuple[Option, ...] = ()
 
-    def read(self, value: Any, where: str) -> Any:
+    def read(self, value: Any, where: str, text: bool = False) -> Any:
         """A value of this option from text or plain data.
+
+        Args:
+            where: the option's name in messages.
+            text: whether text is of a command line.
 
         Raises:
             VariantError: it is of another kind.
@@ -58,7 +62,7 @@ class Option:
         if value is self.default or (value is None and self.default is None):
             return value
         try:
-            return read(value, self.kind, self.default)
+            return (from_text if text and isinstance(value, str) else read)(value, self.kind, self.default)
         except Unfit as kind:
             raise VariantError(f"{where} must be {kind}, not {str(value)[:60]!r}") from None
         except (TypeError, ValueError) as error:
@@ -195,7 +199,7 @@ def _add(group: Any, option: Option) -> None:
 
 def _given(option: Option, value: Any) -> Any:
     try:
-        return None if value is None else option.read(value, f"--{option.name}")
+        return None if value is None else option.read(value, f"--{option.name}", text=True)
     except VariantError as error:
         raise UserError(str(error)) from None  # a ValueError would become the parser's own message
 

@@ -63,7 +63,12 @@ def read(value: Any, kind: Any, default: Any = dataclasses.MISSING) -> Any:
         if value is None or str(value).lower() in NOTHING:
             return None
         raise Unfit("null")
-    return _structure(value) if isinstance(value, str) and kind is Any else value
+    return value
+
+
+def from_text(text: str, kind: Any, default: Any = dataclasses.MISSING) -> Any:
+    """As :func:`read`, of the text of a command line: where any kind will do, a number is a number."""
+    return _structure(text) if _bare(kind) is Any else read(text, kind, default)
 
 
 def _bare(kind: Any) -> Any:
@@ -135,7 +140,7 @@ def _simple(value: Any, kind: type) -> Any:
 
 
 def _several(value: Any, origin: Any, inside: tuple) -> Any:
-    value = _structure(value, in_commas=True) if isinstance(value, str) else value
+    value = _structure(value, in_commas=True, typed=bool(inside)) if isinstance(value, str) else value
     if not isinstance(value, (list, tuple, set, frozenset)):
         value = [value]
     items, fixed = list(value), origin is tuple and inside and Ellipsis not in inside
@@ -176,12 +181,17 @@ def _nested(value: Any, kind: type, default: Any) -> Any:
     return dataclasses.replace(default, **given) if isinstance(default, kind) else kind(**given)
 
 
-def _structure(text: str, in_commas: bool = False) -> Any:
-    """Text as YAML has it: a list, a mapping, a number; the text itself where it is none."""
+def _structure(text: str, in_commas: bool = False, typed: bool = False) -> Any:
+    """Text as YAML has it: a list, a mapping, a number; the text itself where it is none.
+
+    Args:
+        in_commas: a list may stand without brackets.
+        typed: its parts stay text, as a type will be asked for.
+    """
     import yaml
 
     if in_commas and not text.lstrip().startswith(("[", "(", "{")):
-        return [part.strip() for part in text.split(",") if part.strip()]
+        return [part.strip() if typed else _structure(part) for part in text.split(",") if part.strip()]
     brackets = f"[{text.strip()[1:-1]}]" if text.lstrip().startswith("(") else text
     try:
         return yaml.safe_load(brackets)

@@ -61,6 +61,7 @@ class Rich(LoRA):
     chosen: set[str] = field(default_factory=set)
     mapping: dict[str, int] = field(default_factory=dict)
     free: Any = None
+    bare: list = field(default_factory=list)
     on: bool = True
     off_by_default: bool = False
     perhaps: bool | None = None
@@ -97,6 +98,8 @@ GIVEN = [
     ("--chosen b,a", "chosen", {"a", "b"}),
     ('--mapping={"a":1}', "mapping", {"a": 1}),
     ("--free [1,a]", "free", [1, "a"]),
+    ("--free 1", "free", 1),
+    ("--bare 1,a", "bare", [1, "a"]),
     ("--on", "on", True),
     ("--no-on", "on", False),
     ("--on false", "on", False),
@@ -238,3 +241,11 @@ def test_what_no_file_can_hold_is_named() -> None:
     with pytest.raises(VariantError, match="has no option 'gain'; it has target"):
         build(Own, {"gain": 1})
     assert options_of(Own)["r"].kind is int
+
+
+def test_text_that_is_plain_data_stays_text_and_options_of_some_sites_are_read_too() -> None:
+    plain = {"free": "no", "bare": ["1"], "per_layer": {"*.0.*": {"kind": "SECOND", "r": "4", "init": "gaussian"}}}
+    built = build(Rich, plain)
+    assert built.free == "no" and built.bare == ["1"]
+    assert built.at("x.0.y").kind is Kind.SECOND and built.at("x.0.y").r == 4 and built.at("x.1.y").r == 8
+    assert build(Rich, json.loads(json.dumps(built.options()))) == built
