@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from variants.errors import VariantError
+from variants.outside.values import plain
 
 if TYPE_CHECKING:
     import torch
@@ -110,8 +111,13 @@ class BaseVariant:
         return {}
 
     def options(self) -> dict[str, Any]:
-        """The hyperparameters as plain data; ``type(self)(**options)`` rebuilds the variant."""
-        return dataclasses.asdict(self)
+        """The hyperparameters as plain data, from which ``variants.outside.options.build`` makes the variant again.
+
+        Raises:
+            VariantError: one is of a kind that no file can hold.
+        """
+        name = type(self).__name__
+        return {f.name: plain(getattr(self, f.name), f"{name}.{f.name}") for f in dataclasses.fields(self) if f.init}
 
 
 _INTERFACE = {name for name in vars(BaseVariant) if not name.startswith("_")} | {"at"}

@@ -10,6 +10,7 @@ from typing import Any
 from modules.benchmarks.base import Benchmark
 from modules.runs.config import Execution
 from variants.errors import UserError
+from variants.outside import options
 
 
 @dataclass(kw_only=True)
@@ -58,7 +59,7 @@ class Wishes(Execution):
         wishes = given(f.name for f in dataclasses.fields(cls))
         wishes |= {
             "benchmark": benchmark,
-            "options": given(f.name for f in dataclasses.fields(variant)),
+            "options": options.given(flags, variant),
             "training": given(benchmark.settings.flags()),
             "tasks": names_of(flags.get("tasks")),
             "seeds": seeds_of(flags.get("seeds")),

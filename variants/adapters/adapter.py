@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from variants.adapters.answers import completed_groups
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, seeded
+from variants.outside.places import located
 from variants.variant import BaseVariant
 
 
@@ -57,7 +58,12 @@ class Adapter:
         adapter = cls(variant, seed)
         for site in sites:
             config = variant.at(site.path) if hasattr(variant, "at") else variant
-            layer = variant.layer(site, config, seeded(seed, site.path), **shared)
+            try:
+                layer = variant.layer(site, config, seeded(seed, site.path), **shared)
+            except VariantError:
+                raise
+            except Exception as error:
+                raise VariantError(f"{variant.name}: no layer for {site.path}: {located(error)}") from error
             if hasattr(layer, "pre") and not site.is_whole:
                 raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
             dtype = torch.promote_types(site.dtype, torch.float32)
