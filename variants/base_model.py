@@ -115,10 +115,15 @@ def load_model(source: str, path: str | os.PathLike) -> nn.Module:
     labels = [len(tensor) for key, tensor in known.head.items() if _LABELS.search(key)]
     try:
         with quiet():
-            config = transformers.AutoConfig.from_pretrained(source, **({"num_labels": labels[-1]} if labels else {}))
+            extra = {"num_labels": labels[-1]} if labels else {}
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)
             name = known.class_name or (_AUTO["SEQ_CLS"] if labels else (config.architectures or ["AutoModel"])[0])
             model, loading = getattr(transformers, name).from_pretrained(
-                source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+                source,
+                config=config,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
     except (OSError, ValueError, AttributeError) as error:
         raise VariantError(f"cannot load the model {source!r}: {first_line(error)}") from error
