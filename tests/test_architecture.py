@@ -55,6 +55,7 @@ FLOORS = {
         "errors",
         "atomic",
         "paths",
+        "processes",
         "command_line",
         "hub",
         "runs",
