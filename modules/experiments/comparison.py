@@ -249,7 +249,7 @@ class Comparison:
         name = self.content["tune"].get("metric", result.metric)
         values = [epoch.get(name) for epoch in result.epochs]
         values = [value for value in values if value is not None and math.isfinite(value)]
-        if not values or result.cost.get("diverged"):
+        if not values or result.diverged:
             return -math.inf
         return -min(values) if name == "loss" else max(values)
 

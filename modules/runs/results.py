@@ -87,6 +87,12 @@ class RunResult:
     environment: dict[str, Any] = field(default_factory=dict)
     wandb_id: str | None = None
 
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss ceased to be a number: the scores are then those of chance, whatever they look like."""
+        scored = (self.best, self.last)
+        return bool(self.cost.get("diverged")) or not all(finite_losses(figures) for figures in scored)
+
     def to_json(self) -> str:
         """The file's text. Numbers that are not finite (a diverged loss) become null, as JSON has none."""
         return json.dumps(_finite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -118,6 +124,12 @@ class RunResult:
         for name in ("best", "last"):
             if self.metric not in getattr(self, name):
                 raise ValueError(f"{name!r} lacks the metric {self.metric!r}")
+
+
+def finite_losses(figures: Mapping[str, Any]) -> bool:
+    """Whether the losses of an epoch, as far as it has any, are finite numbers. In a file they are null where not."""
+    losses = [figures[name] for name in ("train_loss", "loss") if name in figures]
+    return all(isinstance(loss, (int, float)) and math.isfinite(loss) for loss in losses)
 
 
 def _types(hint: Any) -> tuple[type, ...]:
