@@ -64,4 +64,4 @@ def one_line(error: BaseException) -> str:
         else:
             remedy = "free some space or choose --results_dir"
         return f"cannot write {error.filename or 'a file'}: {error.strerror}; {remedy}"
-    return " ".join(str(error).split())
+    return errors.one_line(error)

@@ -34,7 +34,9 @@ FLOORS = {
         "prefix_room",  # of the three prefix methods
         "variant",
         "listing",
+        "outside",
         "registry",
+        "named",
         "__init__",  # the names that `from variants import ...` gives: a method is found when it is asked for
         "methods",
         "adapters",
@@ -55,6 +57,8 @@ FLOORS = {
         "errors",
         "atomic",
         "paths",
+        "documents",
+        "schema",
         "processes",
         "command_line",
         "hub",

@@ -25,6 +25,7 @@ examples:
   python -m variants.convert gpt2-vera peft-vera --to peft --model gpt2-medium
 """
 MODEL_HELP = "transformers model folder or Hub id"
+VARIANT_HELP = "the method's own file, if it is not the project's: an adapter folder names it, but brings no code"
 
 
 def convert(
@@ -33,6 +34,7 @@ def convert(
     to: str,
     model: str | None = None,
     alpha: float | None = None,
+    variant: str | None = None,
 ) -> str:
     """Write the adapter in ``source`` as ``target`` in format ``to``: ours, peft or loralib.
 
@@ -42,6 +44,7 @@ def convert(
         to: the format to write.
         model: base model; without it the shapes in the file must do, and its fingerprint is not recorded.
         alpha: LoRA's alpha, which loralib's files do not hold.
+        variant: ``FILE.py:CLASS`` of an adapter whose variant is not the project's.
 
     Returns:
         One line about what was written.
@@ -57,7 +60,7 @@ def convert(
     if Path(target).exists() and Path(target).resolve() == Path(source).resolve():
         raise VariantError(f"{target} is the source itself: choose another place")
     loaded = base.load_model(model, source) if model else base.stand_in(source)
-    adapted = formats.load(loaded, source, alpha=alpha)
+    adapted = formats.load(loaded, source, alpha=alpha, variant=variant)
     adapted.shrink()  # what was pruned is in no file
     note = ""
     if to == "peft":
@@ -83,10 +86,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", required=True, choices=("ours", "peft", "loralib"), help="format to write")
     parser.add_argument("--model", help=f"base model ({MODEL_HELP}); needed for VeRA and slices of unknown width")
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
+    parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
     given = parser.parse_args(arguments)
 
     def command() -> int:
-        print(convert(given.source, given.target, given.to, given.model, given.alpha))
+        print(convert(given.source, given.target, given.to, given.model, given.alpha, given.variant))
         return 0
 
     return exit_code(command)

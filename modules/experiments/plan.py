@@ -14,8 +14,9 @@ from modules.benchmarks.recipes import Recipe, recipes_for
 from modules.data.source import Source
 from modules.experiments.budget import line, pick
 from modules.experiments.wishes import Wishes
-from modules.runs.config import COMPILE, RunConfig, check_trainer, source_hash
+from modules.runs.config import COMPILE, RunConfig, check_trainer
 from variants.errors import UserError, VariantError
+from variants.outside.files import code_hash
 from variants.variant import BaseVariant
 
 
@@ -163,7 +164,7 @@ def _add(
         },
         training=training,
         init_from={"task": before.task, "id": before.id} if before else None,
-        code=source_hash(cls),
+        code=code_hash(cls),
         overrides=overrides,
         budget=found["budget"],
         **wishes.execution() | {"results_dir": str(Path(wishes.results_dir))},

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.runs.results import run_id
+from modules.documents import read_json
+from modules.runs.results import Budget, Origin, Start, run_id
+from modules.schema import Seed, built
 from variants.atomic import write_atomic
 from variants.errors import UserError
 
@@ -72,6 +73,12 @@ class Execution:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Execution)}
 
 
+class Place(Origin):
+    """Where a backbone or data are from, and what to load them by."""
+
+    spec: str
+
+
 @dataclass
 class RunConfig(Execution):
     """A run of one (benchmark, task, backbone, variant, seed), as its folder's `config.json` holds it.
@@ -93,14 +100,14 @@ class RunConfig(Execution):
     variant: str
     options: dict[str, Any]
     protocol: str
-    seed: int
-    backbone: dict[str, Any]
-    data: dict[str, Any]
+    seed: Seed
+    backbone: Place
+    data: Place
     training: dict[str, Any]
-    init_from: dict[str, str] | None = None
+    init_from: Start | None = None
     code: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
-    budget: dict[str, int] | None = None
+    budget: Budget | None = None
 
     @property
     def id(self) -> str:
@@ -127,19 +134,10 @@ class RunConfig(Execution):
 
     @classmethod
     def read(cls, results_dir: str, id: str) -> RunConfig:
-        """What :meth:`write` left."""
+        """What :meth:`write` left. Raises UserError naming the file and what is wrong."""
         path = Path(results_dir) / "runs" / id / "config.json"
-        return cls(**json.loads(path.read_text(encoding="utf-8")) | {"results_dir": results_dir})
-
-
-def source_hash(cls: type) -> str | None:
-    """Hash of the file that defines a class from outside the project: editing a method makes a new run of it."""
-    import sys
-
-    if cls.__module__.partition(".")[0] == "variants":
-        return None
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else None
+        content = built(cls, read_json(path), str(path))
+        return dataclasses.replace(content, results_dir=results_dir)
 
 
 def check_trainer(options: dict[str, Any]) -> None:

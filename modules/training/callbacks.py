@@ -119,7 +119,7 @@ class History(Callback):
             trainer.should_stop = True
         if trainer.is_global_zero and self.best is figures:
             self.save(module.adapted, "best")
-        self._log(trainer, dashboard(figures, module.adapted.metrics()))
+        self._log(trainer, dashboard(figures, *module.metrics_of_each()))
 
     def take(self, figures: dict[str, Any]) -> None:
         """Add the figures of an epoch."""

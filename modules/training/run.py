@@ -22,6 +22,7 @@ from modules.training.trainer import begin, checkpoint_path, fit, make_trainer
 from modules.training.wandb_logger import finish_logging, log_epochs, make_logger
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
+from variants.errors import VariantError
 
 
 def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
@@ -49,12 +50,16 @@ def run_seeds(configs: Sequence[RunConfig], live: bool | None = None) -> list[Ru
 
     Raises:
         UserError: model, data or settings cannot be had or do not fit.
-        VariantError: the variant does not fit the model, or cannot be stacked.
+        VariantError: the variant does not fit the model.
     """
     first = configs[0]
     begin(first.seed)
     prepared, adapted, counts, precision = attach_adapters(configs)
-    handle = adapted if len(configs) == 1 else Stack(adapted, [config.id for config in configs])
+    try:
+        handle = adapted if len(configs) == 1 else Stack(adapted, [config.id for config in configs])
+    except VariantError as error:
+        print(f"{error}; the seeds are trained one after the other", flush=True)
+        return [result for config in configs for result in run_seeds([config], live)]
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
 from modules.training.callbacks import History, scored_epoch
-from modules.training.lightning_module import FineTuner
+from modules.training.lightning_module import FineTuner, variant_figures
 from variants.adapters.stack import Stack
 from variants.formats.native import restore
 
@@ -41,7 +41,7 @@ class StackedTuner(FineTuner):
         found = []
         for index in range(self.size):
             with self.adapted.alone(index) as adapted:
-                found.append(adapted.metrics())
+                found.append(variant_figures(adapted))
         return found
 
     def restore(self, index: int, folder: Path) -> None:

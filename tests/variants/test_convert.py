@@ -108,6 +108,20 @@ def test_a_merged_model_is_plain_and_computes_the_same(name, variant, folders, t
     assert {p.name for p in tmp_path.iterdir()} == {"ours", "merged"}
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("place", ["lora_B", "out_proj.weight"])
+def test_an_adapter_that_is_not_finite_is_not_merged(place, value, folders, tmp_path, capsys):
+    """In a layer or in the head: exit code 2, the tensor's name, and no folder."""
+    adapted = saved("roberta", folders, tmp_path / "ours")
+    name, tensor = next((name, tensor) for name, tensor in adapted.trained().items() if place in name)
+    with torch.no_grad():
+        tensor.view(-1)[0] = value
+    save_adapter(adapted, tmp_path / "broken")
+    assert run(merge, tmp_path / "broken", "--model", folders / "roberta", "--out", tmp_path / "merged") == 2
+    assert f"{name} has values that are not finite" in capsys.readouterr().err
+    assert not (tmp_path / "merged").exists()
+
+
 def test_merge_takes_the_other_formats(folders, tmp_path):
     expected = logits(saved("roberta", folders, tmp_path / "ours").model)
     for kind, alpha in (("peft", []), ("loralib", ["--alpha", 6])):

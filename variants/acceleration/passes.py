@@ -13,7 +13,7 @@ from variants.acceleration.basics.fast_paths import FORWARDS, PREPARATIONS, upda
 from variants.acceleration.basics.overrides import Override, overriding
 from variants.acceleration.basics.policy import few_kernels, plain
 from variants.acceleration.casts import lowered, lowered_stack
-from variants.acceleration.methods import adalora, dora  # noqa: F401 (they register their fast paths)
+from variants.acceleration.methods import adalora, bottlenecks, dora  # noqa: F401 (they register their fast paths)
 from variants.acceleration.products.low_rank import add_products, added, product
 from variants.acceleration.products.merged_weight import merged_weights
 from variants.acceleration.products.shared_input import forget, shared_inputs

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from variants.adapters.answers import completed_groups
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, seeded
 from variants.variant import BaseVariant
@@ -108,7 +109,9 @@ class Adapter:
             head: names of the task head's, which learn at ``head_lr``, or at ``lr`` where that is None.
             decay: weight decay.
         """
+        trained = {k: t for k, t in self.tensors().items() if isinstance(t, nn.Parameter) and t.requires_grad}
         groups = self.variant.param_groups(list(self.layers.values()), lr) if self.layers else []
+        groups = completed_groups(self.variant, groups, trained, {"lr": lr, "weight_decay": decay})
         for rate, keys in (
             (lr, [key for key in self.in_place if key not in head]),
             (lr if head_lr is None else head_lr, [key for key in self.in_place if key in head]),
@@ -116,7 +119,7 @@ class Adapter:
             for own, wide in ((decay, True), (0.0, False)):
                 chosen = [parameters[key] for key in keys if (parameters[key].ndim > 1) == wide]
                 groups.append({"params": chosen, "lr": rate, "weight_decay": own})
-        return [{"weight_decay": decay} | group for group in groups if group["params"]]
+        return [group for group in groups if group["params"]]
 
 
 def copy_tensors(adapter: Adapter, tensors: dict[str, Tensor]) -> None:

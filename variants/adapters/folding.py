@@ -1,34 +1,154 @@
-"""Layers folded into plain weights, before any of them is written."""
+"""Layers folded into plain weights: all of them or none, and the modules themselves asked whether it came out right."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from variants.errors import VariantError
-from variants.layer import AdapterLayer
+from variants.errors import VariantError, first_line
+from variants.layer import AdapterLayer, full_precision, seeded
+from variants.sites.kinds import memory
+from variants.sites.site import Site
 
 Folded = tuple[Tensor, Tensor | None]
 """Weight (out, in) and bias (out) of the plain map that equals base and adapter together."""
+ROWS = 8
+"""Rows of the probe that goes through each module."""
+
+
+def merge_into(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> tuple[dict[str, Any], float]:
+    """Write base and adapter together into the weights of the modules, whose hooks are in place and awake.
+
+    A module may read its weight in a way of its own (a scale, a parametrisation), so a probe goes through each before
+    and after.
+
+    Returns:
+        What was there, by path, for :meth:`Site.restore`; and the largest difference of :func:`fold`.
+
+    Raises:
+        VariantError: a weight is shared, unreadable or not finite, or a module computes something else than before;
+            then every weight is as it was.
+    """
+    refuse_tied(model, layers.values())
+    sites = {layer.site.module: layer.site for layer in layers.values()}
+    with full_precision(next(iter(layers.values())).site.parameter):
+        folded, worst = fold(layers)
+        before = {module: _answer(site) for module, site in sites.items()}
+        return _write(layers, folded, before, worst), worst
+
+
+def _write(
+    layers: Mapping[str, AdapterLayer], folded: Mapping[str, Folded], before: Mapping[nn.Module, Tensor], worst: float
+) -> dict[str, Any]:
+    """Write all of ``folded``, or nothing where outputs are not those of ``before``; what was there.
+
+    Args:
+        worst: the largest difference of :func:`fold`.
+    """
+    sites = {layer.site.module: layer.site for layer in layers.values()}
+    with _asleep(sites):
+        base = {module: _answer(site) for module, site in sites.items()}
+        kept: dict[str, Any] = {}
+        try:
+            for path, (weight, bias) in folded.items():
+                site = layers[path].site
+                kept[path] = site.kept()
+                site.write(weight, bias)
+            for module, site in sites.items():
+                _compare(site, before[module], _answer(site), base[module], worst)
+        except Exception:
+            for path, was in kept.items():
+                layers[path].site.restore(was)
+            raise
+    return kept
 
 
 def fold(layers: Mapping[str, AdapterLayer]) -> tuple[dict[str, Folded], float]:
     """The merged map of each site, and the largest difference from base and adapter over all of them
-    (:meth:`AdapterLayer.folded`)."""
+    (:meth:`AdapterLayer.folded`).
+
+    Raises:
+        VariantError: a map is not finite.
+    """
     worst, folded = 0.0, {}
     for path, layer in layers.items():
-        folded[path], difference = layer.folded()
+        if layer.site.parameter.is_meta:
+            raise VariantError(f"cannot merge into {path}: its weight is not loaded (it is on the meta device)")
+        (weight, bias), difference = layer.folded()
+        if not (weight.isfinite().all() and (bias is None or bias.isfinite().all())):
+            whose = "adapter has" if layer.site.weight().isfinite().all() else "base weight has"
+            raise VariantError(f"cannot merge into {path}: its {whose} values that are not finite (NaN or infinity)")
+        folded[path] = weight, bias
         worst = max(worst, difference)
     return folded, worst
 
 
 def refuse_tied(model: nn.Module, layers: Iterable[AdapterLayer]) -> None:
-    """Raise VariantError where a layer's base weight is another module's too: merging would change both."""
-    owners: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners.setdefault(id(parameter), []).append(name)
+    """Raise VariantError where a layer's base weight is another module's too: merging would change both.
+
+    A module that is reached under two names is one module.
+    """
+    owners: dict[Hashable, list[str]] = {}
+    for path, module in model.named_modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(memory(parameter), []).append(f"{path}.{name}")
     for layer in layers:
-        shared = owners.get(id(layer.site.parameter), [])
+        shared = owners.get(memory(layer.site.parameter), [])
         if len(shared) > 1:
             raise VariantError(f"cannot merge into {shared[0]}: the same tensor is {shared[1]}")
+
+
+@contextmanager
+def _asleep(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """The modules without what their adapters add."""
+    awake = [module.adapter for module in modules if module.adapter.enabled]
+    for adapter in awake:
+        adapter.enabled = False
+    try:
+        yield
+    finally:
+        for adapter in awake:
+            adapter.enabled = True
+
+
+def _answer(site: Site) -> Tensor:
+    """What the site's module, hooks included, makes of a few random rows: (rows, out), without dropout."""
+    module = site.module
+    modes = {child: child.training for child in module.modules()}
+    probe = torch.randn(ROWS, site.in_features, generator=seeded(1, site.module_path)).to(site.device, site.dtype)
+    module.eval()
+    try:
+        return module(probe).detach().to(torch.promote_types(site.dtype, torch.float32))
+    except Exception as error:  # whatever a module of another's raises
+        message = f"cannot merge into {site.module_path}: it cannot be called alone to see what comes out"
+        raise VariantError(f"{message} ({first_line(error)})") from error
+    finally:
+        for child, mode in modes.items():
+            child.training = mode
+
+
+def _compare(site: Site, before: Tensor, after: Tensor, base: Tensor, worst: float) -> None:
+    """Raise VariantError where a module's outputs are not those of base and adapter, up to rounding."""
+    size = torch.stack([before, base]).square().mean().sqrt()  # base and adapter may cancel
+    error = (after - before).square().mean().sqrt()
+    if error <= _tolerance(site.dtype) * size:  # NaN is not
+        return
+    if worst > _tolerance(site.dtype) * size:
+        why = f"the folded map is off by {worst:.1e} from what the layer's forward() computes"
+    else:
+        why = (
+            f"{type(site.module).__name__} gives other outputs with the merged weight than with the adapter "
+            f"({error / size:.0e} of their size), so it reads its weight in a way of its own"
+        )
+    raise VariantError(f"cannot merge into {site.module_path}: {why}; nothing was merged")
+
+
+def _tolerance(dtype: torch.dtype) -> float:
+    """Rounding errors of a map's outputs, relative to their size: of rounded weights, or of TensorFloat-32."""
+    if dtype == torch.float32 and torch.get_float32_matmul_precision() != "highest":
+        return 2e-3
+    return max(8 * torch.finfo(dtype).eps, 1e-4)

@@ -10,19 +10,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
-from variants.registry import resolve, spec_of
+from variants.formats.boundary import build, check, read_json, read_tensors, refusing
+from variants.named import named_in
+from variants.outside.files import code_hash
+from variants.registry import spec_of
 from variants.sites.architectures import head_parameters
+from variants.variant import BaseVariant
 
 TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
 FORMAT = 1
 _INITIAL = "initial::"
+_KINDS = {
+    "variant": str,
+    "code": str | None,
+    "options": dict,
+    "seed": int,
+    "head": list[str] | None,
+    "base": dict,
+    "epoch": int,
+    "task": str | None,
+}
+_BASE_KINDS = {"model_type": str | None, "class": str | None, "fingerprint": str | None, "sketch": str | None}
+"""Types of the entries of adapter.json that are read here or by the project's commands."""
 
 
 @torch.no_grad()
@@ -54,6 +69,7 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
     config = {
         "format": FORMAT,
         "variant": spec or spec_of(type(adapter.variant)),
+        "code": code_hash(type(adapter.variant)),
         "options": adapter.variant.options(),
         "seed": adapter.seed,
         "head": adapted.head,
@@ -71,7 +87,7 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
 
 
 def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors of an adapter folder.
+    """Configuration and tensors of an adapter folder, the configuration's entries of the types of `_KINDS`.
 
     Raises:
         VariantError: a file is missing or is not what it should be.
@@ -80,14 +96,14 @@ def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, T
     for name in (CONFIG, TENSORS):
         if not (folder / name).is_file():
             raise VariantError(f"{folder} is not an adapter folder: it has no {name}")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        tensors = load_file(folder / TENSORS)
-    except (ValueError, SafetensorError) as error:
-        raise VariantError(f"{folder} is damaged: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
+    config = read_json(folder / CONFIG)
+    if config.get("format") != FORMAT:
         raise VariantError(f"{folder / CONFIG} is not of format {FORMAT}, the one this version reads")
-    return config, tensors
+    if missing := [key for key in ("variant", "options") if key not in config]:
+        raise VariantError(f"{folder / CONFIG} lacks {missing[0]!r}")
+    check(folder / CONFIG, config, _KINDS)
+    check(folder / CONFIG, config.get("base", {}), _BASE_KINDS)
+    return config, read_tensors(folder / TENSORS)
 
 
 def restore(adapted: AdaptedModel, folder: str | os.PathLike) -> None:
@@ -97,32 +113,38 @@ def restore(adapted: AdaptedModel, folder: str | os.PathLike) -> None:
 
 
 def load(
-    model: nn.Module | AdaptedModel, folder: str | os.PathLike, *, name: str = "default", strict: bool = False
+    model: nn.Module | AdaptedModel,
+    folder: str | os.PathLike,
+    *,
+    name: str = "default",
+    strict: bool = False,
+    variant: str | type[BaseVariant] | None = None,
 ) -> AdaptedModel:
     """Put the adapter in ``folder`` on ``model``, or beside the others of an attached one.
 
     Args:
-        strict: refuse a base model other than the one it was trained on, instead of warning.
+        strict: refuse a base model, or a variant's code, other than those of its training, instead of warning.
+        variant: the class, or ``FILE.py:CLASS``, of an adapter whose variant is neither built in nor registered: the
+            folder names it, but code is loaded at your word alone.
 
     Raises:
-        VariantError: the first tensor that does not fit, or (strict) another base model.
+        VariantError: the first thing in the folder that is wrong or does not fit, or (strict) another base model.
     """
+    folder = Path(folder)
     config, tensors = read_adapter(folder)
-    cls = resolve(config["variant"])
-    try:
-        variant = cls(**config["options"])
-    except TypeError as error:
-        raise VariantError(f"{folder}: {config['variant']} has other options than the file: {error}") from error
+    cls = named_in(folder, config["variant"], config.get("code"), variant, strict)
+    own = build(folder, cls, config["options"], tensors.values())
     head = config.get("head")
-    adapted = (
-        model
-        if isinstance(model, AdaptedModel)
-        else AdaptedModel(model, head_parameters(model) if head is None else head)
-    )
-    initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
-    with adapted.adding(name, variant, config.get("seed", 0), initial):
-        adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
-        _check_base(adapted, config, folder, strict)
+    with refusing(f"{folder} does not fit this model"):
+        adapted = (
+            model
+            if isinstance(model, AdaptedModel)
+            else AdaptedModel(model, head_parameters(model) if head is None else head)
+        )
+        initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
+        with adapted.adding(name, own, config.get("seed", 0), initial):
+            adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
+            _check_base(adapted, config, folder, strict)
     return adapted
 
 

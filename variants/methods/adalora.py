@@ -153,7 +153,7 @@ class AdaLoRA(Variant):
         for layer in layers:
             for name in FACTORS:
                 w, (sensitivity, uncertainty) = getattr(layer, name), layer.averages(name)
-                importance = (w * w.grad).abs()  # eq. 8
+                importance = (w * (0 if w.grad is None else w.grad)).abs()  # eq. 8; None: no pass reached the layer
                 sensitivity.lerp_(importance, 1 - self.beta1)  # eq. 9
                 uncertainty.lerp_((importance - sensitivity).abs(), 1 - self.beta2)  # eq. 10
 

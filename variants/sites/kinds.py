@@ -5,6 +5,7 @@ Another way of keeping it (a convolution's kernel, a few bits for each value) is
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ class Plain:
     """``torch.nn.Linear``: a parameter ``weight`` of shape (out, in)."""
 
     transposed = False
+    readable = True
+    """The matrix can be read from the parameter and written to it."""
 
     def fits(self, module: nn.Module) -> bool:
         """Whether a module keeps its matrix in this way."""
@@ -84,7 +87,40 @@ class Transposed(Plain):
         return module.weight.t()
 
 
-KINDS = (Transposed(), Plain())
+class Quantised(Plain):
+    """A linear map whose parameter is no matrix of floating-point numbers: integers and a scale, packed bytes, fp8.
+
+    Only the module itself can read it. What is computed beside the module (an update of low rank) works all the same.
+    """
+
+    readable = False
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether the module is a linear map whose parameter is not its matrix."""
+        if not isinstance(module, nn.Linear):
+            return False
+        weight = module.weight
+        wrapped = hasattr(weight, "__tensor_flatten__") and not hasattr(
+            weight, "device_mesh"
+        )  # torchao's, not a DTensor
+        return wrapped or not weight.dtype.is_floating_point or weight.dtype.itemsize < 2
+
+    def shape(self, module: nn.Module) -> tuple[int, int]:
+        """(out_features, in_features) as the module says, since its parameter may be packed."""
+        return module.out_features, module.in_features
+
+    def dtype(self, module: nn.Module) -> torch.dtype:
+        """What the module computes in, as far as it can be told: of its own accord, or by its bias."""
+        bias = getattr(module, "bias", None)
+        said = (getattr(module, "compute_dtype", None), None if bias is None else bias.dtype)
+        return next((x for x in said if isinstance(x, torch.dtype) and x.is_floating_point), torch.get_default_dtype())
+
+    def packs(self, module: nn.Module) -> bool:
+        """Whether several numbers share an element, as in 4 bits."""
+        return module.weight.numel() != module.out_features * module.in_features
+
+
+KINDS = (Transposed(), Quantised(), Plain())
 """The first that fits a module is its kind."""
 
 
@@ -101,3 +137,8 @@ def is_linear(module: nn.Module) -> bool:
 def is_conv1d(module: nn.Module) -> bool:
     """GPT-2's transposed linear map."""
     return isinstance(kind_of(module), Transposed)
+
+
+def memory(tensor: Tensor) -> Hashable:
+    """Equal for tensors that begin in the same memory: tied weights, whether or not they are one parameter."""
+    return tensor.data_ptr() if not tensor.is_meta and type(tensor.data) is Tensor and tensor.numel() else id(tensor)

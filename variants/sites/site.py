@@ -13,10 +13,19 @@ import torch
 from torch import Tensor, nn
 
 from variants.errors import VariantError
-from variants.sites.kinds import Plain, is_conv1d, is_linear, kind_of
+from variants.sites.kinds import Plain, Quantised, is_conv1d, is_linear, kind_of
 from variants.sites.rows import Rows
 
 __all__ = ["ModuleSite", "Site", "is_conv1d", "is_linear"]
+
+REMEDY = "Load the model in float32, bfloat16 or float16"
+
+
+def _quantised(module: nn.Module) -> str:
+    """How a module keeps a weight that is no matrix of floating-point numbers."""
+    weight, kind = module.weight, type(module.weight.data).__name__
+    form = str(weight.dtype).removeprefix("torch.") if kind == "Tensor" else kind
+    return f"({type(module).__name__}) keeps its weight quantised, as {form} {list(weight.shape)}"
 
 
 @dataclass
@@ -44,6 +53,10 @@ class Site:
 
     def __post_init__(self) -> None:
         self.kind = kind_of(self.module)
+        if isinstance(self.kind, Quantised) and self.kind.packs(self.module):
+            raise VariantError(
+                f"{self.path} {_quantised(self.module)}: maps packed in 4 bits are not supported yet. {REMEDY}"
+            )
         self.period = self.period or self.total_out
         self.stop = self.period if self.stop < 0 else self.stop
         self.rows = Rows(self.start, self.stop, self.period, self.total_out)
@@ -109,7 +122,11 @@ class Site:
         """The base weight, (out_features, in_features).
 
         A view where the module keeps it so; a copy of interleaved rows, or where it is kept in another form.
+
+        Raises:
+            VariantError: only the module itself can read it.
         """
+        self._refuse_quantised()
         return self.kind.weight(self.module, self.rows)
 
     def bias(self) -> Tensor | None:
@@ -119,11 +136,13 @@ class Site:
 
     def times(self, x: Tensor) -> Tensor:
         """x Wᵀ without the bias, (..., in_features) -> (..., out_features)."""
+        self._refuse_quantised()
         return self.kind.times(self.module, self.rows, x)
 
     @torch.no_grad()
     def write(self, weight: Tensor, bias: Tensor | None) -> None:
         """Overwrite the base weight (and bias) of this site in place."""
+        self._refuse_quantised()
         self.kind.write(self.module, self.rows, weight)
         if bias is not None and self.module.bias is not None:
             self.rows.write(self.module.bias, bias)
@@ -135,6 +154,7 @@ class Site:
         Args:
             bias: the bias too; not where None is written for it, since it may be trained meanwhile.
         """
+        self._refuse_quantised()
         own = self.bias() if bias else None
         return self.kind.kept(self.module, self.rows), None if own is None else own.detach().clone()
 
@@ -145,6 +165,13 @@ class Site:
         self.kind.restore(self.module, self.rows, weight)
         if bias is not None:
             self.rows.write(self.module.bias, bias)
+
+    def _refuse_quantised(self) -> None:
+        if self.kind and not self.kind.readable:
+            raise VariantError(
+                f"{self.path} {_quantised(self.module)}, which only the module itself can read: lora, adalora and vera "
+                f"work there, but no method that computes with the weight, and no merging. {REMEDY}"
+            )
 
     def unshare(self) -> None:
         """Give the module a copy of its weight: a shallow copy of another module can then be written to."""

@@ -41,7 +41,7 @@ def comparison_of(path: Path, **wishes) -> compare.Comparison:
     """The comparison of a file, as the command makes it; nothing is written to where it is by default."""
     content = compare.read(path)
     wishes = {"model": "embedded", "results_dir": "nowhere", "wandb": "off"} | wishes
-    return compare.Comparison(path, content, Wishes(benchmark=benchmark(content["benchmark"]), **wishes))
+    return compare.Comparison(path, content, Wishes(benchmark=benchmark(content.benchmark), **wishes))
 
 
 @pytest.fixture
@@ -74,9 +74,9 @@ def test_the_plans_of_the_project_are_read_and_their_variants_exist(path):
     rows = comparison.rows()
     for row in rows:
         build_variant(resolve(row.variant), row.options)
-    assert len({row.name for row in rows}) == len(rows) == len(plan["variants"])
-    assert plan["tune"]["seed"] not in plan["seeds"] and len(plan["seeds"]) >= 3
-    assert set(plan["tasks"]) <= set(comparison.benchmark.tasks)
+    assert len({row.name for row in rows}) == len(rows) == len(plan.variants)
+    assert plan.tune.seed not in plan.seeds and len(plan.seeds) >= 3
+    assert set(plan.tasks) <= set(comparison.benchmark.tasks)
     for row in rows:
         given = comparison.recipe(row, row.grid[0], tuning=True)
         settings = yaml.safe_load(given)["variants"][resolve(row.variant).name]["common"]

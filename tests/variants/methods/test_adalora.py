@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from torch import nn
 
 from tests.support.models import LABELS, MODELS, inputs
 from tests.support.parity import adapter_size, off
@@ -396,3 +397,31 @@ def test_damaged_files_are_refused(pruned):
 def test_published_size():
     """Table 1: 1.99M of DeBERTa-v3-base train from r = 12 (printed as the final 1.27M), in six kinds of maps."""
     assert adapter_size("deberta-v3-base", AdaLoRA(init_r=12, target="all-linear")) == 1_991_520
+
+
+class Branches(nn.Module):
+    """Two maps, of which a pass uses the one that it is told to: as a router, or layer drop, has it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x, first):
+        return (self.a if first else self.b)(x)
+
+
+@pytest.mark.parametrize("regularised", [False, True])
+def test_a_layer_that_no_pass_reached_has_no_gradient_and_counts_as_zero(regularised):
+    """AdaLoRA #21, peft #1721: the averages of such a layer decay, and the budget is spent on the others."""
+    torch.manual_seed(0)
+    adapted = attach(Branches(), AdaLoRA(init_r=4, target_r=2, tinit=1, tfinal=5, target="a,b"), head=[])
+    optimizer = torch.optim.AdamW(adapted.param_groups(1e-2))
+    for step in range(1, 11):
+        loss = adapted.model(torch.randn(4, 8), True).square().sum()
+        (loss + adapted.penalty() if regularised else loss).backward()
+        optimizer.step()
+        adapted.after_step(step, 10)
+        optimizer.zero_grad()
+    used, unused = adapted.layers
+    assert not unused.lora_E_sensitivity.any() and unused.lora_B_sensitivity.any() == regularised
+    assert int(used.kept.sum()) == 4 and not unused.kept.any()

@@ -16,8 +16,9 @@ whose own input is kept anyway. Of smaller ones the time counts more."""
 
 
 def plain(x: Tensor) -> bool:
-    """Whether ``x`` is computed with as it is: by no compiler, function transform or autocast to another dtype."""
-    if torch.compiler.is_compiling() or torch_private.function_transforms_active() or x.is_meta:
+    """Whether ``x`` is computed with as it is: by no compiler, function transform or autocast to another dtype, and not
+    nested."""
+    if torch.compiler.is_compiling() or torch_private.function_transforms_active() or x.is_meta or x.is_nested:
         return False
     kind = x.device.type
     return not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) == x.dtype
@@ -26,7 +27,7 @@ def plain(x: Tensor) -> bool:
 def few_kernels(x: Tensor) -> bool:
     """Whether what reads ``x`` is to be computed in as few operations and as little memory as can be, by functions of
     our own."""
-    return pays(x.nbytes) and plain(x)
+    return not x.is_nested and pays(x.nbytes) and plain(x)
 
 
 def pays(nbytes: int) -> bool:

@@ -19,7 +19,8 @@ def update_importance(variant: AdaLoRA, layers: Sequence[AdaLoRALayer]) -> None:
     weights = [getattr(layer, name) for layer in layers for name in FACTORS]
     averages = [layer.averages(name) for layer in layers for name in FACTORS]
     sensitivity, uncertainty = map(list, zip(*averages, strict=True))
-    importance = torch_private.foreach_abs(torch_private.foreach_mul(weights, [w.grad for w in weights]))  # eq. 8
+    gradients = [torch.zeros_like(w) if w.grad is None else w.grad for w in weights]
+    importance = torch_private.foreach_abs(torch_private.foreach_mul(weights, gradients))  # eq. 8
     torch_private.foreach_lerp_(sensitivity, importance, 1 - variant.beta1)  # eq. 9
     deviation = torch_private.foreach_abs(torch_private.foreach_sub(importance, sensitivity))
     torch_private.foreach_lerp_(uncertainty, deviation, 1 - variant.beta2)  # eq. 10

@@ -56,6 +56,8 @@ def test_updates_are_the_methods_own(target):
     for step in range(1, 11):
         for handle in handles:
             draw_gradients(handle)
+            for name in FACTORS if step in (4, 5) else ():  # as if no pass had reached the layer
+                getattr(handle.layers[1], name).grad = None
         handles[0].after_step(step, 10)
         with accelerated_updates(handles[1]):
             handles[1].after_step(step, 10)
