@@ -61,6 +61,7 @@ FLOORS = {
         "paths",
         "documents",
         "schema",
+        "processes",
         "command_line",
         "hub",
         "runs",
