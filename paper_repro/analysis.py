@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.command_line import guarded
+from variants.convert import VARIANT_HELP
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -32,6 +33,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--which", choices=("best", "last"), default="best", help="adapter of a run (default: best)")
     add("--of", choices=("A", "delta"), help="whose directions (default: A if all runs have one, else delta, ΔW)")
     add("--model", help="the runs' backbone, if it has been moved: folder, Hub id or embedded")
+    add("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
     add("--out", type=Path, help="folder (default: results/analysis/RUN_RUN...)")
     add("--no_plots", action="store_true", help="no heat maps, and no need of matplotlib")
     return parser.parse_args(argv)
@@ -43,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from modules.analysis.compare_runs import analyse
 
     names, results_dir, plots = options.runs, options.results_dir, not options.no_plots
-    print("written:", *analyse(names, results_dir, options.which, options.of, options.model, options.out, plots))
+    files = analyse(names, results_dir, options.which, options.of, options.model, options.out, plots, options.variant)
+    print("written:", *files)
     return 0
 
 

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from modules.benchmarks.base import benchmark
 from modules.command_line import guarded
-from modules.experiments.comparison import Comparison, read
+from modules.experiments.comparison import Comparison
+from modules.experiments.comparison_file import read
 from modules.experiments.wishes import Wishes
 from modules.launch.pool import default_jobs
 from modules.reports.show import show_table
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
     content = read(options.file)
     wishes = Wishes(
-        benchmark=benchmark(content["benchmark"]),
+        benchmark=benchmark(content.benchmark),
         model=options.model,
         data_dir=options.data_dir,
         results_dir=str(options.results_dir),

@@ -19,6 +19,7 @@ from modules.benchmarks.e2e import E2E
 from modules.benchmarks.e2e.settings import SEARCH
 from modules.command_line import guarded
 from variants.atomic import write_atomic
+from variants.convert import VARIANT_HELP
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -33,6 +34,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--epoch", choices=("best", "last"), help="whose weights (default: the run's score_epoch)")
     parser.add_argument("--data_dir", help="the run's data, if they have been moved")
     parser.add_argument("--model", help="the run's backbone, if it has been moved")
+    parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
     parser.add_argument("--reference", action="store_true", help="switch all acceleration off")
     parser.add_argument("--out", type=Path, help="file for the outputs, one per line")
     parser.add_argument("--json", action="store_true", help="one JSON object, unrounded; null where a score is missing")
@@ -47,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from modules.scores import score
 
     outputs, references, settings = redecode(
-        options.run, given, options.epoch, options.data_dir, options.model, options.reference
+        options.run, given, options.epoch, options.data_dir, options.model, options.reference, options.variant
     )
 
     if options.out:

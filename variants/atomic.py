@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import platform
+import re
 import threading
 from contextlib import suppress
 from pathlib import Path
 
 from variants.errors import UserError
 
+_HOST = re.sub(r"\W", "", platform.node()) or "host"
 
-def write_atomic(path: str | Path, content: str | bytes) -> None:
+
+def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
     """Write `content` so that `path` is the old file or the new one, never half of it.
+
+    It is written beside its place and renamed: between two disks a rename would be a copy, which can stop half way.
+    What a killed write of the same file left is removed.
 
     Raises UserError where the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_leftovers(path.parent, path.name)
         with open(temporary, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
@@ -32,3 +41,37 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path, name: str | None = None) -> None:
+    """Remove what writes left in a folder whose processes were killed; with ``name`` those of this file alone."""
+    for file in folder.glob(f".{'*' if name is None else glob.escape(name)}.*.tmp"):
+        writer = re.search(r"\.(?:(\w+)-)?(\d+)-\d+\.tmp$", file.name)
+        if writer and writer[1] in (None, _HOST) and not _lives(int(writer[2])):
+            with suppress(OSError):
+                file.unlink(missing_ok=True)
+
+
+def _lives(process: int) -> bool:
+    """Whether a process of this machine is there; true where that cannot be known."""
+    if os.name != "posix":  # elsewhere the question would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):  # it is somebody else's, or no number of a process here
+        return True
+    return True
+
+
+def move_aside(path: Path) -> Path:
+    """Give a file that is of no use a name beside its own (``name.corrupt-1``, ``-2``, ...), which it returns.
+
+    Raises OSError where the folder cannot be written.
+    """
+    number = 1
+    while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
+        number += 1
+    os.replace(path, aside)
+    return aside

@@ -18,10 +18,20 @@ class VariantError(UserError, ValueError):
     """A hyperparameter, target or adapter file that cannot work."""
 
 
+LONGEST = 300
+"""Characters of a message."""
+
+
+def one_line(error: BaseException | str) -> str:
+    """A message, or that of an error, as a person is shown it: one line, of a long one the beginning and the end."""
+    text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 103]} … {text[-100:]}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text with its type, at most 300 characters, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}"[:300] if lines else type(error).__name__
+    return f"{type(error).__name__}: {lines[0]}"[:LONGEST] if lines else type(error).__name__
 
 
 def exit_code(command: Callable[[], int]) -> int:
@@ -29,5 +39,5 @@ def exit_code(command: Callable[[], int]) -> int:
     try:
         return command()
     except UserError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2

@@ -6,13 +6,14 @@ import copy
 import hashlib
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.errors import VariantError
+from variants.outside.places import definition
 
 if TYPE_CHECKING:
     from variants.sites.site import Site
@@ -58,11 +59,11 @@ class LowRank(NamedTuple):
         if self.outer is not None:
             return y + self.scale * self.outer * F.linear(z, self.B)
         z, B = z.to(y.dtype), self.B.to(y.dtype)
-        return torch.addmm(_rows(y), _rows(z), B.mT, alpha=self.scale).view_as(y)  # one kernel for product and sum
+        return torch.addmm(rows(y), rows(z), B.mT, alpha=self.scale).view_as(y)  # one kernel for product and sum
 
 
-def _rows(tensor: Tensor) -> Tensor:
-    """(..., n) as rows (N, n)."""
+def rows(tensor: Tensor) -> Tensor:
+    """(..., n) as rows (N, n); a vector is one row."""
     return tensor.flatten(0, -2) if tensor.ndim > 1 else tensor[None]
 
 
@@ -72,14 +73,14 @@ class AdapterLayer(nn.Module):
     A subclass is built as ``Layer(site, config, rng, **config.shared(...))``; every random initial value comes from
     ``rng``, a CPU generator seeded by the run's seed and the site's path, so that it is the same on every rank and
     device. It says what it computes in one of three ways: :meth:`low_rank` where the update is a low-rank product,
-    :meth:`delta_weight` for any other update of the weight, :meth:`forward` for everything else. How fast it is
-    computed is none of its business (``variants.acceleration``), and neither are dtypes: inputs arrive in the dtype
-    of its parameters, and the output is cast back.
+    :meth:`delta_weight` for any other update of the weight, :meth:`forward` for everything else; what a subclass writes
+    takes the place of what it inherits. How fast it is computed is none of its business (``variants.acceleration``),
+    and neither are dtypes: inputs arrive in the dtype of its parameters, and the output is cast back.
 
     Args:
         site: the place in the model; ``in_features``, ``out_features`` and, for linear maps, ``weight()``.
-        config: the variant's hyperparameters as they hold at this site. An option ``dropout`` drops inputs of a
-            low-rank update while training.
+        config: the variant's hyperparameters as they hold at this site. An option ``dropout`` drops inputs of the
+            update while training.
         rng: generator for the initial values.
     """
 
@@ -87,9 +88,23 @@ class AdapterLayer(nn.Module):
     """Tensors that may come back from a file of another size, and in which dimension (AdaLoRA's rank)."""
     training_only: tuple[str, ...] = ()
     """Buffers needed to go on training and not to compute: part of a checkpoint; an adapter file may lack them."""
+    declares_low_rank: ClassVar[bool] = True
+    """What :meth:`low_rank` gives is what the layer computes: no subclass wrote a :meth:`delta_weight` over it."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        written = (name for base in cls.__mro__ for name in ("low_rank", "delta_weight") if name in vars(base))
+        cls.declares_low_rank = next(written) == "low_rank"
 
     def __init__(self, site: Site, config: Any, rng: torch.Generator | None = None) -> None:
         super().__init__()
+        own = type(self)
+        written = [
+            n for n in ("low_rank", "delta_weight", "forward") if getattr(own, n) is not getattr(AdapterLayer, n)
+        ]
+        if not (written or hasattr(own, "pre") or hasattr(own, "lengthen")):
+            where = definition(own)
+            raise VariantError(f"{where}: {own.__name__} has none of low_rank(), delta_weight() and forward(x, y)")
         self.site = site  # plain attributes: the base model is not a child of its adapter
         self.config = config
         self.dropout = nn.Dropout(getattr(config, "dropout", 0.0))
@@ -112,8 +127,8 @@ class AdapterLayer(nn.Module):
             x: input of the site, (..., in_features).
             y: what the frozen base makes of it, W x + b, (..., out_features).
         """
-        update = self.low_rank()
-        return y + F.linear(x, self.delta_weight()) if update is None else update.added(y, self.dropout(x))
+        update, x = self.low_rank() if self.declares_low_rank else None, self.dropout(x)
+        return y + F.linear(x, self.delta_weight()) if update is None else update.added(y, x)
 
     @property
     def drops(self) -> bool:
@@ -123,7 +138,13 @@ class AdapterLayer(nn.Module):
     @property
     def adds_low_rank(self) -> bool:
         """All that the layer does is to add its low-rank update."""
-        return type(self).forward is AdapterLayer.forward and self.low_rank() is not None
+        plain = type(self).forward is AdapterLayer.forward and self.declares_low_rank and not self.hooked
+        return plain and self.low_rank() is not None
+
+    @property
+    def hooked(self) -> bool:
+        """Whether hooks of its own, for inputs, outputs or their gradients, want to see the layer called."""
+        return any((self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks))
 
     @property
     def per_token(self) -> bool:
@@ -204,3 +225,10 @@ def check_rank(r: int, site: Site, option: str = "r") -> int:
             f"so {option} can be at most {limit}"
         )
     return r
+
+
+def check_alpha(alpha: float) -> float:
+    """``alpha``, where it scales an update to something; VariantError where it would stay nothing, or overflow."""
+    if not 0 < alpha <= 1e6:
+        raise VariantError(f"alpha must lie above 0, up to 1,000,000, not {alpha:g}")
+    return alpha

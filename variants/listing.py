@@ -12,9 +12,7 @@ import typing
 from pathlib import Path
 from typing import Any
 
-from variants.variant import BaseVariant, Variant
-
-METHODS = Path(__file__).parent / "methods"
+from variants.variant import METHODS, BaseVariant, Variant
 
 
 def _class_in(file: Path) -> str | None:
@@ -42,6 +40,7 @@ def outline(method: str) -> type[BaseVariant] | None:
         bases = tuple(_base(ast.unparse(base)) for base in node.bases)
         fields = [_field(statement) for statement in node.body if isinstance(statement, ast.AnnAssign)]
         described = {"__doc__": ast.get_docstring(node, clean=False), "name": method}
+        described["__module__"] = __name__
         cls = dataclasses.make_dataclass(node.name, fields, bases=bases, namespace=described)
         cls.__module__ = typing.__name__  # where Literal and Any are found, which the annotations name as text
         typing.get_type_hints(cls)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from variants.convert import MODEL_HELP
+from variants.convert import MODEL_HELP, VARIANT_HELP
 from variants.errors import VariantError, exit_code
 
 HELP = """\
@@ -28,7 +28,13 @@ TOKENIZER = (
 )
 
 
-def merge(adapter: str | os.PathLike, model: str, out: str | os.PathLike, alpha: float | None = None) -> float:
+def merge(
+    adapter: str | os.PathLike,
+    model: str,
+    out: str | os.PathLike,
+    alpha: float | None = None,
+    variant: str | None = None,
+) -> float:
     """Write ``model`` with ``adapter`` folded into its weights to the new folder ``out``.
 
     Args:
@@ -36,6 +42,7 @@ def merge(adapter: str | os.PathLike, model: str, out: str | os.PathLike, alpha:
         model: folder or Hub id of the base model.
         out: folder to write; it must be absent or empty.
         alpha: LoRA's alpha, which loralib's files do not hold.
+        variant: ``FILE.py:CLASS`` of an adapter whose variant is not the project's.
 
     Returns:
         The largest difference between a merged map and base plus adapter, on random inputs.
@@ -51,7 +58,7 @@ def merge(adapter: str | os.PathLike, model: str, out: str | os.PathLike, alpha:
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise VariantError(f"{out} exists already: choose another folder, or empty it")
-    adapted = formats.load(base.load_model(model, adapter), adapter, alpha=alpha)
+    adapted = formats.load(base.load_model(model, adapter), adapter, alpha=alpha, variant=variant)
     state = adapted.state_dict()
     if broken := [key for key, t in state.items() if t.is_floating_point() and not t.isfinite().all()]:
         raise VariantError(f"{adapter} is not merged: {broken[0]} has values that are not finite (NaN or infinity)")
@@ -88,10 +95,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", required=True, help=f"its base model ({MODEL_HELP})")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="model folder to write; it must not exist yet")
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
+    parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
     given = parser.parse_args(arguments)
 
     def command() -> int:
-        difference = merge(given.adapter, given.model, given.out, given.alpha)
+        difference = merge(given.adapter, given.model, given.out, given.alpha, given.variant)
         print(f"{given.out}: merged; largest difference of a map's output {difference:.1e}")
         return 0
 

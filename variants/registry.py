@@ -4,31 +4,36 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import hashlib
-import importlib.util
+import importlib
 import sys
-import types
 import warnings
 from importlib.metadata import entry_points
 from pathlib import Path
 
 from variants import listing
 from variants.errors import VariantError
-from variants.variant import BaseVariant
+from variants.outside.files import classes_in, load_file, loaded_by_path
+from variants.outside.places import definition, located
+from variants.variant import BaseVariant, is_built_in, name_of
 
 BUILT_IN = tuple(listing.CLASSES)
 """Names of this package's methods: each is the module ``variants.methods.<name>``."""
 ENTRY_POINTS = "lora_variants"
 
-_FILE_MODULE = "_variant_file_"  # how the names of modules begin that were loaded by path
 _registered: dict[str, type[BaseVariant]] = {}
 _specs: dict[type[BaseVariant], str] = {}  # how classes outside the registry were named
 
 
 def register(name: str):
-    """Class decorator: make a variant known as ``--variant name``."""
+    """Class decorator: make a variant known as ``--variant name``.
+
+    Raises:
+        VariantError: a method of this package has the name.
+    """
 
     def decorate(cls: type[BaseVariant]) -> type[BaseVariant]:
+        if name in BUILT_IN and not is_built_in(cls):
+            raise VariantError(f"{name!r} is a method of this project: register {cls.__name__} under another name")
         if name in _registered and _registered[name].__qualname__ != cls.__qualname__:
             warnings.warn(f"variant {name!r} is registered again, by {cls.__module__}", stacklevel=2)
         cls.name = name
@@ -58,12 +63,18 @@ def resolve(spec: str) -> type[BaseVariant]:
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name == spec:
             return _checked(entry.load(), spec)
+    if spec.endswith(".py"):
+        classes = classes_in(Path(spec).expanduser())
+        example = f"{spec}:{classes[-1] if classes else 'Class'}"
+        raise VariantError(f"{spec} is a file: name its class too, such as {example}")
     near = difflib.get_close_matches(spec, names(), n=3) or names()
     raise VariantError(f"unknown variant {spec!r}; did you mean {', '.join(near)}? (or package.module:Class)")
 
 
 def _load(spec: str) -> type[BaseVariant]:
     where, _, attribute = spec.rpartition(":")
+    if not (where and attribute):
+        raise VariantError(f"{spec!r} names no variant: write package.module:Class or path/to/file.py:Class")
     try:
         if where.endswith(".py"):
             module = load_file(Path(where))
@@ -71,8 +82,10 @@ def _load(spec: str) -> type[BaseVariant]:
             if "" not in sys.path and str(Path.cwd()) not in sys.path:
                 sys.path.insert(0, str(Path.cwd()))
             module = importlib.import_module(where)
-    except (ImportError, OSError) as error:
+    except OSError as error:
         raise VariantError(f"cannot load variant {spec!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # the inventor's code, whatever it does
+        raise VariantError(f"cannot load variant {spec!r}: {located(error)}") from error
     if not hasattr(module, attribute):
         classes = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, BaseVariant)]
         near = difflib.get_close_matches(attribute, classes, n=3) or classes
@@ -80,33 +93,16 @@ def _load(spec: str) -> type[BaseVariant]:
     return _checked(getattr(module, attribute), spec)
 
 
-def load_file(path: Path, name: str | None = None) -> types.ModuleType:
-    """The module in a file outside any package; it is run once, however often it is asked for.
-
-    Args:
-        name: of the module in ``sys.modules``; by default a private one that tells files of one stem apart and
-            hides no module of theirs (a method in ``random.py``).
-    """
-    path = path.resolve()
-    name = name or f"{_FILE_MODULE}{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
-    if name in sys.modules:
-        return sys.modules[name]
-    module_spec = importlib.util.spec_from_file_location(name, path)
-    module = sys.modules[name] = importlib.util.module_from_spec(module_spec)
-    try:
-        module_spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]  # the mended file is run anew
-        raise
-    return module
-
-
 def _checked(cls: object, spec: str) -> type[BaseVariant]:
     if not (isinstance(cls, type) and issubclass(cls, BaseVariant)):
         raise VariantError(f"{spec!r} is not a variant: it must be a subclass of variants.Variant")
     if "__dataclass_fields__" not in vars(cls):
-        dataclasses.dataclass(cls)
-    cls.name = cls.name if "name" in vars(cls) else spec.rpartition(":")[2].lower()
+        try:
+            dataclasses.dataclass(cls)
+        except (TypeError, ValueError) as error:
+            raise VariantError(f"{definition(cls)}: {cls.__name__}: {error}") from error
+    if ":" not in spec and cls.name == name_of(cls):  # an entry point's
+        cls.name = spec
     _specs[cls] = spec
     return cls
 
@@ -117,8 +113,8 @@ def spec_of(cls: type[BaseVariant]) -> str:
         return _specs[cls]
     if cls.name in BUILT_IN and _registered.get(cls.name) is cls:
         return cls.name
-    loaded_by_path = cls.__module__.startswith(_FILE_MODULE)
-    return f"{sys.modules[cls.__module__].__file__ if loaded_by_path else cls.__module__}:{cls.__qualname__}"
+    by_path = loaded_by_path(cls.__module__)
+    return f"{sys.modules[cls.__module__].__file__ if by_path else cls.__module__}:{cls.__qualname__}"
 
 
 def outline(spec: str) -> type[BaseVariant]:

@@ -10,9 +10,11 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from variants.errors import VariantError
+from variants.outside.values import plain
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +22,10 @@ if TYPE_CHECKING:
 
     from variants.layer import AdapterLayer
     from variants.sites.site import Site
+
+
+METHODS = Path(__file__).parent / "methods"
+"""The folder of this package's methods: each is a file of its name."""
 
 
 @dataclass
@@ -31,7 +37,8 @@ class BaseVariant:
     """
 
     name: ClassVar[str] = ""
-    """Name on the command line, set by :func:`variants.register`."""
+    """Name in tables, recipes and files: the registered one (:func:`variants.register`), else made of the class's. It
+    is not inherited, and an outside class cannot have that of a method of this package."""
     layer: ClassVar[type | None] = None  # an AdapterLayer
     """What one site learns; a method that builds it, where a variant's sites are of several kinds."""
     identity_at_start: ClassVar[bool] = True
@@ -46,8 +53,27 @@ class BaseVariant:
     size: ClassVar[str] = ""
     """The option that decides how many parameters train, such as r; a budget sets it."""
 
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        options = {key for key, kind in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(kind)}
+        if taken := sorted(options & _INTERFACE):
+            raise VariantError(f"{cls.__name__}: {taken[0]!r} cannot be an option, as every variant has one: rename it")
+        if "name" not in vars(cls):
+            cls.name = name_of(cls)
+        elif not is_built_in(cls) and _has_file(cls.name):
+            raise VariantError(f"{cls.__name__}.name is {cls.name!r}, a method of this project: choose another name")
+
     def sites(self, model: nn.Module) -> list[Site]:
-        """The places of ``model`` that get a layer of their own."""
+        """The places of ``model`` that get a layer of their own.
+
+        Raises:
+            VariantError: there is a layer and nothing says where it sits.
+        """
+        if self.layer is not None:
+            raise VariantError(
+                f"{type(self).__name__} has a layer and no sites for it: subclass variants.Variant, whose target says "
+                "where layers sit, or write sites(model)"
+            )
         return []
 
     def sized(self, size: int) -> BaseVariant:
@@ -75,7 +101,8 @@ class BaseVariant:
         """Called after optimizer step ``step`` (1, 2, ... ``total_steps``), gradients still in place."""
 
     def param_groups(self, layers: Sequence[AdapterLayer], lr: float) -> list[dict[str, Any]]:
-        """Optimizer groups of the layers' parameters; each may carry its own ``lr`` (LoRA+)."""
+        """Optimizer groups of the layers' parameters, every one in one group; each may carry its own ``lr`` (LoRA+),
+        and one without learns at ``lr``."""
         trained = {id(p): p for layer in layers for p in layer.parameters() if p.requires_grad}  # a shared one once
         return [{"params": list(trained.values()), "lr": lr}]
 
@@ -84,8 +111,32 @@ class BaseVariant:
         return {}
 
     def options(self) -> dict[str, Any]:
-        """The hyperparameters as plain data; ``type(self)(**options)`` rebuilds the variant."""
-        return dataclasses.asdict(self)
+        """The hyperparameters as plain data, from which ``variants.outside.options.build`` makes the variant again.
+
+        Raises:
+            VariantError: one is of a kind that no file can hold.
+        """
+        name = type(self).__name__
+        return {f.name: plain(getattr(self, f.name), f"{name}.{f.name}") for f in dataclasses.fields(self) if f.init}
+
+
+_INTERFACE = {name for name in vars(BaseVariant) if not name.startswith("_")} | {"at"}
+"""What a variant's options cannot be called."""
+
+
+def name_of(cls: type) -> str:
+    """The name of a class that gives itself none: its own in lower case, marked where it is a built-in method's."""
+    name = cls.__name__.lower()
+    return f"outside-{name}" if _has_file(name) and not is_built_in(cls) else name
+
+
+def is_built_in(cls: type) -> bool:
+    """Whether a class belongs to this package's methods, or is the outline of one (``variants.listing``)."""
+    return cls.__module__.startswith("variants.methods.") or cls.__module__ == "variants.listing"
+
+
+def _has_file(name: str) -> bool:
+    return (METHODS / f"{name}.py").is_file()
 
 
 @dataclass

@@ -16,7 +16,8 @@ from variants.adapters.adapter import Adapter
 from variants.errors import UserError
 from variants.formats.native import load, read_adapter
 from variants.methods.lora import LoRALayer
-from variants.registry import resolve
+from variants.named import known, named_in
+from variants.variant import BaseVariant
 
 
 @dataclass
@@ -45,35 +46,38 @@ class Place:
     """The files of a run's adapter, before anything is loaded.
 
     Attributes:
-        config: of the adapter; run: None where there is the adapter alone.
+        config: of the adapter; variant: the class that it names.
+        run: None where there is the adapter alone.
     """
 
     name: str
     adapter: Path
     config: dict[str, Any]
+    variant: type[BaseVariant]
     run: RunConfig | None
 
     @property
     def has_A(self) -> bool:
         """Whether its layers have a matrix A whose directions can be compared (LoRA and its subclasses)."""
-        layer = resolve(self.config["variant"]).layer
+        layer = self.variant.layer
         return isinstance(layer, type) and issubclass(layer, LoRALayer)
 
     @property
     def label(self) -> str:
         """Such as ``lora r=8 seed 0 (cola)``."""
-        variant = resolve(self.config["variant"])
-        size = f" {variant.size}={self.config['options'][variant.size]}" if variant.size else ""
+        variant = self.variant
+        size = f" {variant.size}={self.config['options'].get(variant.size)}" if variant.size else ""
         task = f" ({self.config['task']})" if self.config.get("task") else ""
         return f"{variant.name or variant.__name__}{size} seed {self.config.get('seed', 0)}{task}"
 
 
-def find(name: str, results_dir: str | Path, which: str = "best") -> Place:
+def find(name: str, results_dir: str | Path, which: str = "best", variant: str | None = None) -> Place:
     """Find a run's adapter.
 
     Args:
         name: a run's id under ``results_dir``, a run's folder, or an adapter folder.
         which: "best" or "last" adapter of a run.
+        variant: ``FILE.py:CLASS`` of an adapter whose variant is not the project's.
 
     Raises:
         UserError, VariantError: there is no such adapter, or it is damaged.
@@ -84,8 +88,10 @@ def find(name: str, results_dir: str | Path, which: str = "best") -> Place:
     adapter = folder if (folder / "adapter.json").is_file() else folder / which
     config, _ = read_adapter(adapter)
     run = adapter.absolute().parent
-    known = RunConfig.read(str(run.parent.parent), run.name) if (run / "config.json").is_file() else None
-    return Place(run.name if known else folder.resolve().name, adapter, config, known)
+    record = RunConfig.read(str(run.parent.parent), run.name) if (run / "config.json").is_file() else None
+    spec = config["variant"]
+    cls = named_in(adapter, spec, config.get("code"), None if known(spec) else variant)
+    return Place(run.name if record else folder.resolve().name, adapter, config, cls, record)
 
 
 def directions(place: Place, of: str, model: str | None = None) -> Directions:
@@ -101,7 +107,7 @@ def directions(place: Place, of: str, model: str | None = None) -> Directions:
     base, remark = _backbone(place, model)
     if remark and of == "delta":  # DoRA's, for one, depends on W
         raise UserError(f"{remark}; nor are there directions of ΔW")
-    adapted = load(base, place.adapter, strict=True)
+    adapted = load(base, place.adapter, strict=True, variant=place.variant)
     if not adapted.layers or not adapted.variant.mergeable:
         raise UserError(f"{place.name}: {adapted.variant.name} adds no ΔW to weights, so there is nothing to compare")
     adapter = adapted.adapter

@@ -23,11 +23,12 @@ def analyse(
     model: str | None = None,
     out: Path | None = None,
     plots: bool = True,
+    variant: str | None = None,
 ) -> list[Path]:
     """Compare runs, print the tables, and write them with their heat maps.
 
     Args:
-        names, results_dir, which: of the runs, as in `adapter_directions.find`.
+        names, results_dir, which, variant: of the runs, as in `adapter_directions.find`.
         of: "A" or "delta"; by default "A" if all runs have one.
         model: the runs' backbone, where it has been moved since.
         out: folder of the files; by default results/analysis/RUN_RUN...
@@ -40,7 +41,7 @@ def analyse(
     """
     if plots:
         require_matplotlib()
-    places = [find(name, results_dir, which) for name in names]
+    places = [find(name, results_dir, which, variant) for name in names]
     if len({place.adapter.resolve() for place in places}) < len(places):
         raise UserError(f"a run is named twice: {' '.join(names)}")
     of = _matrix(places, of)

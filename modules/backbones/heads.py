@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from modules.backbones.model_config import read_config
 from modules.data.cache import digest
+from variants.errors import UserError
 
 
 def head_modules(model) -> dict[str, torch.nn.Module]:  # noqa: F821
@@ -25,10 +27,10 @@ def pretrained_parts(folder: Path) -> str:
     from variants.sites.architectures import ARCHITECTURES, UNKNOWN
 
     try:
-        model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type", "")
-        return ",".join(ARCHITECTURES.get(model_type, UNKNOWN).pretrained)
-    except (OSError, ValueError, AttributeError, TypeError):
+        model_type = read_config(folder).get("model_type")
+    except UserError:
         return ""  # loading it says what is wrong with the folder
+    return ",".join(ARCHITECTURES.get(str(model_type), UNKNOWN).pretrained)
 
 
 def in_head(model, key: str) -> bool:

@@ -11,14 +11,36 @@ from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import Any
 
-import yaml
-
 from modules.benchmarks.base import Benchmark
-from modules.benchmarks.settings import check_keys
+from modules.benchmarks.settings import TrainingSettings
+from modules.documents import modified, read_yaml
+from modules.schema import Seed, built, check_keys
 from variants.errors import UserError
 
-_FILE_KEYS = {"backbone", "protocol", "source", "remarks", "seeds", "common", "variants"}
-_VARIANT_KEYS = {"source", "remarks", "options", "mnli_init", "common", "tasks"}
+
+@dataclass(frozen=True, kw_only=True)
+class VariantEntry:
+    """What a recipe file says of one variant; `tasks` holds training settings by task, and `options` of the variant."""
+
+    source: str = ""
+    remarks: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+    mnli_init: tuple[str, ...] = ()
+    common: dict[str, Any] = field(default_factory=dict)
+    tasks: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeFile:
+    """The content of a recipe file: see `configs/README.md`."""
+
+    backbone: str
+    protocol: str
+    source: str
+    remarks: tuple[str, ...] = ()
+    seeds: tuple[Seed, ...] = (0,)
+    common: dict[str, Any] = field(default_factory=dict)
+    variants: dict[str, VariantEntry]
 
 
 @dataclass(frozen=True)
@@ -114,72 +136,72 @@ def _find(backbone: str, protocol: str, variant: str, task: str, benchmark: Benc
         if reason:
             continue
         content = load_file(path, benchmark)
-        entry = content["variants"].get(variant, content["variants"].get("default"))
+        entry = content.variants.get(variant, content.variants.get("default"))
         if entry is None:
-            known = ", ".join(content["variants"])
+            known = ", ".join(content.variants)
             reason = f"{path} has no recipe for the variant {variant!r}, only for {known}; use --preset default"
             continue
-        known = entry.get("tasks", {})
-        if not known or task in known:
+        if not entry.tasks or task in entry.tasks:
             return _merge(content, entry, variant, task)
-        reason = f"{path} has no recipe for {variant} on {task!r}, only for {', '.join(known)}; use --preset default"
+        known = ", ".join(entry.tasks)
+        reason = f"{path} has no recipe for {variant} on {task!r}, only for {known}; use --preset default"
     return reason
 
 
-def load_file(path: Path, benchmark: Benchmark) -> dict[str, Any]:
+def load_file(path: Path, benchmark: Benchmark) -> RecipeFile:
     """Read and check one file. Raises UserError naming the file and the key that is wrong."""
-    return _load(Path(path), Path(path).stat().st_mtime_ns, benchmark)
+    path = Path(path).expanduser()
+    return _load(path, modified(path), benchmark)
 
 
 @lru_cache
-def _load(path: Path, _modified: int, benchmark: Benchmark) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    check_keys(content, _FILE_KEYS, str(path))
-    if missing := sorted({"backbone", "protocol", "source", "variants"} - set(content)):
-        raise UserError(f"{path}: {missing[0]!r} is missing")
+def _load(path: Path, _modified: int, benchmark: Benchmark) -> RecipeFile:
+    content = built(RecipeFile, read_yaml(path), str(path))
     settings = benchmark.settings
-    settings.check(content.get("common", {}), f"{path}: common")
-    for name, entry in content["variants"].items():
+    settings.check(content.common, f"{path}: common")
+    later = set(benchmark.tasks) - {benchmark.first_task}
+    for name, entry in content.variants.items():
         where = f"{path}: {name}"
-        check_keys(entry, _VARIANT_KEYS, where)
-        settings.check(entry.get("common", {}), f"{where}: common")
-        for task, values in entry.get("tasks", {}).items():
-            check_keys({task: None}, benchmark.tasks, where)
-            settings.check({k: v for k, v in values.items() if k != "options"}, f"{where}: {task}")
-        later = set(benchmark.tasks) - {benchmark.first_task}
-        check_keys(dict.fromkeys(entry.get("mnli_init", [])), later, f"{where}: mnli_init")
+        settings.check(entry.common, f"{where}: common")
+        check_keys(entry.tasks, benchmark.tasks, where)
+        check_keys(dict.fromkeys(entry.mnli_init), later, f"{where}: mnli_init")
+        for task, values in entry.tasks.items():
+            _check_task(settings, values, f"{where}: {task}")
     return content
 
 
-def _merge(content: dict, entry: dict, variant: str, task: str) -> Recipe:
-    own = dict(entry.get("tasks", {}).get(task, {}))
-    options = {**entry.get("options", {}), **own.pop("options", {})}
-    training = {**content.get("common", {}), **entry.get("common", {}), **own}
+def _check_task(settings: type[TrainingSettings], values: dict[str, Any], where: str) -> None:
+    if not isinstance(values.get("options", {}), dict):
+        raise UserError(f"{where}: options must be keys and values, not {values['options']!r}")
+    settings.check({name: value for name, value in values.items() if name != "options"}, where)
+
+
+def _merge(content: RecipeFile, entry: VariantEntry, variant: str, task: str) -> Recipe:
+    own = dict(entry.tasks.get(task, {}))
+    options = {**entry.options, **own.pop("options", {})}
+    training = {**content.common, **entry.common, **own}
     if "warmup_steps" in own:  # a task's warm-up in steps replaces one given as a ratio, and the other way round
         training.pop("warmup_ratio", None)
     elif "warmup_ratio" in own:
         training.pop("warmup_steps", None)
     return Recipe(
-        backbone=content["backbone"],
-        protocol=content["protocol"],
+        backbone=content.backbone,
+        protocol=content.protocol,
         variant=variant,
         task=task,
         training=training,
         options=options,
-        seeds=tuple(content.get("seeds", (0,))),
-        mnli_init=task in entry.get("mnli_init", ()),
-        source=entry.get("source", content["source"]),
-        remarks=(*content.get("remarks", ()), *entry.get("remarks", ())),
+        seeds=content.seeds,
+        mnli_init=task in entry.mnli_init,
+        source=entry.source or content.source,
+        remarks=(*content.remarks, *entry.remarks),
     )
 
 
 def _path(backbone: str, protocol: str, root: Path) -> tuple[Path, str]:
     """(a recipe file, why it cannot be read)."""
     if protocol.endswith((".yaml", ".yml")):
-        path = Path(protocol)
+        path = Path(protocol).expanduser()
         return path, "" if path.is_file() else f"there is no recipe file {protocol}"
     folder = "default" if protocol == "default" else PurePath(backbone).name
     path = root / folder / f"{protocol}.yaml"

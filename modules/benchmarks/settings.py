@@ -8,13 +8,13 @@ setting reads it from the dataclass, `TrainingSettings.of(dictionary)`, which fi
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
 from functools import lru_cache
 from typing import Any
 
+from modules.schema import check_keys
 from variants.errors import UserError
 
 
@@ -27,6 +27,7 @@ class Setting:
         help: for `--help`.
         default: where neither recipe nor flags give it; MISSING where one of them must.
         zero: whether a number may be 0; none may be negative.
+        most: the largest number.
         choices: the words that a text may be; empty for any text.
         flag: whether recipes and flags may give it.
     """
@@ -35,6 +36,7 @@ class Setting:
     help: str
     default: Any = MISSING
     zero: bool = False
+    most: float = 1e9
     choices: tuple[str, ...] = ()
     flag: bool = True
 
@@ -54,19 +56,26 @@ class Setting:
                 raise UserError(f"{where}: {name} must be one of {', '.join(self.choices)}, got {value!r}")
             return
         fits = isinstance(value, (int, float) if self.kind is float else int) and not isinstance(value, bool)
-        if not fits or value < 0 or (value == 0 and not self.zero):
+        if not fits or not 0 <= value <= self.most or (value == 0 and not self.zero):
             hint = "; YAML reads 5e-4 as text, write 5.0e-4" if isinstance(value, str) else ""
             raise UserError(
                 f"{where}: {name} must be a {'non-negative' if self.zero else 'positive'} "
-                f"{'number' if self.kind is float else 'whole number'}, got {value!r}{hint}"
+                f"{'number' if self.kind is float else 'whole number'}"
+                f"{f' of at most {self.most:g}' if fits and not value <= self.most else ''}, got {value!r}{hint}"
             )
 
 
 def setting(
-    help: str, default: Any = MISSING, *, zero: bool = False, choices: Iterable[str] = (), flag: bool = True
+    help: str,
+    default: Any = MISSING,
+    *,
+    zero: bool = False,
+    most: float = 1e9,
+    choices: Iterable[str] = (),
+    flag: bool = True,
 ) -> Any:
     """A field of a settings dataclass; the arguments are those of `Setting`, whose `kind` is the field's type."""
-    metadata = {"help": help, "zero": zero, "choices": tuple(choices), "flag": flag}
+    metadata = {"help": help, "zero": zero, "most": most, "choices": tuple(choices), "flag": flag}
     return field(default=default, metadata=metadata)
 
 
@@ -74,14 +83,14 @@ def setting(
 class TrainingSettings:
     """The settings that every benchmark has. A value of None means what its help text says."""
 
-    lr: float = setting("learning rate of the adapter")
-    batch_size: int = setting("rows per optimizer step, over all devices")
-    epochs: int = setting("passes over the training rows")
-    max_length: int = setting("tokens; longer rows are cut")
-    warmup_ratio: float = setting("share of all steps with a rising learning rate", 0.0, zero=True)
+    lr: float = setting("learning rate of the adapter", most=1000)
+    batch_size: int = setting("rows per optimizer step, over all devices", most=1e6)
+    epochs: int = setting("passes over the training rows", most=1e5)
+    max_length: int = setting("tokens; longer rows are cut", most=1e6)
+    warmup_ratio: float = setting("share of all steps with a rising learning rate", 0.0, zero=True, most=1)
     warmup_steps: int | None = setting("the same in steps", None, zero=True)
-    weight_decay: float = setting("of AdamW", 0.0, zero=True)
-    adam_eps: float = setting("epsilon of AdamW", 1e-8)
+    weight_decay: float = setting("of AdamW", 0.0, zero=True, most=1000)
+    adam_eps: float = setting("epsilon of AdamW", 1e-8, most=1)
     gradient_clip_val: float = setting("largest norm of the gradient; 0 for none", 0.0, zero=True)
     pad: str = setting(
         "bucket (as little padding as the model can do with) or max (every row to max_length)",
@@ -131,14 +140,3 @@ def described(cls: type[TrainingSettings]) -> dict[str, Setting]:
 def _kind(hint: Any) -> type:
     """`int` from `int` or `int | None`."""
     return next((kind for kind in typing.get_args(hint) if kind is not type(None)), hint)
-
-
-def check_keys(content: Any, names: Iterable[str], where: str) -> None:
-    """Raise UserError, naming `where`, unless `content` is a mapping all of whose keys are among `names`."""
-    if not isinstance(content, Mapping):
-        raise UserError(f"{where}: expected keys and values, found {content!r}")
-    names = sorted(names)
-    for key in content:
-        if key not in names:
-            close = difflib.get_close_matches(str(key), names, n=1) or names
-            raise UserError(f"{where}: unknown key {key!r}; did you mean {' or '.join(close)}?")

@@ -9,23 +9,22 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from modules.benchmarks.base import BENCHMARKS, Benchmark, settings_of
-from modules.benchmarks.settings import check_keys
+from modules.benchmarks.base import Benchmark, settings_of
 from modules.data.source import Source
 from modules.experiments.budget import line, pick
-from modules.experiments.plan import build_variant, make_plan, open_source
+from modules.experiments.comparison_file import ComparisonFile, Entry
+from modules.experiments.plan import make_plan, open_source
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
+from modules.launch.claims import say_what_is_missing
 from modules.launch.pool import run_workers
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from variants.atomic import write_atomic
 from variants.errors import UserError
+from variants.outside.options import build
 from variants.registry import resolve
 
-FILE_KEYS = {"benchmark", "seeds", "common", "trainer", "tasks", "tune", "variants"}
-TUNE_KEYS = {"seed", "tasks", "epochs", "common", "metric", "trainer"}
-ROW_KEYS = {"variant", "options", "common", "lr", "seeds"}
 NEAR = 0.5  # how far from a budget, as a share of it, a size may be and still count as one of that budget
 
 
@@ -54,7 +53,7 @@ class Comparison:
     """
 
     path: Path
-    content: dict[str, Any]
+    content: ComparisonFile
     wishes: Wishes
     jobs: int = 1
     stack: bool = False
@@ -85,21 +84,15 @@ class Comparison:
 
     def rows(self, names: list[str] | None = None, budgets: list[str] | None = None) -> list[Row]:
         """Rows of the file, in its order; with budgets one for each of them where the variant has a size."""
-        entries = self.content["variants"]
+        entries = self.content.variants
         if unknown := [name for name in names or () if name not in entries]:
             raise UserError(f"{self.path} has no variant {unknown[0]!r}; it has {', '.join(entries)}")
-        rows = [self._row(name, entries[name] or {}) for name in names or entries]
+        rows = [self._row(name, entries[name]) for name in names or entries]
         return [sized for row in rows for sized in self._sized(row, budgets or [])]
 
-    def _row(self, name: str, entry: dict[str, Any]) -> Row:
-        check_keys(entry, ROW_KEYS, f"{self.path}: {name}")
-        lr = entry.get("lr")
-        grid = lr if isinstance(lr, list) else [lr]
-        if not grid or not all(isinstance(value, (int, float)) and value > 0 for value in grid):
-            raise UserError(f"{self.path}: {name}: lr must be a number or a list of numbers such as 1.0e-3, not {lr!r}")
-        options, common = entry.get("options") or {}, entry.get("common") or {}
-        seeds = tuple(entry.get("seeds", self.content["seeds"]))
-        return Row(name, entry.get("variant", name), options, common, tuple(map(float, grid)), seeds)
+    def _row(self, name: str, entry: Entry) -> Row:
+        seeds = tuple(self.content.seeds if entry.seeds is None else entry.seeds)
+        return Row(name, entry.variant or name, entry.options or {}, entry.common or {}, entry.grid, seeds)
 
     def _sized(self, row: Row, budgets: list[str]) -> list[Row]:
         if not budgets:
@@ -110,7 +103,7 @@ class Comparison:
             return [row]
         found = []
         for wanted in budgets:
-            variant = build_variant(cls, row.options)
+            variant = build(cls, row.options)
             sizes, budget = pick(self.folder, self.benchmark.auto_class, variant, wanted)
             near = abs(budget["counted"] / budget["wanted"] - 1) <= NEAR
             print(line(row.name, sizes, budget) + ("" if near else ": not near, so it stays as it is"), flush=True)
@@ -122,7 +115,7 @@ class Comparison:
 
     def runs(self, row: Row, lr: float, tuning: bool = False) -> list[RunConfig]:
         """The runs of a row with one learning rate; leaves their recipe file."""
-        folder, rule = self.results_dir, self.content["tune"]
+        folder, rule = self.results_dir, self.content.tune
         recipe = folder / "recipes" / f"{row.name}.yaml"
         if tuning:
             folder = self.tuning
@@ -132,10 +125,10 @@ class Comparison:
             self.wishes,
             variant=row.variant,
             preset=str(recipe),
-            tasks=list(rule["tasks"] if tuning else self.content["tasks"]),
-            seeds=[rule["seed"]] if tuning else list(row.seeds),
+            tasks=list(rule.tasks if tuning else self.content.tasks),
+            seeds=[rule.seed] if tuning else list(row.seeds),
             results_dir=str(folder),
-            trainer=(self.content.get("trainer") or {}) | ((rule.get("trainer") or {}) if tuning else {}),
+            trainer=(self.content.trainer or {}) | ((rule.trainer or {}) if tuning else {}),
         )
         if self._source is None:  # read once for all plans
             self._source = open_source(wishes)
@@ -148,11 +141,11 @@ class Comparison:
         """A recipe file (configs/README.md) with the learning rate; the file's `tune` may shorten a tuning run."""
         import yaml
 
-        rule = self.content["tune"] if tuning else {}
-        tasks = {name: dict(values or {}) for name, values in self.content["tasks"].items()}
-        if "epochs" in rule:
-            tasks = {name: values | {"epochs": rule["epochs"]} for name, values in tasks.items()}
-        common = self.content["common"] | row.common | (rule.get("common") or {}) | {"lr": lr}
+        rule = self.content.tune
+        tasks = {name: dict(values or {}) for name, values in self.content.tasks.items()}
+        if tuning and rule.epochs is not None:
+            tasks = {name: values | {"epochs": rule.epochs} for name, values in tasks.items()}
+        common = self.content.common | row.common | ((rule.common or {}) if tuning else {}) | {"lr": lr}
         content = {
             "backbone": str(self.wishes.model),
             "protocol": "tuned",
@@ -168,7 +161,8 @@ class Comparison:
         groups = self.missing(runs, folder)
         for run in (run for group in groups for run in group):
             run.write()
-        return run_workers(["+".join(run.id for run in group) for group in groups], str(folder), self.jobs)
+        code = run_workers(["+".join(run.id for run in group) for group in groups], str(folder), self.jobs)
+        return max(code, say_what_is_missing(runs, folder))
 
     def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:
         """What is not done yet, those that are stacked together: the longest first, so that workers end together, and
@@ -244,29 +238,9 @@ class Comparison:
 
     def figure(self, result: RunResult) -> float:
         """What tuning compares, higher is better: the run's best dev metric, or with `metric: loss` its lowest loss."""
-        name = self.content["tune"].get("metric", result.metric)
+        name = self.content.tune.metric or result.metric
         values = [epoch.get(name) for epoch in result.epochs]
         values = [value for value in values if value is not None and math.isfinite(value)]
-        if not values or result.cost.get("diverged"):
+        if not values or result.diverged:
             return -math.inf
         return -min(values) if name == "loss" else max(values)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The content of a comparison file, with its keys checked. Raises UserError naming what is wrong."""
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
-    check_keys(content, FILE_KEYS, str(path))
-    for key in FILE_KEYS - {"benchmark", "trainer"}:
-        if not content.get(key):
-            raise UserError(f"{path} lacks {key!r}: see configs/compare for an example")
-    check_keys(content["tune"], TUNE_KEYS, f"{path}: tune")
-    if (name := content.setdefault("benchmark", "glue")) not in BENCHMARKS:
-        raise UserError(f"{path}: benchmark must be one of {', '.join(BENCHMARKS)}, not {name!r}")
-    if missing := [task for task in content["tune"]["tasks"] if task not in content["tasks"]]:
-        raise UserError(f"{path}: tune: {missing[0]!r} is none of the plan's tasks")
-    return content

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.runs.results import run_id
+from modules.documents import read_json
+from modules.runs.results import Budget, Origin, Start, run_id
+from modules.schema import Seed, built
 from variants.atomic import write_atomic
-from variants.errors import UserError
-
-OWNED = {
-    "max_epochs": "--epochs",
-    "gradient_clip_val": "--gradient_clip_val",
-    "callbacks": None,
-    "logger": "--wandb",
-    "enable_checkpointing": None,
-    "default_root_dir": "--results_dir",
-    "use_distributed_sampler": None,
-    "enable_progress_bar": None,
-}
-"""Trainer options that the framework sets itself, and the flag that takes their place."""
 
 NEUTRAL = {
     "accelerator",
@@ -46,6 +33,9 @@ COMPILE = {
     "off": "eager",
 }
 """Values of --compile: none changes what is computed."""
+
+WANDB = ("auto", "online", "offline", "off")
+"""Values of --wandb."""
 
 
 @dataclass(kw_only=True)
@@ -71,6 +61,12 @@ class Execution:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Execution)}
 
 
+class Place(Origin):
+    """Where a backbone or data are from, and what to load them by."""
+
+    spec: str
+
+
 @dataclass
 class RunConfig(Execution):
     """A run of one (benchmark, task, backbone, variant, seed), as its folder's `config.json` holds it.
@@ -93,14 +89,14 @@ class RunConfig(Execution):
     variant: str
     options: dict[str, Any]
     protocol: str
-    seed: int
-    backbone: dict[str, Any]
-    data: dict[str, Any]
+    seed: Seed
+    backbone: Place
+    data: Place
     training: dict[str, Any]
-    init_from: dict[str, str] | None = None
+    init_from: Start | None = None
     code: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
-    budget: dict[str, int] | None = None
+    budget: Budget | None = None
 
     @property
     def id(self) -> str:
@@ -128,33 +124,7 @@ class RunConfig(Execution):
 
     @classmethod
     def read(cls, results_dir: str, id: str) -> RunConfig:
-        """What :meth:`write` left."""
+        """What :meth:`write` left. Raises UserError naming the file and what is wrong."""
         path = Path(results_dir) / "runs" / id / "config.json"
-        return cls(**json.loads(path.read_text(encoding="utf-8")) | {"results_dir": results_dir})
-
-
-def source_hash(cls: type) -> str | None:
-    """Hash of the file that defines a class from outside the project: editing a method makes a new run of it."""
-    import sys
-
-    if cls.__module__.partition(".")[0] == "variants":
-        return None
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12] if file else None
-
-
-def check_trainer(options: dict[str, Any]) -> None:
-    """Refuse a Trainer option that does not exist or that the framework sets itself, in one line."""
-    import inspect
-
-    if not options:
-        return
-    from lightning.pytorch import Trainer  # takes seconds
-
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    for name in options:
-        if name in OWNED:
-            raise UserError(f"--trainer.{name} is set by this project; use {OWNED[name] or 'it as it is'}")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=2) or ["see lightning's Trainer"]
-            raise UserError(f"--trainer.{name} is no option of lightning.Trainer; did you mean {' or '.join(near)}?")
+        content = built(cls, read_json(path), str(path))
+        return dataclasses.replace(content, results_dir=results_dir)

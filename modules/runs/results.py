@@ -8,16 +8,15 @@ import hashlib
 import json
 import logging
 import math
-import os
-import types
-import typing
 from collections.abc import Iterable, Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
-from variants.atomic import write_atomic
-from variants.errors import UserError
+from modules.documents import decoded, parse_json
+from modules.schema import built
+from variants.atomic import move_aside, write_atomic
+from variants.errors import UserError, one_line
 
 SCHEMA = 1
 log = logging.getLogger(__name__)
@@ -49,16 +48,70 @@ def run_id(outcome: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _holding(*keys: str) -> dict[str, tuple[str, ...]]:
-    """Metadata of a field: keys that its mapping must have."""
-    return {"keys": keys}
+Score = float | None
+"""A figure; null in the file where it is not finite."""
+
+
+class Origin(TypedDict):
+    """Where a backbone or data are from."""
+
+    source: str
+    name: str
+    hash: str
+
+
+class Data(Origin):
+    """The rows of a run, and how many there are by split."""
+
+    sizes: dict[str, int]
+
+
+class Start(TypedDict):
+    """The run whose weights another started from."""
+
+    task: str
+    id: str
+
+
+class Budget(TypedDict):
+    """Trained adapter parameters: as --budget asked for, and counted."""
+
+    wanted: int
+    counted: int
+
+
+class Parameters(TypedDict):
+    """Counts; those of adapter and head train."""
+
+    adapter: int
+    head: int
+    total: int
+
+
+class Cost(TypedDict, total=False):
+    """What a run cost: see `modules.training.cost`."""
+
+    step_ms: float | None
+    peak_memory_mb: float | None
+    wall_s: float | None
+    diverged: bool
+    stacked: int
+
+
+class Machine(TypedDict, total=False):
+    """Where a run was carried out: see `modules.runs.environment`."""
+
+    device: str
+    devices: int
+    runs_at_once: int
+    time: str
 
 
 @dataclass(kw_only=True)
 class RunResult:
     """One finished run, field by field what its JSON file holds. Metrics are fractions, not percentages.
 
-    A file is checked against these fields: their types, and the keys that some mappings must have.
+    A file is checked against the types of these fields when it is read.
     """
 
     schema: int = SCHEMA
@@ -69,62 +122,74 @@ class RunResult:
     variant_config: dict[str, Any]
     protocol: str  # the recipe's name
     overrides: dict[str, Any] = field(default_factory=dict)  # settings given by hand that differ from the recipe
-    budget: dict[str, int] | None = None  # wanted and counted, where --budget picked the variant's size
+    budget: Budget | None = None  # wanted and counted, where --budget picked the variant's size
     seed: int
-    backbone: dict[str, Any] = field(metadata=_holding("source", "name", "hash"))
-    data: dict[str, Any] = field(metadata=_holding("source", "name", "hash", "sizes"))  # sizes by split
+    backbone: Origin
+    data: Data
     training: dict[str, Any]
     trainer: dict[str, Any] = field(default_factory=dict)  # Trainer options that decide the outcome
     code: str | None = None  # hash of the file that defines a variant from outside the project
-    init_from: dict[str, Any] | None = None  # task and id of the run whose weights it started from
+    init_from: Start | None = None  # task and id of the run whose weights it started from
     metric: str  # the one that the table prints
-    epochs: list[dict[str, Any]]
-    best: dict[str, Any] = field(metadata=_holding("epoch"))  # the epoch with the best dev metric
-    last: dict[str, Any] = field(metadata=_holding("epoch"))
+    epochs: list[dict[str, Score]]
+    best: dict[str, Score]  # the epoch with the best dev metric
+    last: dict[str, Score]
     test: dict[str, Any] | None = None  # the figures that the table prints, where they are not the dev set's
-    parameters: dict[str, int] = field(metadata=_holding("adapter", "head", "total"))  # adapter and head train
-    cost: dict[str, Any]  # step_ms, peak_memory_mb, wall_s, ...
-    variant_metrics: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, Any] = field(default_factory=dict)
+    parameters: Parameters
+    cost: Cost
+    variant_metrics: dict[str, Score] = field(default_factory=dict)
+    environment: Machine = field(default_factory=dict)
     wandb_id: str | None = None
+
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss ceased to be a number: the scores are then those of chance, whatever they look like."""
+        scored = (self.best, self.last)
+        return bool(self.cost.get("diverged")) or not all(finite_losses(figures) for figures in scored)
 
     def to_json(self) -> str:
         """The file's text. Numbers that are not finite (a diverged loss) become null, as JSON has none."""
         return json.dumps(_finite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
-    def from_json(cls, text: str) -> "RunResult":
-        """Read a file's text. Raises ValueError saying what is wrong with it."""
-        data = json.loads(text)
-        if not isinstance(data, dict):
-            raise ValueError("not a JSON object")
-        if data.get("schema") != SCHEMA:
-            raise ValueError(f"schema {data.get('schema')!r}, expected {SCHEMA}")
-        known = {item.name: item for item in fields(cls)}
-        if unknown := sorted(set(data) - set(known)):
-            raise ValueError(f"unknown key {unknown[0]!r}")
-        required = (name for name, item in known.items() if item.default is item.default_factory is MISSING)
-        result = cls(**dict.fromkeys(required) | {name: data[name] for name in known if name in data})
-        result.check()
+    def from_json(cls, text: str, name: str = "the text") -> "RunResult":
+        """Read the text of the file `name`. Raises UserError saying what is wrong with it."""
+        data = parse_json(text, name)
+        if isinstance(data, dict) and data.get("schema") != SCHEMA:
+            raise UserError(f"{name}: schema {data.get('schema')!r}, expected {SCHEMA}")
+        result = built(cls, data, name)
+        result._check(name)
         return result
 
-    def check(self) -> None:
-        """Raise ValueError on a field of the wrong type or without its inner keys."""
-        for item in fields(self):
-            kinds, value = _types(item.type), getattr(self, item.name)
-            if not isinstance(value, kinds):
-                raise ValueError(f"{item.name!r} is missing or not of type {kinds[0].__name__}")
-            if missing := [key for key in item.metadata.get("keys", ()) if key not in value]:
-                raise ValueError(f"{item.name!r} lacks {missing[0]!r}")
-        for name in ("best", "last"):
-            if self.metric not in getattr(self, name):
-                raise ValueError(f"{name!r} lacks the metric {self.metric!r}")
+    def _check(self, name: str) -> None:
+        """Raise UserError on figures that do not belong together."""
+        for part in ("best", "last", "test"):
+            if (figures := getattr(self, part)) is None:
+                continue
+            if not isinstance(figures.get("epoch"), int):
+                raise UserError(f"{name}: {part!r} lacks the number of its 'epoch'")
+            if part != "test" and self.metric not in figures:
+                raise UserError(f"{name}: {part!r} lacks the metric {self.metric!r}")
+            wrong = [key for key, value in figures.items() if key not in TEXTS and not _is_score(value)]
+            if wrong:
+                raise UserError(f"{name}: {part}: {wrong[0]} is no score")
+        if self.init_from and self.init_from["id"] == self.id:
+            raise UserError(f"{name}: it starts from itself")
 
 
-def _types(hint: Any) -> tuple[type, ...]:
-    """The types of a field's annotation: `dict` and `NoneType` of `dict[str, Any] | None`."""
-    parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    return tuple(typing.get_origin(part) or part for part in parts)
+def finite_losses(figures: Mapping[str, Any]) -> bool:
+    """Whether the losses of an epoch, as far as it has any, are finite numbers. In a file they are null where not."""
+    losses = [figures[name] for name in ("train_loss", "loss") if name in figures]
+    return all(isinstance(loss, (int, float)) and math.isfinite(loss) for loss in losses)
+
+
+TEXTS = ("missing", "scorers")
+"""What a test's figures hold beside scores: why some are missing, and the scorers' versions."""
+
+
+def _is_score(value: Any) -> bool:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return value is None or number and not abs(value) > 1e9  # nan is none that a file keeps
 
 
 def _finite(value: Any) -> Any:
@@ -150,27 +215,29 @@ class ResultStore:
 
     def write(self, result: RunResult) -> Path:
         """Store `result` atomically, over an earlier one of the same id. Raises UserError on a full disk."""
-        result.check()
-        path = self.path(result.id)
-        write_atomic(path, result.to_json())
+        path, text = self.path(result.id), result.to_json()
+        RunResult.from_json(text, path.name)  # what could not be read back is not written
+        write_atomic(path, text)
         return path
 
     def read(self, id: str) -> RunResult | None:
         """The run `id`; None where there is none, or where its file was unreadable and is now moved aside."""
         path = self.path(id)
         try:
-            result = RunResult.from_json(path.read_text(encoding="utf-8"))
-            if result.id != id:
-                raise ValueError(f"it holds the run {result.id!r}")
-        except FileNotFoundError:
-            return None
-        except ValueError as error:  # broken JSON and broken UTF-8 are ValueErrors too
-            self._move_aside(path, str(error))
+            data = path.read_bytes()
+        except (FileNotFoundError, IsADirectoryError):
             return None
         except OSError as error:
             raise UserError(
                 f"cannot read {path}: {error.strerror or error}; check the permissions of --results_dir"
             ) from error
+        try:
+            result = RunResult.from_json(decoded(data, path.name), path.name)
+            if result.id != id:
+                raise UserError(f"it holds the run {result.id!r}")
+        except UserError as error:
+            self._move_aside(path, one_line(error))
+            return None
         return result
 
     def done(self, id: str) -> bool:
@@ -182,11 +249,8 @@ class ResultStore:
         return [result for path in sorted(self.runs.glob("*.json")) if (result := self.read(path.stem))]
 
     def _move_aside(self, path: Path, reason: str) -> None:
-        number = 1
-        while (aside := path.with_name(f"{path.name}.corrupt-{number}")).exists():
-            number += 1
         try:
-            os.replace(path, aside)
+            aside = move_aside(path)
             log.warning("result file %s is not usable (%s): moved to %s", path, reason, aside.name)
         except OSError as error:  # a read-only folder: still not counted as done
             log.warning("result file %s is not usable (%s) and cannot be moved: %s", path, reason, error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,18 @@ from torch import Tensor, nn
 from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
 from variants.adapters.adapted_model import AdaptedModel
+from variants.adapters.answers import figures
 from variants.adapters.stack import Stack
 from variants.errors import UserError
 from variants.formats.native import restore
+
+
+def variant_figures(adapted: AdaptedModel) -> dict[str, float]:
+    """The variant's figures about the state of the active adapter; what is no number is left out, and named."""
+    numbers, wrong = figures(adapted.variant, adapted.layers)
+    for line in wrong:
+        warnings.warn(f"{line}; it is left out of the results", stacklevel=2)
+    return numbers
 
 
 class FineTuner(LightningModule):
@@ -64,7 +74,7 @@ class FineTuner(LightningModule):
 
     def metrics_of_each(self) -> list[dict[str, float]]:
         """The variant's figures about the state of each adapter."""
-        return [self.adapted.metrics()]
+        return [variant_figures(self.adapted)]
 
     def restore(self, index: int, folder: Path) -> None:
         """Give an adapter the values that it had when it was saved to ``folder``."""

@@ -13,6 +13,7 @@ from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.training.acceleration import PlainComputation, accelerate
 from modules.training.callbacks import History, Progress
+from modules.training.checkpoint import usable
 from modules.training.lightning_module import FineTuner
 from modules.training.record import make_result, notes
 from modules.training.setup import attach_adapters, optimisation
@@ -21,6 +22,7 @@ from modules.training.trainer import begin, checkpoint_path, fit, make_trainer
 from modules.training.wandb_logger import finish_logging, log_epochs, make_logger
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
+from variants.errors import VariantError
 
 
 def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
@@ -48,24 +50,29 @@ def run_seeds(configs: Sequence[RunConfig], live: bool | None = None) -> list[Ru
 
     Raises:
         UserError: model, data or settings cannot be had or do not fit.
-        VariantError: the variant does not fit the model, or cannot be stacked.
+        VariantError: the variant does not fit the model.
     """
     first = configs[0]
     begin(first.seed)
     prepared, adapted, counts, precision = attach_adapters(configs)
-    handle = adapted if len(configs) == 1 else Stack(adapted, [config.id for config in configs])
+    try:
+        handle = adapted if len(configs) == 1 else Stack(adapted, [config.id for config in configs])
+    except VariantError as error:
+        print(f"{error}; the seeds are trained one after the other", flush=True)
+        return [result for config in configs for result in run_seeds([config], live)]
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
     histories = [History(prepared.objective.metric, config.folder, notes(config)) for config in configs]
     history = histories[0] if len(configs) == 1 else StackedHistory(histories)
+    place, title = checkpoint_path(configs), _title(configs)
+    checkpoint = usable(place, module, title)
     logger = make_logger(first) if len(configs) == 1 else None  # a dashboard takes one run at a time
-    checkpoint = checkpoint_path(configs)
-    trainer = make_trainer(first, history, Progress(_title(configs), history, live), precision, checkpoint, logger)
+    trainer = make_trainer(first, history, Progress(title, history, live), precision, place, logger)
     if prepared.objective.scores_frozen and not handle.trained():
         trainer.validate(module, datamodule=prepared.data, verbose=False)
     else:
-        fit(trainer, module, prepared.data, checkpoint)
+        fit(trainer, module, prepared.data, checkpoint, history)
     metrics = module.metrics_of_each()
     restore = module.restore if handle.trained() else None
     tests = prepared.objective.test_each(module, restore, [config.folder for config in configs])

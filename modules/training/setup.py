@@ -15,8 +15,9 @@ from modules.runs.config import RunConfig
 from modules.training import devices
 from modules.training.acceleration import lower_backbone
 from variants.adapters.adapted_model import AdaptedModel
-from variants.errors import UserError
+from variants.adapters.starting import start_from
 from variants.formats.native import read_adapter
+from variants.outside.options import build
 from variants.registry import resolve
 from variants.sites.architectures import head_parameters
 
@@ -33,7 +34,7 @@ def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, AdaptedMode
     """
     counts: list[dict[str, int]] = []
     for config in configs:
-        variant = resolve(config.variant)(**config.options)
+        variant = build(resolve(config.variant), config.options)
         own = benchmark(config.benchmark).prepare(config)
         if devices.on_cpu(config):
             own.data.pad_exactly()  # nothing there gains by few shapes
@@ -54,9 +55,10 @@ def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, AdaptedMode
 
 def initialise(adapted: AdaptedModel, config: RunConfig, data: PaddedDataModule) -> dict[str, int]:
     """Give the active adapter what it starts with beyond its own initial values; its parameters, counted."""
-    if config.init_from:
-        start_from(adapted, Path(config.results_dir) / "runs" / config.init_from["id"] / "best")
     adapted.init_from_data(_few_batches(data))
+    if config.init_from:  # after the values from data, whose place it takes
+        folder = Path(config.results_dir) / "runs" / config.init_from["id"] / "best"
+        start_from(adapted, read_adapter(folder)[1], str(folder))
     return adapted.count()
 
 
@@ -72,21 +74,3 @@ def _few_batches(data: PaddedDataModule, count: int = 8) -> Iterator[dict[str, T
         if index == count:
             return
         yield batch
-
-
-def start_from(adapted: AdaptedModel, folder: Path) -> None:
-    """Take over what another run of the same configuration learnt, where shapes agree.
-
-    The output layer of a task with another number of classes stays fresh, as in the LoRA authors' scripts. State that
-    is not trained (AdaLoRA's averages) starts anew.
-
-    Raises:
-        UserError: a trained tensor of the backbone is not there in its shape.
-    """
-    _, tensors = read_adapter(folder)
-    own, head = adapted.trained(), set(adapted.head)
-    for name, parameter in own.items():
-        if name in tensors and tensors[name].shape == parameter.shape:
-            parameter.data.copy_(tensors[name])
-        elif name not in head:
-            raise UserError(f"cannot start from {folder}: {name} is not there in the shape that this run needs")

@@ -11,13 +11,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.strategies import DDPStrategy
 
 from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
 from modules.runs.results import run_id
 from modules.training.callbacks import EpochSeeds, History, Progress
+from modules.training.checkpoint import CheckpointFiles, EpochCheckpoint
 from modules.training.cost import reset_peak_memory
 from modules.training.lightning_module import FineTuner
 from variants.errors import UserError, first_line
@@ -42,9 +43,20 @@ def begin(seed: int) -> None:
     reset_peak_memory()
 
 
-def fit(trainer: Trainer, module: FineTuner, data: PaddedDataModule, checkpoint: Path) -> None:
-    """Train, from the checkpoint on if it is there."""
-    trainer.fit(module, data, ckpt_path=checkpoint if checkpoint.is_file() else None, weights_only=True)
+def fit(trainer: Trainer, module: FineTuner, data: PaddedDataModule, checkpoint: Path | None, history: History) -> None:
+    """Train, from a checkpoint on if there is one.
+
+    Raises:
+        UserError: training ended before its last epoch though it has not diverged: half a run must not pass for a
+            whole one.
+    """
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    whole = trainer.is_last_batch and trainer.fit_loop.epoch_progress.current.processed >= trainer.max_epochs
+    if not whole and not history.diverged:
+        raise UserError(
+            f"training ended before the end of its {trainer.max_epochs} epochs and is not recorded: leave out what "
+            "stops it, such as --trainer.max_steps; the same command goes on from the last whole epoch"
+        )
 
 
 def make_trainer(
@@ -55,14 +67,7 @@ def make_trainer(
     Raises:
         UserError: Lightning refuses one of ``config.trainer``'s options.
     """
-    checkpoints = ModelCheckpoint(
-        dirpath=checkpoint.parent,
-        filename=checkpoint.stem,
-        save_top_k=1,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
-    callbacks = [EpochSeeds(config.seed), history, progress, checkpoints]
+    callbacks = [EpochSeeds(config.seed), history, progress, EpochCheckpoint(checkpoint)]
     if logger:
         callbacks.append(LearningRateMonitor("step"))
     options = {
@@ -72,6 +77,8 @@ def make_trainer(
         "log_every_n_steps": 10,
     } | config.trainer
     options["precision"] = precision
+    if options.get("strategy", "auto") in ("auto", "ddp"):  # others have files of their own
+        options["plugins"] = [CheckpointFiles()]
     alone = options["devices"] == 1 and options.get("num_nodes", 1) == 1
     if options.get("strategy", "auto") in ("auto", "ddp") and not alone:
         # every rank computes the same buffers (a shared bank from its seed): no need to send them at each step
@@ -95,6 +102,7 @@ def quieten() -> None:
     """Silence what tells a person nothing: the libraries' advice about workers, devices and loggers."""
     for name in ("lightning.pytorch", "lightning.fabric", "lightning"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*callbacks used to create the checkpoint need to be provided.*")  # older ones
     for pattern in (".*does not have many workers.*", ".*GPU available but not used.*", ".*exists and is not empty.*"):
         warnings.filterwarnings("ignore", pattern)
     warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging interval.*")

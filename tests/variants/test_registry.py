@@ -20,6 +20,7 @@ import pytest
 import variants
 from variants import BaseVariant, Variant, VariantError, registry
 from variants.check import HELD, check
+from variants.outside.files import code_hash
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = '''
@@ -134,6 +135,8 @@ def test_file_and_class(outside: Path, monkeypatch) -> None:
     cls = registry.resolve(f"{outside.name}:Mine")
     assert cls().strength == 2.0
     assert registry.resolve(f"{outside}:Mine") is cls, "one file is one module, however it is named"
+    with pytest.raises(VariantError, match=r"name its class too, such as .*\.py:Decorated"):
+        registry.resolve(str(outside))
 
 
 def test_a_file_hides_no_module_of_its_name(tmp_path: Path) -> None:
@@ -149,9 +152,45 @@ def test_a_file_hides_no_module_of_its_name(tmp_path: Path) -> None:
     assert registry.resolve(registry.spec_of(plain)) is plain, "found by its file: other processes have no such module"
 
 
+def test_a_file_imports_those_beside_it(tmp_path: Path) -> None:
+    """Two folders may each have a helper, imported in either way, in a function too; the code's hash knows of it."""
+    classes = []
+    for folder, value in (("a", "4.0"), ("b", "5.0")):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "helper.py").write_text(f"from .base import STRENGTH\ndef late():\n  return {value}\n")
+        (tmp_path / folder / "base.py").write_text(f"STRENGTH = {value}")
+        source = "import helper\nfrom helper import STRENGTH\ndef late():\n  import helper as h\n  return h.late()\n"
+        (tmp_path / folder / "own.py").write_text(source + SOURCE.replace("2.0", "STRENGTH"))
+        classes.append(registry.resolve(f"{tmp_path}/{folder}/own.py:Mine"))
+    assert [cls().strength for cls in classes] == [4.0, 5.0]
+    assert [sys.modules[cls.__module__].late() for cls in classes] == [4.0, 5.0]
+    assert "helper" not in sys.modules and not list(tmp_path.rglob("__pycache__"))
+    before = [code_hash(cls) for cls in classes]
+    assert before[0] != before[1]
+    (tmp_path / "a" / "base.py").write_text("STRENGTH = 6.0")
+    assert code_hash(classes[0]) != before[0] and code_hash(classes[1]) == before[1]
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("x = {}['y']", r"own\.py:1: KeyError: 'y'"),
+        ("class V(", r"own\.py:1: SyntaxError"),
+        ("import sys\nsys.exit(3)", r"own\.py:2: SystemExit: 3"),
+        ("import no_such_module", r"own\.py:1: ModuleNotFoundError"),
+        ("from variants import Variant\nclass V(Variant):\n  ranks: list = [1]", r"own\.py:2: V: mutable default"),
+    ],
+)
+def test_a_file_that_fails_is_one_line_with_its_place(source: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "own.py").write_text(source)
+    with pytest.raises(VariantError, match=says) as error:
+        registry.resolve(f"{tmp_path}/own.py:V")
+    assert "\n" not in str(error.value)
+
+
 def test_a_file_that_fails_is_loaded_anew_once_it_is_mended(tmp_path: Path) -> None:
     (tmp_path / "mended.py").write_text("1 / 0")
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(VariantError, match=r"mended\.py:1: ZeroDivisionError"):
         registry.resolve(f"{tmp_path}/mended.py:Mine")
     (tmp_path / "mended.py").write_text(SOURCE)
     assert registry.resolve(f"{tmp_path}/mended.py:Mine")().strength == 2.0
@@ -191,8 +230,33 @@ def test_spec_of_finds_the_class_in_another_process(outside: Path) -> None:
 def test_a_class_called_like_a_built_in_variant_is_not_it(outside: Path) -> None:
     outside.write_text(SOURCE.replace("class Mine", "class LoRA"))
     cls = registry.resolve(f"{outside.stem}:LoRA")
-    assert cls.name == "lora" and registry.spec_of(cls) == f"{outside.stem}:LoRA"
+    assert cls.name == "outside-lora" and registry.spec_of(cls) == f"{outside.stem}:LoRA"
     assert registry.resolve("lora") is variants.LoRA
+
+
+def test_a_name_is_not_inherited() -> None:
+    """A subclass of LoRA is no LoRA: neither its recipe, nor its row in a table, nor PEFT's form are its own."""
+
+    class Mine(variants.LoRA):
+        pass
+
+    class LoRA(variants.LoRA):
+        pass
+
+    assert (Mine.name, LoRA.name, variants.LoRA.name) == ("mine", "outside-lora", "lora")
+
+
+def test_a_name_of_the_project_cannot_be_taken() -> None:
+    """Registered as "lora", an outside class was exported to PEFT and given LoRA's recipe and row."""
+    for taken in (
+        lambda: variants.register("lora")(type("Other", (Variant,), {"__module__": __name__})),
+        lambda: type("Other", (Variant,), {"__module__": __name__, "name": "vera"}),
+    ):
+        with pytest.raises(VariantError, match="(lora|vera)' ?,? ?.*a method of this project"):
+            taken()
+    assert registry.resolve("lora") is variants.LoRA
+    with pytest.raises(VariantError, match="'penalty' cannot be an option"):
+        type("Other", (Variant,), {"__module__": __name__, "__annotations__": {"penalty": float}, "penalty": 1.0})
 
 
 def test_entry_point_of_an_installed_package(outside: Path) -> None:
@@ -219,6 +283,9 @@ def test_entry_point_of_an_installed_package(outside: Path) -> None:
         ("{module}:a_number", "is not a variant: it must be a subclass"),
         ("no_such_module:Mine", "cannot load variant 'no_such_module:Mine'"),
         ("no/such/file.py:Mine", "cannot load variant"),
+        ("{module}.py", r"is a file: name its class too, such as .*\.py:Class"),
+        (":", "names no variant: write package.module:Class"),
+        ("..{module}:Mine", "cannot load variant"),
     ],
 )
 def test_errors_name_the_nearest(spec: str, says: str, outside: Path) -> None:
@@ -228,9 +295,9 @@ def test_errors_name_the_nearest(spec: str, says: str, outside: Path) -> None:
 
 
 def test_registering_another_class_under_a_name_warns(outside: Path) -> None:
-    registry.resolve("lora")
-    with pytest.warns(UserWarning, match="'lora' is registered again"):
+    registry.resolve(f"{outside}:Decorated")
+    with pytest.warns(UserWarning, match="'decorated-name' is registered again"):
 
-        @variants.register("lora")
+        @variants.register("decorated-name")
         class Other(Variant):
             pass

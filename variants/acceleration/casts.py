@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from variants.acceleration.basics.fast_paths import FORWARDS
+from variants.acceleration.basics.fast_paths import FORWARDS, PRODUCTS_ALONE
 from variants.acceleration.basics.overrides import Override
 from variants.acceleration.products.side_stream import join, track
 from variants.adapters.stack import Stack
@@ -77,17 +77,18 @@ class Cast(NamedTuple):
 def casts_of(layer: AdapterLayer) -> dict[str, Cast]:
     """Name of each fp32 parameter of a layer that is rounded to the base's dtype -> how.
 
-    All matrices are. Vectors are where they are factors of a declared update, which only products use; others, such
-    as DoRA's magnitude, keep their digits.
+    Factors of a declared update are, and the matrices of layers that are known to use them in products alone. What
+    others make of theirs (inverses, norms) is their business: it may need all digits, as DoRA's magnitude does.
     """
+    if layer.adds_low_rank:
+        factors = {id(tensor) for tensor in layer.low_rank()}
+        chosen = [(name, p) for name, p in layer.named_parameters() if id(p) in factors]
+    elif type(layer).forward in FORWARDS or type(layer) in PRODUCTS_ALONE:
+        chosen = [(name, p) for name, p in layer.named_parameters() if p.ndim > 1]
+    else:
+        return {}
     dims = _rank_dims(layer)
-    update = layer.low_rank() if layer.adds_low_rank else ()
-    factors = {id(tensor) for tensor in update}
-    return {
-        name: Cast(layer.site.dtype, dims.get(name))
-        for name, parameter in layer.named_parameters()
-        if parameter.dtype == torch.float32 and (parameter.ndim > 1 or id(parameter) in factors)
-    }
+    return {name: Cast(layer.site.dtype, dims.get(name)) for name, p in chosen if p.dtype == torch.float32}
 
 
 def _rank_dims(layer: AdapterLayer) -> dict[str, int]:

@@ -1,36 +1,31 @@
-"""The handle of a model with adapters on it: attach, switch, merge, count, and what a trainer needs."""
+"""The handle of a model with adapters on it: attach, combine, count, and what a trainer needs."""
 
 from __future__ import annotations
 
-import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
-import torch
 from torch import Tensor, nn
 
 from variants.adapters import hooks
-from variants.adapters.adapter import Adapter, check_fit, copy_tensors
-from variants.adapters.folding import merge_into
+from variants.adapters.adapter import check_fit, copy_tensors
+from variants.adapters.switching import Switching
 from variants.errors import VariantError
-from variants.layer import AdapterLayer, full_precision
+from variants.layer import full_precision
 from variants.sites.architectures import head_parameters
 from variants.variant import BaseVariant
+from variants.wrappers import unwrapped
 
 
 def attach(
-    model: nn.Module,
-    variant: BaseVariant,
-    seed: int = 0,
-    *,
-    head: Sequence[str] | None = None,
-    name: str = "default",
+    model: nn.Module, variant: BaseVariant, seed: int = 0, *, head: Sequence[str] | None = None, name: str = "default"
 ) -> AdaptedModel:
     """Freeze ``model``, put the variant's layers on it and leave its task head trainable.
 
     Args:
-        model: any module; for transformers models targets and head are known by architecture.
+        model: any module; for transformers models targets and head are known by architecture. One that is wrapped
+            (torch.compile, DataParallel, Fabric) is adapted inside: the wrapper computes with the adapter, and the
+            handle's ``model`` is what is inside.
         variant: the method and its hyperparameters.
         seed: of the initial values, which depend on it and on each layer's path alone.
         head: names of the head's parameters, where they cannot be known by architecture.
@@ -39,6 +34,7 @@ def attach(
     Raises:
         VariantError: the model carries adapters already, or the variant does not fit it.
     """
+    model = unwrapped(model)
     if hooks.is_adapted(model):
         raise VariantError("the model carries adapters already: use the handle's add(), or attach to a fresh model")
     adapted = AdaptedModel(model, head_parameters(model) if head is None else list(head))
@@ -46,118 +42,8 @@ def attach(
     return adapted
 
 
-class AdaptedModel:
+class AdaptedModel(Switching):
     """A frozen model and its adapters, one of them active. Made by :func:`attach`."""
-
-    def __init__(self, model: nn.Module, head: list[str]) -> None:
-        self.model = model
-        self.head = head
-        self.adapters: dict[str, Adapter] = {}
-        self.active: str | None = None
-        self._handles: list[tuple[nn.Module, list]] = []
-        self._original: dict[str, Tensor] = {}  # base values that an active adapter has changed in place
-        self._kept: dict[str, Any] = {}  # base weights of sites that it takes its first delta off
-        self._unmerged: dict[str, Any] = {}
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
-
-    @property
-    def adapter(self) -> Adapter:
-        """The active adapter."""
-        if self.active is None:
-            raise VariantError("no adapter is active: switch to one of " + (", ".join(self.adapters) or "(none)"))
-        return self.adapters[self.active]
-
-    @property
-    def variant(self) -> BaseVariant:
-        """The active adapter's method and hyperparameters."""
-        return self.adapter.variant
-
-    @property
-    def layers(self) -> list[AdapterLayer]:
-        """The active adapter's layers, in the model's order."""
-        return list(self.adapter.layers.values())
-
-    def add(self, name: str, variant: BaseVariant, seed: int = 0, initial: dict[str, Tensor] | None = None) -> None:
-        """Build another adapter on the same base and make it the active one.
-
-        Args:
-            initial: initial tensors from a file, for variants that take their first delta off the base.
-        """
-        if name in self.adapters:
-            raise VariantError(f"there is an adapter {name!r} already; delete it first or choose another name")
-        previous = self.active
-        self.deactivate()
-        try:
-            self.adapters[name] = Adapter.on(self.model, self.head, variant, seed, initial)
-        except Exception:
-            if previous is not None:
-                self.switch(previous)
-            raise
-        variant.attach(self.model)
-        self.switch(name)
-
-    @contextmanager
-    def adding(
-        self, name: str, variant: BaseVariant, seed: int = 0, initial: dict[str, Tensor] | None = None
-    ) -> Iterator[None]:
-        """``with`` this, :meth:`add`; a VariantError inside takes the adapter off and brings the previous one back."""
-        previous = self.active
-        self.add(name, variant, seed, initial)
-        try:
-            yield
-        except VariantError:
-            self.delete(name)
-            if previous is not None:
-                self.switch(previous)
-            raise
-
-    def switch(self, name: str) -> None:
-        """Make ``name`` the active adapter. The base is not copied."""
-        if name not in self.adapters:
-            raise VariantError(f"no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}")
-        self.deactivate()
-        adapter = self.adapters[name]
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for key in adapter.in_place:
-                self._original[key] = parameters[key].detach().clone()
-                if key in adapter.values:
-                    parameters[key].copy_(adapter.values.pop(key))
-                parameters[key].requires_grad_(True)
-            for path, weight in adapter.residual.items():
-                site = adapter.layers[path].site
-                self._kept[path] = site.kept(bias=False)
-                site.write(weight, None)
-        self._handles = hooks.hook_all(layer.to(layer.site.device) for layer in adapter.layers.values())
-        self.active = name
-
-    def deactivate(self) -> None:
-        """Leave the plain base model, with the head it came with; :meth:`switch` brings an adapter back."""
-        if self.active is None:
-            return
-        self.unmerge()
-        adapter = self.adapter
-        parameters = dict(self.model.named_parameters())
-        with torch.no_grad():
-            for key in adapter.in_place:
-                adapter.values[key] = parameters[key].detach().clone()
-                parameters[key].copy_(self._original.pop(key))
-                parameters[key].requires_grad_(False)
-            for path in adapter.residual:
-                adapter.layers[path].site.restore(self._kept.pop(path))
-        for module, handles in self._handles:
-            hooks.unhook(module, handles)
-        self._handles.clear()
-        self.active = None
-
-    def delete(self, name: str) -> None:
-        """Forget an adapter; if it is the active one, the plain base model is left."""
-        if name not in self.adapters:
-            raise VariantError(f"no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}")
-        if name == self.active:
-            self.deactivate()
-        del self.adapters[name]
 
     def combine(self, weights: Mapping[str, float], name: str, rank: int | None = None) -> float:
         """Add ``name``, the weighted sum of other adapters as one LoRA: see `variants.adapters.combine`."""
@@ -170,59 +56,6 @@ class AdaptedModel:
         from variants.adapters.mixed_batch import mixed
 
         return mixed(self, rows)
-
-    def enable(self, on: bool = True) -> None:
-        """Turn the active adapter's layers on or off; what trains in place stays as it is."""
-        for module, _ in self._handles:
-            module.adapter.enabled = on and not self._unmerged
-        if self.active is not None and not self._unmerged:
-            for path, weight in self.adapter.residual.items():
-                site = self.adapter.layers[path].site
-                if on:
-                    site.write(weight, None)
-                else:
-                    site.restore(self._kept[path])
-
-    @contextmanager
-    def disabled(self) -> Iterator[None]:
-        """``with adapted.disabled():`` the base model's own outputs, the head apart."""
-        merged = bool(self._unmerged)
-        self.unmerge()
-        self.enable(False)
-        try:
-            yield
-        finally:
-            self.enable(True)
-            if merged:
-                self.merge()
-
-    @torch.no_grad()
-    def merge(self) -> float:
-        """Fold the active adapter into the base weights, in at least fp32 and on a saved copy.
-
-        Returns:
-            The largest absolute difference, over all sites and 32 random inputs each, between the merged map and
-            base plus adapter, both in at least fp32.
-
-        Raises:
-            VariantError: the variant cannot be merged, a weight is shared with another module, or a module's outputs
-                would be others than before (:func:`merge_into`); then nothing is merged.
-        """
-        if self._unmerged or not self.adapter.layers:
-            return 0.0
-        if not self.variant.mergeable:
-            raise VariantError(f"{self.variant.name} cannot be merged: it is no linear map of its input")
-        self.enable(True)
-        self._unmerged, worst = merge_into(self.model, self.adapter.layers)
-        self.enable(False)
-        return worst
-
-    def unmerge(self) -> None:
-        """Restore the base weights exactly as they were before :meth:`merge`."""
-        for path, kept in self._unmerged.items():
-            self.adapter.layers[path].site.restore(kept)
-        self._unmerged.clear()
-        self.enable(True)
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every parameter that the active adapter trains, layers first; names as in its file."""

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from variants.adapters.answers import completed_groups
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, seeded
+from variants.outside.places import located
 from variants.variant import BaseVariant
 
 
@@ -22,6 +24,7 @@ class Adapter:
         layers: site path -> what is learnt there.
         in_place: names of the model's own parameters that it trains: the head, and what the variant asks for.
         values: their values while another adapter is active.
+        frozen: those of them that somebody had frozen when another became active.
         initial: initial tensors of a variant whose first delta is taken off the base.
         residual: site path -> that reduced base weight.
     """
@@ -31,6 +34,7 @@ class Adapter:
     layers: dict[str, AdapterLayer] = field(default_factory=dict)
     in_place: list[str] = field(default_factory=list)
     values: dict[str, Tensor] = field(default_factory=dict)
+    frozen: set[str] = field(default_factory=set)
     initial: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
 
@@ -54,7 +58,12 @@ class Adapter:
         adapter = cls(variant, seed)
         for site in sites:
             config = variant.at(site.path) if hasattr(variant, "at") else variant
-            layer = variant.layer(site, config, seeded(seed, site.path), **shared)
+            try:
+                layer = variant.layer(site, config, seeded(seed, site.path), **shared)
+            except VariantError:
+                raise
+            except Exception as error:
+                raise VariantError(f"{variant.name}: no layer for {site.path}: {located(error)}") from error
             if hasattr(layer, "pre") and not site.is_whole:
                 raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
             dtype = torch.promote_types(site.dtype, torch.float32)
@@ -110,7 +119,9 @@ class Adapter:
             head: names of the task head's, which learn at ``head_lr``, or at ``lr`` where that is None.
             decay: weight decay.
         """
+        trained = {k: t for k, t in self.tensors().items() if isinstance(t, nn.Parameter) and t.requires_grad}
         groups = self.variant.param_groups(list(self.layers.values()), lr) if self.layers else []
+        groups = completed_groups(self.variant, groups, trained, {"lr": lr, "weight_decay": decay})
         for rate, keys in (
             (lr, [key for key in self.in_place if key not in head]),
             (lr if head_lr is None else head_lr, [key for key in self.in_place if key in head]),
@@ -118,7 +129,7 @@ class Adapter:
             for own, wide in ((decay, True), (0.0, False)):
                 chosen = [parameters[key] for key in keys if (parameters[key].ndim > 1) == wide]
                 groups.append({"params": chosen, "lr": rate, "weight_decay": own})
-        return [{"weight_decay": decay} | group for group in groups if group["params"]]
+        return [group for group in groups if group["params"]]
 
 
 def copy_tensors(adapter: Adapter, tensors: dict[str, Tensor]) -> None:

@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from variants.adapters import hooks
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.adapter import Adapter
-from variants.adapters.stacked_layer import StackedLayer, Swapped, for_each, joined
+from variants.adapters.stacked_layer import StackedLayer, Swapped, different, for_each, hooked, hooks_of, joined
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, full_precision
 from variants.variant import BaseVariant
@@ -84,11 +84,18 @@ class Stack(nn.Module):
         reason = why_not(self.variant)
         if any(hasattr(layer, "lengthen") for layer in first.layers.values()):
             reason = "it changes the length of the sequence"
+        reason = reason or next(filter(None, map(hooks_of, first.layers.values())), None)
         if reason:
             raise VariantError(f"{name} cannot be stacked: {reason}")
         for other in self.adapters[1:]:
             if other.variant != first.variant or list(other.layers) != list(first.layers):
                 raise VariantError("only adapters of one variant, options and all, can be stacked")
+            for path, layer in first.layers.items():
+                if unlike := different(layer, other.layers[path]):
+                    raise VariantError(
+                        f"{name} cannot be stacked: {unlike} of {path} differs between seeds, and only tensors are "
+                        "kept for each: make it a buffer"
+                    )
 
     # ---- tensors -------------------------------------------------------------------------------------------
 
@@ -106,7 +113,10 @@ class Stack(nn.Module):
             module, leaf = shares[0][0]
             slot, trains = _slot(key), isinstance(tensors[0], nn.Parameter) and tensors[0].requires_grad
             if trains:
-                self.register_parameter(slot, nn.Parameter(torch.stack([t.detach() for t in tensors])))
+                stacked = nn.Parameter(torch.stack([t.detach() for t in tensors]))
+                if any(t._backward_hooks for t in tensors):
+                    stacked.register_hook(partial(hooked, tensors))
+                self.register_parameter(slot, stacked)
             elif leaf in module._non_persistent_buffers_set and all(torch.equal(t, tensors[0]) for t in tensors):
                 self.register_buffer(slot, tensors[0], persistent=False)
                 self._common.add(key)
@@ -154,8 +164,8 @@ class Stack(nn.Module):
         layers = [
             StackedLayer(self.size, layer, partial(self.own, path)) for path, layer in self.adapters[0].layers.items()
         ]
-        for module, handles in hooks.hook_all(layers):
-            self._undo.append(lambda module=module, handles=handles: hooks.unhook(module, handles))
+        for module in hooks.hook_all(layers):
+            self._undo.append(lambda module=module: hooks.unhook(module))
         keys = self.adapters[0].in_place
         owners = dict.fromkeys(key.rpartition(".")[0] for key in keys)
         for path in [p for p in owners if not any(p.startswith(f"{other}.") for other in owners)]:
@@ -180,6 +190,10 @@ class Stack(nn.Module):
             yield self.adapted
         finally:
             self.adapted.active = None
+
+    def uncalled(self) -> list[str]:
+        """As :meth:`AdaptedModel.uncalled`."""
+        return hooks.uncalled(self.layers)
 
     # ---- what a trainer needs ------------------------------------------------------------------------------
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 
@@ -99,3 +100,34 @@ def for_each(
 def joined(every: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Its rows one behind the other, (S·B, ...)."""
     return lambda *args: every(*args).flatten(0, 1)
+
+
+# ---- what stacking must not lose ----------------------------------------------------------------------------------
+
+
+def hooks_of(layer: AdapterLayer) -> str | None:
+    """Which hooks of a layer no stacked pass would call, in words; hooks of submodules and of gradients are called."""
+    if layer.hooked:
+        return "its layers have hooks of their own: put what they do into forward"
+    if any(p._post_accumulate_grad_hooks for p in layer.parameters()):
+        return "it has hooks that run after a gradient is accumulated: use register_hook, or after_step"
+    return None
+
+
+def hooked(tensors: Sequence[Tensor], gradient: Tensor) -> Tensor:
+    """The gradient (S, ...) of a stacked tensor after the hooks of each adapter's own tensor."""
+    parts = list(gradient.unbind())
+    for index, tensor in enumerate(tensors):
+        for hook in (tensor._backward_hooks or {}).values():
+            changed = hook(parts[index])
+            parts[index] = parts[index] if changed is None else changed
+    return torch.stack(parts)
+
+
+def different(layer: nn.Module, other: nn.Module) -> str | None:
+    """Name of a number or text among two modules' plain attributes, submodules included, that is not the same."""
+    for (path, one), (_, two) in zip(layer.named_modules(), other.named_modules(), strict=True):
+        for name, value in vars(one).items():
+            if isinstance(value, (bool, int, float, str)) and value != vars(two).get(name):
+                return f"{path}.{name}" if path else name
+    return None

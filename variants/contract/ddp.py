@@ -21,7 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from variants.contract.models import NotApplicable, Subject, distance, optimizer_steps, target_outputs
 from variants.errors import first_line
-from variants.registry import load_file
+from variants.outside.files import load_file, loaded_by_path
 
 NAME = "DDP"
 WORLD, STEPS, LR, TOLERANCE = 2, 3, 0.02, 1e-5
@@ -108,7 +108,9 @@ def main(folder: Path, rank: int) -> None:
     # pickles of our own, written a moment ago into a folder that only this user can read
     sys.path, files, jobs = pickle.loads((folder / JOBS).read_bytes())
     for name, file in files.items():
-        if name not in sys.modules and importlib.util.find_spec(name) is None:
+        if loaded_by_path(name):
+            load_file(Path(file))
+        elif name not in sys.modules and importlib.util.find_spec(name) is None:
             load_file(Path(file), name)
     subjects = pickle.loads(jobs)
     starts = torch.load(folder / STARTS, weights_only=True)

@@ -8,15 +8,22 @@ from torch import nn
 
 from variants.adapters.adapted_model import AdaptedModel
 from variants.formats.common import recognise
+from variants.variant import BaseVariant
 
 
 def load(
-    model: nn.Module | AdaptedModel, path: str | os.PathLike, *, name: str = "default", alpha: float | None = None
+    model: nn.Module | AdaptedModel,
+    path: str | os.PathLike,
+    *,
+    name: str = "default",
+    alpha: float | None = None,
+    variant: str | type[BaseVariant] | None = None,
 ) -> AdaptedModel:
     """Put an adapter of any format on ``model``, or beside the others of an attached one.
 
     Args:
         alpha: LoRA's alpha, which loralib's files do not hold; of no use to the other formats.
+        variant: the class, or ``FILE.py:CLASS``, of a folder of ours whose variant is neither built in nor registered.
     """
     from variants.formats import loralib, peft
     from variants.formats import native as files
@@ -24,4 +31,6 @@ def load(
     kind = recognise(path)
     if kind == "loralib":
         return loralib.load(model, path, alpha=alpha, name=name)
-    return (peft if kind == "peft" else files).load(model, path, name=name)
+    if kind == "peft":
+        return peft.load(model, path, name=name)
+    return files.load(model, path, name=name, variant=variant)

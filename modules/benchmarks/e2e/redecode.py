@@ -17,7 +17,8 @@ from modules.runs.config import RunConfig
 from variants.adapters.adapted_model import attach
 from variants.errors import UserError
 from variants.formats.native import restore
-from variants.registry import resolve
+from variants.named import named_in
+from variants.outside.options import build
 
 
 def redecode(
@@ -27,6 +28,7 @@ def redecode(
     data_dir: str | None = None,
     model: str | None = None,
     reference: bool = False,
+    variant: str | None = None,
 ) -> tuple[list[str], list[list[str]], dict[str, Any]]:
     """Decode the test set of the run in ``folder``.
 
@@ -35,6 +37,7 @@ def redecode(
         epoch: whose weights, "best" or "last"; by default the run's ``score_epoch``.
         data_dir, model: of the run, where they have been moved since.
         reference: without acceleration.
+        variant: ``FILE.py:CLASS`` of a run whose variant is not the project's.
 
     Returns:
         Outputs, groups of references, and all search settings with the seconds ``decode_s``.
@@ -48,6 +51,7 @@ def redecode(
     config = RunConfig.read(str(folder.parent.parent), folder.name)
     if config.benchmark != E2E.name:
         raise UserError(f"{folder} is a run of {config.benchmark}, not of E2E")
+    cls = named_in(folder, config.variant, config.code, variant)
     config.training |= given
     config.reference = config.reference or reference
     config.backbone["spec"] = model or config.backbone["spec"]
@@ -55,7 +59,7 @@ def redecode(
     if weights_hash(place(config.backbone["spec"], E2E.embedded())[2]) != config.backbone["hash"]:
         raise UserError(f"the weights of {config.backbone['spec']} are not those that the run started from")
     prepared = E2E.prepare(config)
-    adapted = attach(prepared.model, resolve(config.variant)(**config.options), config.seed)
+    adapted = attach(prepared.model, build(cls, config.options), config.seed)
     if adapted.trained():
         which = epoch or prepared.objective.score_epoch
         adapter = folder / ("best" if which == "none" else which)

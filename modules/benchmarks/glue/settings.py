@@ -11,5 +11,7 @@ from modules.benchmarks.settings import TrainingSettings, setting
 class GlueSettings(TrainingSettings):
     """Beside the common ones: the task head's."""
 
-    head_lr: float | None = setting("learning rate of the task head (default: lr)", None)
-    cls_dropout: float | None = setting("dropout before the classifier (default: the backbone's)", None, zero=True)
+    head_lr: float | None = setting("learning rate of the task head (default: lr)", None, most=1000)
+    cls_dropout: float | None = setting(
+        "dropout before the classifier (default: the backbone's)", None, zero=True, most=0.999
+    )

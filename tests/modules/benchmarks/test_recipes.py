@@ -32,9 +32,9 @@ def test_there_are_recipes():
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_recipe_file_is_complete(path):
     content = load_file(path, GLUE)
-    assert (content["backbone"], content["protocol"]) == (path.parent.name, path.stem)
-    for variant, entry in content["variants"].items():
-        for task in entry.get("tasks", TASKS):
+    assert (content.backbone, content.protocol) == (path.parent.name, path.stem)
+    for variant, entry in content.variants.items():
+        for task in entry.tasks or TASKS:
             recipe = load_recipe(path.parent.name, path.stem, variant, task, GLUE)
             assert {"lr", "batch_size", "epochs", "max_length", "weight_decay"} <= set(recipe.training)
             assert len({"warmup_ratio", "warmup_steps"} & set(recipe.training)) == 1
@@ -44,12 +44,12 @@ def test_a_recipe_file_is_complete(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_options_belong_to_the_variant(path):
     registry = pytest.importorskip("variants.registry", reason="the variants are not there yet")
-    for variant, entry in load_file(path, GLUE)["variants"].items():
+    for variant, entry in load_file(path, GLUE).variants.items():
         try:
             known = set(getattr(registry.resolve(variant), "__dataclass_fields__", {}))
         except Exception:  # a variant that is not there yet, or the entry `default`
             continue
-        for task in entry.get("tasks", TASKS):
+        for task in entry.tasks or TASKS:
             assert set(load_recipe(path.parent.name, path.stem, variant, task, GLUE).options) <= known, variant
 
 

@@ -12,7 +12,10 @@ from modules.runs.config import Execution, RunConfig
 from modules.runs.results import ResultStore
 
 REFERENCE = sorted(path.parent for path in (PROJECT / "results" / "reference").rglob("runs") if path.is_dir())
-CONFIG = RunConfig("glue", "rte", "lora", {"r": 8}, "paper", 0, {"hash": "b"}, {"hash": "d"}, {"lr": 1e-3})
+PLACE = {"source": "folder", "name": "n", "spec": "s"}
+CONFIG = RunConfig(
+    "glue", "rte", "lora", {"r": 8}, "paper", 0, PLACE | {"hash": "b"}, PLACE | {"hash": "d"}, {"lr": 1e-3}
+)
 
 
 def config_of(result) -> RunConfig:

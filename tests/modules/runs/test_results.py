@@ -129,13 +129,13 @@ def without(key):
     [
         (lambda content: content[: len(content) // 2], "line"),
         (lambda content: "", "line 1"),
-        (lambda content: "[1]", "not a JSON object"),
+        (lambda content: "[1]", "expected keys and values, found [1]"),
         (damage(schema=99), "schema 99"),
         (without("schema"), "schema None"),
         (without("best"), "'best'"),
         (damage(best={"epoch": 1}), "lacks the metric 'accuracy'"),
-        (damage(seed="0"), "'seed'"),
-        (damage(data={"name": "x"}), "'data' lacks"),
+        (damage(seed="0"), "seed must be a whole number, not '0'"),
+        (damage(data={"name": "x"}), "data: 'source' is missing"),
         (damage(surprise=1), "'surprise'"),
         (damage(id="ba9876543210"), "ba9876543210"),
     ],
@@ -165,7 +165,7 @@ def test_bytes_that_are_no_text_are_moved_aside_too(tmp_path):
 
 
 def test_a_result_that_could_not_be_read_back_is_not_written(tmp_path):
-    with pytest.raises(ValueError, match="metric"):
+    with pytest.raises(UserError, match="metric"):
         ResultStore(tmp_path).write(result(metric="f1"))
     assert ResultStore(tmp_path).all() == []
 

@@ -23,6 +23,8 @@ PREPARATIONS: dict[Callable, Callable[[Sequence[AdapterLayer]], Iterable[Overrid
 """``forward`` of a class of layers -> what is computed for all of them at once, at the start of a pass."""
 UPDATES: dict[Callable, Callable[..., Any]] = {}
 """A function of a variant that is called between passes -> the same for (variant, ...)."""
+PRODUCTS_ALONE: set[type[AdapterLayer]] = set()
+"""Classes of layers, subclasses excepted, that use their matrices in products alone: these may be rounded before."""
 
 
 def replaces(table: dict[Callable, Function], function: Callable) -> Callable[[Function], Function]:

@@ -16,8 +16,9 @@ whose own input is kept anyway. Of smaller ones the time counts more."""
 
 
 def plain(x: Tensor) -> bool:
-    """Whether ``x`` is computed with as it is: by no compiler, function transform or autocast to another dtype."""
-    if torch.compiler.is_compiling() or torch_private.function_transforms_active() or x.is_meta:
+    """Whether ``x`` is computed with as it is: by no compiler, function transform or autocast to another dtype, and not
+    nested."""
+    if torch.compiler.is_compiling() or torch_private.function_transforms_active() or x.is_meta or x.is_nested:
         return False
     kind = x.device.type
     return not torch.is_autocast_enabled(kind) or torch.get_autocast_dtype(kind) == x.dtype
@@ -26,7 +27,7 @@ def plain(x: Tensor) -> bool:
 def few_kernels(x: Tensor) -> bool:
     """Whether what reads ``x`` is to be computed in as few operations and as little memory as can be, by functions of
     our own."""
-    return pays(x.nbytes) and plain(x)
+    return not x.is_nested and pays(x.nbytes) and plain(x)
 
 
 def pays(nbytes: int) -> bool:
@@ -38,11 +39,16 @@ def pays(nbytes: int) -> bool:
 _for_graph = False
 
 
+def is_for_graph() -> bool:
+    """Whether passes are computed as a CUDA graph is to have them."""
+    return _for_graph
+
+
 @contextmanager
-def for_graph() -> Iterator[None]:
-    """``with`` this, passes are computed as a CUDA graph is to have them, whatever that costs the host."""
+def for_graph(on: bool = True) -> Iterator[None]:
+    """``with`` this, passes are computed as a CUDA graph is to have them, whatever that costs the host; or not."""
     global _for_graph
-    before, _for_graph = _for_graph, True
+    before, _for_graph = _for_graph, on
     try:
         yield
     finally:

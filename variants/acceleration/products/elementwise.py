@@ -9,6 +9,7 @@ from torch import Tensor
 
 from variants.acceleration.basics.policy import few_kernels
 from variants.acceleration.products.side_stream import on_side_stream, used
+from variants.layer import rows
 
 # where our own functions do not pay, addcmul does not either: the gradients PyTorch has for it take two products each
 
@@ -41,10 +42,10 @@ def _together(*tensors: Tensor) -> bool:
 
 def _summed(gradient: Tensor, factor: Tensor) -> Tensor:
     """The gradient (n) of a vector that multiplies rows of a factor (..., n)."""
-    rows = (gradient * factor).flatten(0, -2)
-    if rows.is_cuda and rows.element_size() == 2:  # whose sum over rows PyTorch does slowly
-        return (rows.new_ones(1, len(rows)) @ rows)[0]  # in fp32 too, inside the product
-    return rows.sum(0)
+    products = rows(gradient * factor)
+    if products.is_cuda and products.element_size() == 2:  # whose sum over rows PyTorch does slowly
+        return (products.new_ones(1, len(products)) @ products)[0]  # in fp32 too, inside the product
+    return products.sum(0)
 
 
 class _Scale(torch.autograd.Function):

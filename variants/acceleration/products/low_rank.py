@@ -14,7 +14,7 @@ from variants.acceleration.products import elementwise
 from variants.acceleration.products.shared_input import GradientSum, shared_input_of
 from variants.acceleration.products.side_stream import after_event, is_tracked, on_side_stream, used
 from variants.adapters.stacked_layer import StackedLayer
-from variants.layer import AdapterLayer, LowRank
+from variants.layer import AdapterLayer, LowRank, rows
 
 
 class Product(NamedTuple):
@@ -118,15 +118,15 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         (A, *kept), found = ctx.saved_tensors, None
-        rows = _rows(gradient, A)
+        of_z = _rows(gradient, A)
         if ctx.needs_input_grad[1]:
             found = on_side_stream(
-                ctx.uses, lambda: rows.mT @ ctx.values(*kept).reshape(*rows.shape[:-1], A.shape[-1]), rows, *kept
+                ctx.uses, lambda: of_z.mT @ ctx.values(*kept).reshape(*of_z.shape[:-1], A.shape[-1]), of_z, *kept
             )
         if ctx.needs_input_grad[0] and ctx.sum:
-            ctx.sum.add(rows, A)
+            ctx.sum.add(of_z, A)
         elif ctx.needs_input_grad[0]:
-            return (rows @ A).view(*gradient.shape[:-1], A.shape[-1]), found, None
+            return (of_z @ A).view(*gradient.shape[:-1], A.shape[-1]), found, None
         return None, found, None
 
 
@@ -160,8 +160,8 @@ class _AddProducts(torch.autograd.Function):
 
 def _rows(tensor: Tensor, matrix: Tensor) -> Tensor:
     """(..., n) as rows (N, n) for one matrix, and as (S, N/S, n) for S of them."""
-    rows = tensor.flatten(0, -2) if tensor.ndim > 1 else tensor[None]
-    return rows if matrix.ndim == 2 else rows.unflatten(0, (len(matrix), -1))
+    flat = rows(tensor)
+    return flat if matrix.ndim == 2 else flat.unflatten(0, (len(matrix), -1))
 
 
 def _added(y: Tensor, z: Tensor, factor: Tensor, scale: float) -> Tensor:

@@ -7,7 +7,6 @@ of the weight; what it saves grows with the number of tokens. Only in fp32 and a
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -17,16 +16,16 @@ from torch import Tensor, nn
 from variants.acceleration.basics.overrides import Override
 from variants.acceleration.basics.policy import plain
 from variants.acceleration.products.shared_input import frozen_linear
-from variants.layer import LOW_PRECISION, AdapterLayer
+from variants.adapters.hooks import SiteAdapters
+from variants.layer import LOW_PRECISION, AdapterLayer, rows
 
 
 def merged_weights(layers: Iterable[AdapterLayer]) -> Iterator[Override]:
-    """Overrides: the maps whose layers add low-rank updates without inner and outer factors, and their hooks asleep."""
+    """Overrides: the maps whose layers add low-rank updates without inner and outer factors, and what their hooks
+    call."""
     for layer in layers:
-        module = layer.site.module
         if _can(layer):
-            yield module, "forward", partial(_forward, module, layer)
-            yield module.adapter, "enabled", False
+            yield from _MergedMap(layer.site.module, layer).overrides()
 
 
 def _can(layer: AdapterLayer) -> bool:
@@ -41,13 +40,32 @@ def _can(layer: AdapterLayer) -> bool:
     return update.inner is None and update.outer is None
 
 
-def _forward(module: nn.Linear, layer: AdapterLayer, x: Tensor) -> Tensor:
-    A, B, s, _, _ = layer.low_rank()
-    if not plain(x) or {x.dtype, A.dtype, B.dtype} != {layer.site.dtype}:
-        return module.adapter(x, nn.Linear.forward(module, x))
-    with torch.no_grad():
-        whole = torch.addmm(layer.site.weight(), B, A, alpha=s)
-    return _MergedLinear.apply(x, A, B, s, whole, module.bias)
+class _MergedMap:
+    """A map that multiplies by the updated weight; its hook then adds nothing."""
+
+    def __init__(self, module: nn.Linear, layer: AdapterLayer) -> None:
+        self.module, self.layer = module, layer
+        self._complete = False  # the output that the hook is about to get has the update in it
+
+    def overrides(self) -> Iterator[Override]:
+        """Of the module and of what its hook calls."""
+        yield self.module, "forward", self._forward
+        yield self.module.adapter, "forward", self._adapt
+
+    def _forward(self, input: Tensor) -> Tensor:
+        A, B, s, _, _ = self.layer.low_rank()
+        self._complete = plain(input) and {input.dtype, A.dtype, B.dtype} == {self.layer.site.dtype}
+        if not self._complete:
+            return nn.Linear.forward(self.module, input)
+        with torch.no_grad():
+            whole = torch.addmm(self.layer.site.weight(), B, A, alpha=s)
+        return _MergedLinear.apply(input, A, B, s, whole, self.module.bias)
+
+    def _adapt(self, x: Tensor, y: Tensor) -> Tensor:
+        if self._complete:
+            self._complete = False
+            return y
+        return SiteAdapters.forward(self.module.adapter, x, y)
 
 
 class _MergedLinear(torch.autograd.Function):
@@ -63,8 +81,8 @@ class _MergedLinear(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, A, B, whole = ctx.saved_tensors
         wants_x, wants_A, wants_B = ctx.needs_input_grad[:3]
-        rows, given = gradient.flatten(0, -2), x.flatten(0, -2)
-        of_x = (rows @ whole).view_as(x) if wants_x else None
-        of_A = B.t() @ rows.t() @ given * ctx.s if wants_A else None
-        of_B = (A @ given.t() @ rows).t() * ctx.s if wants_B else None  # thin products are fast with few rows
+        of_y, given = rows(gradient), rows(x)
+        of_x = (of_y @ whole).view_as(x) if wants_x else None
+        of_A = B.t() @ of_y.t() @ given * ctx.s if wants_A else None
+        of_B = (A @ given.t() @ of_y).t() * ctx.s if wants_B else None  # thin products are fast with few rows
         return of_x, of_A, of_B, None, None, None

@@ -19,6 +19,7 @@ from variants.acceleration.basics.overrides import Override
 from variants.acceleration.basics.policy import LARGE, few_kernels, plain
 from variants.acceleration.basics.tensor_notes import TensorNotes
 from variants.acceleration.products.side_stream import mark
+from variants.layer import rows
 from variants.sites.kinds import is_conv1d, kind_of
 from variants.sites.site import Site
 from variants.sites.targets import siblings
@@ -37,14 +38,14 @@ class GradientSum:
         self._norm, self._source = norm, source
         self._values: tuple[torch.cuda.Stream | None, Tensor] | None = None
 
-    def add(self, rows: Tensor, matrix: Tensor) -> None:
-        """Add rows (N, n) times a matrix (n, in_features), or rows (S, N/S, n) times S matrices."""
+    def add(self, part: Tensor, matrix: Tensor) -> None:
+        """Add a part (N, n) times a matrix (n, in_features), or (S, N/S, n) times S matrices."""
         if self.total is None:
-            self.total = (rows @ matrix).view(-1, matrix.shape[-1])
+            self.total = (part @ matrix).view(-1, matrix.shape[-1])
         elif matrix.ndim == 2:
-            self.total.addmm_(rows, matrix)
+            self.total.addmm_(part, matrix)
         else:
-            self.total.view(*rows.shape[:-1], matrix.shape[-1]).baddbmm_(rows, matrix)
+            self.total.view(*part.shape[:-1], matrix.shape[-1]).baddbmm_(part, matrix)
 
     def take(self) -> Tensor | None:
         """The sum (N, in_features), and an end of it."""
@@ -111,8 +112,8 @@ class FusedLinears:
         for place, module in enumerate(self.modules):
             yield module, "forward", partial(self._forward, place)
 
-    def _forward(self, place: int, x: Tensor) -> Tensor:
-        module = self.modules[place]
+    def _forward(self, place: int, *args: Tensor, **kwargs: Tensor) -> Tensor:
+        module, (x,) = self.modules[place], (*args, *kwargs.values())  # called by name: input=x
         if x.dtype != self.sites[place].dtype or not few_kernels(x):
             return type(module).forward(module, x)
         reading = shared_input_of(x)
@@ -168,7 +169,7 @@ class _FusedForward(torch.autograd.Function):
         else:
             for place, gradient in enumerate(gradients):
                 if gradient is not None:
-                    ctx.sum.add(gradient.flatten(0, -2), ctx.maps.matrix(place))
+                    ctx.sum.add(rows(gradient), ctx.maps.matrix(place))
         total = ctx.sum.take()
         if total is None:
             return own, None, None
@@ -180,13 +181,13 @@ def _side_by_side(parts: Sequence[Tensor | None]) -> Tensor | None:
     """(N, n) if the parts, (..., n_1), (..., n_2), ..., are its columns in their order in memory."""
     if len(parts) == 1 or any(part is None for part in parts):
         return None
-    rows = [part.flatten(0, -2) for part in parts]
-    width, place = sum(part.shape[1] for part in rows), rows[0].data_ptr()
-    for part in rows:
+    flat = [rows(part) for part in parts]
+    width, place = sum(part.shape[1] for part in flat), flat[0].data_ptr()
+    for part in flat:
         if part.data_ptr() != place or part.stride() != (width, 1):
             return None
         place += part.shape[1] * part.element_size()
-    return rows[0].as_strided((len(rows[0]), width), (width, 1))
+    return flat[0].as_strided((len(flat[0]), width), (width, 1))
 
 
 def shared_inputs(
@@ -207,7 +208,7 @@ def shared_inputs(
     for together in maps:
         yield from together.overrides()
     norms = (module for module in model.modules() if type(module) is nn.LayerNorm)
-    yield from (_remembering(norm) for norm in norms if not is_overridden(norm))
+    yield from ((norm, "forward", _RememberingNorm(norm).forward) for norm in norms if not is_overridden(norm))
 
 
 def is_overridden(module: nn.Module) -> bool:
@@ -229,13 +230,15 @@ def _joinable(group: Sequence[nn.Module]) -> bool:
     return len(kinds) == 1 and all(type(m) is nn.Linear for m in group)
 
 
-def _remembering(norm: nn.LayerNorm) -> Override:
-    """In an accelerated pass, what the norm puts out says what it was made of, where it is large."""
+class _RememberingNorm:
+    """In an accelerated pass, what a norm puts out says what it was made of, where it is large."""
 
-    def forward(x: Tensor) -> Tensor:
-        y = type(norm).forward(norm, x)
-        if y.nbytes >= LARGE and y.dtype == x.dtype and plain(x):
-            _SOURCES.put(y, (norm, x.detach()))
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        self.norm = norm
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As the norm's own."""
+        y = type(self.norm).forward(self.norm, input)
+        if not y.is_nested and y.nbytes >= LARGE and y.dtype == input.dtype and plain(input):
+            _SOURCES.put(y, (self.norm, input.detach()))
         return y
-
-    return norm, "forward", forward

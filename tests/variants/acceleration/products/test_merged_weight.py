@@ -17,7 +17,8 @@ from variants.methods.lora import LoRALayer
 def used(handle) -> int:
     """How many maps do in a prepared pass."""
     with accelerated(handle):
-        return sum(not layer.site.module.adapter.enabled for layer in handle.layers)
+        forwards = [vars(layer.site.module).get("forward") for layer in handle.layers]
+        return sum(isinstance(getattr(forward, "__self__", None), merged_weight._MergedMap) for forward in forwards)
 
 
 @pytest.mark.parametrize("target", ["q,v", "all-linear"])
