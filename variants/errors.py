@@ -23,7 +23,7 @@ LONGEST = 300
 
 
 def one_line(error: BaseException | str) -> str:
-    """A message, or an error's, as a person is shown it: one line, and of a long one the beginning and the end."""
+    """A message, or that of an error, as a person is shown it: one line, of a long one the beginning and the end."""
     text = " ".join("".join(c if c.isprintable() else " " for c in str(error)).split())
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 103]} … {text[-100:]}"
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from modules.benchmarks.base import Benchmark
 from modules.runs.config import COMPILE
 from variants.errors import UserError
+from variants.outside.options import add_options
 from variants.registry import BUILT_IN, names, outline
 
 if TYPE_CHECKING:
@@ -72,31 +73,13 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     group = parser.add_argument_group("training (first the recipe's value, then the default)")
     for name, setting in benchmark.settings.flags().items():
         group.add_argument(f"--{name}", type=setting.kind | None, help=setting.described)
-    _add_variant(parser, cls)
+    add_options(parser, cls, taken={action.dest for action in parser._actions})
     return parser
 
 
 def place(text: str) -> str:
     """The name of a file or folder, with a person's ~ written out."""
     return os.path.expanduser(text)
-
-
-def _add_variant(parser, cls: type) -> None:
-    described = dict(re.findall(r"^\s+(\w+): (.*?)(?=\n\s+\w+: |\Z)", _args_section(cls), re.M | re.S))
-    if not dataclasses.fields(cls):
-        return
-    group = parser.add_argument_group(f"options of {cls.name or cls.__name__}")
-    hints = typing.get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        default = f.default if f.default is not dataclasses.MISSING else "{}"
-        text = " ".join(described.get(f.name, "").split()).rstrip(".")
-        group.add_argument(f"--{f.name}", type=hints[f.name] | None, help=f"{text} (default: {default})".strip())
-
-
-def _args_section(cls: type) -> str:
-    """The ``Args:`` parts of the docstrings of a class and its bases."""
-    parts = [(base.__doc__ or "").partition("Args:")[2] for base in reversed(cls.__mro__)]
-    return "\n".join(part.split("\n\n")[0] for part in parts)
 
 
 def _formatter(script: str) -> type:
@@ -108,7 +91,7 @@ def _formatter(script: str) -> type:
         """Keeps the examples' lines, and leaves jsonargparse's notes about types and defaults out."""
 
         def _get_help_string(self, action: argparse.Action) -> str | None:
-            return action.help
+            return action.help and action.help.replace("%%", "%")  # argparse would take one for two
 
         def _format_usage(self, usage, actions, groups, prefix) -> str:
             return f"usage: {script} [--variant NAME] [options of the variant] [--preset ...] [--seeds ...]\n\n"

@@ -16,8 +16,9 @@ from modules.experiments.budget import line, pick
 from modules.experiments.wishes import Wishes
 from modules.runs.config import COMPILE, WANDB, RunConfig
 from modules.runs.trainer_options import check_trainer
-from variants.errors import UserError, VariantError
+from variants.errors import UserError
 from variants.outside.files import code_hash
+from variants.outside.options import build
 from variants.variant import BaseVariant
 
 
@@ -49,11 +50,14 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
     about: list[str] = []
     model, preset = choose_model(wishes, about)
+    from modules.backbones.heads import pretrained_parts
     from modules.backbones.loading import resolve
     from modules.backbones.weights import weights_hash
 
     name, kind, folder = resolve(model, benchmark.embedded() if model == "embedded" else None)
     backbone = {"source": kind, "name": name, "spec": model, "hash": weights_hash(folder)}
+    if parts := pretrained_parts(folder):
+        backbone["frozen"] = parts
     source = source or _source(wishes, kind)
     about.append(f"backbone: {name} ({kind})   data: {source.name} ({source.kind})")
     runs: dict[str, RunConfig] = {}
@@ -63,7 +67,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     budget = None
     if wishes.budget is not None:
         first = next(iter(recipes.values()))
-        variant = build_variant(cls, first.options | wishes.options)
+        variant = build(cls, first.options | wishes.options)
         sizes, budget = pick(folder, benchmark.auto_class, variant, wishes.budget)
         if both := [name for name in sizes if name in wishes.options]:
             raise UserError(f"--budget picks {both[0]} of {cls.name}: give either --budget or --{both[0]}")
@@ -187,7 +191,7 @@ def settings(wishes: Wishes, cls: type[BaseVariant], recipe: Recipe) -> tuple[di
     known.check(training, "settings")
     training["precision"] = str(wishes.trainer.get("precision", "32-true"))
     known.of(training)  # none that a run needs is lacking
-    return training, build_variant(cls, recipe.options | wishes.options)
+    return training, build(cls, recipe.options | wishes.options)
 
 
 def merge(plans: Sequence[Plan]) -> Plan:
@@ -195,11 +199,3 @@ def merge(plans: Sequence[Plan]) -> Plan:
     runs = {run.id: run for plan in plans for run in plan.runs}
     about = dict.fromkeys(line for plan in plans for line in plan.about)
     return Plan(sorted(runs.values(), key=lambda run: run.init_from is not None), list(about))
-
-
-def build_variant(cls: type[BaseVariant], options: dict[str, Any]) -> BaseVariant:
-    """``cls(**options)``, with an option that it does not have named in one line."""
-    known = [f.name for f in dataclasses.fields(cls)]
-    if unknown := [name for name in options if name not in known]:
-        raise VariantError(f"{cls.name} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
-    return cls(**options)

@@ -11,6 +11,7 @@ from modules.benchmarks.base import Benchmark
 from modules.runs.config import Execution
 from modules.schema import Seed, checked
 from variants.errors import UserError
+from variants.outside import options
 
 
 @dataclass(kw_only=True)
@@ -59,7 +60,7 @@ class Wishes(Execution):
         wishes = given(f.name for f in dataclasses.fields(cls))
         wishes |= {
             "benchmark": benchmark,
-            "options": given(f.name for f in dataclasses.fields(variant)),
+            "options": options.given(flags, variant),
             "training": given(benchmark.settings.flags()),
             "tasks": names_of(flags.get("tasks")),
             "seeds": seeds_of(flags.get("seeds")),

@@ -13,6 +13,7 @@ from modules.runs.environment import environment
 from modules.runs.results import RunResult
 from modules.training.callbacks import History
 from modules.training.cost import cost
+from variants.outside.options import build
 from variants.registry import resolve
 
 
@@ -45,7 +46,7 @@ def make_result(
         stacked: how many seeds were trained at once; times and memory are those of all of them.
         reference: whether it was computed without acceleration.
     """
-    variant = resolve(config.variant)(**config.options)
+    variant = build(resolve(config.variant), config.options)
     machine = environment(str(trainer.strategy.root_device), trainer.world_size)
     machine["runs_at_once"] = int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))
     if reference:
@@ -60,7 +61,7 @@ def make_result(
         overrides=config.overrides,
         budget=config.budget,
         seed=config.seed,
-        backbone={k: config.backbone[k] for k in ("source", "name", "hash")},
+        backbone={k: config.backbone[k] for k in ("source", "name", "hash", "frozen") if k in config.backbone},
         data={k: config.data[k] for k in ("source", "name", "hash")} | {"sizes": prepared.sizes},
         training=config.training,
         trainer={k: v for k, v in config.trainer.items() if k not in NEUTRAL},

@@ -20,6 +20,7 @@ import torch
 import transformers
 from torch.utils.data import Dataset, Sampler
 
+from modules.processes import end_with_parent
 from variants.atomic import write_atomic
 
 
@@ -115,4 +116,5 @@ def main(settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
