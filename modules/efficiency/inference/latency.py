@@ -211,8 +211,8 @@ def redraw(path: Path) -> int:
         result = read_json(path)
         print("\n".join(as_text(result["model"], record) for record in result["settings"]))
         draw(path.with_suffix(""), result)
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise UserError(f"--draw {path}: no result file of this command: {error!r}") from None
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"--draw {path}: no result file of this command: {first_line(error)}") from None
     print(f"written: {path.with_suffix('.png')} {path.with_suffix('.svg')}")
     return 0
 
