@@ -108,6 +108,7 @@ class _Batch:
         """Run the layers of each adapter on its rows of every adapted module's output."""
         modules: dict[nn.Module, dict[str, list]] = {}
         for name in names:
+            adapted.adapters[name].late.follow()
             for layer in adapted.adapters[name].layers.values():
                 modules.setdefault(layer.site.module, {}).setdefault(name, []).append(layer)
         for module, layers in modules.items():
