@@ -63,7 +63,7 @@ class Adapter:
         adapter = cls(variant, seed, Late(partial(_build, variant, seed, sites), layers), layers)
         for layer, derived in _build(variant, seed, sites):
             layers[layer.site.path] = layer
-            adapter.late.note(layer.site.path, layer, derived and not variant.subtract_initial)
+            adapter.late.note(layer.site.path, layer, derived)
         adapter.in_place = list(dict.fromkeys([*head, *variant.trainable(model)]))
         if unknown := [n for n in adapter.in_place if n not in known]:
             raise VariantError(f"{variant.name} trains {unknown[0]!r}, which the model does not have")
@@ -130,7 +130,7 @@ class Adapter:
 
 
 def _build(variant: BaseVariant, seed: int, sites: Sequence[Site]) -> Iterator[tuple[AdapterLayer, bool]]:
-    """The layer of each site with its initial values, and whether they depend on the base weight."""
+    """The layer of each site with its initial values, and whether these follow a base weight that is read for them."""
     shared = variant.shared(sites, seed) if sites else {}
     for site in sites:
         config = variant.at(site.path) if hasattr(variant, "at") else variant
@@ -144,7 +144,10 @@ def _build(variant: BaseVariant, seed: int, sites: Sequence[Site]) -> Iterator[t
         if hasattr(layer, "pre") and not site.is_whole:
             raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
         dtype = torch.promote_types(site.dtype, torch.float32)
-        yield layer.to(site.device, dtype if dtype != torch.float32 else None), bool(found)
+        yield (
+            layer.to(site.device, dtype if dtype != torch.float32 else None),
+            bool(found) and not variant.subtract_initial,
+        )
 
 
 def copy_tensors(adapter: Adapter, tensors: dict[str, Tensor]) -> None:
