@@ -52,8 +52,8 @@ class Adapter:
         for parameter in known.values():
             parameter.requires_grad_(False)
         sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in head]
-        if hasattr(variant, "check_patterns"):
-            variant.check_patterns([site.path for site in sites])
+        if hasattr(variant, "check_sites"):
+            variant.check_sites(sites)
         shared = variant.shared(sites, seed) if sites else {}
         adapter = cls(variant, seed)
         for site in sites:
