@@ -57,8 +57,8 @@ class Adapter:
         for parameter in known.values():
             parameter.requires_grad_(False)
         sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in head]
-        if hasattr(variant, "check_patterns"):
-            variant.check_patterns([site.path for site in sites])
+        if hasattr(variant, "check_sites"):
+            variant.check_sites(sites)
         layers: dict[str, AdapterLayer] = {}
         adapter = cls(variant, seed, Late(partial(_build, variant, seed, sites), layers), layers)
         for layer, derived in _build(variant, seed, sites):
