@@ -30,12 +30,12 @@ FLOORS = {
         "errors",
         "atomic",
         "wrappers",
+        "outside",
         "sites",
         "layer",
         "prefix_room",  # of the three prefix methods
         "variant",
         "listing",
-        "outside",
         "registry",
         "named",
         "__init__",  # the names that `from variants import ...` gives: a method is found when it is asked for
@@ -61,6 +61,7 @@ FLOORS = {
         "paths",
         "documents",
         "schema",
+        "processes",
         "command_line",
         "hub",
         "runs",

@@ -121,8 +121,9 @@ def load_model(source: str, path: str | os.PathLike) -> nn.Module:
         cls, autos = getattr(transformers, name, None), {*_AUTO.values(), "AutoModel"}
         if not (isinstance(cls, type) and (name in autos or issubclass(cls, transformers.PreTrainedModel))):
             raise VariantError(f"{path} belongs to a {name!r}, which is no model class of transformers")
-        options = {"config": config, "trust_remote_code": False} if name in autos else {"config": config}
-        model, loading = cls.from_pretrained(source, **options, ignore_mismatched_sizes=True, output_loading_info=True)
+        model, loading = cls.from_pretrained(
+            source, config=config, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     absent = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])} - known.head.keys()
     if absent:
         raise VariantError(f"{source!r} is not the adapter's base: as {type(model).__name__} it lacks {min(absent)}")

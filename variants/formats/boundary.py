@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from variants.errors import UserError, VariantError, first_line
+from variants.outside.options import build as built
 from variants.variant import BaseVariant
 from variants.wrappers import wrapper_of
 
@@ -131,12 +132,12 @@ def build(where: Path, cls: type[BaseVariant], options: dict[str, Any], tensors:
     for own in every:
         if unknown := [key for key in own if key not in fields]:
             raise VariantError(f"{where}: {cls.name} has other options than the file: {_shown(unknown[0])}")
-        check(where, own, kinds)
+        check(where, {k: v for k, v in own.items() if v is not None or getattr(cls, k, 0) is not None}, kinds)
         size = own.get(cls.size)
         if isinstance(size, int) and not 0 <= size <= 16 * largest + 1024:
             raise VariantError(f"{where}: {cls.size}={size} is not of the file's tensors, none wider than {largest}")
     with refusing(f"{where}: {cls.name} does not take the file's options"):
-        return cls(**options)
+        return built(cls, options)
 
 
 def _per_layer(where: Path, options: dict[str, Any]) -> list[Any]:
