@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from variants.adapters.answers import completed_groups
-from variants.errors import VariantError
+from variants.errors import VariantError, first_line
 from variants.layer import AdapterLayer, seeded
-from variants.outside.places import located
+from variants.outside.places import definition, place
 from variants.variant import BaseVariant
 
 
@@ -59,7 +59,8 @@ class Adapter:
             except VariantError:
                 raise
             except Exception as error:
-                raise VariantError(f"{variant.name}: no layer for {site.path}: {located(error)}") from error
+                where = place(error) or f"{definition(variant.layer)}: "
+                raise VariantError(f"{where}no layer for {site.path}: {first_line(error)}") from error
             if hasattr(layer, "pre") and not site.is_whole:
                 raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
             dtype = torch.promote_types(site.dtype, torch.float32)

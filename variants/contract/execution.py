@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from variants.adapters.adapted_model import AdaptedModel
+from variants.adapters.adapted_model import AdaptedModel, attach
 from variants.contract.base import Broken, property_of, require
 from variants.contract.models import (
     NotApplicable,
@@ -20,6 +20,7 @@ from variants.contract.models import (
     target_outputs,
 )
 from variants.errors import VariantError, first_line
+from variants.outside.places import located, place
 
 
 @property_of("compile")
@@ -27,7 +28,7 @@ def compiles(subject: Subject) -> None:
     """The model is one graph for torch.compile, and computes the same."""
     try:
         adapted = subject.trained(subject.model(depth=1))  # half the time
-    except VariantError:  # it needs more blocks, or another one
+    except (NotApplicable, VariantError):  # it needs more blocks, or another one
         adapted = subject.trained()
     x = subject.inputs()
     model = adapted.model.train()
@@ -36,7 +37,8 @@ def compiles(subject: Subject) -> None:
         output = torch.compile(model, fullgraph=True, backend="aot_eager")(x)
         output.square().sum().backward()
     except Exception as error:
-        raise Broken(f"torch.compile(fullgraph=True) refuses it: {first_line(error)}") from error
+        reason = f"{place(error)}torch.compile(fullgraph=True) refuses it: {first_line(error)}"
+        raise Broken(f"{reason}; forward is tensor code, without branches on values") from error
     finally:
         torch.compiler.reset()
     grads = {name: t.grad.clone() for name, t in adapted.trained().items() if t.grad is not None}
@@ -77,16 +79,17 @@ def _step_without_values(adapted: AdaptedModel, x: Tensor) -> None:
         loss, penalty = adapted.model(x).square().sum(), adapted.penalty()
         (loss if penalty is None else loss + penalty).backward()
     except (RuntimeError, NotImplementedError) as error:
-        raise Broken(f"a step needs values on the host: {first_line(error)}") from error
+        reason = f"{place(error)}a step needs values on the host: {first_line(error)}"
+        raise Broken(f"{reason}; leave out .item(), .cpu() and branches on values") from error
 
 
 @property_of("meta device")
 def meta_device(subject: Subject) -> None:
     """It attaches to a model that has shapes and no values yet."""
     try:
-        adapted = subject.attached(subject.model().to("meta"))
+        adapted = attach(subject.model().to("meta"), subject.variant)
     except (RuntimeError, NotImplementedError, VariantError) as error:
-        raise Broken(f"it needs values to attach: {first_line(error)}") from error
+        raise Broken(f"it needs values to attach ({located(error)}): a budget counts it on shapes alone") from error
     off = [n for n, t in [*adapted.model.named_parameters(), *adapted.model.named_buffers()] if not t.is_meta]
     require(not off, f"{off[0] if off else ''} is not on the model's device")
     require(adapted.count() == subject.attached().count(), "count() differs from that of a model with values")
