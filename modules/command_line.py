@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
-import signal
+import os
 import sys
-import threading
-import typing
+import tempfile
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
 
+from modules.processes import WITH_PARENT, end_with_parent, lasting_output, stop_on_signals
 from variants import errors
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""A disk that is full, or a quota, or one that cannot be written."""
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -20,29 +23,45 @@ def guarded(command: Callable[[], int]) -> int:
         command: returns its exit code.
 
     Returns:
-        The exit code: the command's, 2 after a :class:`UserError`, 130 where a person or a scheduler stopped it.
+        The exit code: the command's, 2 after a :class:`UserError`, 130 where a person or a scheduler stopped it, 1
+        where its output could not be written.
     """
+    if os.environ.get(WITH_PARENT) == str(os.getppid()):
+        end_with_parent()
+    stop_on_signals()
+    with lasting_output() as lost:
+        try:
+            code = errors.exit_code(lambda: _one_line_where_a_disk_is_full(command))
+        except KeyboardInterrupt:
+            print("\nstopped; the same command goes on from here", file=sys.stderr)
+            return 130
+        if error := lost():
+            print(f"error: {error}", file=sys.stderr)
+            return code or 1
+        return code
 
-    def stop(*_: Any) -> typing.NoReturn:
-        raise KeyboardInterrupt
 
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, stop)  # what a scheduler sends: end as Ctrl-C does, workers included
+def _one_line_where_a_disk_is_full(command: Callable[[], int]) -> int:
     try:
-        return errors.exit_code(command)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return 130
+        return command()
+    except OSError as error:
+        if is_user_error(error):
+            raise errors.UserError(one_line(error)) from error
+        raise
 
 
 def is_user_error(error: BaseException) -> bool:
     """Whether one line says all: a mistake of the user's, or a disk that is full."""
-    full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-    return full or isinstance(error, errors.UserError)
+    return (isinstance(error, OSError) and error.errno in FULL) or isinstance(error, errors.UserError)
 
 
 def one_line(error: BaseException) -> str:
     """The message of an error on one line."""
     if isinstance(error, OSError) and error.errno:
-        return f"cannot write {error.filename or 'a file'}: {error.strerror}; free some space or choose --results_dir"
+        temporary = Path(tempfile.gettempdir())
+        if not error.filename or temporary in Path(str(error.filename)).absolute().parents:
+            remedy = f"free some space on its disk or in {temporary}, or name another folder by TMPDIR or --results_dir"
+        else:
+            remedy = "free some space or choose --results_dir"
+        return f"cannot write {error.filename or 'a file'}: {error.strerror}; {remedy}"
     return errors.one_line(error)

@@ -29,6 +29,7 @@ FLOORS = {
     "variants": (
         "errors",
         "atomic",
+        "wrappers",
         "outside",
         "sites",
         "layer",
@@ -42,6 +43,7 @@ FLOORS = {
         "adapters",
         "formats",
         "formats/peft",
+        "loops",
         "base_model",
         "acceleration/basics",
         "acceleration/products",
@@ -59,6 +61,7 @@ FLOORS = {
         "paths",
         "documents",
         "schema",
+        "processes",
         "command_line",
         "hub",
         "runs",

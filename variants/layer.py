@@ -225,3 +225,10 @@ def check_rank(r: int, site: Site, option: str = "r") -> int:
             f"so {option} can be at most {limit}"
         )
     return r
+
+
+def check_alpha(alpha: float) -> float:
+    """``alpha``, where it scales an update to something; VariantError where it would stay nothing, or overflow."""
+    if not 0 < alpha <= 1e6:
+        raise VariantError(f"alpha must lie above 0, up to 1,000,000, not {alpha:g}")
+    return alpha

@@ -7,10 +7,12 @@ from typing import Any
 
 from modules.benchmarks.base import Benchmark
 from modules.command_line import guarded
+from modules.experiments.config_files import expanded
 from modules.experiments.flags import make_parser, variant_in
 from modules.experiments.plan import Plan, make_plan, merge
 from modules.experiments.stacking import stacks, takes_several
 from modules.experiments.wishes import Wishes
+from modules.launch.claims import forget, say_what_is_missing
 from modules.launch.pool import default_jobs, run_workers
 from modules.paths import PUBLISHED
 from modules.reports.show import show_paper_table, show_table
@@ -24,6 +26,7 @@ def main(argv: list[str], benchmark: Benchmark) -> int:
 
 
 def _main(argv: list[str], benchmark: Benchmark) -> int:
+    argv = expanded(argv)
     if "-h" in argv or "--help" in argv:
         make_parser(outline(variant_in(argv)), benchmark).print_help()
         return 0
@@ -87,7 +90,7 @@ def execute(
         The exit code.
 
     Raises:
-        UserError: runs cannot be stacked, or `jobs` is below 1.
+        UserError: runs cannot be stacked, `jobs` is below 1, or `force` meets a run that another command is at.
     """
     from modules.runs.results import ResultStore
 
@@ -99,10 +102,7 @@ def execute(
     first = _first_process()
     store = ResultStore(results_dir)
     if force and first:
-        for run in plan.runs:
-            store.path(run.id).unlink(missing_ok=True)
-            for checkpoint in run.folder.glob("*.ckpt"):  # without it nothing of an earlier try is taken up
-                checkpoint.unlink(missing_ok=True)
+        forget(plan.runs, store)
     missing = [run for run in plan.runs if not store.done(run.id)]
     done = len(plan.runs) - len(missing)
     if first:
@@ -117,7 +117,8 @@ def execute(
     if not first:
         return code
     ids = {run.id for run in plan.runs}
-    return max(code, show_table(results_dir, write=bool(missing), ids=ids, benchmark=benchmark))
+    code = max(code, show_table(results_dir, write=bool(missing), ids=ids, benchmark=benchmark))
+    return max(code, say_what_is_missing(plan.runs, results_dir))
 
 
 def _first_process() -> bool:

@@ -16,6 +16,7 @@ from modules.experiments.comparison_file import ComparisonFile, Entry
 from modules.experiments.plan import make_plan, open_source
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
+from modules.launch.claims import say_what_is_missing
 from modules.launch.pool import run_workers
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
@@ -160,7 +161,8 @@ class Comparison:
         groups = self.missing(runs, folder)
         for run in (run for group in groups for run in group):
             run.write()
-        return run_workers(["+".join(run.id for run in group) for group in groups], str(folder), self.jobs)
+        code = run_workers(["+".join(run.id for run in group) for group in groups], str(folder), self.jobs)
+        return max(code, say_what_is_missing(runs, folder))
 
     def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:
         """What is not done yet, those that are stacked together: the longest first, so that workers end together, and
@@ -239,6 +241,6 @@ class Comparison:
         name = self.content.tune.metric or result.metric
         values = [epoch.get(name) for epoch in result.epochs]
         values = [value for value in values if value is not None and math.isfinite(value)]
-        if not values or result.cost.get("diverged"):
+        if not values or result.diverged:
             return -math.inf
         return -min(values) if name == "loss" else max(values)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from modules.benchmarks.base import Benchmark
-from modules.benchmarks.recipes import Recipe, recipes_for
+from modules.benchmarks.recipes import Recipe, load_file, recipes_for
 from modules.data.source import Source
 from modules.experiments.budget import line, pick
 from modules.experiments.wishes import Wishes
-from modules.runs.config import COMPILE, RunConfig, check_trainer
+from modules.runs.config import COMPILE, WANDB, RunConfig
+from modules.runs.trainer_options import check_trainer
 from variants.errors import UserError
 from variants.outside.files import code_hash
 from variants.outside.options import build
@@ -42,16 +43,21 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     check_trainer(wishes.trainer)
     if wishes.compile not in COMPILE:
         raise UserError(f"--compile must be one of {', '.join(COMPILE)}, not {wishes.compile!r}")
+    if wishes.wandb not in WANDB:
+        raise UserError(f"--wandb must be one of {', '.join(WANDB)}, not {wishes.wandb!r}")
     benchmark = wishes.benchmark
     if unknown := [t for t in wishes.tasks if t not in benchmark.tasks]:
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
     about: list[str] = []
     model, preset = choose_model(wishes, about)
+    from modules.backbones.heads import pretrained_parts
     from modules.backbones.loading import resolve
     from modules.backbones.weights import weights_hash
 
     name, kind, folder = resolve(model, benchmark.embedded() if model == "embedded" else None)
     backbone = {"source": kind, "name": name, "spec": model, "hash": weights_hash(folder)}
+    if parts := pretrained_parts(folder):
+        backbone["frozen"] = parts
     source = source or _source(wishes, kind)
     about.append(f"backbone: {name} ({kind})   data: {source.name} ({source.kind})")
     runs: dict[str, RunConfig] = {}
@@ -88,6 +94,8 @@ def choose_model(wishes: Wishes, about: list[str]) -> tuple[str, str]:
     preset, model, benchmark = wishes.preset, wishes.model, wishes.benchmark
     if preset not in benchmark.presets and not preset.endswith((".yaml", ".yml")):
         raise UserError(f"unknown preset {preset!r}; choose {', '.join(benchmark.presets)}, or a recipe file")
+    if preset not in benchmark.presets:
+        load_file(Path(preset), benchmark)  # before a model is looked for
     if preset != "auto":
         return model or ("embedded" if preset == "embedded" else benchmark.hub_model), preset
     if model:

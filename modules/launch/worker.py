@@ -13,10 +13,10 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from pathlib import Path
 
 from modules.command_line import is_user_error, one_line
+from modules.launch.claims import claim, holder
+from modules.processes import WITH_PARENT, end_with_parent, lasting_output
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 
@@ -57,42 +57,19 @@ def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]
             run_seeds(mine)
 
 
-@contextlib.contextmanager
-def claim(folder: Path) -> Iterator[bool]:
-    """Whether this process may work on the run in ``folder``: the lock ends with the process, however it ends.
-
-    Only the first of several ranks takes it; the others belong to that one.
-    """
-    if _rank() != 0 or os.environ.get("LORA_VARIANTS_NO_LOCK"):
-        yield True
-        return
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this system: one worker at a time
-        yield True
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
-        yield True
-
-
-def _rank() -> int:
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
-
-
 def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:
     """The run that another starts from: done by this worker if nobody else is at it, else waited for."""
+    said = None
     while not store.path(id).is_file():
         _carry_out(together.get(id, [id]), store, together)
         if not store.path(id).is_file():
+            config = RunConfig.read(store.root, id)
+            if said != (said := holder(config.folder)) and said:
+                print(f"waiting for {config.title}, which {said} is training", flush=True)
             time.sleep(2)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    end_with_parent(None if "LOCAL_RANK" in os.environ else int(os.environ.get(WITH_PARENT, "0")))
+    with lasting_output():
+        sys.exit(main(sys.argv[1:]))

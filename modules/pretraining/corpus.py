@@ -16,11 +16,13 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from modules.data.cache import cache_dir, cached_arrays, digest
 from modules.data.tokens import tokenizer_hash
+from modules.processes import end_with_parent
 from variants.errors import UserError
 
 OPENERS = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
@@ -82,11 +84,17 @@ def _encode(files: Sequence[str], tokenizer, processes: int | None) -> dict[str,
         parts = list(map(_tokens, chunks(files)))
     else:  # spawned: a fork would copy the tokenizer's threads half-way
         spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, spawn, _open_tokenizer, setup) as pool:
+        with ProcessPoolExecutor(processes, spawn, _begin, setup) as pool:
             parts = list(pool.map(_tokens, chunks(files)))
     empty = np.zeros(0, np.uint16 if setup[2] else np.int32)
     names = ("train", "held_out")
     return {name: np.concatenate([empty, *(part[k] for part in parts)]) for k, name in enumerate(names)}
+
+
+def _begin(*setup: Any) -> None:
+    """What each process of the pool begins with."""
+    end_with_parent()
+    _open_tokenizer(*setup)
 
 
 def _open_tokenizer(description: str, end: int, small: bool) -> None:

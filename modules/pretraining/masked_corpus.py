@@ -10,6 +10,7 @@ import numpy as np
 
 from modules.embedded.corpus import CHUNK, documents, split_words
 from modules.embedded.lexicon import Dice
+from modules.processes import end_with_parent
 
 SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 """Special tokens; their place is their id."""
@@ -50,7 +51,7 @@ def corpus(seed: int, count: int, hide: float, ids: dict[str, int], workers: int
     """
     chunks = [(seed, chunk, hide, ids) for chunk in range(math.ceil(count / CHUNK))]
     start, parts = time.time(), []
-    with multiprocessing.get_context("spawn").Pool(min(workers, len(chunks))) as pool:
+    with multiprocessing.get_context("spawn").Pool(min(workers, len(chunks)), end_with_parent) as pool:
         for part in pool.imap(encode, chunks, chunksize=4):
             parts.append(np.frombuffer(part, dtype=np.int16).reshape(CHUNK, LENGTH + 1))
             if len(parts) % 50 == 0 or len(parts) == len(chunks):

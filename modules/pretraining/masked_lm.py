@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import time
 from functools import partial
@@ -19,7 +18,7 @@ from modules.pretraining.masked_rows import POOL, batches
 from modules.pretraining.model_folder import machine, pick_device, write_model_folder
 from modules.pretraining.settings import MaskedSettings
 from modules.pretraining.training_step import Batch, TrainingStep
-from variants.atomic import write_atomic
+from modules.runs.checkpoints import read_checkpoint, write_checkpoint
 from variants.errors import UserError
 
 
@@ -114,11 +113,12 @@ def train(
     checkpoint = settings.out / "checkpoint.pt"
     flags = {name: value for name, value in vars(settings).items() if name not in ("out", "reference")}
     done = 0
-    if checkpoint.is_file():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+    parts = {*state, "done", "counts", "losses", "settings"}
+    saved = read_checkpoint(checkpoint, "pretraining", lambda found: None if parts <= found.keys() else "is none of it")
+    if saved:
         if saved["settings"] != flags:
             raise UserError(f"{checkpoint} is of a training with other flags; continue with those, or delete it")
-        done, counts, losses = saved["done"], saved["counts"], saved["losses"]
+        done, counts, losses = saved["done"], saved["counts"].to(device), saved["losses"].to(device)
         for name, part in state.items():
             part.load_state_dict(saved[name])
     rows = rows.to(device)
@@ -141,10 +141,10 @@ def train(
                 counts.zero_()
                 losses.zero_()
             settings.out.mkdir(parents=True, exist_ok=True)
-            parts = {name: part.state_dict() for name, part in state.items()}
-            buffer = io.BytesIO()
-            torch.save({**parts, "done": step, "counts": counts, "losses": losses, "settings": flags}, buffer)
-            write_atomic(checkpoint, buffer.getvalue())
+            states = {name: part.state_dict() for name, part in state.items()}
+            write_checkpoint(
+                checkpoint, {**states, "done": step, "counts": counts, "losses": losses, "settings": flags}
+            )
     print()
     shares = (counts[:, ::2] / counts[:, 1::2].clamp(min=1)).tolist()
     return model.float().cpu(), (losses[0] / losses[1]).item(), shares

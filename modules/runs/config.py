@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,20 +12,6 @@ from modules.documents import read_json
 from modules.runs.results import Budget, Origin, Start, run_id
 from modules.schema import Seed, built
 from variants.atomic import write_atomic
-from variants.errors import UserError
-
-OWNED = {
-    "max_epochs": "--epochs",
-    "max_time": "the same command again, which goes on where a run was stopped",
-    "gradient_clip_val": "--gradient_clip_val",
-    "callbacks": None,
-    "logger": "--wandb",
-    "enable_checkpointing": None,
-    "default_root_dir": "--results_dir",
-    "use_distributed_sampler": None,
-    "enable_progress_bar": None,
-}
-"""Trainer options that the framework sets itself, and the flag that takes their place."""
 
 NEUTRAL = {
     "accelerator",
@@ -48,6 +33,9 @@ COMPILE = {
     "off": "eager",
 }
 """Values of --compile: none changes what is computed."""
+
+WANDB = ("auto", "online", "offline", "off")
+"""Values of --wandb."""
 
 
 @dataclass(kw_only=True)
@@ -87,7 +75,8 @@ class RunConfig(Execution):
         variant: as on the command line: a name or ``module:Class``.
         options: every hyperparameter of the variant.
         protocol: the recipe's name; overrides: settings given by hand that differ from it.
-        backbone, data: ``spec`` to load it by, and ``source``, ``name``, ``hash`` for the record.
+        backbone, data: ``spec`` to load it by, and ``source``, ``name``, ``hash`` for the record;
+            a backbone's ``frozen`` names pretrained parts that once trained with the head: ids differ from then.
         training: the training settings that recipe and flags give; the id hashes them as they stand here, and the
             benchmark's settings dataclass fills in the defaults of the others.
         init_from: ``task`` and ``id`` of the run whose weights this one starts from.
@@ -114,6 +103,7 @@ class RunConfig(Execution):
         """Hash of what decides the outcome: neither device count, nor folder names, dashboard or acceleration."""
         outcome = {k: getattr(self, k) for k in ("benchmark", "task", "variant", "options", "protocol", "seed")}
         outcome |= {"backbone": self.backbone["hash"], "data": self.data["hash"], "code": self.code}
+        outcome |= {key: self.backbone[key] for key in ("frozen",) if key in self.backbone}
         outcome |= {"training": self.training, "init_from": (self.init_from or {}).get("id")}
         outcome |= {"trainer": {k: v for k, v in self.trainer.items() if k not in NEUTRAL}}
         return run_id(outcome)
@@ -138,20 +128,3 @@ class RunConfig(Execution):
         path = Path(results_dir) / "runs" / id / "config.json"
         content = built(cls, read_json(path), str(path))
         return dataclasses.replace(content, results_dir=results_dir)
-
-
-def check_trainer(options: dict[str, Any]) -> None:
-    """Refuse a Trainer option that does not exist or that the framework sets itself, in one line."""
-    import inspect
-
-    if not options:
-        return
-    from lightning.pytorch import Trainer  # takes seconds
-
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    for name in options:
-        if name in OWNED:
-            raise UserError(f"--trainer.{name} is set by this project; use {OWNED[name] or 'it as it is'}")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=2) or ["see lightning's Trainer"]
-            raise UserError(f"--trainer.{name} is no option of lightning.Trainer; did you mean {' or '.join(near)}?")

@@ -141,6 +141,12 @@ class RunResult:
     environment: Machine = field(default_factory=dict)
     wandb_id: str | None = None
 
+    @property
+    def diverged(self) -> bool:
+        """Whether a loss ceased to be a number: the scores are then those of chance, whatever they look like."""
+        scored = (self.best, self.last)
+        return bool(self.cost.get("diverged")) or not all(finite_losses(figures) for figures in scored)
+
     def to_json(self) -> str:
         """The file's text. Numbers that are not finite (a diverged loss) become null, as JSON has none."""
         return json.dumps(_finite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -169,6 +175,12 @@ class RunResult:
                 raise UserError(f"{name}: {part}: {wrong[0]} is no score")
         if self.init_from and self.init_from["id"] == self.id:
             raise UserError(f"{name}: it starts from itself")
+
+
+def finite_losses(figures: Mapping[str, Any]) -> bool:
+    """Whether the losses of an epoch, as far as it has any, are finite numbers. In a file they are null where not."""
+    losses = [figures[name] for name in ("train_loss", "loss") if name in figures]
+    return all(isinstance(loss, (int, float)) and math.isfinite(loss) for loss in losses)
 
 
 TEXTS = ("missing", "scorers")

@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
 
+from modules.runs.results import finite_losses
 from modules.training.lightning_module import FineTuner
 from variants.adapters.adapted_model import AdaptedModel
 from variants.formats.native import save_adapter
@@ -26,7 +27,8 @@ class EpochSeeds(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Seed by run, epoch and rank."""
-        seed_everything(self.seed * 100_003 + trainer.current_epoch * 17 + trainer.global_rank, verbose=False)
+        seed = self.seed * 100_003 + trainer.current_epoch * 17 + trainer.global_rank
+        seed_everything(seed % 2**32, verbose=False)  # the most that it takes
 
 
 class History(Callback):
@@ -42,7 +44,7 @@ class History(Callback):
         step_seconds: mean time of a training step in each epoch.
         steps: training steps, each of one batch.
         seconds: wall-clock time of all epochs, evaluations included.
-        diverged: whether the last epoch's training loss is not finite.
+        diverged: whether a loss of the last epoch is not finite.
     """
 
     def __init__(self, metric: str, folder: Path, notes: dict[str, Any]) -> None:
@@ -58,7 +60,12 @@ class History(Callback):
     @property
     def best(self) -> dict[str, Any]:
         """The figures of the epoch with the highest metric."""
-        return max(self.epochs, key=lambda figures: figures[self.metric])
+        return max(self.epochs, key=self._worth)
+
+    def _worth(self, figures: dict[str, Any]) -> float:
+        """The metric; an epoch whose losses are no numbers is worth less than any other, whatever its metric says."""
+        value = figures[self.metric]
+        return value if finite_losses(figures) and not math.isnan(value) else -math.inf
 
     @property
     def last(self) -> dict[str, Any]:
@@ -118,7 +125,7 @@ class History(Callback):
     def take(self, figures: dict[str, Any]) -> None:
         """Add the figures of an epoch."""
         self.epochs.append(figures)
-        self.diverged = not math.isfinite(figures["train_loss"])
+        self.diverged = not finite_losses(figures)
 
     def save(self, adapted: AdaptedModel, which: str) -> None:
         """Write the active adapter as it is now, as that of the epoch that came last."""
@@ -152,6 +159,7 @@ def scored_epoch(trainer: Trainer) -> int:
 def dashboard(figures: dict[str, Any], variant_metrics: dict[str, float]) -> dict[str, float]:
     """The figures of an epoch as a dashboard has them."""
     named = {"train/loss_epoch": figures["train_loss"], "epoch": figures["epoch"]}
+    named |= {} if finite_losses(figures) else {"diverged": 1.0}
     named |= {f"dev/{name}": value for name, value in figures.items() if name not in ("epoch", "train_loss")}
     return named | {f"variant/{name}": value for name, value in variant_metrics.items()}
 
@@ -195,7 +203,7 @@ class Progress(Callback):
         if not trainer.is_global_zero:
             return
         figures, metric = self.history.last, self.history.metric
-        scored = f"{metric} {100 * figures[metric]:.1f}"
+        scored = f"{metric} {100 * figures[metric]:.1f}" if finite_losses(figures) else "diverged (a loss is no number)"
         ms = 1000 * self.history.step_seconds[-1] if self.history.steps else 0.0
         if self.bar is not None:
             following = min(figures["epoch"] + 1, trainer.max_epochs)

@@ -1,21 +1,16 @@
-"""A run's checkpoint: written whole at the end of each epoch, and taken up only if it is as it was written."""
+"""A run's checkpoint: written at the end of each epoch, and gone on from where it is of this very run."""
 
 from __future__ import annotations
 
-import io
-import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 
-from variants.atomic import move_aside, write_atomic
-from variants.errors import UserError
+from modules.runs.checkpoints import read_checkpoint, write_checkpoint
 
 PARTS = ("state_dict", "callbacks", "loops", "optimizer_states", "lr_schedulers", "epoch", "global_step")
 """What training goes on from: what Lightning writes into a checkpoint."""
@@ -35,59 +30,26 @@ class EpochCheckpoint(Checkpoint):
 
 
 class CheckpointFiles(TorchCheckpointIO):
-    """Checkpoints as `write_atomic` writes files: beside their place, on the disk that they stay on."""
+    """Lightning's checkpoints as the project writes files: beside their place, on the disk that they stay on."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint; raises UserError on a full disk."""
-        buffer = io.BytesIO()
-        torch.save(checkpoint, buffer)
-        write_atomic(path, buffer.getbuffer())
+        write_checkpoint(path, checkpoint)
 
 
 def usable(path: Path, module: LightningModule, title: str) -> Path | None:
-    """The checkpoint to go on from; None where there is none that can be.
-
-    One that is damaged, or of another model, is moved aside by the first of several processes, and said: the run then
-    begins anew.
+    """The checkpoint to go on from; None where there is none that can be: see `read_checkpoint`.
 
     Args:
-        title: the run's, for the message.
-
-    Raises:
-        UserError: it can be neither used nor moved.
+        title: the run's, for messages.
     """
-    if not path.is_file():
-        return None
-    if (reason := _why_not(path, module)) is None:
-        return path
-    if rank_zero_only.rank == 0:
-        try:
-            aside = move_aside(path).name
-        except OSError as error:
-            raise UserError(
-                f"{title}: its checkpoint {path} {reason}, and cannot be moved: {error.strerror}"
-            ) from error
-        print(f"{title}: its checkpoint {path} {reason}: moved to {aside}, and the run begins anew", file=sys.stderr)
-    return None
 
+    def why_not(content: dict[str, Any]) -> str | None:
+        if any(part not in content for part in PARTS):
+            return "is none of a run"
+        theirs = content["state_dict"]
+        shapes = {name: getattr(tensor, "shape", None) for name, tensor in theirs.items()}
+        same = shapes == {name: tensor.shape for name, tensor in module.state_dict().items()}
+        return None if same else "is of another model"
 
-def _why_not(path: Path, module: LightningModule) -> str | None:
-    """Why training cannot go on from a checkpoint, or None.
-
-    A checkpoint is a zip archive, which holds a checksum (CRC-32) of each of its parts; torch does not compare them.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if damaged := archive.testzip():
-                return f"is damaged (checksum of {damaged})"
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes its readers fail in every way
-        return f"is damaged ({type(error).__name__})"
-    if not isinstance(found, dict) or any(part not in found for part in PARTS):
-        return "is none of a run"
-    own, theirs = module.state_dict(), found["state_dict"]
-    if not isinstance(theirs, dict) or {n: t.shape for n, t in own.items()} != {
-        name: getattr(tensor, "shape", None) for name, tensor in theirs.items()
-    }:
-        return "is of another model"
-    return None
+    return path if read_checkpoint(path, title, why_not, rank_zero_only.rank == 0) else None

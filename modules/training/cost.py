@@ -57,7 +57,9 @@ def cost(history: History, data: PaddedDataModule, config: RunConfig, stacked: i
         "tokens_per_s": round(tokens * stacked / seconds, 1) if seconds else None,
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "wall_s": round(history.seconds, 2),
-        "file_bytes": sum(f.stat().st_size for f in (config.folder / "best").iterdir()),
+        "file_bytes": sum(
+            file.stat().st_size for file in (config.folder / "best").glob("[!.]*")
+        ),  # nothing half-written
         "diverged": history.diverged,
     }
     return found if stacked == 1 else found | {"stacked": stacked}

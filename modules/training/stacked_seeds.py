@@ -102,7 +102,7 @@ class StackedTuner(FineTuner):
 
 
 class StackedHistory(History):
-    """The history of each seed, and what they cost together. The figures of an epoch are the means over the seeds."""
+    """The history of each seed, and what they cost together. Figures are means over seeds that go on."""
 
     def __init__(self, each: Sequence[History]) -> None:
         super().__init__(each[0].metric, each[0].folder, {})
@@ -121,7 +121,8 @@ class StackedHistory(History):
                     own.save(adapted, "best")
                 if own.diverged:
                     own.save(adapted, "last")
-        self.take({name: sum(figures[name] for figures in found) / len(found) for name in found[0]} | {"epoch": epoch})
+        going = [figures for own, figures in zip(self.each, found, strict=True) if not own.diverged] or found
+        self.take({name: sum(figures[name] for figures in going) / len(going) for name in found[0]} | {"epoch": epoch})
         self.diverged = all(own.diverged for own in self.each)
         trainer.should_stop |= self.diverged
 

@@ -71,6 +71,7 @@ def finish_logging(
         experiment = logger.experiment
         summary = {f"best/{name}": value for name, value in history.best.items()}
         summary |= {f"test/{name}": value for name, value in (test or {}).items() if isinstance(value, (int, float))}
+        summary |= {"diverged": history.diverged}
         experiment.summary.update(summary | {f"parameters/{name}": value for name, value in parameters.items()})
         identity = experiment.id
         experiment.finish()

@@ -24,6 +24,7 @@ class Adapter:
         layers: site path -> what is learnt there.
         in_place: names of the model's own parameters that it trains: the head, and what the variant asks for.
         values: their values while another adapter is active.
+        frozen: those of them that somebody had frozen when another became active.
         initial: initial tensors of a variant whose first delta is taken off the base.
         residual: site path -> that reduced base weight.
     """
@@ -33,6 +34,7 @@ class Adapter:
     layers: dict[str, AdapterLayer] = field(default_factory=dict)
     in_place: list[str] = field(default_factory=list)
     values: dict[str, Tensor] = field(default_factory=dict)
+    frozen: set[str] = field(default_factory=set)
     initial: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
 
@@ -50,6 +52,8 @@ class Adapter:
         for parameter in known.values():
             parameter.requires_grad_(False)
         sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in head]
+        if hasattr(variant, "check_patterns"):
+            variant.check_patterns([site.path for site in sites])
         shared = variant.shared(sites, seed) if sites else {}
         adapter = cls(variant, seed)
         for site in sites:

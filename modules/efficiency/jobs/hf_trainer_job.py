@@ -20,6 +20,7 @@ import torch
 import transformers
 from torch.utils.data import Dataset, Sampler
 
+from modules.processes import end_with_parent
 from variants.atomic import write_atomic
 
 
@@ -69,11 +70,11 @@ def main(settings: dict[str, Any]) -> None:
 
     task, lr, epochs, batch = TASKS[settings["task"]], settings["lr"], settings["epochs"], settings["batch_size"]
     splits = FolderSource(settings["data_dir"]).load(task)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(settings["model"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(settings["model"], trust_remote_code=False)
     data = {name: Rows(split, tokenizer, settings["max_length"]) for name, split in splits.items()}
     transformers.set_seed(settings["seed"])
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        settings["model"], num_labels=task.num_labels
+        settings["model"], num_labels=task.num_labels, trust_remote_code=False
     )
     config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], **settings["lora"])
     steps = epochs * -(-len(data["train"]) // batch)
@@ -115,4 +116,5 @@ def main(settings: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_parent()
     main(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))

@@ -17,6 +17,7 @@ from typing import Any
 
 from modules.efficiency.steps.backbones import build, sizes
 from modules.paths import PROJECT, checkout
+from modules.processes import WITH_PARENT
 from modules.runs.environment import environment
 from variants.errors import UserError
 
@@ -131,6 +132,7 @@ def _call(command: list[str], place: Path, project: Path = PROJECT) -> None:
     """Run a job in its folder, with a cache there. Raises UserError with the last line of its errors."""
     paths = os.pathsep.join(filter(None, (str(project), os.environ.get("PYTHONPATH"))))
     changes = {"LORA_VARIANTS_CACHE": str(place / "cache"), "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "true"}
+    changes[WITH_PARENT] = str(os.getpid())
     done = subprocess.run(command, cwd=project, env=os.environ | changes, capture_output=True, text=True)
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]

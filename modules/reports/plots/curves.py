@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from modules.reports.plots.layout import add_legend, grid_of, new_figure
 from modules.reports.plots.style import MANY, rows_for_curves
 from modules.reports.tables.section import Section
+from modules.runs.results import finite_losses
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +26,7 @@ def curves(section: Section) -> Figure:
             by_epoch: dict[int, list[float]] = {}
             for run in row.by_task.get(task, ()):
                 for epoch in run.epochs:
-                    if epoch.get(run.metric) is not None:
+                    if epoch.get(run.metric) is not None and finite_losses(epoch):
                         by_epoch.setdefault(epoch["epoch"], []).append(100 * epoch[run.metric])
             x = sorted(by_epoch)
             middle = [statistics.median(by_epoch[k]) for k in x]

@@ -42,10 +42,13 @@ class Cell:
         scores = [
             run.test[self.metric] if self.column.metric else getattr(run, which)[self.metric] for run in self.runs
         ]
-        return [math.nan if score is None else self.column.scale * score for score in scores]
+        return [
+            math.nan if score is None or run.diverged else self.column.scale * score
+            for run, score in zip(self.runs, scores, strict=True)
+        ]
 
     def diverged(self, which: str = "best") -> int:
-        """Number of runs whose metric is not a number."""
+        """Number of runs that diverged, or whose metric is not a number."""
         return sum(math.isnan(value) for value in self.values(which))
 
     def centre(self, which: str = "best") -> float:

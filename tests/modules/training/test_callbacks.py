@@ -1,0 +1,72 @@
+"""The history of a run: its best epoch, and a loss that is no number any more."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+
+import pytest
+
+from modules.benchmarks.glue import GLUE
+from modules.reports.show import show_table
+from modules.runs.results import ResultStore, RunResult
+from modules.training.callbacks import EpochSeeds, History, dashboard
+from modules.training.lightning_module import FineTuner
+from modules.training.run import run as train
+from tests.support.results import run as result_of
+from tests.support.runs import planned
+
+
+@contextlib.contextmanager
+def diverging(monkeypatch) -> Iterator[pytest.MonkeyPatch]:
+    """A run whose training loss is no number from its first epoch on."""
+    own = FineTuner.epoch_figures
+    with monkeypatch.context() as patched:
+        patched.setattr(FineTuner, "epoch_figures", lambda self: own(self) | {"train_loss": math.nan})
+        yield patched
+
+
+def test_a_run_whose_loss_is_no_number_is_marked_wherever_its_score_would_stand(command, monkeypatch, capsys):
+    """Fault B5: 46.1 is what answering with one class gives; in the progress, the file, the table and its mean."""
+    runs = planned([*command, "--seeds", "0,1"])
+    with diverging(monkeypatch):
+        results = [train(runs[0], live=False)]
+    results.append(train(runs[1], live=False))
+    assert [result.diverged for result in results] == [True, False]
+    assert ResultStore(runs[0].results_dir).read(runs[0].id).diverged
+    printed = capsys.readouterr().out
+    assert "rte lora seed 0: epoch 1/2, diverged" in printed and "rte lora seed 1: epoch 2/2, accuracy" in printed
+    show_table(runs[0].results_dir, GLUE)
+    table = capsys.readouterr().out
+    assert "diverged1/2" in table  # a terminal is narrow
+
+
+@pytest.mark.parametrize("which", ["best", "last"])
+def test_older_files_tell_by_their_losses(which):
+    """They hold null where a loss was no number, whatever their `cost` says."""
+    result = RunResult.from_json(result_of(score=0.461, last=0.461, **{f"{which}__train_loss": None}).to_json())
+    assert result.diverged and not RunResult.from_json(result_of().to_json()).diverged
+
+
+def test_the_best_epoch_is_one_with_numbers(tmp_path):
+    """Neither a metric that is no number, which nothing beats, nor the score of a model that says nothing."""
+    history = History("pearson", tmp_path, {})
+    figures = {"train_loss": 1.0, "loss": 1.0}
+    history.take({"epoch": 1, **figures, "pearson": math.nan})
+    assert history.best["epoch"] == 1 and not history.diverged
+    history.take({"epoch": 2, **figures, "pearson": 0.5})
+    history.take({"epoch": 3, **figures, "loss": math.inf, "pearson": 0.9})
+    assert history.best["epoch"] == 2 and history.diverged
+    assert dashboard(history.last, {})["diverged"] == 1.0 and "diverged" not in dashboard(history.best, {})
+
+
+def test_a_diverged_run_that_was_killed_does_not_train_on(command, monkeypatch):
+    """It had stopped for good; what was left to do was its record."""
+    (run,) = planned(command, "head")
+    with diverging(monkeypatch) as patched:
+        patched.setattr("modules.training.run.make_result", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(run)
+    monkeypatch.setattr(EpochSeeds, "on_train_epoch_start", lambda *_: pytest.fail("it trains on"))
+    assert train(run).diverged
