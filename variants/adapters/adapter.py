@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,12 +55,16 @@ class Adapter:
         sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in head]
         if hasattr(variant, "check_patterns"):
             variant.check_patterns([site.path for site in sites])
-        shared = variant.shared(sites, seed) if sites else {}
+        # what is made on the CPU and moved to the meta device is no longer shared
+        device = torch.device("meta") if sites and sites[0].device.type == "meta" else nullcontext()
+        with device:
+            shared = variant.shared(sites, seed) if sites else {}
         adapter = cls(variant, seed)
         for site in sites:
             config = variant.at(site.path) if hasattr(variant, "at") else variant
             try:
-                layer = variant.layer(site, config, seeded(seed, site.path), **shared)
+                with device:
+                    layer = variant.layer(site, config, seeded(seed, site.path), **shared)
             except VariantError:
                 raise
             except Exception as error:
