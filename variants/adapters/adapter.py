@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 
 from variants.adapters.answers import completed_groups
 from variants.adapters.late import Late, reading
-from variants.errors import VariantError
+from variants.errors import VariantError, first_line
 from variants.layer import AdapterLayer, seeded
-from variants.outside.places import located
+from variants.outside.places import definition, place
 from variants.sites.site import Site
 from variants.variant import BaseVariant
 
@@ -131,16 +132,20 @@ class Adapter:
 
 def _build(variant: BaseVariant, seed: int, sites: Sequence[Site]) -> Iterator[tuple[AdapterLayer, bool]]:
     """The layer of each site with its initial values, and whether these follow a base weight that is read for them."""
-    shared = variant.shared(sites, seed) if sites else {}
+    # what is made on the CPU and moved to the meta device is no longer shared
+    device = torch.device("meta") if sites and sites[0].device.type == "meta" else nullcontext()
+    with device:
+        shared = variant.shared(sites, seed) if sites else {}
     for site in sites:
         config = variant.at(site.path) if hasattr(variant, "at") else variant
-        with reading(site) as found:
-            try:
+        try:
+            with device, reading(site) as found:
                 layer = variant.layer(site, config, seeded(seed, site.path), **shared)
-            except VariantError:
-                raise
-            except Exception as error:
-                raise VariantError(f"{variant.name}: no layer for {site.path}: {located(error)}") from error
+        except VariantError:
+            raise
+        except Exception as error:
+            where = place(error) or f"{definition(variant.layer)}: "
+            raise VariantError(f"{where}no layer for {site.path}: {first_line(error)}") from error
         if hasattr(layer, "pre") and not site.is_whole:
             raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
         dtype = torch.promote_types(site.dtype, torch.float32)
