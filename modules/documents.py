@@ -50,6 +50,14 @@ def read_bytes(path: str | Path, bound: int | None = LARGEST) -> bytes:
     return data
 
 
+def modified(path: Path) -> int:
+    """When a file was changed last, in ns, for what is read only once. Raises UserError where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
 def decoded(data: bytes, path: str | Path) -> str:
     """The text of bytes in UTF-8, with or without BOM. Raises UserError naming `path`, line and byte."""
     try:
@@ -88,6 +96,18 @@ def read_yaml(path: str | Path) -> Any:
         return yaml.load(text, Loader=loader)
 
     return _plain(load, path, "YAML")
+
+
+def check_yaml(text: str, name: str) -> None:
+    """Raise UserError where a text, read as YAML, would be too much; that it may be no YAML at all is no matter."""
+    import yaml
+
+    try:
+        _bounded(yaml.parse(text, Loader=yaml.SafeLoader))
+    except _Unfit as error:
+        raise UserError(f"{name}: {error}") from None
+    except (yaml.YAMLError, ValueError):
+        return
 
 
 def _plain(load: Callable[[], Any], path: str | Path, kind: str) -> Any:

@@ -29,12 +29,13 @@ FLOORS = {
     "variants": (
         "errors",
         "atomic",
+        "wrappers",
+        "outside",
         "sites",
         "layer",
         "prefix_room",  # of the three prefix methods
         "variant",
         "listing",
-        "outside",
         "registry",
         "named",
         "__init__",  # the names that `from variants import ...` gives: a method is found when it is asked for
@@ -42,6 +43,7 @@ FLOORS = {
         "adapters",
         "formats",
         "formats/peft",
+        "loops",
         "base_model",
         "acceleration/basics",
         "acceleration/products",

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import torch
@@ -38,6 +38,7 @@ class Outline:
         class_name: transformers class of the model, or "".
         model_type: transformers' name of the architecture, or "".
         transposed: the maps are GPT-2's Conv1D.
+        tied: parameter of the head -> all names of it, where the model has it in several places.
     """
 
     maps: dict[str, tuple[int, int] | None]
@@ -45,6 +46,7 @@ class Outline:
     class_name: str = ""
     model_type: str = ""
     transposed: bool = False
+    tied: dict[str, list[str]] = field(default_factory=dict)
 
 
 def outline(path: str | os.PathLike) -> Outline:
@@ -57,7 +59,7 @@ def outline(path: str | os.PathLike) -> Outline:
         shapes = _shapes({key: t for key, t in tensors.items() if "::" not in key and key not in head})
         model_type = base.get("model_type") or ""
         transposed = ARCHITECTURES.get(model_type, UNKNOWN).transposed
-        return Outline(shapes, head, base.get("class") or "", model_type, transposed)
+        return Outline(shapes, head, base.get("class") or "", model_type, transposed, base.get("tied", {}))
     if kind == "peft":
         config, tensors = peft.read(path)
         layers, head = peft.split(tensors, peft.kind(config))
@@ -113,10 +115,15 @@ def load_model(source: str, path: str | os.PathLike) -> nn.Module:
     labels = [len(tensor) for key, tensor in known.head.items() if _LABELS.search(key)]
     try:
         with quiet():
-            config = transformers.AutoConfig.from_pretrained(source, **({"num_labels": labels[-1]} if labels else {}))
+            extra = {"num_labels": labels[-1]} if labels else {}
+            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)
             name = known.class_name or (_AUTO["SEQ_CLS"] if labels else (config.architectures or ["AutoModel"])[0])
             model, loading = getattr(transformers, name).from_pretrained(
-                source, config=config, ignore_mismatched_sizes=True, output_loading_info=True
+                source,
+                config=config,
+                ignore_mismatched_sizes=True,
+                output_loading_info=True,
+                trust_remote_code=False,
             )
     except (OSError, ValueError, AttributeError) as error:
         raise VariantError(f"cannot load the model {source!r}: {first_line(error)}") from error
@@ -156,8 +163,10 @@ def stand_in(path: str | os.PathLike) -> nn.Module:
     for name, shape in shapes.items():
         _put(model, name, _map(*shape, known.transposed))
     for key, tensor in known.head.items():
-        owner, _, leaf = key.rpartition(".")
-        _put(model, owner, nn.Module()).register_parameter(leaf, nn.Parameter(tensor.clone()))
+        parameter = nn.Parameter(tensor.clone())
+        for name in known.tied.get(key, [key]):
+            owner, _, leaf = name.rpartition(".")
+            _put(model, owner, nn.Module()).register_parameter(leaf, parameter)
     return model
 
 

@@ -6,14 +6,13 @@ Prints a table of the properties that hold. Exit code: 0 if all do, 1 if one fai
 from __future__ import annotations
 
 import argparse
-import ast
-import dataclasses
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
-from variants.errors import UserError, VariantError, exit_code, first_line
+from variants.errors import UserError, exit_code, first_line
+from variants.outside.options import add_options, build, given
 from variants.registry import resolve
 from variants.variant import BaseVariant
 
@@ -93,42 +92,24 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(message)
 
 
-def _value(text: str, field: dataclasses.Field) -> Any:
-    """An option's value as the text on the command line gives it: a literal, or the text itself."""
-    if field.type in (str, "str"):
-        return text
-    try:
-        return ast.literal_eval({"true": "True", "false": "False", "null": "None"}.get(text, text))
-    except (ValueError, SyntaxError):
-        return text
-
-
-def parse(argv: list[str]) -> BaseVariant:
-    """The variant that a command line names, with its options.
+def parse(argv: list[str]) -> tuple[BaseVariant, list[str]]:
+    """The variant that a command line names, with its options; and the properties to try, all where none is named.
 
     Raises:
-        UserError: there is no such variant or option, or the variant refuses an option's value.
+        UserError: there is no such variant, option or property, or the variant refuses an option's value.
     """
     parser = _Parser(prog="python -m variants.check", description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("variant", help="a known name, package.module:Class or path/to/file.py:Class")
+    parser.add_argument("--only", metavar="PROPERTY", action="append", help="try this one alone; may be given again")
     if not argv or argv[0].startswith("-"):
         parser.parse_args(argv)
-    try:
-        cls = resolve(argv[0])
-    except VariantError:
-        raise
-    except Exception as error:  # the inventor's file does not run
-        raise UserError(f"{argv[0]} fails when it is loaded: {first_line(error)}") from error
-    fields = {field.name: field for field in dataclasses.fields(cls)}
-    for name, field in fields.items():
-        parser.add_argument(f"--{name}", default=argparse.SUPPRESS, metavar=str(field.type).upper())
-    given = vars(parser.parse_args(argv))
-    try:
-        return cls(**{name: _value(text, fields[name]) for name, text in given.items() if name != "variant"})
-    except VariantError:
-        raise
-    except (TypeError, ValueError) as error:
-        raise UserError(str(error)) from error
+    cls = resolve(argv[0])
+    add_options(parser, cls)
+    flags = vars(parser.parse_args(argv))
+    only = [name for words in flags["only"] or [] for name in words.split(",")]
+    if unknown := [name for name in only if name not in properties()]:
+        raise UserError(f"there is no property {unknown[0]!r}; they are {', '.join(properties())}")
+    return build(cls, given(flags, cls), flags=True), only
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -137,8 +118,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str] | None) -> int:
-    variant = parse(sys.argv[1:] if argv is None else argv)
-    findings = check(variant)
+    variant, only = parse(sys.argv[1:] if argv is None else argv)
+    findings = check(variant, only)
     print(table(findings))
     failed = sum(f.status == FAILED for f in findings)
     held = sum(f.status == HELD for f in findings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,11 +19,13 @@ Rewrite an adapter in another format. The format of SRC is told by its files:
   loralib  a file: a torch state dict with <module>.lora_A and <module>.lora_B (LoRA only)
 
 LoRA, DoRA, VeRA and AdaLoRA can be taken to PEFT and back; what a format cannot hold is named, and nothing is written.
+Any other declared low-rank update goes to PEFT as a LoRA that computes the same: --as lora.
 
 examples:
   python -m variants.convert results/runs/a1b2c3/adapter my-peft-adapter --to peft
   python -m variants.convert roberta_base_lora_mnli.bin mnli --to ours --alpha 16 --model roberta-base
   python -m variants.convert gpt2-vera peft-vera --to peft --model gpt2-medium
+  python -m variants.convert results/runs/d4e5f6/adapter my-lora --to peft --as lora --variant my_file.py:MyVariant
 """
 MODEL_HELP = "transformers model folder or Hub id"
 VARIANT_HELP = "the method's own file, if it is not the project's: an adapter folder names it, but brings no code"
@@ -35,6 +38,7 @@ def convert(
     model: str | None = None,
     alpha: float | None = None,
     variant: str | None = None,
+    as_lora: bool = False,
 ) -> str:
     """Write the adapter in ``source`` as ``target`` in format ``to``: ours, peft or loralib.
 
@@ -45,6 +49,7 @@ def convert(
         model: base model; without it the shapes in the file must do, and its fingerprint is not recorded.
         alpha: LoRA's alpha, which loralib's files do not hold.
         variant: ``FILE.py:CLASS`` of an adapter whose variant is not the project's.
+        as_lora: write to PEFT's format, as LoRA, whatever declares a low-rank update; it computes the same.
 
     Returns:
         One line about what was written.
@@ -59,12 +64,17 @@ def convert(
 
     if Path(target).exists() and Path(target).resolve() == Path(source).resolve():
         raise VariantError(f"{target} is the source itself: choose another place")
+    if as_lora and to != "peft":
+        raise VariantError(f"--as lora is for --to peft, not for {to}")
     loaded = base.load_model(model, source) if model else base.stand_in(source)
     adapted = formats.load(loaded, source, alpha=alpha, variant=variant)
     adapted.shrink()  # what was pruned is in no file
     note = ""
     if to == "peft":
-        peft.save(adapted, target)
+        with warnings.catch_warnings(record=True) as notes:
+            warnings.simplefilter("always", UserWarning)
+            peft.save(adapted, target, as_lora)
+        note = "".join(f"; {each.message}" for each in notes) + ("; as LoRA" if as_lora else "")
     elif to == "loralib":
         note = f"; loralib files do not hold alpha, give its reader lora_alpha={loralib.save(adapted, target):g}"
     else:
@@ -86,11 +96,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", required=True, choices=("ours", "peft", "loralib"), help="format to write")
     parser.add_argument("--model", help=f"base model ({MODEL_HELP}); needed for VeRA and slices of unknown width")
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
+    parser.add_argument("--as", choices=("lora",), dest="as_", help="for --to peft: any low-rank update as exact LoRA")
     parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
     given = parser.parse_args(arguments)
 
     def command() -> int:
-        print(convert(given.source, given.target, given.to, given.model, given.alpha, given.variant))
+        print(convert(given.source, given.target, given.to, given.model, given.alpha, given.variant, bool(given.as_)))
         return 0
 
     return exit_code(command)

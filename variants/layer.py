@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.errors import VariantError
+from variants.outside.places import definition
 
 if TYPE_CHECKING:
     from variants.sites.site import Site
@@ -73,14 +74,13 @@ class AdapterLayer(nn.Module):
     ``rng``, a CPU generator seeded by the run's seed and the site's path, so that it is the same on every rank and
     device. It says what it computes in one of three ways: :meth:`low_rank` where the update is a low-rank product,
     :meth:`delta_weight` for any other update of the weight, :meth:`forward` for everything else; what a subclass writes
-    takes the place of what it inherits. How fast it is
-    computed is none of its business (``variants.acceleration``), and neither are dtypes: inputs arrive in the dtype
-    of its parameters, and the output is cast back.
+    takes the place of what it inherits. How fast it is computed is none of its business (``variants.acceleration``),
+    and neither are dtypes: inputs arrive in the dtype of its parameters, and the output is cast back.
 
     Args:
         site: the place in the model; ``in_features``, ``out_features`` and, for linear maps, ``weight()``.
-        config: the variant's hyperparameters as they hold at this site. An option ``dropout`` drops inputs of
-            the update while training.
+        config: the variant's hyperparameters as they hold at this site. An option ``dropout`` drops inputs of the
+            update while training.
         rng: generator for the initial values.
     """
 
@@ -98,6 +98,13 @@ class AdapterLayer(nn.Module):
 
     def __init__(self, site: Site, config: Any, rng: torch.Generator | None = None) -> None:
         super().__init__()
+        own = type(self)
+        written = [
+            n for n in ("low_rank", "delta_weight", "forward") if getattr(own, n) is not getattr(AdapterLayer, n)
+        ]
+        if not (written or hasattr(own, "pre") or hasattr(own, "lengthen")):
+            where = definition(own)
+            raise VariantError(f"{where}: {own.__name__} has none of low_rank(), delta_weight() and forward(x, y)")
         self.site = site  # plain attributes: the base model is not a child of its adapter
         self.config = config
         self.dropout = nn.Dropout(getattr(config, "dropout", 0.0))
@@ -218,3 +225,10 @@ def check_rank(r: int, site: Site, option: str = "r") -> int:
             f"so {option} can be at most {limit}"
         )
     return r
+
+
+def check_alpha(alpha: float) -> float:
+    """``alpha``, where it scales an update to something; VariantError where it would stay nothing, or overflow."""
+    if not 0 < alpha <= 1e6:
+        raise VariantError(f"alpha must lie above 0, up to 1,000,000, not {alpha:g}")
+    return alpha

@@ -33,7 +33,7 @@ def register(name: str):
 
     def decorate(cls: type[BaseVariant]) -> type[BaseVariant]:
         if name in BUILT_IN and not is_built_in(cls):
-            raise VariantError(f"{definition(cls)}: {name!r} is a method of this project: register another name")
+            raise VariantError(f"{name!r} is a method of this project: register {cls.__name__} under another name")
         if name in _registered and _registered[name].__qualname__ != cls.__qualname__:
             warnings.warn(f"variant {name!r} is registered again, by {cls.__module__}", stacklevel=2)
         cls.name = name
@@ -82,8 +82,6 @@ def _load(spec: str) -> type[BaseVariant]:
             if "" not in sys.path and str(Path.cwd()) not in sys.path:
                 sys.path.insert(0, str(Path.cwd()))
             module = importlib.import_module(where)
-    except VariantError:
-        raise
     except OSError as error:
         raise VariantError(f"cannot load variant {spec!r}: {error}") from error
     except (Exception, SystemExit) as error:  # the inventor's code, whatever it does

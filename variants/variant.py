@@ -6,6 +6,7 @@ This file and ``registry.py`` import no torch, so that ``--help`` answers at onc
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from variants.errors import VariantError
+from variants.outside.values import plain
 
 if TYPE_CHECKING:
     import torch
@@ -109,8 +111,13 @@ class BaseVariant:
         return {}
 
     def options(self) -> dict[str, Any]:
-        """The hyperparameters as plain data; ``type(self)(**options)`` rebuilds the variant."""
-        return dataclasses.asdict(self)
+        """The hyperparameters as plain data, from which ``variants.outside.options.build`` makes the variant again.
+
+        Raises:
+            VariantError: one is of a kind that no file can hold.
+        """
+        name = type(self).__name__
+        return {f.name: plain(getattr(self, f.name), f"{name}.{f.name}") for f in dataclasses.fields(self) if f.init}
 
 
 _INTERFACE = {name for name in vars(BaseVariant) if not name.startswith("_")} | {"at"}
@@ -153,13 +160,31 @@ class Variant(BaseVariant):
 
         return find_sites(model, self.target, self.layers)
 
+    def check_patterns(self, paths: Sequence[str]) -> None:
+        """Every pattern of ``per_layer`` must be of one of the sites.
+
+        Raises:
+            VariantError: one matches none of them; the nearest is named.
+        """
+        for pattern in self.per_layer:
+            if not any(_matches(path, pattern) for path in paths):
+                near = difflib.get_close_matches(pattern.strip("*."), paths, n=1, cutoff=0) or ["none"]
+                raise VariantError(
+                    f"per_layer={pattern[:100]!r} matches none of the {len(paths)} sites: it is a glob over names, "
+                    f"such as *.1.*, and the nearest is {near[0]}"
+                )
+
     def at(self, path: str) -> Variant:
         """This configuration as it holds at the site ``path``: the last matching ``per_layer`` entry wins."""
         changes: dict[str, Any] = {}
         for pattern, options in self.per_layer.items():
-            if fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}"):
+            if _matches(path, pattern):
                 changes |= options
         known = {f.name for f in dataclasses.fields(self)}
         if unknown := set(changes) - known:
             raise VariantError(f"per_layer names {sorted(unknown)[0]!r}, which {self.name} does not have")
         return dataclasses.replace(self, **changes) if changes else self
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}")

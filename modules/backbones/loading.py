@@ -4,14 +4,16 @@ All three end in a local folder in the Hub's format, so there is one way to load
 safetensors only: a pickle can run code.
 """
 
-import json
+import contextlib
 import os
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 from modules.backbones.heads import init_head
+from modules.backbones.model_config import check_memory, read_config
 from modules.backbones.weights import _weight_files, weights_hash
 from modules.embedded import ROBERTA
 from modules.hub import hub_cached, hub_reachable, require_hub
@@ -97,9 +99,8 @@ def load_language_model(
 def _dropout_options(folder: Path) -> tuple[str, ...]:
     """What the model's configuration calls its rates of dropout; empty where that is not known."""
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return _family(config.get("model_type", "")).dropout
-    except (OSError, ValueError, AttributeError):
+        return _family(read_config(folder).get("model_type", "")).dropout
+    except UserError:
         return ()  # `_load` says what is wrong with the folder
 
 
@@ -109,19 +110,18 @@ def _load(auto_class: str, place: tuple[str, str, Path], dtype: str, config: dic
     import torch
     import transformers
 
-    with _quiet(), torch.random.fork_rng(devices=[]):
-        try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-            model, report = getattr(transformers, auto_class).from_pretrained(
-                folder,
-                dtype=getattr(torch, dtype),
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # a head for another number of classes: checked below
-                output_loading_info=True,
-                **config,
-            )
-        except Exception as error:  # transformers raises a dozen kinds: the person needs one line
-            raise UserError(f"model {name!r} cannot be loaded: {first_line(error)}") from error
+    with _quiet(), torch.random.fork_rng(devices=[]), _told(f"model {name!r} cannot be loaded"):
+        check_memory(_shapes(folder, auto_class), _weight_files(folder))
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        model, report = getattr(transformers, auto_class).from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # a head for another number of classes: checked below
+            output_loading_info=True,
+            trust_remote_code=False,
+            **config,
+        )
     _check_weights(model, report, name, whole=auto_class == "AutoModelForCausalLM")
     _check_tokenizer(model, tokenizer, name)
     return model, tokenizer, Backbone(name, kind, weights_hash(folder), _positions(model.config))
@@ -129,15 +129,31 @@ def _load(auto_class: str, place: tuple[str, str, Path], dtype: str, config: dic
 
 def shapes_only(folder: Path, auto_class: str):
     """The model of a folder without weights, on the meta device; `auto_class` is transformers' name of its kind."""
+    with _quiet(), _told(f"the model in {folder} cannot be built"):
+        return _shapes(folder, auto_class)
+
+
+def _shapes(folder: Path, auto_class: str):
     import torch
     import transformers
 
+    read_config(folder)
+    with torch.device("meta"):
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        return getattr(transformers, auto_class).from_config(config, trust_remote_code=False)
+
+
+@contextlib.contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Whatever transformers and its libraries raise, as one line that begins with `what`."""
     try:
-        with _quiet(), torch.device("meta"):
-            config = transformers.AutoConfig.from_pretrained(folder)
-            return getattr(transformers, auto_class).from_config(config)
-    except Exception as error:
-        raise UserError(f"the model in {folder} cannot be built: {first_line(error)}") from error
+        yield
+    except UserError as error:
+        raise UserError(f"{what}: {error}") from error
+    except BaseException as error:  # they raise a dozen kinds; the tokenizers' panics are no `Exception`
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise UserError(f"{what}: {first_line(error)}") from error
 
 
 def resolve(spec: str | os.PathLike, embedded: tuple[str, Path] | None = None) -> tuple[str, str, Path]:

@@ -7,11 +7,18 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import TypedDict
 
 from modules.data.cache import cache_dir, digest
+from modules.documents import read_json
 from modules.hub import WEIGHT_FILES
+from modules.schema import checked
 from variants.atomic import write_atomic
 from variants.errors import UserError
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -22,9 +29,12 @@ def _weight_files(folder: Path) -> list[Path]:
     if not index.is_file():
         return []
     try:
-        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise UserError(f"{index} is not a valid weight index; download the model again") from None
+        names = checked(_Index, read_json(index), str(index))["weight_map"]
+        if not names or not all(re.fullmatch(r"[\w.-]+\.safetensors", name) for name in names.values()):
+            raise UserError("its weights are in no files of the folder")
+    except UserError as error:
+        raise UserError(f"{index} is not a valid weight index ({error}); download the model again") from None
+    return [folder / name for name in sorted(set(names.values()))]
 
 
 def weights_hash(folder: Path) -> str:

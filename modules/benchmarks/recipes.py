@@ -13,7 +13,7 @@ from typing import Any
 
 from modules.benchmarks.base import Benchmark
 from modules.benchmarks.settings import TrainingSettings
-from modules.documents import read_yaml
+from modules.documents import modified, read_yaml
 from modules.schema import Seed, built, check_keys
 from variants.errors import UserError
 
@@ -150,7 +150,8 @@ def _find(backbone: str, protocol: str, variant: str, task: str, benchmark: Benc
 
 def load_file(path: Path, benchmark: Benchmark) -> RecipeFile:
     """Read and check one file. Raises UserError naming the file and the key that is wrong."""
-    return _load(Path(path), Path(path).stat().st_mtime_ns, benchmark)
+    path = Path(path).expanduser()
+    return _load(path, modified(path), benchmark)
 
 
 @lru_cache
@@ -200,7 +201,7 @@ def _merge(content: RecipeFile, entry: VariantEntry, variant: str, task: str) ->
 def _path(backbone: str, protocol: str, root: Path) -> tuple[Path, str]:
     """(a recipe file, why it cannot be read)."""
     if protocol.endswith((".yaml", ".yml")):
-        path = Path(protocol)
+        path = Path(protocol).expanduser()
         return path, "" if path.is_file() else f"there is no recipe file {protocol}"
     folder = "default" if protocol == "default" else PurePath(backbone).name
     path = root / folder / f"{protocol}.yaml"

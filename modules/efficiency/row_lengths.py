@@ -64,7 +64,10 @@ def main() -> int:
 
     from modules.efficiency.steps.batches import LENGTHS
 
-    tokenizer, gpt2 = (transformers.AutoTokenizer.from_pretrained(f) for f in (options.tokenizer, options.gpt2))
+    tokenizer, gpt2 = (
+        transformers.AutoTokenizer.from_pretrained(f, trust_remote_code=False)
+        for f in (options.tokenizer, options.gpt2)
+    )
     tables = {
         "glue": {
             "source": "training splits of GLUE; a row is (tokens with special tokens, rows)",

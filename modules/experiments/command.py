@@ -7,6 +7,7 @@ from typing import Any
 
 from modules.benchmarks.base import Benchmark
 from modules.command_line import guarded
+from modules.experiments.config_files import expanded
 from modules.experiments.flags import make_parser, variant_in
 from modules.experiments.plan import Plan, make_plan, merge
 from modules.experiments.stacking import stacks, takes_several
@@ -25,6 +26,7 @@ def main(argv: list[str], benchmark: Benchmark) -> int:
 
 
 def _main(argv: list[str], benchmark: Benchmark) -> int:
+    argv = expanded(argv)
     if "-h" in argv or "--help" in argv:
         make_parser(outline(variant_in(argv)), benchmark).print_help()
         return 0

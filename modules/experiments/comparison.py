@@ -13,7 +13,7 @@ from modules.benchmarks.base import Benchmark, settings_of
 from modules.data.source import Source
 from modules.experiments.budget import line, pick
 from modules.experiments.comparison_file import ComparisonFile, Entry
-from modules.experiments.plan import build_variant, make_plan, open_source
+from modules.experiments.plan import make_plan, open_source
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
 from modules.launch.claims import say_what_is_missing
@@ -22,6 +22,7 @@ from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from variants.atomic import write_atomic
 from variants.errors import UserError
+from variants.outside.options import build
 from variants.registry import resolve
 
 NEAR = 0.5  # how far from a budget, as a share of it, a size may be and still count as one of that budget
@@ -102,7 +103,7 @@ class Comparison:
             return [row]
         found = []
         for wanted in budgets:
-            variant = build_variant(cls, row.options)
+            variant = build(cls, row.options)
             sizes, budget = pick(self.folder, self.benchmark.auto_class, variant, wanted)
             near = abs(budget["counted"] / budget["wanted"] - 1) <= NEAR
             print(line(row.name, sizes, budget) + ("" if near else ": not near, so it stays as it is"), flush=True)

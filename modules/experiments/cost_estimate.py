@@ -159,6 +159,7 @@ def shape(run: PlannedRun):
     import transformers
 
     from modules.backbones.loading import resolve
+    from modules.backbones.model_config import check_sizes, read_config
     from modules.hub import hub_cached
 
     transformers.logging.set_verbosity_error()
@@ -167,13 +168,16 @@ def shape(run: PlannedRun):
     if run.model == "embedded" or Path(run.model).expanduser().is_dir():
         folder = resolve(run.model, own.embedded())[2]
     elif published:
+        check_sizes(published["config"], run.model)
         model_class = getattr(transformers, published["class"])
         return model_class(model_class.config_class(**published["config"]))
     elif hub_cached(model=run.model):
         folder = resolve(run.model)[2]
     else:
         raise Unknown(f"the shape of {run.model} is not known here")
-    return getattr(transformers, own.auto_class).from_config(transformers.AutoConfig.from_pretrained(folder))
+    read_config(folder)
+    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    return getattr(transformers, own.auto_class).from_config(config, trust_remote_code=False)
 
 
 def _seconds(step: Callable[[], None], device: str) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import typing
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from modules.benchmarks.base import Benchmark
 from modules.runs.config import COMPILE
 from variants.errors import UserError
+from variants.outside.options import add_options
 from variants.registry import BUILT_IN, names, outline
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     """The parser of a benchmark's command with the options of one variant (its class, or its outline)."""
-    from jsonargparse import ActionConfigFile, ArgumentParser
+    from jsonargparse import ArgumentParser
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
@@ -35,10 +37,10 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     )
     add = parser.add_argument
     add("--variant", type=str, default="lora", help=f"{', '.join(BUILT_IN)}, or package.module:Class (default: lora)")
-    add("--config", action=ActionConfigFile, help="YAML file with any of these flags")
+    add("--config", type=str | None, help="YAML file with any of these flags")
     add("--preset", type=str, default="auto", help=f"{', '.join(benchmark.presets)}, or a recipe file (default: auto)")
     add("--model", type=str | None, help="Hub id, folder, or embedded")
-    add("--data_dir", type=str | None, help=f"{benchmark.data_help} (default: ${benchmark.data_env}, else the Hub)")
+    add("--data_dir", type=place, help=f"{benchmark.data_help} (default: ${benchmark.data_env}, else the Hub)")
     add("--tasks", type=str | list[str] | None, help="comma list of tasks (default: all that the recipe knows)")
     add("--seeds", type=str | int | list[int] | None, help="comma list (default: the recipe's)")
     if benchmark.first_task:
@@ -62,7 +64,7 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
         help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each",
     )
     add("--table_only", **switch, help="rebuild the table from the result files")
-    add("--results_dir", type=str, default="results", help="where runs and tables are written (default: results)")
+    add("--results_dir", type=place, default="results", help="where runs and tables are written (default: results)")
     add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")
     how = "; ".join(f"{name}: {text}" for name, text in COMPILE.items())
     add("--compile", type=str, default="auto", help=f"{how} (default: auto)")
@@ -71,26 +73,13 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     group = parser.add_argument_group("training (first the recipe's value, then the default)")
     for name, setting in benchmark.settings.flags().items():
         group.add_argument(f"--{name}", type=setting.kind | None, help=setting.described)
-    _add_variant(parser, cls)
+    add_options(parser, cls, taken={action.dest for action in parser._actions})
     return parser
 
 
-def _add_variant(parser, cls: type) -> None:
-    described = dict(re.findall(r"^\s+(\w+): (.*?)(?=\n\s+\w+: |\Z)", _args_section(cls), re.M | re.S))
-    if not dataclasses.fields(cls):
-        return
-    group = parser.add_argument_group(f"options of {cls.name or cls.__name__}")
-    hints = typing.get_type_hints(cls)
-    for f in dataclasses.fields(cls):
-        default = f.default if f.default is not dataclasses.MISSING else "{}"
-        text = " ".join(described.get(f.name, "").split()).rstrip(".")
-        group.add_argument(f"--{f.name}", type=hints[f.name] | None, help=f"{text} (default: {default})".strip())
-
-
-def _args_section(cls: type) -> str:
-    """The ``Args:`` parts of the docstrings of a class and its bases."""
-    parts = [(base.__doc__ or "").partition("Args:")[2] for base in reversed(cls.__mro__)]
-    return "\n".join(part.split("\n\n")[0] for part in parts)
+def place(text: str) -> str:
+    """The name of a file or folder, with a person's ~ written out."""
+    return os.path.expanduser(text)
 
 
 def _formatter(script: str) -> type:
@@ -102,7 +91,7 @@ def _formatter(script: str) -> type:
         """Keeps the examples' lines, and leaves jsonargparse's notes about types and defaults out."""
 
         def _get_help_string(self, action: argparse.Action) -> str | None:
-            return action.help
+            return action.help and action.help.replace("%%", "%")  # argparse would take one for two
 
         def _format_usage(self, usage, actions, groups, prefix) -> str:
             return f"usage: {script} [--variant NAME] [options of the variant] [--preset ...] [--seeds ...]\n\n"
@@ -111,34 +100,15 @@ def _formatter(script: str) -> type:
 
 
 def variant_in(argv: list[str]) -> str:
-    """The variant's name, looked up before there is a parser: in the flags, then in --config files."""
-    found, configs = None, []
+    """The variant's name, looked up before there is a parser."""
+    found = "lora"
     for position, word in enumerate(argv):
         name, equals, value = word.partition("=")
-        value = value if equals else (argv[position + 1] if position + 1 < len(argv) else "")
         if name == "--variant":
-            found = value
-        elif name == "--config":
-            configs.append(value)
-    if found is None:
-        for path in configs:
-            found = _yaml(path).get("variant", found)
-    if found == "":
+            found = value if equals else (argv[position + 1] if position + 1 < len(argv) else "")
+    if not found:
         raise UserError(f"--variant needs a name: {', '.join(names())}, or package.module:Class")
-    return found or "lora"
-
-
-def _yaml(path: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        with open(path, encoding="utf-8") as file:
-            content = yaml.safe_load(file)
-    except (OSError, yaml.YAMLError) as error:
-        raise UserError(f"--config {path} cannot be read: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict):
-        raise UserError(f"--config {path} must hold flags and values, such as 'variant: lora'")
-    return content
+    return found
 
 
 def _explain(message: str, parser) -> str:

@@ -10,13 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from modules.benchmarks.base import Benchmark
-from modules.benchmarks.recipes import Recipe, recipes_for
+from modules.benchmarks.recipes import Recipe, load_file, recipes_for
 from modules.data.source import Source
 from modules.experiments.budget import line, pick
 from modules.experiments.wishes import Wishes
-from modules.runs.config import COMPILE, RunConfig, check_trainer
-from variants.errors import UserError, VariantError
+from modules.runs.config import COMPILE, WANDB, RunConfig
+from modules.runs.trainer_options import check_trainer
+from variants.errors import UserError
 from variants.outside.files import code_hash
+from variants.outside.options import build
 from variants.variant import BaseVariant
 
 
@@ -41,6 +43,8 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     check_trainer(wishes.trainer)
     if wishes.compile not in COMPILE:
         raise UserError(f"--compile must be one of {', '.join(COMPILE)}, not {wishes.compile!r}")
+    if wishes.wandb not in WANDB:
+        raise UserError(f"--wandb must be one of {', '.join(WANDB)}, not {wishes.wandb!r}")
     benchmark = wishes.benchmark
     if unknown := [t for t in wishes.tasks if t not in benchmark.tasks]:
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
@@ -60,7 +64,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     budget = None
     if wishes.budget is not None:
         first = next(iter(recipes.values()))
-        variant = build_variant(cls, first.options | wishes.options)
+        variant = build(cls, first.options | wishes.options)
         sizes, budget = pick(folder, benchmark.auto_class, variant, wishes.budget)
         if both := [name for name in sizes if name in wishes.options]:
             raise UserError(f"--budget picks {both[0]} of {cls.name}: give either --budget or --{both[0]}")
@@ -87,6 +91,8 @@ def choose_model(wishes: Wishes, about: list[str]) -> tuple[str, str]:
     preset, model, benchmark = wishes.preset, wishes.model, wishes.benchmark
     if preset not in benchmark.presets and not preset.endswith((".yaml", ".yml")):
         raise UserError(f"unknown preset {preset!r}; choose {', '.join(benchmark.presets)}, or a recipe file")
+    if preset not in benchmark.presets:
+        load_file(Path(preset), benchmark)  # before a model is looked for
     if preset != "auto":
         return model or ("embedded" if preset == "embedded" else benchmark.hub_model), preset
     if model:
@@ -182,7 +188,7 @@ def settings(wishes: Wishes, cls: type[BaseVariant], recipe: Recipe) -> tuple[di
     known.check(training, "settings")
     training["precision"] = str(wishes.trainer.get("precision", "32-true"))
     known.of(training)  # none that a run needs is lacking
-    return training, build_variant(cls, recipe.options | wishes.options)
+    return training, build(cls, recipe.options | wishes.options)
 
 
 def merge(plans: Sequence[Plan]) -> Plan:
@@ -190,11 +196,3 @@ def merge(plans: Sequence[Plan]) -> Plan:
     runs = {run.id: run for plan in plans for run in plan.runs}
     about = dict.fromkeys(line for plan in plans for line in plan.about)
     return Plan(sorted(runs.values(), key=lambda run: run.init_from is not None), list(about))
-
-
-def build_variant(cls: type[BaseVariant], options: dict[str, Any]) -> BaseVariant:
-    """``cls(**options)``, with an option that it does not have named in one line."""
-    known = [f.name for f in dataclasses.fields(cls)]
-    if unknown := [name for name in options if name not in known]:
-        raise VariantError(f"{cls.name} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
-    return cls(**options)

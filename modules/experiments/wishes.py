@@ -9,7 +9,9 @@ from typing import Any
 
 from modules.benchmarks.base import Benchmark
 from modules.runs.config import Execution
+from modules.schema import Seed, checked
 from variants.errors import UserError
+from variants.outside import options
 
 
 @dataclass(kw_only=True)
@@ -49,7 +51,7 @@ class Wishes(Execution):
             variant: the class that `--variant` names, whose fields are flags too.
 
         Raises:
-            UserError: seeds are not whole numbers.
+            UserError: seeds are not whole numbers, or a list is empty.
         """
 
         def given(names: Any) -> dict[str, Any]:
@@ -58,7 +60,7 @@ class Wishes(Execution):
         wishes = given(f.name for f in dataclasses.fields(cls))
         wishes |= {
             "benchmark": benchmark,
-            "options": given(f.name for f in dataclasses.fields(variant)),
+            "options": options.given(flags, variant),
             "training": given(benchmark.settings.flags()),
             "tasks": names_of(flags.get("tasks")),
             "seeds": seeds_of(flags.get("seeds")),
@@ -69,17 +71,24 @@ class Wishes(Execution):
 
 
 def names_of(value: str | list[str] | None) -> list[str]:
-    """Task names from a comma list: lower case and without hyphens; none for "all"."""
+    """Task names from a comma list: lower case and without hyphens; none for "all".
+
+    Raises:
+        UserError: the list is empty.
+    """
     if value is None or value == "all":
         return []
     parts = value.split(",") if isinstance(value, str) else value
-    return [part.strip().lower().replace("-", "") for part in parts if part.strip()]
+    if not (found := [part.strip().lower().replace("-", "") for part in parts if part.strip()]):
+        raise UserError("--tasks names no task; leave it out for all")
+    return found
 
 
 def seeds_of(value: str | int | list[int] | None) -> list[int]:
-    """Seeds from a comma list. Raises UserError where one is not a whole number."""
+    """Seeds from a comma list. Raises UserError where one is not a whole number, or none that libraries take."""
     parts = str(value).split(",") if isinstance(value, (str, int)) else value or []
     try:
-        return [int(part) for part in parts]
+        seeds = [int(part) for part in parts]
     except ValueError:
         raise UserError(f"--seeds must be whole numbers such as 0,1,2, not {value!r}") from None
+    return list(checked(tuple[Seed, ...], seeds, "--seeds"))

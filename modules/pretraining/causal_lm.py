@@ -18,7 +18,7 @@ from modules.pretraining.corpus import token_stream
 from modules.pretraining.model_folder import machine, pick_device, write_model_folder
 from modules.pretraining.settings import CausalSettings
 from modules.pretraining.training_step import TrainingStep
-from variants.errors import UserError
+from variants.errors import UserError, first_line
 
 END, UNKNOWN = "<|endoftext|>", "<unk>"
 
@@ -115,10 +115,10 @@ def byte_pairs(folder: Path) -> PreTrainedTokenizerFast:
     files = [str(folder / name) for name in ("vocab.json", "merges.txt")]
     try:
         if not all(Path(file).is_file() for file in files):
-            return AutoTokenizer.from_pretrained(folder, use_fast=True)
+            return AutoTokenizer.from_pretrained(folder, use_fast=True, trust_remote_code=False)
         core = Tokenizer(models.BPE.from_file(*files))
     except Exception as error:  # tokenizers and transformers raise a dozen kinds
-        raise UserError(f"--bpe {folder}: no tokenizer there: {' '.join(str(error).split())[:200]}") from None
+        raise UserError(f"--bpe {folder}: no tokenizer there: {first_line(error)}") from None
     core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=core, bos_token=END, eos_token=END, unk_token=END,

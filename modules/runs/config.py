@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,20 +12,6 @@ from modules.documents import read_json
 from modules.runs.results import Budget, Origin, Start, run_id
 from modules.schema import Seed, built
 from variants.atomic import write_atomic
-from variants.errors import UserError
-
-OWNED = {
-    "max_epochs": "--epochs",
-    "max_time": "the same command again, which goes on where a run was stopped",
-    "gradient_clip_val": "--gradient_clip_val",
-    "callbacks": None,
-    "logger": "--wandb",
-    "enable_checkpointing": None,
-    "default_root_dir": "--results_dir",
-    "use_distributed_sampler": None,
-    "enable_progress_bar": None,
-}
-"""Trainer options that the framework sets itself, and the flag that takes their place."""
 
 NEUTRAL = {
     "accelerator",
@@ -48,6 +33,9 @@ COMPILE = {
     "off": "eager",
 }
 """Values of --compile: none changes what is computed."""
+
+WANDB = ("auto", "online", "offline", "off")
+"""Values of --wandb."""
 
 
 @dataclass(kw_only=True)
@@ -138,20 +126,3 @@ class RunConfig(Execution):
         path = Path(results_dir) / "runs" / id / "config.json"
         content = built(cls, read_json(path), str(path))
         return dataclasses.replace(content, results_dir=results_dir)
-
-
-def check_trainer(options: dict[str, Any]) -> None:
-    """Refuse a Trainer option that does not exist or that the framework sets itself, in one line."""
-    import inspect
-
-    if not options:
-        return
-    from lightning.pytorch import Trainer  # takes seconds
-
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    for name in options:
-        if name in OWNED:
-            raise UserError(f"--trainer.{name} is set by this project; use {OWNED[name] or 'it as it is'}")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=2) or ["see lightning's Trainer"]
-            raise UserError(f"--trainer.{name} is no option of lightning.Trainer; did you mean {' or '.join(near)}?")

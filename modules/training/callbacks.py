@@ -27,7 +27,8 @@ class EpochSeeds(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Seed by run, epoch and rank."""
-        seed_everything(self.seed * 100_003 + trainer.current_epoch * 17 + trainer.global_rank, verbose=False)
+        seed = self.seed * 100_003 + trainer.current_epoch * 17 + trainer.global_rank
+        seed_everything(seed % 2**32, verbose=False)  # the most that it takes
 
 
 class History(Callback):

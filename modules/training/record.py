@@ -13,6 +13,7 @@ from modules.runs.environment import environment
 from modules.runs.results import RunResult
 from modules.training.callbacks import History
 from modules.training.cost import cost
+from variants.outside.options import build
 from variants.registry import resolve
 
 
@@ -45,7 +46,7 @@ def make_result(
         stacked: how many seeds were trained at once; times and memory are those of all of them.
         reference: whether it was computed without acceleration.
     """
-    variant = resolve(config.variant)(**config.options)
+    variant = build(resolve(config.variant), config.options)
     machine = environment(str(trainer.strategy.root_device), trainer.world_size)
     machine["runs_at_once"] = int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))
     if reference:

@@ -17,6 +17,7 @@ from modules.training.acceleration import lower_backbone
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.starting import start_from
 from variants.formats.native import read_adapter
+from variants.outside.options import build
 from variants.registry import resolve
 from variants.sites.architectures import head_parameters
 
@@ -33,7 +34,7 @@ def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, AdaptedMode
     """
     counts: list[dict[str, int]] = []
     for config in configs:
-        variant = resolve(config.variant)(**config.options)
+        variant = build(resolve(config.variant), config.options)
         own = benchmark(config.benchmark).prepare(config)
         if devices.on_cpu(config):
             own.data.pad_exactly()  # nothing there gains by few shapes

@@ -34,7 +34,9 @@ def written_by_peft(model: nn.Module, config, folder: Path) -> torch.Tensor:
 OURS = {
     "lora": LoRA(r=4, alpha=6, dropout=0.1),
     "lora, rslora": LoRA(r=4, alpha=6, rslora=True, target="all-linear", layers="1"),
-    "lora, by layer": LoRA(r=4, alpha=6, target="attn", per_layer={"*.1.*": {"r": 2, "alpha": 7.5}, "*.o*": {"r": 3}}),
+    "lora, by layer": LoRA(
+        r=4, alpha=6, target="attn", per_layer={"*.1.*": {"r": 2, "alpha": 7.5}, "*[os][ej]": {"r": 3}}
+    ),  # dense, c_proj
     "lora, scaled apart": LoRA(r=4, alpha=6, rslora=True, per_layer={"*.v*": {"r": 2, "alpha": 9.0}}),
     "dora": DoRA(r=4, alpha=6, target="o,up"),
     "dora, by layer": DoRA(r=4, rslora=True, target="all-linear", per_layer={"*.1.*": {"r": 2, "alpha": 7.5}}),

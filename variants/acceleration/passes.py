@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from weakref import WeakKeyDictionary
 
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from variants.acceleration.basics.fast_paths import FORWARDS, PREPARATIONS, update_overrides
 from variants.acceleration.basics.overrides import Override, overriding
-from variants.acceleration.basics.policy import few_kernels, plain
+from variants.acceleration.basics.policy import few_kernels, for_graph, is_for_graph, plain
+from variants.acceleration.basics.torch_private import recomputed_in
 from variants.acceleration.casts import lowered, lowered_stack
 from variants.acceleration.methods import adalora, bottlenecks, dora  # noqa: F401 (they register their fast paths)
 from variants.acceleration.products.low_rank import add_products, added, product
@@ -40,12 +41,45 @@ def accelerated(handle: AdaptedModel | Stack, exclude: Iterable[nn.Module] = ())
     stacked = isinstance(handle, Stack)
     copies, rounded = (lowered_stack(handle), set()) if stacked else lowered(handle.layers)
     merged = [] if stacked else list(merged_weights(handle.layers))
-    maps = (*_frozen_maps(handle, tuple(exclude)), *copies, *_adapters(handle, rounded), *merged)
-    with overriding(maps), overriding([] if stacked else _prepared(handle.layers)):  # the latter read the copies
+    maps = [*_frozen_maps(handle, tuple(exclude)), *copies, *_adapters(handle, rounded), *merged]
+    once = _Pass()
+    with once.entered(), overriding(maps):
+        prepared = [] if stacked else list(_prepared(handle.layers))  # they read the copies
+        once.overrides = maps + prepared
+        with overriding(prepared), recomputed_in(once.again):
+            yield
+
+
+class _Pass:
+    """An accelerated pass, which gradient checkpointing may go through again in a backward pass behind the block's end.
+
+    What is recomputed must be computed as it was: the tensors that were kept for gradients have to be there again.
+    """
+
+    def __init__(self) -> None:
+        self.overrides: list[Override] = []
+        self._depth = 0
+
+    @contextmanager
+    def entered(self) -> Iterator[None]:
+        """``with`` this, overrides are in place; notes of tensors end with it."""
+        self._depth += 1
         try:
             yield
         finally:
-            forget()
+            self._depth -= 1
+            if not self._depth:
+                forget()
+
+    def again(self) -> Callable[[], AbstractContextManager[None]]:
+        """What makes a block in which everything is computed as it is now."""
+        return partial(self._again, is_for_graph())
+
+    @contextmanager
+    def _again(self, graph: bool) -> Iterator[None]:
+        ended = not self._depth
+        with self.entered(), for_graph(graph), overriding(self.overrides if ended else []):
+            yield
 
 
 @contextmanager

@@ -14,20 +14,18 @@ from variants.errors import VariantError
 from variants.layer import full_precision
 from variants.sites.architectures import head_parameters
 from variants.variant import BaseVariant
+from variants.wrappers import unwrapped
 
 
 def attach(
-    model: nn.Module,
-    variant: BaseVariant,
-    seed: int = 0,
-    *,
-    head: Sequence[str] | None = None,
-    name: str = "default",
+    model: nn.Module, variant: BaseVariant, seed: int = 0, *, head: Sequence[str] | None = None, name: str = "default"
 ) -> AdaptedModel:
     """Freeze ``model``, put the variant's layers on it and leave its task head trainable.
 
     Args:
-        model: any module; for transformers models targets and head are known by architecture.
+        model: any module; for transformers models targets and head are known by architecture. One that is wrapped
+            (torch.compile, DataParallel, Fabric) is adapted inside: the wrapper computes with the adapter, and the
+            handle's ``model`` is what is inside.
         variant: the method and its hyperparameters.
         seed: of the initial values, which depend on it and on each layer's path alone.
         head: names of the head's parameters, where they cannot be known by architecture.
@@ -36,6 +34,7 @@ def attach(
     Raises:
         VariantError: the model carries adapters already, or the variant does not fit it.
     """
+    model = unwrapped(model)
     if hooks.is_adapted(model):
         raise VariantError("the model carries adapters already: use the handle's add(), or attach to a fresh model")
     adapted = AdaptedModel(model, head_parameters(model) if head is None else list(head))

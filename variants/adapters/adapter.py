@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from variants.adapters.answers import completed_groups
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, seeded
+from variants.outside.places import located
 from variants.variant import BaseVariant
 
 
@@ -23,6 +24,7 @@ class Adapter:
         layers: site path -> what is learnt there.
         in_place: names of the model's own parameters that it trains: the head, and what the variant asks for.
         values: their values while another adapter is active.
+        frozen: those of them that somebody had frozen when another became active.
         initial: initial tensors of a variant whose first delta is taken off the base.
         residual: site path -> that reduced base weight.
     """
@@ -32,6 +34,7 @@ class Adapter:
     layers: dict[str, AdapterLayer] = field(default_factory=dict)
     in_place: list[str] = field(default_factory=list)
     values: dict[str, Tensor] = field(default_factory=dict)
+    frozen: set[str] = field(default_factory=set)
     initial: dict[str, Tensor] = field(default_factory=dict)
     residual: dict[str, Tensor] = field(default_factory=dict)
 
@@ -49,11 +52,18 @@ class Adapter:
         for parameter in known.values():
             parameter.requires_grad_(False)
         sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in head]
+        if hasattr(variant, "check_patterns"):
+            variant.check_patterns([site.path for site in sites])
         shared = variant.shared(sites, seed) if sites else {}
         adapter = cls(variant, seed)
         for site in sites:
             config = variant.at(site.path) if hasattr(variant, "at") else variant
-            layer = variant.layer(site, config, seeded(seed, site.path), **shared)
+            try:
+                layer = variant.layer(site, config, seeded(seed, site.path), **shared)
+            except VariantError:
+                raise
+            except Exception as error:
+                raise VariantError(f"{variant.name}: no layer for {site.path}: {located(error)}") from error
             if hasattr(layer, "pre") and not site.is_whole:
                 raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
             dtype = torch.promote_types(site.dtype, torch.float32)

@@ -70,14 +70,17 @@ def combine(adapted: Handle, weights: Mapping[str, float], name: str, rank: int 
         VariantError: an adapter is unknown, has no update of the weights alone, or needs ``rank``.
     """
     _check(adapted, weights, name, rank)
-    active = adapted.active
+    found = adapted.state
     adapted.deactivate()  # the base weights and every head's values are in their places now
     try:
-        updates = _disjoint([u for key, weight in weights.items() for u in _updates(adapted, key, weight, rank)])
-    except VariantError:
-        if active is not None:
-            adapted.switch(active)
+        return _add_sum(adapted, weights, name, rank)
+    except BaseException:
+        adapted.restore(found)
         raise
+
+
+def _add_sum(adapted: Handle, weights: Mapping[str, float], name: str, rank: int | None) -> float:
+    updates = _disjoint([u for key, weight in weights.items() for u in _updates(adapted, key, weight, rank)])
     factors = {span: update.factors(rank) for span, update in updates.items()}
     error, norm = (sum(f[i] for f in factors.values()) for i in (2, 3))
     target = name_target(adapted.model, [update.site for update in updates.values()])

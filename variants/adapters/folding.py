@@ -27,7 +27,7 @@ def merge_into(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> tuple[di
     and after.
 
     Returns:
-        What was there, by path, for :meth:`Site.restore`; and the largest difference of :func:`fold`.
+        What was there, by path, for :meth:`Site.restore`; and the largest of :func:`fold`'s differences.
 
     Raises:
         VariantError: a weight is shared, unreadable or not finite, or a module computes something else than before;
@@ -36,19 +36,18 @@ def merge_into(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> tuple[di
     refuse_tied(model, layers.values())
     sites = {layer.site.module: layer.site for layer in layers.values()}
     with full_precision(next(iter(layers.values())).site.parameter):
-        folded, worst = fold(layers)
+        folded, off = fold(layers)
         before = {module: _answer(site) for module, site in sites.items()}
-        return _write(layers, folded, before, worst), worst
+        return _write(layers, folded, off, before), max(off.values())
 
 
 def _write(
-    layers: Mapping[str, AdapterLayer], folded: Mapping[str, Folded], before: Mapping[nn.Module, Tensor], worst: float
+    layers: Mapping[str, AdapterLayer],
+    folded: Mapping[str, Folded],
+    off: Mapping[str, float],
+    before: Mapping[nn.Module, Tensor],
 ) -> dict[str, Any]:
-    """Write all of ``folded``, or nothing where outputs are not those of ``before``; what was there.
-
-    Args:
-        worst: the largest difference of :func:`fold`.
-    """
+    """Write all of ``folded``, or nothing where outputs are not those of ``before``; what was there."""
     sites = {layer.site.module: layer.site for layer in layers.values()}
     with _asleep(sites):
         base = {module: _answer(site) for module, site in sites.items()}
@@ -59,7 +58,8 @@ def _write(
                 kept[path] = site.kept()
                 site.write(weight, bias)
             for module, site in sites.items():
-                _compare(site, before[module], _answer(site), base[module], worst)
+                own = max(off[path] for path, layer in layers.items() if layer.site.module is module)
+                _compare(site, before[module], _answer(site), base[module], own)
         except Exception:
             for path, was in kept.items():
                 layers[path].site.restore(was)
@@ -67,24 +67,22 @@ def _write(
     return kept
 
 
-def fold(layers: Mapping[str, AdapterLayer]) -> tuple[dict[str, Folded], float]:
-    """The merged map of each site, and the largest difference from base and adapter over all of them
-    (:meth:`AdapterLayer.folded`).
+def fold(layers: Mapping[str, AdapterLayer]) -> tuple[dict[str, Folded], dict[str, float]]:
+    """The merged map of each site, and its largest difference from base and adapter (:meth:`AdapterLayer.folded`).
 
     Raises:
         VariantError: a map is not finite.
     """
-    worst, folded = 0.0, {}
+    folded, off = {}, {}
     for path, layer in layers.items():
         if layer.site.parameter.is_meta:
             raise VariantError(f"cannot merge into {path}: its weight is not loaded (it is on the meta device)")
-        (weight, bias), difference = layer.folded()
+        (weight, bias), off[path] = layer.folded()
         if not (weight.isfinite().all() and (bias is None or bias.isfinite().all())):
             whose = "adapter has" if layer.site.weight().isfinite().all() else "base weight has"
             raise VariantError(f"cannot merge into {path}: its {whose} values that are not finite (NaN or infinity)")
         folded[path] = weight, bias
-        worst = max(worst, difference)
-    return folded, worst
+    return folded, off
 
 
 def refuse_tied(model: nn.Module, layers: Iterable[AdapterLayer]) -> None:
@@ -131,20 +129,24 @@ def _answer(site: Site) -> Tensor:
             child.training = mode
 
 
-def _compare(site: Site, before: Tensor, after: Tensor, base: Tensor, worst: float) -> None:
-    """Raise VariantError where a module's outputs are not those of base and adapter, up to rounding."""
+def _compare(site: Site, before: Tensor, after: Tensor, base: Tensor, off: float) -> None:
+    """Raise VariantError where a module's outputs are not those of base and adapter, up to rounding.
+
+    Args:
+        off: how far the layer's merged map is from the layer, with nothing of the module in it.
+    """
     size = torch.stack([before, base]).square().mean().sqrt()  # base and adapter may cancel
-    error = (after - before).square().mean().sqrt()
-    if error <= _tolerance(site.dtype) * size:  # NaN is not
+    error, most = (after - before).square().mean().sqrt(), _tolerance(site.dtype) * size
+    if error <= most:  # NaN is not
         return
-    if worst > _tolerance(site.dtype) * size:
-        why = f"the folded map is off by {worst:.1e} from what the layer's forward() computes"
+    if off > most:
+        reason = f"the merged map is off by {off:.1e} from base and adapter, so the method is no linear map"
     else:
-        why = (
+        reason = (
             f"{type(site.module).__name__} gives other outputs with the merged weight than with the adapter "
             f"({error / size:.0e} of their size), so it reads its weight in a way of its own"
         )
-    raise VariantError(f"cannot merge into {site.module_path}: {why}; nothing was merged")
+    raise VariantError(f"cannot merge into {site.module_path}: {reason}; nothing was merged")
 
 
 def _tolerance(dtype: torch.dtype) -> float:

@@ -7,6 +7,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from variants.adapters.adapter import Adapter
+from variants.adapters.switching import State
 from variants.variant import BaseVariant
 
 
@@ -18,12 +19,20 @@ class Handle(Protocol):
         head: names of the task head's parameters.
         adapters: every adapter by its name.
         active: the name of the active one, if any is.
+        state: which is active, whether it acts, and whether it is merged.
     """
 
     model: nn.Module
     head: list[str]
     adapters: dict[str, Adapter]
     active: str | None
+
+    @property
+    def state(self) -> State:
+        """For :meth:`restore`."""
+
+    def restore(self, state: State) -> None:
+        """Bring a state back."""
 
     def add(self, name: str, variant: BaseVariant) -> None:
         """Build another adapter and make it the active one."""

@@ -1,7 +1,8 @@
 """How layers meet the model: a child named ``adapter`` on the original module, and two forward hooks.
 
 The module itself is not replaced: names of base parameters, ``isinstance(m, nn.Linear)``, ``m.weight`` and tied
-weights go on as before.
+weights go on as before. The hooks stay on it when the child goes, and do nothing: compiled code looks whether the child
+is there, but not for hooks that have come or gone.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -39,7 +42,8 @@ class SiteAdapters(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.enabled = True
         self.passes = Passes()
-        self.input_name = _first_argument(type(layers[0].site.module))
+        self.changes_input = hasattr(layers[0], "pre")
+        self.changes_length = hasattr(layers[0], "lengthen")  # it acts on the sequence and not on an output
         # what every forward would look up anew: the hooks' own cost is these look-ups
         object.__setattr__(self, "in_order", tuple(layers))
         self.whole = layers[0].site.is_whole
@@ -69,6 +73,10 @@ class SiteAdapters(nn.Module):
             parts[number] = run(layer, x, parts[number]).to(y.dtype)
         return self.cut.join(parts)
 
+    def pre(self, x: Tensor) -> Tensor:
+        """The module's new input, of the layer that changes it."""
+        return self.layers[0].pre(x)
+
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles; none in an accelerated pass, whose replaced functions would stay on the copy."""
         if "compute" in vars(self):
@@ -91,12 +99,19 @@ def _first_argument(kind: type[nn.Module]) -> str:
     return next(iter(list(inspect.signature(kind.forward).parameters)[1:]), "")
 
 
+def _name_of_input(module: nn.Module, kwargs: dict) -> str:
+    name = _first_argument(type(module))
+    return name if name in kwargs else next(iter(kwargs))
+
+
 def input_of(module: nn.Module, args: tuple, kwargs: dict) -> Tensor:
     """What a module was called with, by place or by name."""
-    if args:
-        return args[0]
-    name = module.adapter.input_name
-    return kwargs[name] if name in kwargs else next(iter(kwargs.values()))
+    return args[0] if args else kwargs[_name_of_input(module, kwargs)]
+
+
+def with_input(module: nn.Module, args: tuple, kwargs: dict, x: Tensor) -> tuple[tuple, dict]:
+    """Arguments of a call with another input."""
+    return ((x, *args[1:]), kwargs) if args else (args, kwargs | {_name_of_input(module, kwargs): x})
 
 
 def by_example(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -108,11 +123,21 @@ def by_example(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     return torch.nested.as_nested_tensor(rows, layout=tensors[0].layout)
 
 
-def _adapt(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | tuple) -> Tensor | tuple:
-    # a function of the module, not a closure: deepcopy and pickle of the model take the copy's adapter
-    adapter = module.adapter
+def _acting(module: nn.Module) -> SiteAdapters | None:
+    """What is on a module, if it acts."""
+    adapter = module._modules.get("adapter")
+    if adapter is None:
+        return None
     adapter.passes.called = True
-    if not adapter.enabled:
+    return adapter if adapter.enabled else None
+
+
+# functions of the module, not closures: deepcopy and pickle of the model take the copy's adapter
+
+
+def _adapt(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | tuple) -> Tensor | tuple:
+    adapter = _acting(module)
+    if adapter is None or adapter.changes_length:
         return output
     x = input_of(module, args, kwargs)
     if isinstance(output, tuple):  # a block that returns its attention too
@@ -121,53 +146,80 @@ def _adapt(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | tuple)
 
 
 def _adapt_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    if not module.adapter.enabled:
+    adapter = _acting(module)
+    if adapter is None or not adapter.changes_input:
         return args, kwargs
     x = input_of(module, args, kwargs)
-    new = by_example(module.adapter.layers[0].pre, x).to(x.dtype)
-    return ((new, *args[1:]), kwargs) if args else (args, kwargs | {module.adapter.input_name: new})
+    return with_input(module, args, kwargs, by_example(adapter.pre, x).to(x.dtype))
 
 
 def _lengthen(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-    module.adapter.passes.called = True
-    return module.adapter.layers[0].lengthen(args, kwargs) if module.adapter.enabled else (args, kwargs)
+    adapter = _acting(module)
+    lengthens = adapter is not None and adapter.changes_length
+    return adapter.layers[0].lengthen(args, kwargs) if lengthens else (args, kwargs)
 
 
-def _shorten(module: nn.Module, args: tuple, output: Any) -> Any:
-    return module.adapter.layers[0].shorten(output) if module.adapter.enabled else output
+def _shorten(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
+    adapter = _acting(module)
+    return adapter.layers[0].shorten(output) if adapter is not None and adapter.changes_length else output
 
 
-def hook(module: nn.Module, layers: Sequence[AdapterLayer]) -> list:
-    """Put ``layers`` on ``module``; returns the handles that :func:`unhook` takes."""
-    module.adapter = SiteAdapters(layers)
-    module.adapter.train(module.training)
-    if hasattr(layers[0], "lengthen"):  # it acts on the sequence and not on an output
-        return [
-            module.register_forward_pre_hook(_lengthen, with_kwargs=True),
-            module.register_forward_hook(_shorten),
-        ]
-    handles = [module.register_forward_hook(_adapt, with_kwargs=True)]
-    if hasattr(layers[0], "pre"):
-        handles.append(module.register_forward_pre_hook(_adapt_input, with_kwargs=True))
-    return handles
+def put(module: nn.Module, adapter: nn.Module) -> None:
+    """Make ``adapter``, a :class:`SiteAdapters` or what computes as one, the child of ``module`` that its hooks ask."""
+    if "adapter" in module._modules:
+        raise VariantError(f"{type(module).__name__} has a child of its own called adapter: it cannot carry layers")
+    before, behind = (
+        (_lengthen if adapter.changes_length else _adapt_input if adapter.changes_input else None),
+        (_shorten if adapter.changes_length else _adapt),
+    )
+    new = behind not in module._forward_hooks.values()
+    if new:
+        module.register_forward_hook(behind, with_kwargs=True)
+    if before is not None and before not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(before, with_kwargs=True)
+        new = True
+    if new:
+        _forget_compiled()
+    module.adapter = adapter
+    adapter.train(module.training)
 
 
-def hook_all(layers: Iterable[AdapterLayer]) -> list[tuple[nn.Module, list]]:
-    """:func:`hook` layers, those of one module together; the modules and their handles."""
+def _forget_compiled() -> None:
+    """Have all compiled code compiled anew: what was compiled for a module without hooks goes on without them."""
+    dynamo = sys.modules.get("torch._dynamo")  # which takes a second to import
+    if dynamo and getattr(dynamo.convert_frame, "FRAME_COUNTER", 1):
+        torch.compiler.reset()
+
+
+def hook_all(layers: Iterable[AdapterLayer]) -> list[nn.Module]:
+    """Put layers on their modules, those of one module together; the modules."""
     by_module = itertools.groupby(layers, key=lambda layer: id(layer.site.module))
-    return [(own[0].site.module, hook(own[0].site.module, own)) for _, group in by_module for own in [list(group)]]
+    adapters = [SiteAdapters(list(group)) for _, group in by_module]
+    modules = [own.in_order[0].site.module for own in adapters]
+    for module, adapter in zip(modules, adapters, strict=True):
+        put(module, adapter)
+    return modules
 
 
-def unhook(module: nn.Module, handles: list) -> None:
-    """Leave ``module`` as it was before :func:`hook`."""
-    for handle in handles:
-        handle.remove()
+def unhook(module: nn.Module) -> None:
+    """Take off ``module`` what :func:`put` has put there."""
     del module.adapter
 
 
 def uncalled(layers: Iterable[AdapterLayer]) -> list[str]:
     """Paths of the layers whose modules no pass has called since they were hooked: they have computed nothing yet."""
     return [layer.site.path for layer in layers if not layer.site.module.adapter.passes.called]
+
+
+@contextmanager
+def unnoticed(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """``with`` this, calls of ``modules`` are no passes of the model that :func:`uncalled` would count."""
+    called = [(module.adapter.passes, module.adapter.passes.called) for module in modules]
+    try:
+        yield
+    finally:
+        for passes, before in called:
+            passes.called = before
 
 
 def is_adapted(model: nn.Module) -> bool:

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from variants.adapters import hooks
 from variants.adapters.handle import Handle
-from variants.adapters.hooks import SiteAdapters
 from variants.errors import VariantError
+from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
 
 Functions = dict[str, Callable[[Tensor, Tensor], Tensor]]  # adapter -> its output for rows of x and y
@@ -37,7 +38,7 @@ def mixed(adapted: Handle, rows: Sequence[str | None]) -> Iterator[nn.Module]:
         sequence = any(hasattr(layer, "lengthen") for layer in adapted.adapters[name].layers.values())
         if sequence or type(variant).attach is not BaseVariant.attach:
             raise VariantError(f"{name!r} cannot share a batch: {variant.name} changes the model beyond its layers")
-    active = adapted.active
+    found = adapted.state
     adapted.deactivate()
     batch = _Batch(rows)
     try:
@@ -46,8 +47,31 @@ def mixed(adapted: Handle, rows: Sequence[str | None]) -> Iterator[nn.Module]:
         yield adapted.model
     finally:
         batch.release()
-        if active is not None:
-            adapted.switch(active)
+        adapted.restore(found)
+
+
+class _RowAdapters(nn.Module):
+    """In place of a module's :class:`SiteAdapters`: those of several adapters, each on its own rows."""
+
+    def __init__(self, batch: _Batch, module: nn.Module, layers: Mapping[str, Sequence[AdapterLayer]]) -> None:
+        super().__init__()
+        self.enabled, self.passes, self.changes_length = True, hooks.Passes(), False
+        self.batch, self.path = batch, next(iter(layers.values()))[0].site.module_path
+        self.after: Functions = {}
+        self.before: Functions = {}
+        for name, own in layers.items():
+            self.after[name] = hooks.SiteAdapters([layer.to(layer.site.device) for layer in own]).train(module.training)
+            if hasattr(own[0], "pre"):
+                self.before[name] = lambda x, _, pre=own[0].pre: pre(x)
+        self.changes_input = bool(self.before)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The module's output, each row by its own adapter."""
+        return self.batch.adapt(self.after, x, y, self.path)
+
+    def pre(self, x: Tensor) -> Tensor:
+        """The module's input, each row by its own adapter."""
+        return self.batch.adapt(self.before, x, x, self.path)
 
 
 class _Batch:
@@ -87,26 +111,8 @@ class _Batch:
             for layer in adapted.adapters[name].layers.values():
                 modules.setdefault(layer.site.module, {}).setdefault(name, []).append(layer)
         for module, layers in modules.items():
-            after: Functions = {}
-            before: Functions = {}
-            for name, own in layers.items():
-                after[name] = SiteAdapters([layer.to(layer.site.device) for layer in own]).train(module.training)
-                if hasattr(own[0], "pre"):
-                    before[name] = lambda x, _, pre=own[0].pre: pre(x)
-            self._hook(module, next(iter(layers.values()))[0].site.module_path, before, after)
-
-    def _hook(self, module: nn.Module, path: str, before: Functions, after: Functions) -> None:
-        def adapt(_, args: tuple, output: Tensor | tuple) -> Tensor | tuple:
-            if isinstance(output, tuple):
-                return self.adapt(after, args[0], output[0], path), *output[1:]
-            return self.adapt(after, args[0], output, path)
-
-        def adapt_input(_, args: tuple) -> tuple:
-            return self.adapt(before, args[0], args[0], path), *args[1:]
-
-        self.undo.append(module.register_forward_hook(adapt).remove)
-        if before:
-            self.undo.append(module.register_forward_pre_hook(adapt_input).remove)
+            hooks.put(module, _RowAdapters(self, module, layers))
+            self.undo.append(lambda module=module: hooks.unhook(module))
 
     def adapt(self, functions: Functions, x: Tensor, y: Tensor, where: str) -> Tensor:
         """``y`` with the rows of each adapter replaced by what its function makes of them."""

@@ -164,8 +164,8 @@ class Stack(nn.Module):
         layers = [
             StackedLayer(self.size, layer, partial(self.own, path)) for path, layer in self.adapters[0].layers.items()
         ]
-        for module, handles in hooks.hook_all(layers):
-            self._undo.append(lambda module=module, handles=handles: hooks.unhook(module, handles))
+        for module in hooks.hook_all(layers):
+            self._undo.append(lambda module=module: hooks.unhook(module))
         keys = self.adapters[0].in_place
         owners = dict.fromkeys(key.rpartition(".")[0] for key in keys)
         for path in [p for p in owners if not any(p.startswith(f"{other}.") for other in owners)]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +19,32 @@ from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
 
 
+class State(NamedTuple):
+    """What of a handle's adapters acts on the model.
+
+    Attributes:
+        active: name of the active adapter, if any is.
+        on: it acts; so does whichever is switched to.
+        merged: it is folded into the base weights.
+    """
+
+    active: str | None
+    on: bool
+    merged: bool
+
+
+@dataclass(eq=False)
+class _Block:
+    """A ``with disabled():`` that has begun, and the state that it found."""
+
+    found: State
+
+
 class Switching:
     """The part of the handle that puts adapters on the model and takes them off.
+
+    Whether adapters act is said by :meth:`enable`, :meth:`disabled` and :meth:`merge` alone: whoever switches leaves it
+    as it is.
 
     Args:
         model: the frozen model.
@@ -31,12 +56,35 @@ class Switching:
         self.head = head
         self.adapters: dict[str, Adapter] = {}
         self.active: str | None = None
-        self._handles: list[tuple[nn.Module, list]] = []
+        self._on = True
+        self._blocks: list[_Block] = []
+        self._hooked: list[nn.Module] = []
         self._original: dict[str, Tensor] = {}  # base values that an active adapter has changed in place
         self._kept: dict[str, Any] = {}  # base weights of sites that it takes its first delta off
         self._unmerged: dict[str, Any] = {}
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
+
+    @property
+    def state(self) -> State:
+        """Which adapter is active, whether it acts, and whether it is merged: for :meth:`restore`."""
+        return State(self.active, self._on, bool(self._unmerged))
+
+    def restore(self, state: State) -> None:
+        """Bring a :attr:`state` back; without its adapter, where that has been deleted meanwhile."""
+        if self.active != state.active:
+            self.deactivate()
+            if state.active in self.adapters:
+                self.switch(state.active)
+        self._resume(state)
+
+    def _resume(self, state: State) -> None:
+        """:meth:`restore`, whichever adapter is active now."""
+        if not state.merged:
+            self.unmerge()
+        self.enable(state.on)
+        if state.merged and self.active == state.active:
+            self.merge()
 
     @property
     def adapter(self) -> Adapter:
@@ -63,13 +111,12 @@ class Switching:
         """
         if name in self.adapters:
             raise VariantError(f"there is an adapter {name!r} already; delete it first or choose another name")
-        previous = self.active
+        found = self.state
         self.deactivate()
         try:
             self.adapters[name] = Adapter.on(self.model, self.head, variant, seed, initial)
         except Exception:
-            if previous is not None:
-                self.switch(previous)
+            self.restore(found)
             raise
         variant.attach(self.model)
         self.switch(name)
@@ -79,18 +126,17 @@ class Switching:
         self, name: str, variant: BaseVariant, seed: int = 0, initial: dict[str, Tensor] | None = None
     ) -> Iterator[None]:
         """``with`` this, :meth:`add`; an error inside takes the adapter off and brings the previous one back."""
-        previous = self.active
+        found = self.state
         self.add(name, variant, seed, initial)
         try:
             yield
         except Exception:
             self.delete(name)
-            if previous is not None:
-                self.switch(previous)
+            self.restore(found)
             raise
 
     def switch(self, name: str) -> None:
-        """Make ``name`` the active adapter. The base is not copied."""
+        """Make ``name`` the active adapter, unmerged. The base is not copied, and layers that are off stay off."""
         if name not in self.adapters:
             raise VariantError(f"no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}")
         self.deactivate()
@@ -101,13 +147,20 @@ class Switching:
                 self._original[key] = parameters[key].detach().clone()
                 if key in adapter.values:
                     parameters[key].copy_(adapter.values.pop(key))
-                parameters[key].requires_grad_(True)
-            for path, weight in adapter.residual.items():
-                site = adapter.layers[path].site
-                self._kept[path] = site.kept(bias=False)
-                site.write(weight, None)
-        self._handles = hooks.hook_all(layer.to(layer.site.device) for layer in adapter.layers.values())
+                parameters[key].requires_grad_(key not in adapter.frozen)
+            for path in adapter.residual:
+                self._kept[path] = adapter.layers[path].site.kept(bias=False)
+        self._hooked = hooks.hook_all(layer.to(layer.site.device) for layer in adapter.layers.values())
         self.active = name
+        self._act(self._on)
+
+    def _act(self, on: bool) -> None:
+        """Let the active adapter's layers act, on base weights without the update that they begin with."""
+        for module in self._hooked:
+            module.adapter.enabled = on
+        for path, weight in self.adapter.residual.items():
+            site = self.adapter.layers[path].site
+            site.write(weight, None) if on else site.restore(self._kept[path])
 
     def deactivate(self) -> None:
         """Leave the plain base model, with the head it came with; :meth:`switch` brings an adapter back."""
@@ -116,6 +169,7 @@ class Switching:
         self.unmerge()
         adapter = self.adapter
         parameters = dict(self.model.named_parameters())
+        adapter.frozen = {key for key in adapter.in_place if not parameters[key].requires_grad}
         with torch.no_grad():
             for key in adapter.in_place:
                 adapter.values[key] = parameters[key].detach().clone()
@@ -123,9 +177,9 @@ class Switching:
                 parameters[key].requires_grad_(False)
             for path in adapter.residual:
                 adapter.layers[path].site.restore(self._kept.pop(path))
-        for module, handles in self._handles:
-            hooks.unhook(module, handles)
-        self._handles.clear()
+        for module in self._hooked:
+            hooks.unhook(module)
+        self._hooked.clear()
         self.active = None
 
     def uncalled(self) -> list[str]:
@@ -145,29 +199,33 @@ class Switching:
         del self.adapters[name]
 
     def enable(self, on: bool = True) -> None:
-        """Turn the active adapter's layers on or off; what trains in place stays as it is."""
-        for module, _ in self._handles:
-            module.adapter.enabled = on and not self._unmerged
-        if self.active is not None and not self._unmerged:
-            for path, weight in self.adapter.residual.items():
-                site = self.adapter.layers[path].site
-                if on:
-                    site.write(weight, None)
-                else:
-                    site.restore(self._kept[path])
+        """Turn the active adapter's layers on or off, unmerged first; what trains in place stays as it is."""
+        if not on:
+            self.unmerge()
+        if on != self._on:
+            self._on = on
+            if self.active is not None:
+                self._act(on)
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """``with adapted.disabled():`` the base model's own outputs, the head apart."""
-        merged = bool(self._unmerged)
-        self.unmerge()
+        """``with adapted.disabled():`` the base model's own outputs, the head apart.
+
+        At the end the state that was found is back: off, on or merged. Blocks may be nested, and of several that end in
+        another order, as in generators, the last to end brings it back.
+        """
+        block = _Block(self.state)
+        self._blocks.append(block)
         self.enable(False)
         try:
             yield
         finally:
-            self.enable(True)
-            if merged:
-                self.merge()
+            later = self._blocks[self._blocks.index(block) + 1 :]
+            self._blocks.remove(block)
+            if later:  # it found what this block has made
+                later[0].found = block.found
+            else:
+                self._resume(block.found)
 
     @torch.no_grad()
     def merge(self) -> float:
@@ -185,14 +243,24 @@ class Switching:
             return 0.0
         if not self.variant.mergeable:
             raise VariantError(f"{self.variant.name} cannot be merged: it is no linear map of its input")
+        found = self.state
         self.enable(True)
-        self._unmerged, worst = merge_into(self.model, self.adapter.layers)
-        self.enable(False)
+        try:
+            with hooks.unnoticed(self._hooked):  # it calls each module to compare
+                self._unmerged, worst = merge_into(self.model, self.adapter.layers)
+        except Exception:
+            self._resume(found)
+            raise
+        for module in self._hooked:
+            module.adapter.enabled = False
         return worst
 
     def unmerge(self) -> None:
-        """Restore the base weights exactly as they were before :meth:`merge`."""
+        """Restore the base weights exactly as they were before :meth:`merge`; the layers act beside them again."""
+        if not self._unmerged:
+            return
         for path, kept in self._unmerged.items():
             self.adapter.layers[path].site.restore(kept)
         self._unmerged.clear()
-        self.enable(True)
+        for module in self._hooked:
+            module.adapter.enabled = True

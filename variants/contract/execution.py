@@ -85,7 +85,7 @@ def meta_device(subject: Subject) -> None:
     """It attaches to a model that has shapes and no values yet."""
     try:
         adapted = subject.attached(subject.model().to("meta"))
-    except (RuntimeError, NotImplementedError) as error:
+    except (RuntimeError, NotImplementedError, VariantError) as error:
         raise Broken(f"it needs values to attach: {first_line(error)}") from error
     off = [n for n, t in [*adapted.model.named_parameters(), *adapted.model.named_buffers()] if not t.is_meta]
     require(not off, f"{off[0] if off else ''} is not on the model's device")

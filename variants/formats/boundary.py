@@ -10,16 +10,18 @@ import json
 import math
 import types
 import typing
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from variants.errors import UserError, VariantError, first_line
+from variants.outside.options import build as built
 from variants.variant import BaseVariant
+from variants.wrappers import wrapper_of
 
 LONGEST = 2**63
 """No number of a file is larger: an integer above it is no size, and a float is infinite in every dtype before."""
@@ -57,6 +59,17 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     with refusing(f"{path.parent} is damaged: {path.name} cannot be read"):
         return load_file(path)
+
+
+def refuse_wrapped(where: Path, names: Iterable[str], model: nn.Module) -> None:
+    """Raise VariantError where a wrapper that is none of the model's stands before names of a file: none would fit."""
+    own = {name.partition(".")[0] for name, _ in model.named_children()}
+    for name in names:
+        if (wrapper := wrapper_of(name)) and name.partition(".")[0] not in own:
+            raise VariantError(
+                f"{where}: its names begin with {name.partition('.')[0]}., as {wrapper} calls them: "
+                "save the model that is inside of it"
+            )
 
 
 def check(where: Path, found: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
@@ -119,12 +132,12 @@ def build(where: Path, cls: type[BaseVariant], options: dict[str, Any], tensors:
     for own in every:
         if unknown := [key for key in own if key not in fields]:
             raise VariantError(f"{where}: {cls.name} has other options than the file: {_shown(unknown[0])}")
-        check(where, own, kinds)
+        check(where, {k: v for k, v in own.items() if v is not None or getattr(cls, k, 0) is not None}, kinds)
         size = own.get(cls.size)
         if isinstance(size, int) and not 0 <= size <= 16 * largest + 1024:
             raise VariantError(f"{where}: {cls.size}={size} is not of the file's tensors, none wider than {largest}")
     with refusing(f"{where}: {cls.name} does not take the file's options"):
-        return cls(**options)
+        return built(cls, options)
 
 
 def _per_layer(where: Path, options: dict[str, Any]) -> list[Any]:

@@ -39,6 +39,14 @@ def is_stand_in(model: nn.Module) -> bool:
     return getattr(model, "is_stand_in", False)
 
 
+def tied_names(model: nn.Module) -> dict[str, list[str]]:
+    """Every name of a parameter -> all names of it, where it has several (an embedding and the output map)."""
+    names: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), []).append(name)
+    return {name: own for own in names.values() if len(own) > 1 for name in own}
+
+
 def install(
     model: nn.Module | AdaptedModel, name: str, variant: BaseVariant, tensors: dict[str, Tensor], head: Iterable[str]
 ) -> AdaptedModel:

@@ -6,6 +6,7 @@ import io
 import os
 import pickle
 from collections import OrderedDict
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +14,14 @@ from torch import Tensor, nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError, first_line
+from variants.formats.boundary import refuse_wrapped
 from variants.formats.common import install, is_stand_in
 from variants.layer import AdapterLayer
 from variants.methods.lora import LoRA
 from variants.sites.kinds import is_linear
 from variants.sites.site import Site
 from variants.sites.targets import find_sites, name_target
+from variants.wrappers import unwrapped
 
 
 def save(adapted: AdaptedModel, file: str | os.PathLike) -> float:
@@ -107,7 +110,9 @@ def load(
     layers, others = read(file)
     if alpha is None:
         raise VariantError(f"{file}: loralib files do not hold alpha; give it (the authors' RoBERTa files need 16)")
+    model = model if isinstance(model, AdaptedModel) else unwrapped(model)
     base = model.model if isinstance(model, AdaptedModel) else model
+    refuse_wrapped(Path(file), (*layers, *others), base)
     known = dict(base.named_modules())
     parts: list[tuple[Site, Tensor, Tensor]] = []
     for path, own in layers.items():

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
-from variants.formats.boundary import build, check, read_json, read_tensors, refusing
+from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing
+from variants.formats.common import tied_names
+from variants.formats.fingerprint import alike, fingerprint, sketch
 from variants.named import named_in
 from variants.outside.files import code_hash
 from variants.registry import spec_of
 from variants.sites.architectures import head_parameters
 from variants.variant import BaseVariant
+from variants.wrappers import unwrapped
 
 TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
 FORMAT = 1
@@ -36,22 +37,11 @@ _KINDS = {
     "epoch": int,
     "task": str | None,
 }
-_BASE_KINDS = {"model_type": str | None, "class": str | None, "fingerprint": str | None, "sketch": str | None}
+_BASE_KINDS = {
+    **dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None),
+    "tied": dict[str, list[str]],
+}
 """Types of the entries of adapter.json that are read here or by the project's commands."""
-
-
-@torch.no_grad()
-def fingerprint(model: nn.Module, skip: set[str] = frozenset()) -> str:
-    """Content hash of a model's parameters, those in ``skip`` left out; 16 hex digits.
-
-    Values are rounded to bf16 first, so that one base loaded in fp32 and in bf16 has one fingerprint.
-    """
-    digest = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if name not in skip and ".adapter." not in f".{name}":
-            digest.update(f"{name}{tuple(parameter.shape)}".encode())
-            digest.update(parameter.detach().to("cpu", torch.bfloat16).contiguous().view(torch.int16).numpy())
-    return digest.hexdigest()[:16]
 
 
 def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str | None = None, **notes: Any) -> Path:
@@ -76,7 +66,8 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
         "base": {
             "model_type": getattr(getattr(adapted.model, "config", None), "model_type", None),
             "class": type(adapted.model).__name__,
-            "fingerprint": _base_fingerprint(adapted),
+            **_base_values(adapted),
+            "tied": _tied(adapted),
         },
         "parameters": adapted.count(),
         **notes,
@@ -84,6 +75,12 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
     write_atomic(folder / TENSORS, save(tensors, metadata={"format": "pt"}))
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
     return folder
+
+
+def _tied(adapted: AdaptedModel) -> dict[str, list[str]]:
+    """Other names of what trains in place, where the model ties it: a reader without the model does not see it."""
+    tied = tied_names(adapted.model)
+    return {name: tied[name] for name in adapted.adapter.in_place if name in tied}
 
 
 def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -135,12 +132,9 @@ def load(
     cls = named_in(folder, config["variant"], config.get("code"), variant, strict)
     own = build(folder, cls, config["options"], tensors.values())
     head = config.get("head")
+    refuse_wrapped(folder, tensors, model.model if isinstance(model, AdaptedModel) else unwrapped(model))
     with refusing(f"{folder} does not fit this model"):
-        adapted = (
-            model
-            if isinstance(model, AdaptedModel)
-            else AdaptedModel(model, head_parameters(model) if head is None else head)
-        )
+        adapted = model if isinstance(model, AdaptedModel) else _fresh(unwrapped(model), head)
         initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
         with adapted.adding(name, own, config.get("seed", 0), initial):
             adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
@@ -148,24 +142,30 @@ def load(
     return adapted
 
 
-def _base_fingerprint(adapted: AdaptedModel) -> str | None:
-    """Of what stays frozen, sites of a residual variant as they were before: equal for every adapter of one base."""
+def _fresh(model: nn.Module, head: list[str] | None) -> AdaptedModel:
+    return AdaptedModel(model, head_parameters(model) if head is None else head)
+
+
+def _base_values(adapted: AdaptedModel) -> dict[str, str | None]:
+    """Fingerprint and sketch of what stays frozen, sites of a residual variant as they were before: equal for every
+    adapter of one base."""
     if getattr(adapted.model, "is_stand_in", False):
-        return None  # the shapes of a base model without its weights (variants/base_model.py)
+        return {"fingerprint": None}  # the shapes of a base model without its weights (variants/base_model.py)
     active, skip = adapted.active, {*adapted.head, *adapted.adapter.in_place}
-    if not adapted.adapter.residual:
-        return fingerprint(adapted.model, skip)
-    adapted.deactivate()
+    if adapted.adapter.residual:
+        adapted.deactivate()
     try:
-        return fingerprint(adapted.model, skip)
+        return {"fingerprint": fingerprint(adapted.model, skip), "sketch": sketch(adapted.model, skip)}
     finally:
-        adapted.switch(active)
+        if adapted.active is None:
+            adapted.switch(active)
 
 
 def _check_base(adapted: AdaptedModel, config: dict[str, Any], folder: str | os.PathLike, strict: bool) -> None:
-    expected, found = config.get("base", {}).get("fingerprint"), _base_fingerprint(adapted)
-    if expected and found and expected != found:
-        message = f"{folder} was trained on another base model (fingerprint {expected}, this model has {found})"
+    expected, found = config.get("base", {}), _base_values(adapted)
+    wanted, own = expected.get("fingerprint"), found["fingerprint"]
+    if wanted and own and wanted != own and not alike(expected.get("sketch"), found["sketch"]):
+        message = f"{folder} was trained on another base model (fingerprint {wanted}, this model has {own})"
         if strict:
             raise VariantError(message)
         warnings.warn(message, stacklevel=3)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.errors import VariantError
-from variants.layer import AdapterLayer, LowRank, check_rank
+from variants.layer import AdapterLayer, LowRank, check_alpha, check_rank
 from variants.registry import register
 from variants.variant import Variant
 
@@ -36,7 +36,7 @@ class AdaLoRALayer(AdapterLayer):
         self.lora_A = nn.Parameter(torch.empty(r, site.in_features).normal_(0, 0.02, generator=rng))
         self.lora_B = nn.Parameter(torch.empty(site.out_features, r).normal_(0, 0.02, generator=rng))
         self.lora_E = nn.Parameter(torch.zeros(r))
-        self.scaling = config.alpha / r
+        self.scaling = check_alpha(config.alpha) / r
         self.register_buffer("kept", torch.ones(r))
         for average, name in AVERAGES.items():
             self.register_buffer(average, torch.zeros_like(getattr(self, name)))

@@ -13,8 +13,8 @@ from variants.errors import VariantError
 from variants.layer import AdapterLayer, seeded
 from variants.methods.adapter_p import AdapterP, PfeifferLayer
 from variants.registry import register
+from variants.sites.ranges import block_number
 from variants.sites.site import Site
-from variants.sites.targets import block_number
 
 
 class DroppedLayer(PfeifferLayer):

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from variants.errors import VariantError
-from variants.layer import AdapterLayer, LowRank, check_rank
+from variants.layer import AdapterLayer, LowRank, check_alpha, check_rank
 from variants.registry import register
 from variants.variant import Variant
 
@@ -23,7 +23,7 @@ class LoRALayer(AdapterLayer):
         r = check_rank(config.r, site)
         self.lora_A = nn.Parameter(torch.empty(r, site.in_features))
         self.lora_B = nn.Parameter(torch.zeros(site.out_features, r))
-        self.scaling = config.alpha / (math.sqrt(r) if config.rslora else r)
+        self.scaling = check_alpha(config.alpha) / (math.sqrt(r) if config.rslora else r)
         if config.init == "gaussian":
             nn.init.normal_(self.lora_A, std=0.02, generator=rng)
         else:

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from variants.errors import first_line
+from variants.errors import UserError, first_line
 
 PROJECT = Path(__file__).resolve().parents[1]
 """The folder of this package."""
@@ -20,7 +20,12 @@ def located(error: BaseException, *classes: type) -> str:
     Args:
         classes: whose files count; by default every file that is neither the project's nor a library's.
     """
-    return f"{place}: {first_line(error)}" if (place := _place(error, classes)) else first_line(error)
+    said = first_line(error)
+    if isinstance(error, UserError):
+        said = str(error)
+    elif isinstance(error, SyntaxError):
+        said = f"{type(error).__name__}: {error.msg}"
+    return f"{place}: {said}" if (place := _place(error, classes)) else said
 
 
 def definition(cls: type) -> str:

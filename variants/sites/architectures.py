@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import nn
 
+from variants.sites.aliases import ALIASES
 from variants.sites.family import (
     Architecture,
     Fused,
@@ -24,6 +27,7 @@ _BERT_NORM = r"\d+\.output\.LayerNorm"
 _BERT_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
 _BLOOM = {"up": r"mlp\.dense_h_to_4h", "down": r"mlp\.dense_4h_to_h"}
 _BLOOM_DROPOUT = ("hidden_dropout", "attention_dropout")
+_GATED = {x: rf"mlp\.(?:shared_experts?\.)?{x}_proj" for x in ("gate", "up", "down")}
 _BART = {x: rf"(?:self_attn|encoder_attn)\.{x}_proj" for x in "qkv"}
 _BART |= {"o": r"(?:self_attn|encoder_attn)\.out_proj", "up": r"\d+\.fc1", "down": r"\d+\.fc2"}
 _BART_DROPOUT = ("dropout", "attention_dropout", "activation_dropout")
@@ -33,7 +37,7 @@ _ROWS = (
         names=("bert",),
         maps=_BERT,
         last_norm=_BERT_NORM,
-        poolers=("pooler",),
+        pretrained=("pooler",),
         pools_first_token=True,
         learns_positions=True,
         packs=True,
@@ -63,7 +67,7 @@ _ROWS = (
         maps={x[0]: rf"attention\.{x}" for x in ("query", "key", "value")}
         | {"o": r"attention\.dense", "up": r"albert_layers\.\d+\.ffn", "down": r"ffn_output"},
         last_norm=r"full_layer_layer_norm",
-        poolers=("pooler",),
+        pretrained=("pooler",),
         pools_first_token=True,
         learns_positions=True,
         dropout=_BERT_DROPOUT,
@@ -99,6 +103,7 @@ _ROWS = (
         # the gate and what it gates are the halves of Wi, which is "up" as a whole, as both of T5's maps are
         maps={"o": r"attn\.Wo", "up": r"mlp\.Wi", "down": r"mlp\.Wo"},
         fused=(Fused(r"attn\.Wqkv", _QKV, in_thirds),),
+        pretrained=("head",),
         pools_first_token=True,
         dropout=("embedding_dropout", "attention_dropout", "mlp_dropout"),
     ),
@@ -122,7 +127,7 @@ _ROWS = (
     ),
     Architecture(
         names=("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"),
-        maps={x: rf"self_attn\.{x}_proj" for x in "qkvo"} | {x: rf"mlp\.{x}_proj" for x in ("gate", "up", "down")},
+        maps={x: rf"self_attn\.{x}_proj" for x in "qkvo"} | _GATED,
         causal=True,
         dropout=("attention_dropout",),
     ),
@@ -223,8 +228,9 @@ def model_type(model: nn.Module) -> str:
 
 
 def architecture_of(model: nn.Module) -> Architecture:
-    """The facts of a model's family, or `UNKNOWN`."""
-    return ARCHITECTURES.get(model_type(model), UNKNOWN)
+    """The facts of a model's family, as far as its name is known; else `UNKNOWN`."""
+    name = model_type(model)
+    return ARCHITECTURES.get(name) or (ARCHITECTURES[ALIASES[name]].alias() if name in ALIASES else UNKNOWN)
 
 
 def backbone_of(model: nn.Module) -> nn.Module:
@@ -233,17 +239,39 @@ def backbone_of(model: nn.Module) -> nn.Module:
     return base if isinstance(base, nn.Module) else model
 
 
-def head_parameters(model: nn.Module) -> list[str]:
-    """Names of the task head's parameters: all outside the backbone, and the backbone's pooler.
+def remember_lacked(model: nn.Module, names: Iterable[str]) -> None:
+    """Note which of a model's parameters its checkpoint lacked (transformers' ``missing_keys``)."""
+    model.checkpoint_lacked = frozenset(names)
 
-    A language model's output embedding was pretrained and is the backbone's, whether or not it is tied.
+
+def head_parameters(model: nn.Module) -> list[str]:
+    """Names of the task head's parameters, which train: all that pretraining left out.
+
+    That is what stands beside the backbone, and in it a pooler that the checkpoint lacked (`remember_lacked`) or, where
+    nothing was noted, that the family's checkpoints lack. A language model was pretrained as a whole.
     """
     family, backbone = architecture_of(model), backbone_of(model)
     if family.heads:
         return [name for name, _ in model.named_parameters() if name.partition(".")[0] in family.heads]
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    poolers = [getattr(backbone, name, None) for name in family.poolers]
-    pooled = {id(p) for pooler in poolers if isinstance(pooler, nn.Module) for p in pooler.parameters()}
-    frozen = {id(p) for p in backbone.parameters()} - (pooled if backbone is not model else set())
-    frozen |= {id(p) for p in output.parameters()} if isinstance(output, nn.Module) else set()
-    return [name for name, p in model.named_parameters() if id(p) not in frozen]
+    if output_embedding(model) is not None:
+        return []
+    lacked = getattr(model, "checkpoint_lacked", None)
+    fresh = _parameters_of(backbone, family.poolers) if lacked is None and backbone is not model else set()
+    fresh |= {id(p) for name, p in model.named_parameters() if lacked and name in lacked}
+    trained = {id(p) for p in backbone.parameters()}
+    trained |= _parameters_of(model, family.pretrained)
+    return [name for name, p in model.named_parameters() if id(p) in fresh or id(p) not in trained]
+
+
+def output_embedding(model: nn.Module) -> nn.Module | None:
+    """What turns hidden states into logits of tokens, if the model says that it has it."""
+    try:
+        return model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+
+
+def _parameters_of(module: nn.Module, children: Iterable[str]) -> set[int]:
+    """Of those children that there are."""
+    found = (getattr(module, name, None) for name in children)
+    return {id(p) for child in found if isinstance(child, nn.Module) for p in child.parameters()}

@@ -8,8 +8,9 @@ from torch import nn
 
 from variants.errors import VariantError
 from variants.sites.architectures import architecture_of, backbone_of
+from variants.sites.ranges import block_number, chosen_blocks
 from variants.sites.site import ModuleSite, Site
-from variants.sites.targets import block_number, find_sites, numbers
+from variants.sites.targets import find_sites
 
 
 def blocks(model: nn.Module) -> dict[str, list[Site]]:
@@ -39,12 +40,11 @@ def block_outputs(model: nn.Module, layers: str = "") -> list[ModuleSite]:
         for path, _ in model.named_modules():
             if re.search(rf"{norm}$", path):
                 ends[next(block for block in ends if path.startswith(f"{block}."))] = path
-    wanted = numbers(layers) if layers else {block_number(path) for path in ends}
-    if not (chosen := {block: end for block, end in ends.items() if block_number(block) in wanted}):
-        raise VariantError(f"layers={layers!r} leaves none of the {len(ends)} blocks")
+    wanted = chosen_blocks(layers, map(block_number, ends), type(model).__name__)
     return [
         ModuleSite(model.get_submodule(end), end, end, like=maps[block][-1], ends_with_norm=end != block)
-        for block, end in chosen.items()
+        for block, end in ends.items()
+        if block_number(block) in wanted
     ]
 
 
@@ -59,8 +59,9 @@ def layer_norms(model: nn.Module, layers: str = "") -> list[str]:
     Raises:
         VariantError: there are none.
     """
-    wanted, own = (numbers(layers) if layers else None), architecture_of(model).norms
-    inside = tuple(f"{path}." for path in blocks(model) if wanted is None or block_number(path) in wanted)
+    paths, own = list(blocks(model)), architecture_of(model).norms
+    wanted = chosen_blocks(layers, map(block_number, paths), type(model).__name__)
+    inside = tuple(f"{path}." for path in paths if block_number(path) in wanted)
     found = [
         f"{path}.{name}"
         for path, module in model.named_modules()

@@ -38,7 +38,9 @@ class Architecture:
         last_norm: name of the LayerNorm that ends a block; empty where a block ends by adding the residual.
         norms: name of the LayerNorms, where they are none of PyTorch's.
         biases: names of bias vectors that are called otherwise than ``bias``.
-        poolers: children of the backbone that belong to the task head: trained with it, never adapted.
+        poolers: children of the backbone that pretraining leaves out: part of the task head, never adapted.
+        pretrained: children of the backbone, or beside it, that pretraining has trained though only heads use them:
+            frozen with the backbone, unless the checkpoint lacks them.
         heads: the model's children and parameters that are its task head; empty where all outside the backbone is.
         decoder: child of the backbone that a language model's head calls by itself.
         pools_first_token: heads read the first token: a prefix follows it, elsewhere it comes first.
@@ -60,6 +62,7 @@ class Architecture:
     norms: str = ""
     biases: tuple[str, ...] = ()
     poolers: tuple[str, ...] = ()
+    pretrained: tuple[str, ...] = ()
     heads: tuple[str, ...] = ()
     decoder: str = ""
     pools_first_token: bool = False
@@ -70,6 +73,10 @@ class Architecture:
     transposed: bool = False
     causal: bool = False
     dropout: tuple[str, ...] = ()
+
+    def alias(self) -> Architecture:
+        """What is known of a model type whose maps alone are this family's."""
+        return Architecture(maps=self.maps, fused=self.fused, cross=self.cross, causal=self.causal, takes_prefix=False)
 
     @property
     def roles(self) -> tuple[str, ...]:

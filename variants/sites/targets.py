@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import re
 from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
 
 from torch import nn
 
 from variants.errors import VariantError
-from variants.sites.architectures import ARCHITECTURES, architecture_of, head_parameters
+from variants.sites.architectures import architecture_of
+from variants.sites.candidates import EXPERTS, HEAD, Candidates, candidates, experts
 from variants.sites.family import Fused
-from variants.sites.kinds import kind_of
+from variants.sites.misses import matches, no_match
+from variants.sites.ranges import block_number, chosen_blocks, ranges
 from variants.sites.site import Site
 
 PRESETS = {"attn-qv": "q,v", "attn": "q,k,v,o", "all-linear": "*"}
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 """What a map does in its block; which map that is, its family's row says."""
+WORDS = (*PRESETS, *ROLES)
 
 
 def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
@@ -29,21 +30,26 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
         layers: such as ``0-5,11``: the first number in a module's name must be among them.
 
     Raises:
-        VariantError: a part of the target matches nothing (the nearest names are listed), or slices overlap.
+        VariantError: a part of the target or of the layers matches nothing (the nearest names are listed), a name is
+            of a map that cannot be adapted, or slices overlap.
     """
-    maps = _maps(model)
+    maps = candidates(model)
+    wanted = ranges(layers) if layers else []
     sites: dict[str, Site] = {}
-    for part in [p.strip() for p in target.split(",") if p.strip()]:
+    for part in _parts(target):
         found = [site for name in PRESETS.get(part, part).split(",") for site in _match(model, maps, name)]
         if not found:
-            raise VariantError(_no_match(part, model, maps))
+            raise VariantError(no_match(part, model, maps, WORDS))
+        if layers:
+            found = [site for site in found if any(block_number(site.path) in each for each in wanted)]
+        if not found:
+            raise VariantError(f"layers={layers!r} leaves none of the blocks that target={part!r} matches")
         sites |= {site.path: site for site in found}
-    if layers:
-        wanted = numbers(layers)
-        sites = {path: site for path, site in sites.items() if block_number(path) in wanted}
-        if not sites:
-            raise VariantError(f"layers={layers!r} leaves none of the blocks that target={target!r} matches")
-    order = {path: i for i, path in enumerate(maps)}
+    chosen_blocks(layers, map(block_number, maps.free), type(model).__name__)
+    for each, part in zip(wanted, layers.split(","), strict=False):
+        if not any(block_number(path) in each for path in sites):
+            raise VariantError(f"layers={layers!r}: target={target!r} has no map in {part.strip()}")
+    order = {path: i for i, path in enumerate(maps.free)}
     chosen = sorted(sites.values(), key=lambda s: (order[s.module_path], s.start))
     for path, own in itertools.groupby(chosen, key=lambda site: site.module_path):
         for a, b in itertools.combinations(own, 2):
@@ -52,6 +58,17 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
             if a.period != b.period:
                 raise VariantError(f"target={target!r} cuts {path} in two ways: {a.path} and {b.path}")
     return chosen
+
+
+def left_out(model: nn.Module, target: str) -> dict[str, str]:
+    """Maps that a preset or a glob of ``target`` covers and leaves out, by path -> why; of experts, the parameters."""
+    maps = candidates(model)
+    chosen = {site.module_path for site in find_sites(model, target)}
+    found: dict[str, str] = {}
+    for name in [name for part in _parts(target) for name in PRESETS.get(part, part).split(",")]:
+        reasons = maps.barred | (maps.spared if name == "*" else dict.fromkeys(experts(model), EXPERTS))
+        found |= {path: why for path, why in reasons.items() if path not in chosen and _covers(model, name, path)}
+    return found
 
 
 def siblings(model: nn.Module) -> list[list[nn.Module]]:
@@ -86,40 +103,44 @@ def name_target(model: nn.Module, sites: Sequence[Site], explicit: bool = False)
     return ",".join(s.module_path if s.is_whole else f"{s.module_path}[{_span(s)}]" for s in sites)
 
 
-def _maps(model: nn.Module) -> dict[str, nn.Module]:
-    """The linear maps that can be adapted, by path: none of the head, none that is an embedding too."""
-    head = set(head_parameters(model))
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    return {
-        path: module
-        for path, module in model.named_modules()
-        if (kind := kind_of(module)) is not None
-        and f"{path}.weight" not in head
-        and id(kind.parameter(module)) not in embeddings
-        and "adapter" not in path.split(".")
-    }
+def _parts(target: str) -> list[str]:
+    if parts := [part.strip() for part in target.split(",") if part.strip()]:
+        return parts
+    raise VariantError(f"target={target!r} names nothing: choose {', '.join(PRESETS)}, or names of linear maps")
 
 
-def _match(model: nn.Module, maps: dict[str, nn.Module], name: str) -> Iterator[Site]:
+def _match(model: nn.Module, maps: Candidates, name: str) -> Iterator[Site]:
     family = architecture_of(model)
-    if name == "*" and family.roles:
-        yield from (Site(module, path, path) for path, module in maps.items() if block_number(path) is not None)
+    if name == "*":
+        yield from (Site(module, path, path) for path, module in maps.free.items() if path not in maps.spared)
     elif name in family.maps:
-        yield from (Site(m, path, path) for path, m in maps.items() if _ends_with(path, family.maps[name]))
+        yield from (Site(m, path, path) for path, m in maps.free.items() if _ends_with(path, family.maps[name]))
     elif name in family.roles:
         fused = next(each for each in family.fused if name in each.roles)
-        for path, module in maps.items():
+        for path, module in maps.free.items():
             if _ends_with(path, fused.pattern):
                 yield _part(module, path, name, fused, model)
     else:
         pattern, _, span = name.partition("[")
-        for path, module in maps.items():
-            if fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}"):
-                yield _explicit(module, path, span.rstrip("]")) if span else Site(module, path, path)
+        found = {path: module for path, module in maps.free.items() if matches(path, pattern)}
+        for path, why in maps.barred.items():  # a glob or a preset leaves it out
+            if found and why != HEAD and not set(pattern) & set("*?") and matches(path, pattern):
+                raise VariantError(f"target={name!r} also names {path}, which {why}: name the others by longer names")
+        for path, module in found.items():
+            yield _explicit(module, path, span.rstrip("]")) if span else Site(module, path, path)
+
+
+def _covers(model: nn.Module, name: str, path: str) -> bool:
+    """Whether a preset's role, a role or a glob is also of a map that is left out."""
+    family = architecture_of(model)
+    if name in family.maps:
+        return _ends_with(path, family.maps[name]) or (name in ("gate", "up", "down") and path in experts(model))
+    return name == "*" or matches(path, name)
 
 
 def _ends_with(path: str, pattern: str) -> bool:
-    return re.search(rf"(?:^|\.)(?:{pattern})$", path) is not None
+    """Whether a map in a block has a name of the family's."""
+    return block_number(path) is not None and re.search(rf"(?:^|\.)(?:{pattern})$", path) is not None
 
 
 def _part(module: nn.Module, path: str, role: str, fused: Fused, model: nn.Module) -> Site:
@@ -156,36 +177,3 @@ def _explicit(module: nn.Module, path: str, span: str) -> Site:
     site = Site(module, path, path, start, stop, period)
     site.path = f"{path}.{_span(site)}"
     return site
-
-
-def block_number(path: str) -> int | None:
-    """The first number in a module's name, which counts the blocks."""
-    number = re.search(r"(?:^|\.)(\d+)(?:\.|$)", path)
-    return int(number[1]) if number else None
-
-
-def numbers(ranges: str) -> set[int]:
-    """The blocks that an option such as ``0-5,11`` names."""
-    found: set[int] = set()
-    for part in ranges.split(","):
-        ends = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", part)
-        if not ends:
-            raise VariantError(f"layers={ranges!r} is not a list of numbers and ranges such as 0-5,11")
-        found |= set(range(int(ends[1]), int(ends[2] or ends[1]) + 1))
-    return found
-
-
-def _no_match(part: str, model: nn.Module, maps: dict[str, nn.Module]) -> str:
-    family = architecture_of(model)
-    if not family.roles and (part in PRESETS or part in ROLES):
-        known = ", ".join(ARCHITECTURES)
-        return f"target={part!r} is known for {known} only; name the maps instead, such as {_names(maps, part)}"
-    words = [*PRESETS, *family.roles] if family.roles else []
-    return f"target={part!r} matches no linear map; the nearest are {_names(maps, part, words)}"
-
-
-def _names(maps: dict[str, nn.Module], part: str, extra: list[str] | None = None) -> str:
-    leaves = list(dict.fromkeys(path.rpartition(".")[2] for path in maps))
-    names = [*leaves, *(extra or [])]
-    near = difflib.get_close_matches(part, [*names, *maps], n=4, cutoff=0.5)
-    return ", ".join(near or names[:8]) or "none: the model has no linear map"

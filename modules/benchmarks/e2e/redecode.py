@@ -18,6 +18,7 @@ from variants.adapters.adapted_model import attach
 from variants.errors import UserError
 from variants.formats.native import restore
 from variants.named import named_in
+from variants.outside.options import build
 
 
 def redecode(
@@ -58,7 +59,7 @@ def redecode(
     if weights_hash(place(config.backbone["spec"], E2E.embedded())[2]) != config.backbone["hash"]:
         raise UserError(f"the weights of {config.backbone['spec']} are not those that the run started from")
     prepared = E2E.prepare(config)
-    adapted = attach(prepared.model, cls(**config.options), config.seed)
+    adapted = attach(prepared.model, build(cls, config.options), config.seed)
     if adapted.trained():
         which = epoch or prepared.objective.score_epoch
         adapter = folder / ("best" if which == "none" else which)

@@ -22,6 +22,7 @@ from modules.efficiency.inference.timing import in_turn, ratios, synchronizer
 from modules.paths import PUBLISHED as FOLDER
 from modules.reports.papers import parameter_counts
 from modules.reports.plots.image_files import require_matplotlib, saved_figure
+from modules.reports.tables.published import load_latency
 from modules.runs.environment import environment
 from variants import attach
 from variants.adapters.parameter_budget import fit, parse
@@ -76,7 +77,9 @@ def build(name: str, device: str) -> nn.Module:
     from modules.backbones.loading import resolve as place
 
     try:
-        config = transformers.AutoConfig.from_pretrained(place(name)[2] if name == "embedded" else name)
+        config = transformers.AutoConfig.from_pretrained(
+            place(name)[2] if name == "embedded" else name, trust_remote_code=False
+        )
         causal = any("LMHead" in kind or "CausalLM" in kind for kind in config.architectures or [])
         auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification
         with torch.device(device):
@@ -148,14 +151,12 @@ def measure(plain: nn.Module, shapes: nn.Module, specs: Sequence[str], setting: 
 
 def published(model: str, record: dict[str, Any]) -> dict[str, float]:
     """The paper's ratios by name; {} where it has no such model and setting."""
-    import yaml
-
-    paper = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
+    paper = load_latency(PUBLISHED)
     setting = {key: record[key] for key in ("batch", "length", "parameters")}
-    if model != paper["model"] or setting not in paper["settings"]:
+    if model != paper.model or setting not in paper.settings:
         return {}
-    column = paper["settings"].index(setting)
-    return {row["way"]: row["ms"][column] / paper["rows"][0]["ms"][column] for row in paper["rows"]}
+    column = paper.settings.index(setting)
+    return {row.way: row.ms[column] / paper.rows[0].ms[column] for row in paper.rows}
 
 
 def as_text(model: str, record: dict[str, Any]) -> str:

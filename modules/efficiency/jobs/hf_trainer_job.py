@@ -70,11 +70,11 @@ def main(settings: dict[str, Any]) -> None:
 
     task, lr, epochs, batch = TASKS[settings["task"]], settings["lr"], settings["epochs"], settings["batch_size"]
     splits = FolderSource(settings["data_dir"]).load(task)
-    tokenizer = transformers.AutoTokenizer.from_pretrained(settings["model"])
+    tokenizer = transformers.AutoTokenizer.from_pretrained(settings["model"], trust_remote_code=False)
     data = {name: Rows(split, tokenizer, settings["max_length"]) for name, split in splits.items()}
     transformers.set_seed(settings["seed"])
     model = transformers.AutoModelForSequenceClassification.from_pretrained(
-        settings["model"], num_labels=task.num_labels
+        settings["model"], num_labels=task.num_labels, trust_remote_code=False
     )
     config = peft.LoraConfig(task_type="SEQ_CLS", target_modules=["query", "value"], **settings["lora"])
     steps = epochs * -(-len(data["train"]) // batch)

@@ -10,8 +10,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from modules.backbones.model_config import check_sizes
 from modules.paths import PUBLISHED as FOLDER
-from variants.errors import UserError
+from modules.reports.tables.published import load_parameters
+from modules.reports.tables.published_files import Model, PrintedCount
+from variants.errors import UserError, first_line
 
 PUBLISHED = FOLDER / "parameters.yaml"
 UNITS = {"K": 1e3, "M": 1e6, "B": 1e9}
@@ -20,7 +23,7 @@ TRAINED_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class CountedRow:
+class CountedRow(PrintedCount):
     """A printed number of parameters and our count of it.
 
     Attributes:
@@ -30,15 +33,6 @@ class CountedRow:
         bytes: weights of the whole model, gradients, Adam's states, and the adapter file, head included.
     """
 
-    table: str
-    model: str
-    method: str
-    printed: str
-    variant: str | None
-    options: dict[str, Any] = field(default_factory=dict)
-    also: list[str] = field(default_factory=list)
-    arithmetic: str = ""
-    remark: str = ""
     counted: int | None = None
     head: int | None = None
     total: int | None = None
@@ -46,22 +40,29 @@ class CountedRow:
     bytes: dict[str, int] = field(default_factory=dict)
 
 
-def published_counts() -> tuple[dict[str, dict[str, Any]], list[CountedRow]]:
+def published_counts() -> tuple[dict[str, Model], list[CountedRow]]:
     """(models by name, rows) of parameters.yaml; nothing is counted yet."""
-    import yaml
-
-    content = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
-    return content["models"], [CountedRow(**row) for row in content["rows"]]
+    content = load_parameters(FOLDER)
+    return content.models, [CountedRow(**vars(row)) for row in content.rows]
 
 
-def build_model(spec: dict[str, Any], device: str = "meta"):
-    """A model of parameters.yaml; on the meta device it has shapes alone, on any other random weights."""
+def build_model(spec: Model, device: str = "meta"):
+    """A model of parameters.yaml; on the meta device it has shapes alone, on any other random weights.
+
+    Raises:
+        UserError: transformers has no such class, or it cannot be built of the configuration.
+    """
     import torch
     import transformers
 
-    model_class = getattr(transformers, spec["class"])
-    with torch.device(device):
-        return model_class(model_class.config_class(**spec["config"]))
+    name = spec.get("class")
+    check_sizes(spec["config"], f"{PUBLISHED.name}: {name}")
+    try:
+        model_class = getattr(transformers, name)
+        with torch.device(device):
+            return model_class(model_class.config_class(**spec["config"]))
+    except Exception as error:  # of any of a hundred classes
+        raise UserError(f"{PUBLISHED.name}: the model {name!r} cannot be built: {first_line(error)}") from error
 
 
 def count(row: CountedRow, model, weight_bytes: int = 4) -> CountedRow:

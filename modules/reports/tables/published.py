@@ -2,56 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from modules.documents import modified, read_yaml
+from modules.reports.tables.published_files import LatencyFile, Model, ParametersFile, PublishedRow, Score
+from modules.schema import built
 from variants.errors import UserError
 
-Score = float | list[float]
-"""A printed score, or the two of a cell such as matched / mismatched."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class PublishedRow:
-    """A row of a printed table, with all that its scores depend on.
-
-    Attributes:
-        table: its name as a value of --table, such as lora-2.
-        params: trained parameters as printed; None where the table has none.
-        mark: "run" by the paper, or "copied" there from earlier work.
-        protocol: the recipe whose runs belong to the row; None where we do not have it.
-        mnli_init: columns whose runs start from MNLI.
-        repeats: the table that has the same scores already.
-    """
-
-    benchmark: str
-    table: str
-    paper: str
-    arxiv: str | None
-    source: str
-    split: str
-    statistic: str
-    metrics: Mapping[str, str]
-    model: str
-    method: str
-    variant: str | None
-    params: str | None
-    scores: Mapping[str, Score]
-    average: float | None = None
-    mark: str
-    spread: Mapping[str, float] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-    protocol: str | None = "paper"
-    mnli_init: tuple[str, ...] = ()
-    setup: str | None = None
-    repeats: str | None = None
-    caution: str | None = None
-    remarks: tuple[str, ...] = ()
+__all__ = [
+    "PublishedRow", "Score", "load_all", "load_latency", "load_models", "load_parameters", "load_published",
+    "load_sizes", "load_table", "size_key",
+]  # fmt: skip
 
 
 def load_published(folder: str | Path, benchmark: str) -> list[PublishedRow]:
@@ -69,42 +32,73 @@ def load_table(folder: str | Path, name: str) -> list[PublishedRow]:
 
 
 def load_all(folder: str | Path) -> list[PublishedRow]:
-    """The rows of all tables, in the order of file names and rows. Raises ValueError naming file and row."""
+    """The rows of all tables, in the order of file names and rows. Raises UserError naming file and row."""
     rows = []
     for path in sorted(Path(folder).glob("*.yaml")):
         table = _content(path)
         if table.get("benchmark") == "parameters":  # counts, read by paper_repro/params.py
             continue
         if table.get("benchmark") == "latency":
-            table = _latency(table)
+            table = _latency(load_latency(path), path.name)
         head = {key: value for key, value in table.items() if key != "rows"}
-        for number, row in enumerate(table["rows"], start=1):
+        for number, row in enumerate(_list(table.get("rows"), path.name), start=1):
             rows.append(_row(head, row, f"{path.name}, row {number}"))
     return rows
 
 
+def _list(rows: Any, where: str) -> list[Any]:
+    if not isinstance(rows, list):
+        raise UserError(f"{where}: 'rows' must be a list, and is {str(rows)[:60]!r}")
+    return rows
+
+
 def _content(path: Path) -> dict[str, Any]:
-    return _parsed(path, path.stat().st_mtime_ns)
+    """The mapping in a file, None or not; errors name the file without its folder."""
+    return _parsed(path, modified(path))
 
 
 @lru_cache
 def _parsed(path: Path, _modified: int) -> dict[str, Any]:
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is a compiled one
-    return yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name}: expected keys and values")
+    return content
 
 
-def load_models(folder: str | Path) -> dict[str, dict[str, Any]]:
+def load_parameters(folder: str | Path) -> ParametersFile:
+    """The printed counts of parameters. Raises UserError naming the place that is wrong."""
+    path = Path(folder) / "parameters.yaml"
+    found = built(ParametersFile, _content(path), path.name)
+    for number, row in enumerate(found.rows, start=1):
+        if row.model not in found.models:
+            raise UserError(f"{path.name}: rows: entry {number}: {row.model!r} is none of the models")
+    return found
+
+
+def load_latency(path: Path) -> LatencyFile:
+    """A table of times, with a time and a spread for each setting. Raises UserError naming what is wrong."""
+    found = built(LatencyFile, _content(path), path.name)
+    for number, row in enumerate(found.rows, start=1):
+        if not len(row.ms) == len(row.spread) == len(found.settings):
+            raise UserError(
+                f"{path.name}: rows: entry {number} has not {len(found.settings)} times, one for each setting"
+            )
+        if not all(0 < ms < 1e9 for ms in row.ms):
+            raise UserError(f"{path.name}: rows: entry {number}: times are positive")
+    return found
+
+
+def load_models(folder: str | Path) -> dict[str, Model]:
     """The published models by name: `class` and `config` give the shapes, `hub` where the weights are to be had."""
-    return _content(Path(folder) / "parameters.yaml")["models"]
+    return load_parameters(folder).models
 
 
 def load_sizes(folder: str | Path) -> dict[tuple, dict[str, Any]]:
     """Options that give a printed number of parameters, by `size_key`, for rows whose table does not state them."""
-    rows = _content(Path(folder) / "parameters.yaml")["rows"]
     return {
-        (source, row["model"], row["variant"], row["printed"]): row.get("options", {})
-        for row in rows
-        for source in (row["table"], *row.get("also", ()))
+        (source, row.model, row.variant, row.printed): row.options
+        for row in load_parameters(folder).rows
+        for source in (row.table, *row.also)
     }
 
 
@@ -113,47 +107,41 @@ def size_key(row: PublishedRow) -> tuple:
     return row.source, row.model, row.variant, row.params
 
 
-def _latency(table: dict[str, Any]) -> dict[str, Any]:
+def _latency(table: LatencyFile, where: str) -> dict[str, Any]:
     """A table of times in the form of the other tables: a column for each setting."""
-    settings = {f"{s['batch']}x{s['length']}": s for s in table["settings"]}
-    keep = ("benchmark", "paper", "arxiv", "source", "model", "remarks")
-    head = {key: table[key] for key in keep} | {
+    settings = {f"{s['batch']}x{s['length']}": s for s in table.settings}
+    if len(settings) != len(table.settings):
+        raise UserError(f"{where}: settings: two are alike")
+    head = {key: getattr(table, key) for key in ("benchmark", "paper", "arxiv", "source", "model", "remarks")} | {
         "table": "lora-1",
-        "split": table["device"],
+        "split": table.device,
         "mark": "run",
         "params": None,
     }
-    head |= {"statistic": f"{table['statistic']}, ms", "protocol": None}
+    head |= {"statistic": f"{table.statistic}, ms", "protocol": None}
     head["metrics"] = {
         name: f"{s['batch']} rows of {s['length']} tokens, adapters of {s['parameters']}"
         for name, s in settings.items()
     }
     rows = []
-    for row in table["rows"]:
+    for row in table.rows:
         figures = {
-            "scores": dict(zip(settings, row["ms"], strict=True)),
-            "spread": dict(zip(settings, row["spread"], strict=True)),
+            "scores": dict(zip(settings, row.ms, strict=True)),
+            "spread": dict(zip(settings, row.spread, strict=True)),
         }
-        slower = ", ".join(f"{value:g}%" for value in row.get("slowdown", ()))
+        slower = ", ".join(f"{value:g}%" for value in row.slowdown)
         more = {"setup": f"printed slowdown {slower}"} if slower else {}
-        variant = row["way"].removesuffix(" merged")
-        rows.append({"method": row["method"], "variant": variant, **figures, **more})
+        rows.append({"method": row.method, "variant": row.way.removesuffix(" merged"), **figures, **more})
     return head | {"rows": rows}
 
 
-def _row(head: dict, row: dict, where: str) -> PublishedRow:
-    merged = {**head, **row, "metrics": {**head["metrics"], **row.get("metrics", {})}}
-    names = {item.name for item in fields(PublishedRow)}
-    if unknown := sorted(set(merged) - names):
-        raise ValueError(f"{where}: unknown key {unknown[0]!r}")
-    for key in ("mnli_init", "remarks"):
-        merged[key] = tuple(merged.get(key, ()))
-    try:
-        result = PublishedRow(**merged)
-    except TypeError as error:
-        raise ValueError(f"{where}: {error}") from None
+def _row(head: dict[str, Any], row: Any, where: str) -> PublishedRow:
+    parts = [part.get("metrics", {}) if isinstance(part, dict) else part for part in (head, row)]
+    if not all(isinstance(part, dict) for part in parts):
+        raise UserError(f"{where}: a row, and its metrics, are keys and values")
+    result = built(PublishedRow, {**head, **row, "metrics": {**parts[0], **parts[1]}}, where)
     if result.mark not in ("run", "copied"):
-        raise ValueError(f"{where}: mark is 'run' or 'copied', got {result.mark!r}")
+        raise UserError(f"{where}: mark is 'run' or 'copied', got {result.mark!r}")
     if nameless := sorted((set(result.scores) | set(result.spread)) - set(result.metrics)):
-        raise ValueError(f"{where}: {nameless[0]!r} has a score but no metric")
+        raise UserError(f"{where}: {nameless[0]!r} has a score but no metric")
     return result

@@ -10,7 +10,6 @@ import pytest
 import yaml
 
 from modules.benchmarks.base import benchmark
-from modules.experiments.plan import build_variant
 from modules.experiments.wishes import Wishes
 from modules.launch import worker
 from modules.runs.results import ResultStore
@@ -18,6 +17,7 @@ from paper_repro import compare
 from tests.support.e2e_tiny import csv_folder, tiny_gpt2
 from tests.support.results import run as result_of
 from variants.errors import UserError
+from variants.outside.options import build
 from variants.registry import resolve
 
 PLANS = sorted((Path(__file__).resolve().parents[3] / "configs" / "compare").glob("*.yaml"))
@@ -73,7 +73,7 @@ def test_the_plans_of_the_project_are_read_and_their_variants_exist(path):
     comparison = comparison_of(path)
     rows = comparison.rows()
     for row in rows:
-        build_variant(resolve(row.variant), row.options)
+        build(resolve(row.variant), row.options)
     assert len({row.name for row in rows}) == len(rows) == len(plan.variants)
     assert plan.tune.seed not in plan.seeds and len(plan.seeds) >= 3
     assert set(plan.tasks) <= set(comparison.benchmark.tasks)

@@ -49,11 +49,16 @@ BLOCKS = {
 }
 BESIDE = {"deberta-v2": {"attention.self.pos_key_proj", "attention.self.pos_query_proj"}}
 """Maps of a block without a role."""
-OUTSIDE = {"electra": {"electra.embeddings_project"}, "albert": {"albert.encoder.embedding_hidden_mapping_in"}}
+OUTSIDE = {
+    "electra": {"electra.embeddings_project"},
+    "albert": {"albert.encoder.embedding_hidden_mapping_in", "albert.pooler"},
+    "bert": {"bert.pooler.dense"},
+    "modernbert": {"head.dense"},
+}
 """Maps of the backbone that are in no block."""
 HEADS = {
     "roberta": {"classifier.dense", "classifier.out_proj"},
-    "bert": {"bert.pooler.dense", "classifier"},
+    "bert": {"classifier"},
     "distilbert": {"pre_classifier", "classifier"},
     "deberta-v2": {"pooler.dense", "classifier"},
     "gpt2": {"score"},
@@ -62,9 +67,9 @@ HEADS = {
     "t5": {"classification_head.dense", "classification_head.out_proj"},
     "vit": {"classifier"},
     **dict.fromkeys(("xlm-roberta", "camembert", "electra"), {"classifier.dense", "classifier.out_proj"}),
-    "albert": {"albert.pooler", "classifier"},
+    "albert": {"classifier"},
     "deberta": {"pooler.dense", "classifier"},
-    "modernbert": {"head.dense", "head.norm", "classifier"},
+    "modernbert": {"classifier"},
     **dict.fromkeys(("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"), {"score"}),
     **dict.fromkeys(("phi3", "gpt_neox", "bloom", "falcon"), {"score"}),
     **dict.fromkeys(("mt5", "bart"), {"classification_head.dense", "classification_head.out_proj"}),
@@ -186,7 +191,7 @@ def plain() -> nn.Module:
         ("b,a", "0", ["blocks.0.a", "blocks.0.b"]),
         ("a", "0-1", ["blocks.0.a", "blocks.1.a"]),
         ("a", "0, 2", ["blocks.0.a", "blocks.2.a"]),
-        ("a", "1-7", ["blocks.1.a", "blocks.2.a"]),
+        ("a", "1-2", ["blocks.1.a", "blocks.2.a"]),
         ("a,a,blocks.0.a", "0", ["blocks.0.a"]),
         ("*", "1", ["blocks.1.a", "blocks.1.b", "blocks.1.wide"]),
         ("wide[0:4],wide[8:12]", "1", ["blocks.1.wide.0:4", "blocks.1.wide.8:12"]),

@@ -39,11 +39,16 @@ def pays(nbytes: int) -> bool:
 _for_graph = False
 
 
+def is_for_graph() -> bool:
+    """Whether passes are computed as a CUDA graph is to have them."""
+    return _for_graph
+
+
 @contextmanager
-def for_graph() -> Iterator[None]:
-    """``with`` this, passes are computed as a CUDA graph is to have them, whatever that costs the host."""
+def for_graph(on: bool = True) -> Iterator[None]:
+    """``with`` this, passes are computed as a CUDA graph is to have them, whatever that costs the host; or not."""
     global _for_graph
-    before, _for_graph = _for_graph, True
+    before, _for_graph = _for_graph, on
     try:
         yield
     finally:

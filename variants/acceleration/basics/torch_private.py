@@ -7,10 +7,13 @@ is missing, :func:`available` is False, training computes everything with PyTorc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import reduce
+from typing import Any
 
 import torch
+import torch.utils.checkpoint
 from torch import Tensor
 
 TESTED = {
@@ -22,6 +25,7 @@ TESTED = {
 NAMES = {
     "_C._are_functorch_transforms_active": "function_transforms_active",
     "_softmax_backward_data": "softmax_backward",
+    "utils.checkpoint._checkpoint_without_reentrant_generator": "recomputed_in",
     "ops.aten._flash_attention_forward": "flash_attention",
     "ops.aten._flash_attention_backward": "flash_attention, whose gradient autograd computes with it",
     "_foreach_abs": "foreach_abs",
@@ -154,6 +158,61 @@ def foreach_lerp_(targets: Sequence[Tensor], ends: Sequence[Tensor], weight: flo
 def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The 2-norm of each tensor, ()."""
     return torch._foreach_norm(tensors)
+
+
+# ---- gradient checkpointing ------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def recomputed_in(moment: Callable[[], Callable[[], AbstractContextManager]]) -> Iterator[None]:
+    """``with`` this, what gradient checkpointing runs is recomputed inside a block of its own, whenever that is.
+
+    It holds for the kind that is not reentrant, which compares what it recomputes with what it has seen.
+
+    Args:
+        moment: called when something runs for the first time; what it gives makes a block for each recomputation.
+    """
+    module = torch.utils.checkpoint
+    plain = module._checkpoint_without_reentrant_generator
+
+    def generator(
+        function: Callable,
+        rng: bool,
+        contexts: Callable,
+        check: str,
+        debug: bool,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
+        def both() -> tuple[AbstractContextManager, AbstractContextManager]:
+            forward, again = contexts()
+            return forward, _Together(again, moment())
+
+        asked = debug or torch.compiler.is_compiling()  # they take no contexts
+        return plain(function, rng, contexts if asked else both, check, debug, *args, **kwargs)
+
+    module._checkpoint_without_reentrant_generator = generator
+    try:
+        yield
+    finally:
+        module._checkpoint_without_reentrant_generator = plain
+
+
+class _Together:
+    """A context and a new block inside it, which may be entered again."""
+
+    def __init__(self, outer: AbstractContextManager, block: Callable[[], AbstractContextManager]) -> None:
+        self._outer, self._block = outer, block
+        self._entered: list[ExitStack] = []
+
+    def __enter__(self) -> None:
+        with ExitStack() as stack:
+            stack.enter_context(self._outer)
+            stack.enter_context(self._block())
+            self._entered.append(stack.pop_all())
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._entered.pop().__exit__(*error)
 
 
 # ---- optimizers ----------------------------------------------------------------------------------------------------

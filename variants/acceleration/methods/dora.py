@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
@@ -48,9 +49,23 @@ def gains(layers: Sequence[DoRALayer]) -> Iterator[Override]:
         with full_precision(A):
             WA = torch.stack([_wide_product(layer.site.weight(), layer.lora_A) for layer in group]).detach()
             norms = norm(A, B, group[0].scaling, WA, torch.stack([_squares(layer) for layer in group]))
-        together = (stacked(group, "magnitude") / norms - 1).to(group[0].site.dtype)
+        together = _Gains.apply(stacked(group, "magnitude"), norms).to(group[0].site.dtype)
         for layer, h in zip(group, split(together), strict=True):
             yield layer, "gain", lambda h=h: h
+
+
+class _Gains(torch.autograd.Function):
+    """m/‖W₀ + sBA‖ - 1, norms constant; several backward passes may go through it, each with a part of the gradient, as
+    reentrant checkpointing has one for each region."""
+
+    @staticmethod
+    def forward(ctx: Any, magnitudes: Tensor, norms: Tensor) -> Tensor:
+        ctx.norms = norms  # saved as a tensor it would be gone after the first
+        return magnitudes / norms - 1
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient / ctx.norms, None
 
 
 def _has_plain_gain(layer: DoRALayer) -> bool:

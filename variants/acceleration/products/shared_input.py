@@ -208,7 +208,7 @@ def shared_inputs(
     for together in maps:
         yield from together.overrides()
     norms = (module for module in model.modules() if type(module) is nn.LayerNorm)
-    yield from (_remembering(norm) for norm in norms if not is_overridden(norm))
+    yield from ((norm, "forward", _RememberingNorm(norm).forward) for norm in norms if not is_overridden(norm))
 
 
 def is_overridden(module: nn.Module) -> bool:
@@ -230,13 +230,15 @@ def _joinable(group: Sequence[nn.Module]) -> bool:
     return len(kinds) == 1 and all(type(m) is nn.Linear for m in group)
 
 
-def _remembering(norm: nn.LayerNorm) -> Override:
-    """In an accelerated pass, what the norm puts out says what it was made of, where it is large."""
+class _RememberingNorm:
+    """In an accelerated pass, what a norm puts out says what it was made of, where it is large."""
 
-    def forward(input: Tensor) -> Tensor:  # the name by which it may be called
-        y = type(norm).forward(norm, x := input)
-        if not y.is_nested and y.nbytes >= LARGE and y.dtype == x.dtype and plain(x):
-            _SOURCES.put(y, (norm, x.detach()))
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        self.norm = norm
+
+    def forward(self, input: Tensor) -> Tensor:
+        """As the norm's own."""
+        y = type(self.norm).forward(self.norm, input)
+        if not y.is_nested and y.nbytes >= LARGE and y.dtype == input.dtype and plain(input):
+            _SOURCES.put(y, (self.norm, input.detach()))
         return y
-
-    return norm, "forward", forward

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from variants.errors import VariantError
+from variants.formats.boundary import build
 from variants.formats.peft.common import Map, _number
 from variants.registry import resolve
 from variants.variant import BaseVariant
@@ -33,14 +35,13 @@ def _adalora_config(variant: BaseVariant, maps: dict[str, Map]) -> dict[str, Any
     }
 
 
-def _read_adalora(config: dict[str, Any], target: str, layers: dict[str, dict[str, Tensor]]) -> BaseVariant:
-    total = config["total_step"]
-    return resolve("adalora")(
-        **{key: config[key] for key in ("init_r", "target_r", "deltaT", "beta1", "beta2")},
-        alpha=float(config["lora_alpha"]),
-        dropout=config.get("lora_dropout", 0.0),
-        tinit=config["tinit"] / total,
-        tfinal=config["tfinal"] / total,
-        orth_weight=config["orth_reg_weight"],
-        target=target,
-    )
+def _read_adalora(
+    folder: Path, config: dict[str, Any], target: str, layers: dict[str, dict[str, Tensor]]
+) -> BaseVariant:
+    given = {key: value for key, value in config.items() if value is not None}
+    options = {key: given[key] for key in ("init_r", "target_r", "deltaT", "beta1", "beta2") if key in given}
+    options |= {key: given[key] / given["total_step"] for key in ("tinit", "tfinal") if key in given}
+    options |= {"alpha": float(given["lora_alpha"]), "dropout": given.get("lora_dropout", 0.0), "target": target}
+    options |= {"orth_weight": given["orth_reg_weight"]} if "orth_reg_weight" in given else {}
+    tensors = [tensor for own in layers.values() for tensor in own.values()]
+    return build(folder, resolve("adalora"), options, tensors)

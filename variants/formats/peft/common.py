@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from variants.errors import VariantError
+from variants.layer import AdapterLayer
 from variants.sites.site import Site
+
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""Before the model's own names."""
 
 _LORA = {"lora_A": "lora_A.weight", "lora_B": "lora_B.weight"}
 NAMES = {
@@ -43,10 +48,13 @@ def kind(config: dict[str, Any]) -> str:
     """
     name = str(config.get("peft_type")).lower()
     if name not in NAMES:
-        raise VariantError(f"PEFT's {name.upper()} has no counterpart here; readable are {', '.join(NAMES)}")
+        raise VariantError(f"PEFT's {name.upper()[:40]} has no counterpart here; readable are {', '.join(NAMES)}")
     return "dora" if config.get("use_dora") else name
 
 
-def _at(pattern: dict[str, Any] | None, path: str, default: Any) -> Any:
-    """PEFT's rule: the first key that, as a regular expression, matches the end of the path."""
-    return next((v for key, v in (pattern or {}).items() if re.match(rf"(.*\.)?({key})$", path)), default)
+def by_module(layers: Iterable[AdapterLayer]) -> dict[str, list[AdapterLayer]]:
+    """Layers by the path of their module, the slices of one module together."""
+    found: dict[str, list[AdapterLayer]] = {}
+    for layer in layers:
+        found.setdefault(layer.site.module_path, []).append(layer)
+    return found

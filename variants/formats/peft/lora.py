@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from variants.formats.peft.common import Map, _at, _number, kind
+from variants.formats.boundary import build
+from variants.formats.peft.common import CONFIG, Map, _number, kind
+from variants.formats.peft.patterns import Patterns
 from variants.registry import resolve
 from variants.variant import BaseVariant
 
-# ---- writing -----------------------------------------------------------------------------------------------
+
+def one_scaling(maps: dict[str, Map], rslora: bool) -> tuple[dict[str, Map], int, float]:
+    """The maps with one scaling for all, the largest rank, and the alpha that gives that scaling with that rank.
+
+    PEFT scales each map by its own alpha and rank; readers that serve many adapters at once (vLLM) know the
+    configuration's alone. What a map's scaling differs by is put into its B, so that both compute the same.
+    """
+
+    def root(r: int) -> float:
+        return math.sqrt(r) if rslora else r
+
+    scalings = {path: m.alpha / root(m.r) for path, m in maps.items()}
+    scaling = Counter(scalings.values()).most_common(1)[0][0]
+    found = {}
+    for path, m in maps.items():
+        ratio = scalings[path] / scaling if scalings[path] != scaling else 1.0
+        tensors = m.tensors if ratio == 1.0 else m.tensors | {"lora_B": m.tensors["lora_B"] * ratio}
+        found[path] = Map(m.site, tensors, m.r, scaling * root(m.r))
+    r = max(m.r for m in maps.values())
+    return found, r, scaling * root(r)
 
 
 def _lora_config(variant: BaseVariant, maps: dict[str, Map]) -> dict[str, Any]:
-    r = Counter(m.r for m in maps.values()).most_common(1)[0][0]
-    alpha = Counter(m.alpha for m in maps.values()).most_common(1)[0][0]
+    maps, r, alpha = one_scaling(maps, variant.rslora)
+    other = {path: m for path, m in maps.items() if m.r != r}
+
+    def key(path: str) -> str:  # PEFT takes a key for the end of a name
+        return f"^{path}" if any(p.endswith(f".{path}") for p in maps) else path
+
     return {
         "peft_type": "LORA",
         "r": r,
         "lora_alpha": _number(alpha),
-        "rank_pattern": {path: m.r for path, m in maps.items() if m.r != r},
-        "alpha_pattern": {path: _number(m.alpha) for path, m in maps.items() if m.alpha != alpha},
+        "rank_pattern": {key(path): m.r for path, m in other.items()},
+        "alpha_pattern": {key(path): _number(m.alpha) for path, m in other.items()},
         "lora_dropout": variant.dropout,
         "init_lora_weights": True,
         "use_rslora": variant.rslora,
@@ -30,14 +57,17 @@ def _lora_config(variant: BaseVariant, maps: dict[str, Map]) -> dict[str, Any]:
     }
 
 
-def _read_lora(config: dict[str, Any], target: str, layers: dict[str, dict[str, Tensor]]) -> BaseVariant:
+def _read_lora(folder: Path, config: dict[str, Any], target: str, layers: dict[str, dict[str, Tensor]]) -> BaseVariant:
     r, alpha = config["r"], config["lora_alpha"]
-    own = {p: (len(t["lora_A"]), float(_at(config.get("alpha_pattern"), p, alpha))) for p, t in layers.items()}
-    return resolve(kind(config))(
-        r=r,
-        alpha=float(alpha),
-        dropout=config.get("lora_dropout", 0.0),
-        rslora=bool(config.get("use_rslora")),
-        target=target,
-        per_layer={path: {"r": k, "alpha": a} for path, (k, a) in own.items() if (k, a) != (r, alpha)},
-    )
+    alphas = Patterns(f"{folder / CONFIG}: alpha_pattern", config.get("alpha_pattern"))
+    own = {path: (len(t["lora_A"]), float(alphas.at(path, alpha))) for path, t in layers.items()}
+    options = {
+        "r": r,
+        "alpha": float(alpha),
+        "dropout": config.get("lora_dropout", 0.0),
+        "rslora": bool(config.get("use_rslora")),
+        "target": target,
+        "per_layer": {path: {"r": k, "alpha": a} for path, (k, a) in own.items() if (k, a) != (r, alpha)},
+    }
+    tensors = [tensor for own in layers.values() for tensor in own.values()]
+    return build(folder, resolve(kind(config)), options, tensors)

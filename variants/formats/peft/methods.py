@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from variants.formats.peft.adalora import _adalora_config, _read_adalora
 from variants.formats.peft.lora import _lora_config, _read_lora
 from variants.formats.peft.vera import _read_vera, _vera_config
@@ -18,11 +20,31 @@ NO_EFFECT = {
     *("revision", "target_modules", "task_type", "use_dora", "use_rslora", "vera_dropout"),
     *("eva_config", "corda_config", "loftq_config", "lora_ga_config", "d_initial", "projection_prng_key"),
     *("save_projection", "init_r", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight"),
-    "total_step",
+    *("total_step", "ensure_weight_tying"),
 }
 """Options that are read here, or that the tensors' names and shapes already tell, or that shape training alone."""
 PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 """Values of ``init_lora_weights`` that leave the base weights as they are."""
 
+_SIZES = dict.fromkeys(("r", "init_r", "target_r", "deltaT", "projection_prng_key"), int)
+_SHARES = ("lora_alpha", "lora_dropout", "tinit", "tfinal", "beta1", "beta2", "orth_reg_weight", "d_initial")
+KINDS: dict[str, Any] = {
+    "peft_type": str,
+    **{key: kind | None for key, kind in (_SIZES | dict.fromkeys(_SHARES, float)).items()},
+    "total_step": int | None,
+    "rank_pattern": dict[str, Any] | None,
+    "alpha_pattern": dict[str, float] | None,
+    **dict.fromkeys(("use_rslora", "use_dora", "fan_in_fan_out"), bool | None),
+    "task_type": str | None,
+    "modules_to_save": list[str] | None,
+}
+"""Types of the options that are read here; PEFT leaves some as null."""
+NEEDS = {
+    "lora": ("r", "lora_alpha"),
+    "dora": ("r", "lora_alpha"),
+    "vera": ("r",),
+    "adalora": ("init_r", "target_r", "deltaT", "lora_alpha", "total_step"),
+}
+"""Options without which a file of a method says too little; all but alpha are above 0."""
 
 READ = {"lora": _read_lora, "dora": _read_lora, "vera": _read_vera, "adalora": _read_adalora}

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from variants.errors import VariantError
+from variants.formats.boundary import build
 from variants.formats.peft.common import Map
 from variants.layer import AdapterLayer
 from variants.registry import resolve
 from variants.sites.site import Site
 from variants.variant import BaseVariant
+
+BANK = ("base_model.vera_A", "base_model.vera_B")
+"""Names of the frozen pair."""
 
 
 def _vera_config(variant: BaseVariant, maps: dict[str, Map]) -> dict[str, Any]:
@@ -29,22 +34,32 @@ def _vera_config(variant: BaseVariant, maps: dict[str, Map]) -> dict[str, Any]:
     }
 
 
-def bank(layers: Sequence[AdapterLayer]) -> dict[str, Tensor]:
-    """VeRA's frozen pair, of which PEFT has one for all layers.
+def bank(layers: Sequence[AdapterLayer]) -> dict[str, Tensor] | None:
+    """VeRA's frozen pair, of which PEFT has one for all layers, each with as much of it as its map is wide.
 
     PEFT writes the pair, but before 0.21 it did not read it back: it made one from ``projection_prng_key``.
+
+    Returns:
+        The pair, or None where the maps' pairs are no parts of one.
+
+    Raises:
+        VariantError: the layers' ranks differ.
     """
     banks = {(layer.bank.A.shape, layer.bank.B.shape): layer.bank for layer in layers}  # others differ by device alone
-    if len(banks) > 1:
+    if len({len(own.A) for own in banks.values()}) > 1:
         shapes = ", ".join(f"{len(own.B)} x {own.A.shape[1]} (r={len(own.A)})" for own in banks.values())
         raise VariantError(f"PEFT's VeRA has one random pair for all layers, here each shape has its own: {shapes}")
-    (only,) = banks.values()
-    a, b = _made(layers[0].config.projection_seed, len(only.A), only.A.shape[1], len(only.B))
-    if not (torch.equal(a.to(only.A), only.A) and torch.equal(b.to(only.B), only.B)):
+    A = max((own.A for own in banks.values()), key=lambda A: A.shape[1])
+    B = max((own.B for own in banks.values()), key=len)
+    for own in banks.values():
+        if not (torch.equal(own.A, A[:, : own.A.shape[1]]) and torch.equal(own.B, B[: len(own.B)])):
+            return None
+    a, b = _made(layers[0].config.projection_seed, len(A), A.shape[1], len(B))
+    if not (torch.equal(a.to(A), A) and torch.equal(b.to(B), B)):
         warnings.warn(
-            "PEFT before 0.21 ignores VeRA's stored random matrices: load this with 0.21 or later", stacklevel=3
+            "PEFT before 0.21 ignores VeRA's stored random matrices: load this with 0.21 or later", stacklevel=4
         )
-    return {"base_model.vera_A": only.A, "base_model.vera_B": only.B}
+    return dict(zip(BANK, (A, B), strict=True))
 
 
 def _made(seed: int, r: int, in_features: int, out_features: int) -> tuple[Tensor, Tensor]:
@@ -55,15 +70,20 @@ def _made(seed: int, r: int, in_features: int, out_features: int) -> tuple[Tenso
     return a, b
 
 
-def _read_vera(config: dict[str, Any], target: str, layers: dict[str, dict[str, Tensor]]) -> BaseVariant:
-    seed = config.get("projection_prng_key", 0)
-    options = {"r": config["r"], "d_init": config.get("d_initial", 0.1), "projection_seed": seed}
-    return resolve("vera")(**options, save_projection=True, target=target)
+def _read_vera(folder: Path, config: dict[str, Any], target: str, layers: dict[str, dict[str, Tensor]]) -> BaseVariant:
+    options = {"r": config["r"], "save_projection": True, "target": target}
+    for ours, theirs in (("d_init", "d_initial"), ("projection_seed", "projection_prng_key")):
+        options |= {ours: config[theirs]} if config.get(theirs) is not None else {}
+    if odd := [path for path, own in layers.items() if len(own["d"]) != config["r"]]:
+        raise VariantError(f"{folder}: r={config['r']}, and {odd[0]} has {len(layers[odd[0]]['d'])}")
+    return build(folder, resolve("vera"), options, [tensor for own in layers.values() for tensor in own.values()])
 
 
 def read_bank(config: dict[str, Any], tensors: dict[str, Tensor], sites: list[Site]) -> tuple[Tensor, Tensor]:
     """PEFT's A (r, widest input) and B (widest output, r), made from their seed where they are not in the file."""
-    if "base_model.vera_A" in tensors:
-        return tensors["base_model.vera_A"], tensors["base_model.vera_B"]
+    if found := [tensors[key] for key in BANK if key in tensors]:
+        if len(found) < 2 or any(tensor.ndim != 2 for tensor in found):
+            raise VariantError(f"the file lacks one of {' and '.join(BANK)}, or it is no matrix")
+        return found[0], found[1]
     wide, tall = max(site.in_features for site in sites), max(site.out_features for site in sites)
-    return _made(config["projection_prng_key"], config["r"], wide, tall)
+    return _made(config.get("projection_prng_key") or 0, config["r"], wide, tall)

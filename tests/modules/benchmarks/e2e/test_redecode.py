@@ -9,12 +9,14 @@ from modules.benchmarks.e2e.redecode import redecode
 from modules.runs.config import RunConfig
 from variants.errors import VariantError
 
+PLACE = {"spec": "x", "source": "folder", "name": "x", "hash": "0"}
+
 
 def test_code_comes_from_the_command_line_alone(tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "0123456789ab"
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
     fields = {"benchmark": "e2e", "task": "e2e", "options": {}, "protocol": "", "seed": 0}
-    fields |= {"backbone": {"spec": "x", "hash": ""}, "data": {"spec": "x", "hash": ""}, "training": {}}
+    fields |= {"backbone": PLACE, "data": PLACE, "training": {}}
     config = dataclasses.asdict(RunConfig(variant=f"{tmp_path}/evil.py:X", **fields))
     folder.mkdir(parents=True)
     monkeypatch.chdir(tmp_path)

@@ -9,6 +9,7 @@ from modules.reports.tables.published import load_published
 from paper_repro import PUBLISHED
 from tests.support.results import run
 from tests.support.tables import EIGHT, PAPERS, published
+from variants.errors import UserError
 
 
 def test_published_rows_say_what_they_are():
@@ -82,5 +83,5 @@ def test_a_fault_in_a_published_file_is_named(tmp_path, fault):
     spoiled = text.replace(*changes[fault], 1)
     assert spoiled != text
     (tmp_path / "vera.yaml").write_text(spoiled)
-    with pytest.raises(ValueError, match=r"vera.yaml, row \d"):
+    with pytest.raises(UserError, match=r"vera.yaml, row \d"):
         load_published(tmp_path, "glue")

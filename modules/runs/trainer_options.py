@@ -1,0 +1,105 @@
+"""Which options of `lightning.Trainer` a command may give (`--trainer.NAME VALUE`), and with which values."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from variants.errors import UserError
+
+OWNED = {
+    "max_epochs": "use --epochs",
+    "max_steps": "use --epochs",
+    "max_time": "the same command goes on where a run was stopped",
+    "gradient_clip_val": "use --gradient_clip_val",
+    "logger": "use --wandb",
+    "default_root_dir": "use --results_dir",
+    "fast_dev_run": "use --epochs 1, and --trainer.limit_train_batches",
+    "overfit_batches": "use --trainer.limit_train_batches",
+} | dict.fromkeys(
+    (
+        "callbacks", "enable_checkpointing", "use_distributed_sampler", "enable_progress_bar",
+        "check_val_every_n_epoch", "val_check_interval", "num_sanity_val_steps", "reload_dataloaders_every_n_epochs",
+        "barebones", "plugins",
+    ),
+    "every run needs it as it is",
+)  # fmt: skip
+"""Trainer options that the framework sets itself, and what to do instead."""
+
+LAUNCHED = ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
+"""Environment variables of which a launcher over several machines sets one."""
+
+
+def _whole(low: int) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+
+def _share(value: Any) -> bool:
+    """A share of the batches, or a number of them."""
+    return _whole(1)(value) or isinstance(value, float) and 0 < value <= 1
+
+
+def _devices(value: Any) -> bool:
+    number = value in (-1, "-1") or _whole(1)(value) or isinstance(value, str) and value.isdigit() and int(value) > 0
+    return number or value == "auto" or isinstance(value, (list, str)) and bool(value) and value not in ("0", "x")
+
+
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "devices": (_devices, "a number from 1, a list of them, or auto"),
+    "num_nodes": (_whole(1), "a whole number from 1"),
+    "accumulate_grad_batches": (_whole(1), "a whole number from 1"),
+    "limit_train_batches": (_share, "a share above 0, such as 0.5, or a whole number from 1"),
+    "limit_val_batches": (_share, "a share above 0, such as 0.5, or a whole number from 1"),
+    "log_every_n_steps": (_whole(1), "a whole number from 1"),
+}
+"""By option: whether a value can work, and those that can, in words. What Lightning refuses itself is not repeated."""
+
+
+def check_trainer(options: Mapping[str, Any]) -> None:
+    """Refuse, in one line, a Trainer option that does not exist, that is not the command's, or that cannot work here.
+
+    Raises:
+        UserError: naming option and value.
+    """
+    import inspect
+
+    if not options:
+        return
+    from lightning.pytorch import Trainer  # takes seconds
+
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    for name, value in options.items():
+        if name in OWNED:
+            raise UserError(f"--trainer.{name} is set by this project; {OWNED[name]}")
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=2) or ["see lightning's Trainer"]
+            raise UserError(f"--trainer.{name} is no option of lightning.Trainer; did you mean {' or '.join(near)}?")
+        fits, words = VALUES.get(name, (None, ""))
+        if fits and not fits(value):
+            raise UserError(f"--trainer.{name} must be {words}, not {value!r}")
+    _check_accelerator(options.get("accelerator", "auto"))
+    if options.get("num_nodes", 1) > 1 and not any(name in os.environ for name in LAUNCHED):
+        raise UserError(
+            f"--trainer.num_nodes {options['num_nodes']} alone would wait for the other machines for ever: start the "
+            "command on each by torchrun or srun (docs/scaling.md)"
+        )
+
+
+def _check_accelerator(name: Any) -> None:
+    """Raise UserError where there is no such accelerator here."""
+    from lightning.pytorch.accelerators import AcceleratorRegistry
+
+    names = sorted(AcceleratorRegistry.available_accelerators())
+    if name == "auto":
+        return
+    if name != "gpu" and name not in names:
+        raise UserError(f"--trainer.accelerator must be one of auto, gpu, {', '.join(names)}, not {name!r}")
+    here = False
+    for each in ("cuda", "mps") if name == "gpu" else (name,):
+        with contextlib.suppress(ImportError):  # of what a machine without such an accelerator lacks
+            here = here or AcceleratorRegistry.get(each).is_available()
+    if not here:
+        raise UserError(f"--trainer.accelerator {name}: there is none on this machine; leave it out, or name cpu")

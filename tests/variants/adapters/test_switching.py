@@ -1,0 +1,264 @@
+"""What of the adapters acts on the model, and that whoever changes it for a while brings back what was found."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+
+import pytest
+import torch
+import torch._dynamo
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+
+from tests.support.small_module import Biases, Top, X, out, tiny, train
+from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, attach
+from variants.adapters.adapted_model import AdaptedModel
+
+VARIANTS = [LoRA(r=4), DoRA(r=4), VeRA(r=4), AdaLoRA(init_r=4, target_r=2), Top()]
+
+
+def two(variant, kind: str = "plain") -> tuple[AdaptedModel, Tensor, dict[str, Tensor]]:
+    """A model with adapters a and b, a active; the base's outputs and theirs."""
+    base = out(tiny(kind))
+    adapted = attach(tiny(kind), variant, name="a", head=[])
+    outputs = {}
+    for name in ("a", "b"):
+        if name == "b":
+            adapted.add("b", variant, 1)
+        train(adapted, len(outputs) + 1)
+        outputs[name] = out(adapted.model)
+    adapted.switch("a")
+    return adapted, base, outputs
+
+
+# ---- disabled and what else acts for a while -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: type(v).__name__)
+def test_disabled_restores_what_it_found(variant) -> None:
+    """peft #3507, #3555, #3447 and Megatron-Bridge 1811, 5945: leaving the block turned on what had been off."""
+    adapted, base, outputs = two(variant)
+    model = adapted.model
+    frozen = {name for name, p in model.named_parameters() if not p.requires_grad}
+
+    def is_(expected: Tensor) -> bool:
+        return torch.allclose(out(model), expected, atol=1e-5)
+
+    with adapted.disabled():
+        with adapted.disabled():
+            assert is_(base)
+        assert is_(base), "the outer block has not ended"
+    assert torch.equal(out(model), outputs["a"])
+    with pytest.raises(KeyError), adapted.disabled():
+        raise KeyError
+    assert torch.equal(out(model), outputs["a"])
+    adapted.enable(False)
+    with adapted.disabled():
+        pass
+    assert is_(base), "it was off before"
+    adapted.enable()
+    adapted.merge()
+    with adapted.disabled():
+        with adapted.disabled():
+            pass
+        assert is_(base)
+    assert is_(outputs["a"]) and adapted.state.merged
+    adapted.unmerge()
+    assert torch.equal(out(model), outputs["a"])
+    assert frozen == {name for name, p in model.named_parameters() if not p.requires_grad}
+
+
+@pytest.mark.parametrize("merged", [False, True])
+def test_whatever_happens_inside(merged: bool) -> None:
+    adapted, base, outputs = two(LoRA(r=4))
+    if merged:
+        adapted.merge()
+    found = adapted.state
+    acts = {
+        "enable": lambda: adapted.enable(),
+        "disable": lambda: adapted.enable(False),
+        "merge": lambda: adapted.merge(),
+        "deactivated and back": lambda: (adapted.deactivate(), adapted.switch("a")),
+        "another added, and back": lambda: (adapted.add("c", LoRA(r=2)), adapted.switch("a"), adapted.delete("c")),
+    }
+    for what, act in acts.items():
+        with adapted.disabled():
+            act()
+        assert adapted.state == found and torch.allclose(out(adapted.model), outputs["a"], atol=1e-5), what
+    with adapted.disabled():
+        adapted.switch("b")
+        assert torch.equal(out(adapted.model), base), "the block is of whichever adapter is active"
+    assert torch.equal(out(adapted.model), outputs["b"]), "and to switch is no state that it brings back"
+    with adapted.disabled():
+        adapted.delete("b")
+    assert torch.equal(out(adapted.model), base)
+
+
+def test_blocks_that_end_in_another_order() -> None:
+    """Two generators that are read in turn, each in a block of its own."""
+    adapted, base, outputs = two(LoRA(r=4))
+    for found_on in (True, False):
+        adapted.enable(found_on)
+        expected = out(adapted.model)
+        first, second, third = ExitStack(), ExitStack(), ExitStack()
+        for block in (first, second, third):
+            block.enter_context(adapted.disabled())
+        first.close()
+        assert torch.equal(out(adapted.model), base)
+        third.close()
+        assert torch.equal(out(adapted.model), base)
+        second.close()
+        assert torch.equal(out(adapted.model), expected)
+
+    def read():
+        with adapted.disabled():
+            yield out(adapted.model)
+            yield out(adapted.model)
+
+    adapted.enable()
+    one, other = read(), read()
+    assert all(torch.equal(value, base) for pair in zip(one, other, strict=True) for value in pair)
+    next(abandoned := read())
+    abandoned.close()
+    assert torch.equal(out(adapted.model), outputs["a"])
+
+
+def test_off_is_kept_by_whoever_switches() -> None:
+    adapted, base, outputs = two(LoRA(r=4))
+    adapted.enable(False)
+    for act in (lambda: adapted.switch("b"), lambda: (adapted.deactivate(), adapted.switch("b"))):
+        act()
+        assert torch.equal(out(adapted.model), base)
+    adapted.enable()
+    assert torch.equal(out(adapted.model), outputs["b"])
+    adapted.enable(False)
+    adapted.deactivate()
+    adapted.enable()
+    adapted.switch("a")
+    assert torch.equal(out(adapted.model), outputs["a"])
+
+
+def test_turning_off_what_is_merged() -> None:
+    adapted, base, outputs = two(LoRA(r=4))
+    adapted.merge()
+    adapted.enable(False)
+    assert torch.equal(out(adapted.model), base)
+    adapted.enable()
+    assert torch.equal(out(adapted.model), outputs["a"])
+
+
+@pytest.mark.parametrize("act", ["nothing", "off", "merged"])
+def test_mixed_batches_and_failures_restore_what_they_found(act: str) -> None:
+    adapted, base, outputs = two(LoRA(r=4))
+    {"nothing": lambda: None, "off": lambda: adapted.enable(False), "merged": adapted.merge}[act]()
+    found, expected = adapted.state, out(adapted.model)
+    with adapted.mixed(["a", "b", None, "b"]):
+        mixed = out(adapted.model)
+    assert torch.allclose(mixed[0], outputs["a"][0], atol=1e-5) and torch.allclose(mixed[2], base[2], atol=1e-5)
+    assert adapted.state == found and torch.equal(out(adapted.model), expected)
+    with pytest.raises(VariantError):
+        adapted.add("c", LoRA(r=99))
+    assert adapted.state == found and torch.equal(out(adapted.model), expected)
+    with pytest.raises(VariantError), adapted.adding("c", LoRA(r=2)):
+        raise VariantError("no")
+    assert adapted.state == found and torch.equal(out(adapted.model), expected)
+    with pytest.raises(VariantError):
+        adapted.combine({"a": 1.0, "b": 1.0}, "c", rank=-1)
+    assert adapted.state == found and torch.equal(out(adapted.model), expected)
+
+
+def test_what_somebody_has_frozen_stays_so() -> None:
+    adapted = attach(tiny(), Biases(), name="a")
+    adapted.add("b", LoRA(r=2))
+    adapted.switch("a")
+    adapted.model.score.weight.requires_grad_(False)
+    frozen = {name: p.requires_grad for name, p in adapted.model.named_parameters()}
+    with adapted.mixed(["a", "b", None, "b"]):
+        pass
+    adapted.switch("b")
+    assert adapted.model.score.weight.requires_grad
+    adapted.switch("a")
+    assert frozen == {name: p.requires_grad for name, p in adapted.model.named_parameters()}
+
+
+def test_a_child_of_the_same_name_is_not_replaced() -> None:
+    class Named(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(8, 8)
+            self.adapter = nn.Linear(8, 8)
+
+    with pytest.raises(VariantError, match="has a child of its own called adapter"):
+        attach(nn.Sequential(Named()), LoRA(r=2, target="0"), head=[])
+
+
+# ---- compiled code -----------------------------------------------------------------------------------------------
+
+
+def run(compiled) -> Tensor:
+    with torch.no_grad():
+        return compiled(X)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("frozen", [False, True])
+@pytest.mark.parametrize("in_place", [False, True], ids=["torch.compile", "model.compile"])
+def test_attaching_behind_a_compiled_run(frozen: bool, in_place: bool) -> None:
+    """pytorch #117758: compiled code does not look for hooks that come later."""
+    torch._dynamo.reset()
+    model = tiny().requires_grad_(not frozen)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    if in_place:
+        model.compile(backend="eager", fullgraph=True)
+        compiled = model
+    base = run(compiled)
+    adapted = attach(model, LoRA(r=4, target="q"), head=[], name="a")
+    train(adapted)
+    a = run(compiled)
+    assert not torch.allclose(a, base, atol=1e-3) and torch.allclose(a, _eager(model), atol=1e-5)
+    adapted.deactivate()
+    assert torch.allclose(run(compiled), base, atol=1e-5)
+    adapted.add("b", LoRA(r=4, target="v"))  # maps that have had no hooks so far
+    train(adapted)
+    assert torch.allclose(run(compiled), _eager(model), atol=1e-5)
+    assert not torch.allclose(run(compiled), base, atol=1e-3)
+
+
+@torch.no_grad()
+def _eager(model: nn.Module) -> Tensor:
+    return type(model).forward(model.eval(), X)
+
+
+@pytest.mark.slow
+def test_switching_behind_compiled_runs() -> None:
+    """diffusers #11408, PR 9453: stale results of compiled code."""
+    torch._dynamo.reset()
+    adapted, base, outputs = two(LoRA(r=4))
+    compiled = torch.compile(adapted.model, backend="eager")
+    for _ in range(2):
+        for name in ("b", "a"):
+            adapted.switch(name)
+            assert torch.allclose(run(compiled), outputs[name], atol=1e-5)
+        with adapted.disabled():
+            assert torch.allclose(run(compiled), base, atol=1e-5)
+        adapted.merge()
+        assert torch.allclose(run(compiled), outputs["a"], atol=1e-5)
+        adapted.deactivate()
+        assert torch.allclose(run(compiled), base, atol=1e-5)
+        with adapted.mixed(["a", "b", None, "b"]):
+            assert torch.allclose(run(compiled)[1], outputs["b"][1], atol=1e-5)
+        assert torch.allclose(run(compiled), base, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_switching_compiles_no_more_than_once_an_adapter() -> None:
+    torch._dynamo.reset()
+    adapted, base, outputs = two(LoRA(r=4))
+    counter = CompileCounter()
+    compiled = torch.compile(adapted.model, backend=counter)
+    for _ in range(5):
+        for name in ("a", "b"):
+            adapted.switch(name)
+            assert torch.allclose(run(compiled), outputs[name], atol=1e-5)
+        adapted.deactivate()
+        assert torch.allclose(run(compiled), base, atol=1e-5)
+    assert counter.frame_count <= 3

@@ -1,0 +1,89 @@
+"""Families under another name: the same targets find the same maps (peft #2877)."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import transformers
+from torch import nn
+
+from variants import LoRA, VariantError, attach
+from variants.sites.aliases import ALIASES
+from variants.sites.architectures import ARCHITECTURES, architecture_of
+from variants.sites.blocks import blocks
+from variants.sites.kinds import is_linear
+from variants.sites.ranges import block_number
+from variants.sites.targets import find_sites, left_out
+
+QUICK = ("mixtral", "qwen2_moe", "cohere", "mbart", "dinov2", "siglip", "openai-gpt", "roformer", "umt5")
+WITHOUT = {"gate": ("apertus", "arcee", "jais2", "nemotron")}
+EXPERTS = ("mixtral", "qwen3_moe", "olmoe", "flex_olmo", "phimoe", "granitemoe", "gpt_oss", "minimax_m2")
+SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+
+
+def built(name: str) -> nn.Module:
+    """The backbone of a model type with two layers, on the meta device."""
+    grouped = {} if name not in ("ministral", "hunyuan_v1_dense", "nemotron") else SMALL
+    config = transformers.CONFIG_MAPPING[name](**grouped)
+    for option in ("num_hidden_layers", "encoder_layers", "decoder_layers", "num_layers", "n_layer"):
+        if getattr(config, option, None):
+            setattr(config, option, 2)
+    for part in ("text_config", "vision_config"):
+        if hasattr(config, part):
+            getattr(config, part).num_hidden_layers = 2
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:2]
+    with torch.device("meta"):
+        return transformers.AutoModel.from_config(config)
+
+
+@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in ALIASES])
+def test_every_map_of_a_block_has_its_role(name: str) -> None:
+    model, row = built(name), ARCHITECTURES[ALIASES[name]]
+    assert architecture_of(model).roles == row.roles and not architecture_of(model).takes_prefix
+    found: set[str] = set()
+    for role in row.roles:
+        if name in WITHOUT.get(role, ()) or (name in EXPERTS and role in ("gate", "up", "down")):
+            with pytest.raises(VariantError, match="matches no linear map"):
+                find_sites(model, role)
+        else:
+            sites = find_sites(model, role)
+            assert {block_number(site.path) for site in sites} >= {1}, role
+            found |= {site.module_path for site in sites}
+    inside = {path for paths in blocks(model).values() for path in (site.module_path for site in paths)}
+    assert inside - found == set(), "all-linear is what the roles are, together"
+
+
+def test_a_name_is_in_one_table() -> None:
+    assert not set(ALIASES) & set(ARCHITECTURES) and set(ALIASES.values()) <= set(ARCHITECTURES)
+
+
+def causal(name: str, **options) -> nn.Module:
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "intermediate_size": 24, "pad_token_id": 0}
+    config = transformers.CONFIG_MAPPING[name](**sizes | options)
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8, "shared_expert_intermediate_size": 12}
+
+
+@pytest.mark.parametrize(("name", "options"), [("mixtral", {"num_local_experts": 4}), ("qwen2_moe", MOE)])
+def test_experts_in_one_parameter_are_named_and_left_out(name, options) -> None:
+    """peft #2527, #3016: neither adapted by guess nor passed over."""
+    for target in ("experts.gate_up_proj", "gate_up_proj", "mlp.experts", "q_proj,*.experts.*"):
+        with pytest.raises(VariantError, match=r"layers\.0\.mlp\.experts\.\w+ is a 3D parameter with .* all experts"):
+            attach(causal(name, **options), LoRA(target=target))
+    model = causal(name, **options)
+    maps = {site.path for site in find_sites(model, "all-linear")}
+    shared = {"shared_expert.gate_proj", "shared_expert.up_proj", "shared_expert.down_proj"}
+    inside = {f"self_attn.{x}_proj" for x in "qkvo"} | ({f"mlp.{x}" for x in shared} if name == "qwen2_moe" else set())
+    assert maps == {f"model.layers.{i}.{path}" for i in (0, 1) for path in inside}
+    said = left_out(model, "all-linear")
+    assert said["lm_head"] == "is the output embedding"
+    assert "all experts" in said["model.layers.1.mlp.experts.down_proj"]
+    if name == "qwen2_moe":
+        assert "routes" in said["model.layers.0.mlp.shared_expert_gate"]
+        assert any("experts" in why for why in left_out(model, "up").values())
+        attach(model, LoRA(r=1, target="shared_expert_gate"))
+    assert all(is_linear(model.get_submodule(path)) for path in maps)

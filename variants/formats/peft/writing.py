@@ -1,0 +1,175 @@
+"""The active adapter as a folder of PEFT's."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as serialise
+from torch import Tensor, nn
+
+from variants.adapters.adapted_model import AdaptedModel
+from variants.atomic import write_atomic
+from variants.errors import VariantError
+from variants.formats.common import is_stand_in, tied_names
+from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map, by_module
+from variants.formats.peft.exact import lora_maps, way_to_lora
+from variants.formats.peft.lora import one_scaling
+from variants.formats.peft.methods import WRITE
+from variants.formats.peft.tasks import HEADS, task_of
+from variants.formats.peft.vera import bank
+from variants.layer import AdapterLayer
+from variants.methods.lora import LoRA
+from variants.registry import resolve
+from variants.variant import BaseVariant
+
+
+def save(adapted: AdaptedModel, folder: str | os.PathLike, as_lora: bool = False) -> Path:
+    """Write the active adapter as PEFT would, head included; ``PeftModel.from_pretrained`` reads it.
+
+    LoRA on slices of a fused map becomes one LoRA of the whole map, of the ranks' sum, which computes the same. VeRA
+    over maps of several shapes, which have a random pair each, becomes LoRA, with a warning.
+
+    Args:
+        as_lora: write any method whose layers declare a low-rank update as LoRA, which computes the same.
+
+    Raises:
+        VariantError: PEFT has no form for the variant, for slices of it, or for what it trains beside its layers.
+    """
+    folder = Path(folder)
+    heads = _whole_modules(adapted.model, adapted.adapter.in_place)
+    if as_lora:
+        name, own, maps, tensors = _as_lora(adapted)
+    else:
+        try:
+            name, own, maps, tensors = _in_kind(adapted)
+        except VariantError as error:
+            raise VariantError(f"{error}{way_to_lora(adapted)}") from error
+    tensors |= {
+        f"{PREFIX}{path}.{theirs}": each.tensors[own][:, None] if own == "lora_E" else each.tensors[own]
+        for path, each in maps.items()
+        for own, theirs in NAMES[name].items()
+    }
+    for head in heads:
+        tensors |= {f"{PREFIX}{head}.{k}": t for k, t in adapted.model.get_submodule(head).state_dict().items()}
+    config = _config(adapted.model, maps, heads) | own
+    plain = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
+    write_atomic(folder / TENSORS, serialise(plain, metadata={"format": "pt"}))
+    write_atomic(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
+    return folder
+
+
+Written = tuple[str, dict[str, Any], dict[str, Map], dict[str, Tensor]]
+"""PEFT's method, the configuration of it, the maps, and tensors that all of them share."""
+
+
+def _written(name: str, variant: BaseVariant, maps: dict[str, Map], shared: dict[str, Tensor] | None = None) -> Written:
+    if name in ("lora", "dora"):
+        maps, _, _ = one_scaling(maps, variant.rslora)
+    return name, WRITE[name](variant, maps), maps, shared or {}
+
+
+def _as_lora(adapted: AdaptedModel) -> Written:
+    return _written("lora", LoRA(), lora_maps(adapted))
+
+
+def _in_kind(adapted: AdaptedModel) -> Written:
+    variant, name = adapted.variant, adapted.variant.name
+    own = name in NAMES and not variant.subtract_initial and adapted.layers
+    if not own or any(type(layer) is not resolve(name).layer for layer in adapted.layers):
+        raise VariantError(f"PEFT has no form for {name}: it can be written for {', '.join(NAMES)}")
+    maps = _maps(adapted)
+    if name != "vera":
+        return _written(name, variant, maps)
+    if (shared := bank(adapted.layers)) is not None:
+        return _written(name, variant, maps, shared)
+    warnings.warn(
+        "PEFT's VeRA has one random pair for all maps, and here each shape has its own: written as LoRA, which "
+        "computes the same and takes more room",
+        stacklevel=3,
+    )
+    return _as_lora(adapted)
+
+
+def _maps(adapted: AdaptedModel) -> dict[str, Map]:
+    """The adapter's layers by module, the slices of one module fused."""
+    name, maps = adapted.variant.name, {}
+    for path, layers in by_module(adapted.layers).items():
+        if layers[0].site.is_whole:
+            config = layers[0].config
+            rank = config.init_r if name == "adalora" else config.r
+            maps[path] = Map(layers[0].site, layers[0].trimmed(), rank, getattr(config, "alpha", 1.0))
+        elif name == "lora":
+            maps[path] = _fuse(layers)
+        else:
+            raise VariantError(f"PEFT cannot express {name} on slices of {path}: only LoRA can become one whole map")
+    return maps
+
+
+def _fuse(layers: list[AdapterLayer]) -> Map:
+    """LoRA of slices as LoRA of the whole: A stacked, B block-structured, alpha such that the scaling stays."""
+    site, scaling = layers[0].site, layers[0].scaling
+    blocks = [layer.site.rows.spread(layer.lora_B * (layer.scaling / scaling)) for layer in layers]
+    a, b = torch.cat([layer.lora_A for layer in layers]), torch.cat(blocks, dim=1)
+    r = len(a)
+    return Map(site.whole(), {"lora_A": a, "lora_B": b}, r, scaling * (math.sqrt(r) if layers[0].config.rslora else r))
+
+
+def _whole_modules(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """The outermost modules whose parameters are exactly ``names``: PEFT saves whole modules only.
+
+    Of modules that share a parameter (an embedding and the output map) each is named: PEFT copies what it saves, and
+    a module left out would keep the base's.
+    """
+    tied = tied_names(model)
+    wanted = {each for name in names for each in tied.get(name, [name])}
+    inside = {
+        path: {f"{path}.{name}" for name, _ in module.named_parameters(remove_duplicate=False)}
+        for path, module in model.named_modules()
+    }
+    modules: list[str] = []
+    for path, own in inside.items():
+        if path and own and own <= wanted and not any(path.startswith(f"{m}.") for m in modules):
+            modules.append(path)
+    if left := wanted - set().union(*(inside[m] for m in modules)):
+        raise VariantError(f"PEFT saves whole modules, and only a part of the one of {sorted(left)[0]} is trained")
+    return modules
+
+
+def _config(model: nn.Module, maps: dict[str, Map], heads: list[str]) -> dict[str, Any]:
+    """What a configuration of any method says."""
+    task = task_of(model)
+    if task in HEADS:
+        heads = list(dict.fromkeys([*heads, *HEADS[task]])) if heads else []
+    tied = {name for name in tied_names(model) if name.rpartition(".")[0] in heads}
+    return {
+        "auto_mapping": None,
+        "base_model_name_or_path": getattr(getattr(model, "config", None), "_name_or_path", None) or None,
+        "bias": "none",
+        "fan_in_fan_out": any(each.site.is_transposed for each in maps.values()),
+        "inference_mode": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "modules_to_save": heads or None,
+        "revision": None,
+        "target_modules": _target_modules(model, list(maps), heads),
+        "task_type": task if heads or task not in HEADS else None,
+        **({"ensure_weight_tying": True} if tied else {}),  # PEFT that goes on training keeps them one
+    }
+
+
+def _target_modules(model: nn.Module, paths: list[str], heads: list[str]) -> list[str]:
+    """The last names of the maps where PEFT finds exactly them by these, else their full names."""
+    leaves = list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
+    found = {
+        path
+        for path, _ in model.named_modules()
+        if path.rpartition(".")[2] in leaves and not any(path == h or path.startswith(f"{h}.") for h in heads)
+    }
+    return paths if is_stand_in(model) or found != set(paths) else leaves

@@ -1,0 +1,102 @@
+"""Which linear maps of a model can be adapted, which cannot, and which ``all-linear`` leaves out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
+
+from variants.sites.architectures import architecture_of, head_parameters, output_embedding
+from variants.sites.kinds import kind_of, memory
+from variants.sites.ranges import block_number
+
+HEAD = "belongs to the task head, which trains as a whole"
+OUTPUT = "is the output embedding"
+ROUTER = "routes and maps no features"
+OUTSIDE = "is in no block"
+EXPERTS = "is a 3D parameter with the weights of all experts, which cannot be adapted yet"
+_OUTPUTS = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection|proj_out)$|(?:lm_head|predictions)\.decoder$")
+_ROUTERS = re.compile(r"(?:^|[._])(?:gate|router)(?:\.\w+)?$")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The linear maps of a model by their paths, in its order.
+
+    Attributes:
+        free: those that can be adapted.
+        barred: why others cannot be.
+        spared: why ``all-linear`` leaves one out that can be named, or cannot have it (experts).
+    """
+
+    free: dict[str, nn.Module]
+    barred: dict[str, str]
+    spared: dict[str, str]
+
+
+def candidates(model: nn.Module) -> Candidates:
+    """The linear maps of a model, adapters' own apart."""
+    head, family = set(head_parameters(model)), architecture_of(model)
+    embeddings = {memory(m.weight): path for path, m in model.named_modules() if isinstance(m, nn.Embedding)}
+    output = output_embedding(model)
+    rows = {m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)}
+    bypassed = dict(_bypassed(model))
+    free: dict[str, nn.Module] = {}
+    barred: dict[str, str] = {}
+    spared = dict.fromkeys(experts(model), EXPERTS)
+    for path, module in model.named_modules():
+        kind = kind_of(module)
+        if kind is None or "adapter" in path.split("."):
+            continue
+        if f"{path}.weight" in head:
+            barred[path] = HEAD
+        elif (tied := embeddings.get(memory(kind.parameter(module)))) is not None:
+            barred[path] = f"shares its weight with the embedding {tied} (they are tied)"
+        elif path in bypassed:
+            barred[path] = bypassed[path]
+        else:
+            free[path] = module
+            out, into = kind.shape(module)
+            inside = block_number(path) is not None
+            if module is output or _OUTPUTS.search(path) or (out in rows and not inside and not family.roles):
+                spared[path] = OUTPUT
+            elif _ROUTERS.search(path) and 2 * out <= into:
+                spared[path] = ROUTER
+            elif family.roles and not inside:
+                spared[path] = OUTSIDE
+    return Candidates(free, barred, spared)
+
+
+def experts(model: nn.Module) -> list[str]:
+    """Names of parameters that hold the weights of several experts, in blocks of the model's own classes."""
+    return [
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if block_number(path) is not None and not isinstance(module, (_ConvNd, nn.Bilinear))
+        for name, parameter in module.named_parameters(recurse=False)
+        if parameter.ndim == 3 and len(parameter) > 1
+    ]
+
+
+def _bypassed(model: nn.Module) -> Iterator[tuple[str, str]]:
+    """Maps whose weight another module reads and which are never called; why an adapter there would do nothing."""
+    for path, module in model.named_modules():
+        prefix, kind = f"{path}." if path else "", type(module)
+        if isinstance(module, nn.MultiheadAttention) and kind.forward is nn.MultiheadAttention.forward:
+            names = ("out_proj",)
+        elif kind.__name__ in _BLOOM and module.pretraining_tp > 1 and module.slow_but_exact:
+            names = (_BLOOM[kind.__name__],)
+        else:
+            continue
+        for name in names:
+            yield (
+                f"{prefix}{name}",
+                f"is never called, as {kind.__name__} reads its weight itself: nothing would train",
+            )
+
+
+_BLOOM = {"BloomAttention": "dense", "BloomMLP": "dense_4h_to_h"}
+"""With ``pretraining_tp`` above 1 and ``slow_but_exact``, it multiplies by slices of this map's weight."""
