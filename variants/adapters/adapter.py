@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +14,11 @@ from variants.adapters.answers import completed_groups
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, seeded
 from variants.outside.places import located
+from variants.sites.misses import nearest
+from variants.sites.targets import in_one_line, left_out
 from variants.variant import BaseVariant
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -49,11 +54,16 @@ class Adapter:
             initial: initial tensors from a file, for variants that take their first delta off the base.
         """
         known = dict(model.named_parameters())
+        if unknown := [name for name in head if name not in known]:
+            near = nearest(unknown[0], known)
+            raise VariantError(f"head names {unknown[0]!r}, which the model does not have; the nearest are {near}")
         for parameter in known.values():
             parameter.requires_grad_(False)
         sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in head]
         if hasattr(variant, "check_sites"):
             variant.check_sites(sites)
+        if sites and log.isEnabledFor(logging.INFO) and (left := left_out(model, getattr(variant, "target", ""))):
+            log.info("%s leaves out: %s", variant.target, in_one_line(left))
         shared = variant.shared(sites, seed) if sites else {}
         adapter = cls(variant, seed)
         for site in sites:

@@ -133,7 +133,7 @@ def test_what_cannot_work_is_refused(options, part):
 
 @pytest.mark.parametrize("variant", [LoRA, DoRA])
 def test_a_rank_may_exceed_one_narrow_map(variant) -> None:
-    """diffusers #4593: few heads of keys, a gate. It computes and merges, and is said; above every map it is refused."""
+    """diffusers #4593: few heads of keys, a gate. It computes, and is said; above every map it is refused."""
     with pytest.warns(
         UserWarning, match=r"r=12 is above the smaller side of 4 of 14 maps, such as .*k_proj \(8 x 16\)"
     ):
