@@ -123,21 +123,19 @@ def build(where: Path, cls: type[BaseVariant], options: dict[str, Any], tensors:
         VariantError: an option is unknown, of another type, or larger than the file's tensors tell.
     """
     fields = {f.name for f in dataclasses.fields(cls) if f.init}
-    try:
-        kinds = {name: kind for name, kind in typing.get_type_hints(cls).items() if name in fields}
-    except (NameError, TypeError, AttributeError):
-        kinds = {}  # names that are only imported for type checkers: the class itself must refuse what is wrong
-    largest = max((n for tensor in tensors for n in tensor.shape), default=0)
-    every = [options, *(own for own in _per_layer(where, options) if isinstance(own, dict))]
-    for own in every:
+    for own in (options, *_per_layer(where, options)):
         if unknown := [key for key in own if key not in fields]:
             raise VariantError(f"{where}: {cls.name} has other options than the file: {_shown(unknown[0])}")
-        check(where, {k: v for k, v in own.items() if v is not None or getattr(cls, k, 0) is not None}, kinds)
-        size = own.get(cls.size)
-        if isinstance(size, int) and not 0 <= size <= 16 * largest + 1024:
+    try:
+        variant = built(cls, options)
+    except VariantError as error:
+        raise VariantError(f"{where}: {error}") from error
+    largest = max((n for tensor in tensors for n in tensor.shape), default=0)
+    for own in (vars(variant), *getattr(variant, "per_layer", {}).values()):
+        size = own.get(cls.size, 0)
+        if isinstance(size, (int, float)) and not 0 <= size <= 16 * largest + 1024:
             raise VariantError(f"{where}: {cls.size}={size} is not of the file's tensors, none wider than {largest}")
-    with refusing(f"{where}: {cls.name} does not take the file's options"):
-        return built(cls, options)
+    return variant
 
 
 def _per_layer(where: Path, options: dict[str, Any]) -> list[Any]:
