@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from modules.backbones.heads import init_head
+from modules.backbones.heads import in_head, init_head
 from modules.backbones.model_config import check_memory, read_config
 from modules.backbones.weights import _weight_files, weights_hash
 from modules.embedded import ROBERTA
-from modules.hub import hub_cached, hub_reachable, require_hub
+from modules.hub import from_hub, hub_cached
 from variants.errors import UserError, first_line
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "spiece.model", "sentencepiece.bpe.model")
@@ -177,12 +177,16 @@ def resolve(spec: str | os.PathLike, embedded: tuple[str, Path] | None = None) -
 
 def _download(repo: str) -> Path:
     """The local snapshot of a Hub repository's model and tokenizer files."""
-    require_hub(f"model {repo!r}", hub_cached(model=repo))
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+    def download() -> Path:
+        return Path(snapshot_download(repo, allow_patterns=_HUB_FILES, local_files_only=constants.HF_HUB_OFFLINE))
+
     try:
-        return Path(snapshot_download(repo, allow_patterns=_HUB_FILES, local_files_only=not hub_reachable()))
+        return from_hub(f"model {repo!r}", repo, hub_cached(model=repo), download)
+    except UserError:
+        raise
     except GatedRepoError:
         raise UserError(f"model {repo!r} asks for a licence: accept it on its page, then `hf auth login`") from None
     except RepositoryNotFoundError:
@@ -212,17 +216,21 @@ def _check_files(folder: Path, name: str) -> None:
 
 
 def _check_weights(model, report: dict, name: str, whole: bool = False) -> None:
-    """No tensor of the backbone (of the `whole` model) may be left at random: a run on it would look like a result."""
+    """No tensor of the backbone (of the `whole` model) may be left at random: a run on it would look like a result.
+
+    What heads read of the backbone (BERT's pooler) may be lacking: it is noted, and counts as head.
+    """
+    from variants.sites.architectures import remember_lacked
+
     if model.base_model is model:
         raise UserError(f"model {name!r}: {type(model).__name__} does not tell its backbone from its head")
-    prefix = "" if whole else f"{model.base_model_prefix}."
-    lost = [key for key in report["missing_keys"] if key.startswith(prefix)]
-    lost += [entry[0] for entry in report["mismatched_keys"] if entry[0].startswith(prefix)]
-    if lost:
+    lacked = [*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])]
+    if lost := [key for key in lacked if whole or not in_head(model, key)]:
         raise UserError(
             f"model {name!r}: the weights lack {len(lost)} tensors of the backbone or have them in another shape, "
             f"for example {min(lost)}; the files do not belong together, or it is no {model.config.model_type} model"
         )
+    remember_lacked(model, lacked)
 
 
 def _check_tokenizer(model, tokenizer, name: str) -> None:
