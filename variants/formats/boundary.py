@@ -18,7 +18,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from variants.errors import UserError, VariantError, first_line
+from variants.errors import UserError, VariantError, first_line, one_line
 from variants.outside.options import build as built
 from variants.variant import BaseVariant
 from variants.wrappers import wrapper_of
@@ -29,13 +29,16 @@ LONGEST = 2**63
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside, with data that somebody else wrote, becomes a VariantError of one line."""
+    """Whatever goes wrong inside, with data that somebody else wrote, becomes a VariantError of one line; a message
+    with a name or a value out of a file, which may be of any length, is cut."""
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        if one_line(error) == str(error):
+            raise
+        raise type(error)(one_line(error)) from error
     except Exception as error:  # parsers and layers fail in as many ways as data can be wrong
-        raise VariantError(f"{what}: {first_line(error)}") from error
+        raise VariantError(one_line(f"{what}: {first_line(error)}")) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
