@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
@@ -9,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from modules.processes import WITH_PARENT, end_with_parent, lasting_output, stop_on_signals
+from modules.processes import WITH_PARENT, end_with_parent, lasting_output, leave, stop_on_signals
 from variants import errors
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -34,11 +35,11 @@ def guarded(command: Callable[[], int]) -> int:
             code = errors.exit_code(lambda: _one_line_where_a_disk_is_full(command))
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on from here", file=sys.stderr)
-            return 130
-        if error := lost():
+            code = 130
+        if code != 130 and (error := lost()):
             print(f"error: {error}", file=sys.stderr)
-            return code or 1
-        return code
+            code = code or 1
+        return leave(code)
 
 
 def _one_line_where_a_disk_is_full(command: Callable[[], int]) -> int:
@@ -48,6 +49,17 @@ def _one_line_where_a_disk_is_full(command: Callable[[], int]) -> int:
         if is_user_error(error):
             raise errors.UserError(one_line(error)) from error
         raise
+
+
+def place(text: str) -> Path:
+    """The type of an argument that names a file or folder: a person's ~ is written out.
+
+    Raises:
+        argparse.ArgumentTypeError: no file can have this name.
+    """
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
+    return Path(text).expanduser()
 
 
 def is_user_error(error: BaseException) -> bool:

@@ -77,6 +77,26 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
+_abandoned: list[threading.Thread] = []
+
+
+def abandon(thread: threading.Thread) -> None:
+    """Wait no more for a thread that may hang: `leave` ends the process without it."""
+    _abandoned.append(thread)
+
+
+def leave(code: int) -> int:
+    """The exit code of a command that ends now; where abandoned threads still run, the process ends here.
+
+    The threads that such a thread has started would be waited for when Python ends.
+    """
+    if any(thread.is_alive() for thread in _abandoned):
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        os._exit(code)
+    return code
+
+
 class _Lasting:
     """A text stream that goes on into nothing where its reader has gone or its disk is full."""
 

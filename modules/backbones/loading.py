@@ -16,7 +16,7 @@ from modules.backbones.heads import in_head, init_head
 from modules.backbones.model_config import check_memory, read_config
 from modules.backbones.weights import _weight_files, weights_hash
 from modules.embedded import ROBERTA
-from modules.hub import hub_cached, hub_reachable, require_hub
+from modules.hub import from_hub, hub_cached
 from variants.errors import UserError, first_line
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "spm.model", "spiece.model", "sentencepiece.bpe.model")
@@ -177,12 +177,16 @@ def resolve(spec: str | os.PathLike, embedded: tuple[str, Path] | None = None) -
 
 def _download(repo: str) -> Path:
     """The local snapshot of a Hub repository's model and tokenizer files."""
-    require_hub(f"model {repo!r}", hub_cached(model=repo))
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
+    def download() -> Path:
+        return Path(snapshot_download(repo, allow_patterns=_HUB_FILES, local_files_only=constants.HF_HUB_OFFLINE))
+
     try:
-        return Path(snapshot_download(repo, allow_patterns=_HUB_FILES, local_files_only=not hub_reachable()))
+        return from_hub(f"model {repo!r}", repo, hub_cached(model=repo), download)
+    except UserError:
+        raise
     except GatedRepoError:
         raise UserError(f"model {repo!r} asks for a licence: accept it on its page, then `hf auth login`") from None
     except RepositoryNotFoundError:

@@ -16,7 +16,7 @@ import traceback
 
 from modules.command_line import is_user_error, one_line
 from modules.launch.claims import claim, holder
-from modules.processes import WITH_PARENT, end_with_parent, lasting_output
+from modules.processes import WITH_PARENT, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 
@@ -72,4 +72,4 @@ def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> No
 if __name__ == "__main__":
     end_with_parent(None if "LOCAL_RANK" in os.environ else int(os.environ.get(WITH_PARENT, "0")))
     with lasting_output():
-        sys.exit(main(sys.argv[1:]))
+        sys.exit(leave(main(sys.argv[1:])))

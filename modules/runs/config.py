@@ -61,7 +61,7 @@ class Execution:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Execution)}
 
 
-class Place(Origin):
+class Place(Origin, total=False):
     """Where a backbone or data are from, and what to load them by."""
 
     spec: str

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import gc
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +16,47 @@ from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
 from modules.training.callbacks import History
 
+_starts: list[float] = []
+"""Resident MiB of this process where each of its runs began."""
+
 
 def reset_peak_memory() -> None:
-    """Start measuring peak memory here, on the GPU and, where the system lets us, of this process."""
+    """Start measuring peak memory here, on the GPU and, where the system lets us, of this process.
+
+    What an earlier run of this process had is given back first.
+    """
+    gc.collect()
     if torch.cuda.is_available():
-        gc.collect()  # what an earlier run of this process had
         torch.cuda.reset_peak_memory_stats()
+    with contextlib.suppress(OSError, AttributeError):  # glibc's alone
+        ctypes.CDLL(None).malloc_trim(0)
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
+    _starts.append(_resident_mb("VmRSS"))
 
 
 def peak_memory_mb() -> float:
-    """Peak MiB: allocated on the GPU if there is one, else resident memory of this process."""
+    """Peak MiB of the run: allocated on the GPU if there is one, else resident memory of this process.
+
+    The process's libraries count, what its earlier runs left behind does not: on a CPU equal runs have the same figure
+    but for a few percent, which the allocator's free memory makes. Where the system cannot begin its count anew (other
+    than Linux) it is the peak of all runs of the process so far.
+    """
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated() / 2**20
+    left = _starts[-1] - _starts[1] if len(_starts) > 2 else 0.0  # the first run loads libraries, which stay
+    return _resident_mb("VmHWM") - max(0.0, left)
+
+
+def _resident_mb(field: str) -> float:
+    """``VmRSS``, the resident memory now, or ``VmHWM``, its peak, in MiB; always the peak where there is no /proc."""
     try:
-        status = Path("/proc/self/status").read_text()
-        return int(status.split("VmHWM:")[1].split()[0]) / 1024
+        return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0]) / 1024
     except (OSError, IndexError):
         import resource
 
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
 def cost(history: History, data: PaddedDataModule, config: RunConfig, stacked: int = 1) -> dict[str, Any]:

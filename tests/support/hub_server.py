@@ -23,12 +23,15 @@ Files = dict[str, bytes]
 class HubServer:
     """Serves `repos`, {("models" | "datasets", "owner/name"): {path: content}}, until the `with` block ends.
 
-    `requests` lists what was asked ("GET /api/..."). With `mute` the server accepts connections and never answers.
-    `revision` names the branch that data sets are on.
+    `requests` lists what was asked ("GET /api/..."). With `mute` the server accepts connections and never answers,
+    with `silent` it answers whoever asks whether it is there, and nothing else. `revision` names the branch that data
+    sets are on.
     """
 
-    def __init__(self, repos: dict[tuple[str, str], Files], mute: bool = False, revision: str = "main"):
-        self.repos, self.mute, self.requests, self.revision = repos, mute, [], revision
+    def __init__(
+        self, repos: dict[tuple[str, str], Files], mute: bool = False, revision: str = "main", silent: bool = False
+    ):
+        self.repos, self.mute, self.requests, self.revision, self.silent = repos, mute, [], revision, silent
         self._over = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -56,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.hub.requests.append(f"{self.command} {self.path}")
-        if self.hub.mute:
+        if self.hub.mute or (self.hub.silent and self.path != "/"):
             self.hub._over.wait()
         url = urlsplit(self.path)
         path = unquote(url.path).replace(self.hub.revision, "main")

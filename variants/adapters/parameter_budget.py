@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 
 import torch
 from torch import nn
@@ -31,7 +32,8 @@ def parse(text: str | int | float) -> int:
 
 def trained_parameters(model: nn.Module, variant: BaseVariant) -> int:
     """How many parameters ``variant`` trains on ``model``, which is on the meta device, the task head apart."""
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes that are only tried
         adapted = attach(model, variant)
         try:
             for layer in adapted.layers:

@@ -11,10 +11,11 @@ import io
 import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from modules.benchmarks.e2e.text import LINEARISATIONS, Slots, read_authors_mr, read_csv_mr, spaced
 from modules.data.source import Source, Split, read_lines
-from modules.hub import hub_cached, require_hub
+from modules.hub import from_hub, hub_cached
 from variants.errors import UserError, first_line
 
 REPO = "tuetschek/e2e_nlg"
@@ -140,13 +141,18 @@ class HubSource(E2ESource):
         self.repo = self.name = repo
 
     def _read(self, task) -> dict[str, Split]:
-        require_hub(f"data set {self.repo!r}", hub_cached(repo=self.repo, configurations=["default"]))
-        import datasets
+        def prepare() -> tuple[Any, Any]:
+            import datasets
 
-        try:
             builder = datasets.load_dataset_builder(self.repo, "default", revision=REVISION)
             builder.download_and_prepare()
-            loaded = builder.as_dataset()
+            return builder, builder.as_dataset()
+
+        cached = hub_cached(repo=self.repo, configurations=["default"])
+        try:
+            builder, loaded = from_hub(f"data set {self.repo!r}", self.repo, cached, prepare)
+        except UserError:
+            raise
         except Exception as error:  # any of four libraries' errors: the person needs one line
             raise UserError(f"data set {self.repo!r} cannot be loaded: {first_line(error)}") from error
         self.name = f"{self.repo}@{builder.hash[:8]}"

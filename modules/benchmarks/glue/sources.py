@@ -8,10 +8,11 @@ import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from modules.benchmarks.glue.tasks import GlueTask
 from modules.data.source import Source, Split, read_lines
-from modules.hub import hub_cached, require_hub
+from modules.hub import from_hub, hub_cached
 from variants.errors import UserError, first_line
 
 GLUE_REPO = "nyu-mll/glue"
@@ -171,13 +172,18 @@ class HubSource(GlueSource):
         self.repo = self.name = repo
 
     def _read(self, task: GlueTask) -> dict[str, Split]:
-        require_hub(f"data set {self.repo!r}", hub_cached(repo=self.repo, configurations=[task.name]))
-        import datasets
+        def prepare() -> tuple[Any, Any]:
+            import datasets
 
-        try:
             builder = datasets.load_dataset_builder(self.repo, task.name)
             builder.download_and_prepare()
-            loaded = builder.as_dataset()
+            return builder, builder.as_dataset()
+
+        cached = hub_cached(repo=self.repo, configurations=[task.name])
+        try:
+            builder, loaded = from_hub(f"data set {self.repo!r}", self.repo, cached, prepare)
+        except UserError:
+            raise
         except Exception as error:  # any of four libraries' errors: the person needs one line
             raise UserError(f"data set {self.repo!r} ({task.name}) cannot be loaded: {first_line(error)}") from error
         self.name = f"{self.repo}@{builder.hash[:8]}"

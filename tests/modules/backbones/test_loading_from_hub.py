@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import socket
+import time
 
 import pytest
 
@@ -82,3 +83,40 @@ def test_hub_that_never_answers(tmp_path):
         (line,) = run("attempt(load_backbone, 'tiny/roberta', TASKS['rte'])", server.url, tmp_path)
     message, seconds = json.loads(line)
     assert "cannot be reached" in message and seconds < 5
+
+
+SILENT = """
+import sys
+from modules import hub
+from modules.processes import leave
+sys.stderr = sys.stdout
+hub.SILENCE, hub.WORD = 1.2, 0.5
+attempt(load_backbone, 'tiny/roberta', TASKS['rte'])
+attempt(HubSource().load, TASKS['rte'])
+leave(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_hub_that_falls_silent_after_the_probe(tmp_path):
+    """Fault B9: a word of what is waited for, a bounded wait, one line, and an end that waits for no thread."""
+    start = time.monotonic()
+    with HubServer({}, silent=True) as server:
+        lines = run(SILENT, server.url, tmp_path)
+    for what in ("model 'tiny/roberta'", "data set 'nyu-mll/glue'"):
+        assert any(line.startswith("waiting for the Hub (") and f"nothing of {what} has come" in line for line in lines)
+    errors = [json.loads(line) for line in lines if line.startswith("[")]
+    assert "fallen silent over model" in errors[0][0] and "fallen silent over data set" in errors[1][0]
+    assert all(seconds < 8 for _, seconds in errors) and time.monotonic() - start < 40
+
+
+@pytest.mark.slow
+def test_a_hub_that_falls_silent_is_done_without_where_the_cache_has_all(tmp_path, roberta):
+    load = "import sys\nsys.stderr = sys.stdout\nprint(load_backbone('tiny/roberta', TASKS['rte'])[2].hash)\n"
+    impatient = "from modules import hub\nfrom modules.processes import leave\nhub.SILENCE = 1.2\n"
+    repos = {("models", "tiny/roberta"): roberta}
+    with HubServer(repos) as server:
+        *_, online = run(load, server.url, tmp_path)
+    with HubServer(repos, silent=True) as server:
+        *said, silent = run(impatient + load + "leave(0)", server.url, tmp_path)
+    assert silent == online and any("the copy in the local cache is used" in line for line in said)
