@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import sys
@@ -48,6 +49,17 @@ def _one_line_where_a_disk_is_full(command: Callable[[], int]) -> int:
         if is_user_error(error):
             raise errors.UserError(one_line(error)) from error
         raise
+
+
+def place(text: str) -> Path:
+    """The type of an argument that names a file or folder: a person's ~ is written out.
+
+    Raises:
+        argparse.ArgumentTypeError: no file can have this name.
+    """
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError(f"{text!r} names no file")
+    return Path(text).expanduser()
 
 
 def is_user_error(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.command_line import guarded
+from modules.command_line import guarded, place
 from variants.convert import VARIANT_HELP
 
 
@@ -29,12 +29,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("runs", metavar="RUN", nargs="+", help="id of a run, its folder, or an adapter folder")
-    add("--results_dir", type=Path, default=Path("results"), help="where ids are looked up (default: results)")
+    add("--results_dir", type=place, default=Path("results"), help="where ids are looked up (default: results)")
     add("--which", choices=("best", "last"), default="best", help="adapter of a run (default: best)")
     add("--of", choices=("A", "delta"), help="whose directions (default: A if all runs have one, else delta, ΔW)")
     add("--model", help="the runs' backbone, if it has been moved: folder, Hub id or embedded")
     add("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
-    add("--out", type=Path, help="folder (default: results/analysis/RUN_RUN...)")
+    add("--out", type=place, help="folder (default: results/analysis/RUN_RUN...)")
     add("--no_plots", action="store_true", help="no heat maps, and no need of matplotlib")
     return parser.parse_args(argv)
 

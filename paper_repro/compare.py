@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.benchmarks.base import benchmark
-from modules.command_line import guarded
+from modules.command_line import guarded, place
 from modules.experiments.comparison import Comparison
 from modules.experiments.comparison_file import read
 from modules.experiments.wishes import Wishes
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("file", type=Path, help="YAML: common, tasks, tune, seeds and, by row, options and lr grid")
+    parser.add_argument("file", type=place, help="YAML: common, tasks, tune, seeds and, by row, options and lr grid")
     parser.add_argument("--model", required=True, help="Hub id, folder, or embedded")
     parser.add_argument("--data_dir", help="folder of the benchmark's data (default: $GLUE_DIR or $E2E_DIR, else Hub)")
     parser.add_argument("--variants", help="comma list of the file's rows (default: all)")
@@ -47,7 +47,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="train the seeds of a row and task at once where its variant can be stacked",
     )
     parser.add_argument("--plan", action="store_true", help="say what is missing; nothing trains")
-    parser.add_argument("--results_dir", type=Path, default=Path("results/compare"))
+    parser.add_argument("--results_dir", type=place, default=Path("results/compare"))
     parser.add_argument("--wandb", default="off", help="online, offline, off or auto (default: off)")
     parser.add_argument(
         "--reference", action="store_true", help="switch all acceleration off: plain PyTorch, for checking results"

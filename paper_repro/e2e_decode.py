@@ -13,11 +13,10 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.e2e.settings import SEARCH
-from modules.command_line import guarded
+from modules.command_line import guarded, place
 from variants.atomic import write_atomic
 from variants.convert import VARIANT_HELP
 
@@ -27,7 +26,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("run", type=Path, help="the folder of a finished run, with its adapters")
+    parser.add_argument("run", type=place, help="the folder of a finished run, with its adapters")
     for name in SEARCH:
         setting = E2E.settings.flags()[name]
         parser.add_argument(f"--{name}", type=setting.kind, help=f"{setting.help} (default: the run's)")
@@ -36,7 +35,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", help="the run's backbone, if it has been moved")
     parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
     parser.add_argument("--reference", action="store_true", help="switch all acceleration off")
-    parser.add_argument("--out", type=Path, help="file for the outputs, one per line")
+    parser.add_argument("--out", type=place, help="file for the outputs, one per line")
     parser.add_argument("--json", action="store_true", help="one JSON object, unrounded; null where a score is missing")
     return parser.parse_args(argv)
 

@@ -27,9 +27,8 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from modules.command_line import guarded
+from modules.command_line import guarded, place
 from modules.scores import files, ptb, score
 from variants.errors import UserError
 
@@ -39,10 +38,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("refs", metavar="REFS", nargs="?", type=Path, help="the references")
-    parser.add_argument("outputs", metavar="OUTPUTS", nargs="?", type=Path, help="what the system wrote")
+    parser.add_argument("refs", metavar="REFS", nargs="?", type=place, help="the references")
+    parser.add_argument("outputs", metavar="OUTPUTS", nargs="?", type=place, help="what the system wrote")
     parser.add_argument(
-        "--runs", metavar="RESULTS_DIR", type=Path, help="score finished runs that lack a score, in place"
+        "--runs", metavar="RESULTS_DIR", type=place, help="score finished runs that lack a score, in place"
     )
     parser.add_argument("--force", action="store_true", help="with --runs: all of them")
     parser.add_argument("--data_dir", help="of the test set, for --runs whose test_references.txt is not there")

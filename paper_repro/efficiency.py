@@ -24,7 +24,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.command_line import guarded
+from modules.command_line import guarded, place
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -49,9 +49,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--precision", choices=("bf16", "fp32"), default=None, help="default: bf16 on a GPU, fp32 on a CPU")
     add("--device", default=None, help="cuda or cpu (default: what is here)")
     add("--reference", action="store_true", help="also measure ours without acceleration: ways named ours-reference")
-    add("--out", type=Path, default=Path("results/efficiency"), help="folder of the result files")
+    add("--out", type=place, default=Path("results/efficiency"), help="folder of the result files")
     add("--job", action="store_true", help="whole jobs in fresh processes, instead of steps")
-    add("--data_dir", type=Path, default=None, help="GLUE's TSV folders, for --job (default: $GLUE_DIR)")
+    add("--data_dir", type=place, default=None, help="GLUE's TSV folders, for --job (default: $GLUE_DIR)")
     add("--model", default=None, help="backbone of --job (default: written here, roberta-base with random weights)")
     add("--repeats", type=positive, default=1, help="of each whole job, in turn (default: 1)")
     add("--epochs", type=positive, default=3, help="of each whole job (default: 3)")

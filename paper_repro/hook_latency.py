@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.command_line import guarded
+from modules.command_line import guarded, place
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -27,7 +27,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--rounds", type=int, default=60, help="(default: 60)")
     parser.add_argument("--reference", action="store_true", help="the plain path, which is measured in any case")
-    parser.add_argument("--out", type=Path, default=Path("results/latency/hooks.json"), help="(default: %(default)s)")
+    parser.add_argument("--out", type=place, default=Path("results/latency/hooks.json"), help="(default: %(default)s)")
     return parser.parse_args(argv)
 
 

@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.command_line import guarded
+from modules.command_line import guarded, place
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -41,10 +41,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--dtype", default="float32", choices=("float32", "bfloat16", "float16"), help="of the model (default: float32)"
     )
     add("--rounds", type=int, help="(default: 100 on a GPU, as in the paper, else 12)")
-    add("--out", type=Path, default=Path("results/latency"), help="folder (default: results/latency)")
+    add("--out", type=place, default=Path("results/latency"), help="folder (default: results/latency)")
     add("--reference", action="store_true", help="the plain path, which is measured in any case")
     add("--no_plots", action="store_true", help="no figure, and no need of matplotlib")
-    add("--draw", type=Path, metavar="JSON", help="draw the figure of this result file next to it, and measure nothing")
+    add(
+        "--draw", type=place, metavar="JSON", help="draw the figure of this result file next to it, and measure nothing"
+    )
     return parser.parse_args(argv)
 
 

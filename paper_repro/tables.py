@@ -15,9 +15,8 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-from modules.command_line import guarded
+from modules.command_line import guarded, place
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -25,7 +24,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("folders", nargs="*", type=Path, metavar="DIR", help="results folders (default: all)")
+    parser.add_argument("folders", nargs="*", type=place, metavar="DIR", help="results folders (default: all)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a file would change")
     parser.add_argument("--no_plots", action="store_true", help="the text tables alone")
     return parser.parse_args(argv)

@@ -21,11 +21,13 @@ if TYPE_CHECKING:
     from variants.adapters.adapted_model import attach as attach
     from variants.formats.native import load as load
     from variants.layer import AdapterLayer as AdapterLayer
+    from variants.layer import check_rank as check_rank
 
 _MODULES = {
     "AdapterLayer": "layer",
     "AdaptedModel": "adapters.adapted_model",
     "attach": "adapters.adapted_model",
+    "check_rank": "layer",
     "load": "formats.native",
     **{name: f"methods.{method}" for method, name in CLASSES.items()},
 }

@@ -12,8 +12,9 @@ from types import SimpleNamespace
 import torch
 from torch import Tensor, nn
 
-from variants.errors import VariantError, first_line
+from variants.errors import VariantError
 from variants.formats import loralib, native, peft
+from variants.formats.boundary import refusing
 from variants.formats.common import recognise
 from variants.sites.architectures import ARCHITECTURES, UNKNOWN
 from variants.sites.family import Fused
@@ -55,7 +56,7 @@ def outline(path: str | os.PathLike) -> Outline:
     if kind == "ours":
         config, tensors = native.read_adapter(path)
         base = config.get("base", {})
-        head = {key: tensors[key] for key in config.get("head", []) if key in tensors}
+        head = {key: tensors[key] for key in config.get("head") or [] if key in tensors}
         shapes = _shapes({key: t for key, t in tensors.items() if "::" not in key and key not in head})
         model_type = base.get("model_type") or ""
         transposed = ARCHITECTURES.get(model_type, UNKNOWN).transposed
@@ -113,20 +114,16 @@ def load_model(source: str, path: str | os.PathLike) -> nn.Module:
 
     known = outline(path)
     labels = [len(tensor) for key, tensor in known.head.items() if _LABELS.search(key)]
-    try:
-        with quiet():
-            extra = {"num_labels": labels[-1]} if labels else {}
-            config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **extra)
-            name = known.class_name or (_AUTO["SEQ_CLS"] if labels else (config.architectures or ["AutoModel"])[0])
-            model, loading = getattr(transformers, name).from_pretrained(
-                source,
-                config=config,
-                ignore_mismatched_sizes=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
-    except (OSError, ValueError, AttributeError) as error:
-        raise VariantError(f"cannot load the model {source!r}: {first_line(error)}") from error
+    with quiet(), refusing(f"cannot load the model {source!r}"):
+        changes = {"num_labels": labels[-1]} if labels else {}
+        config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
+        name = known.class_name or (_AUTO["SEQ_CLS"] if labels else (config.architectures or ["AutoModel"])[0])
+        cls, autos = getattr(transformers, name, None), {*_AUTO.values(), "AutoModel"}
+        if not (isinstance(cls, type) and (name in autos or issubclass(cls, transformers.PreTrainedModel))):
+            raise VariantError(f"{path} belongs to a {name!r}, which is no model class of transformers")
+        model, loading = cls.from_pretrained(
+            source, config=config, trust_remote_code=False, ignore_mismatched_sizes=True, output_loading_info=True
+        )
     absent = {*loading["missing_keys"], *(key for key, *_ in loading["mismatched_keys"])} - known.head.keys()
     if absent:
         raise VariantError(f"{source!r} is not the adapter's base: as {type(model).__name__} it lacks {min(absent)}")
@@ -148,7 +145,11 @@ def stand_in(path: str | os.PathLike) -> nn.Module:
     Raises:
         VariantError: the file does not tell enough.
     """
-    known = outline(path)
+    with refusing(f"{path} does not tell its shapes"):
+        return _stand_in(path, outline(path))
+
+
+def _stand_in(path: str | os.PathLike, known: Outline) -> nn.Module:
     model = type(known.class_name or "StandIn", (nn.Module,), {"is_stand_in": True})()
     model.config = SimpleNamespace(model_type=known.model_type)
     if not known.maps or any(shape is None or ":" in site for site, shape in known.maps.items()):

@@ -6,13 +6,18 @@ Prints a table of the properties that hold. Exit code: 0 if all do, 1 if one fai
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
+import re
 import sys
 import warnings
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
-from variants.errors import UserError, exit_code, first_line
+from variants.errors import UserError, exit_code
 from variants.outside.options import add_options, build, given
+from variants.outside.places import definition, has_place, located
 from variants.registry import resolve
 from variants.variant import BaseVariant
 
@@ -46,10 +51,34 @@ def check(variant: BaseVariant | type[BaseVariant], only: list[str] | None = Non
         variant: a variant, or a class, which is taken with its default options.
         only: names of properties, of :func:`properties`; all by default.
     """
+    return list(findings(variant, only))
+
+
+def findings(variant: BaseVariant | type[BaseVariant], only: list[str] | None = None) -> Iterator[Finding]:
+    """As :func:`check`, each finding as soon as it is there. A reason that several have is told by the first."""
     from variants.contract.models import Subject
 
-    subject = Subject.of(variant)
-    return [_find(name, subject) for name in only or properties()]
+    subject, told = Subject.of(variant), {}
+    try:
+        subject.attached()
+    except Exception as error:  # every property would say so
+        yield Finding((only or properties())[0], FAILED, _with_place(located(error), subject.variant))
+        return
+    definitions = {definition(cls) for cls in (type(subject.variant), *map(type, subject.attached().layers))}
+    for name in only or properties():
+        finding = _find(name, subject)
+        if finding.status == FAILED:
+            causes = _causes(finding.reason, definitions)
+            if first := next((told[cause] for cause in causes if cause in told), None):
+                finding = replace(finding, reason=f"as {first!r}")
+            told |= dict.fromkeys(causes - set(told), first or name)
+        yield finding
+
+
+def _causes(reason: str, definitions: set[str]) -> set[str]:
+    """What tells whether two reasons have one cause: their text, the line of code, the tensor that they name."""
+    place = set(re.findall(r"^(\S+\.py:\d+): ", reason)) - definitions
+    return {reason, *place, *re.findall(r"base_model\.[\w.]+", reason)}
 
 
 def _find(name: str, subject: Subject) -> Finding:
@@ -60,26 +89,51 @@ def _find(name: str, subject: Subject) -> Finding:
     from variants.contract.base import Broken
     from variants.contract.models import NotApplicable, one_thread
 
-    with one_thread(), torch.random.fork_rng(), warnings.catch_warnings():
+    with one_thread(), torch.random.fork_rng(), warnings.catch_warnings(), _quiet():
         warnings.simplefilter("ignore")
         try:
             if name == contract_ddp.NAME:
                 (outcome,) = contract_ddp.distributed([subject])
-                return Finding(name, FAILED if outcome else HELD, outcome)
-            contract.PROPERTIES[name](subject)
+                return Finding(name, FAILED if outcome else HELD, outcome and _with_place(outcome, subject.variant))
+            return Finding(name, HELD, contract.PROPERTIES[name](subject) or "")
         except NotApplicable as reason:
             return Finding(name, NOT_APPLICABLE, str(reason))
         except Broken as reason:
-            return Finding(name, FAILED, str(reason))
+            return Finding(name, FAILED, _with_place(str(reason), subject.variant))
         except Exception as error:
-            return Finding(name, FAILED, first_line(error))
-    return Finding(name, HELD)
+            return Finding(name, FAILED, _with_place(located(error), subject.variant))
+
+
+def _with_place(reason: str, variant: BaseVariant) -> str:
+    """A reason that begins with the place of an outside method's layer, or of its class where it has none."""
+    layer = variant.layer if isinstance(variant.layer, type) else None
+    cls = next((c for c in (layer, type(variant)) if c and not c.__module__.startswith("variants.")), None)
+    return reason if cls is None or has_place(reason) or not (at := definition(cls)) else f"{at}: {reason}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the compiler's own log lines, which say again what a finding says."""
+    loggers = [logging.getLogger(name) for name in ("torch._dynamo", "torch._inductor", "torch.__trace", "torch.fx")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _line(finding: Finding) -> str:
+    """A finding as a line of the table."""
+    wide = max(map(len, properties()))
+    return f"{finding.property:<{wide}}  {finding.status:<{len(NOT_APPLICABLE)}}  {finding.reason}".rstrip()
 
 
 def table(findings: list[Finding]) -> str:
     """The findings as text, a line each."""
-    wide = max(len(f.property) for f in findings), max(len(f.status) for f in findings)
-    return "\n".join(f"{f.property:<{wide[0]}}  {f.status:<{wide[1]}}  {f.reason}".rstrip() for f in findings)
+    return "\n".join(map(_line, findings))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -119,11 +173,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str] | None) -> int:
     variant, only = parse(sys.argv[1:] if argv is None else argv)
-    findings = check(variant, only)
-    print(table(findings))
-    failed = sum(f.status == FAILED for f in findings)
-    held = sum(f.status == HELD for f in findings)
-    print(f"\n{variant}\n{held} held, {failed} failed, {len(findings) - held - failed} not applicable")
+    found: list[Finding] = []
+    for finding in findings(variant, only):
+        print(_line(finding), flush=True)
+        found.append(finding)
+    failed, held = (sum(f.status == status for f in found) for status in (FAILED, HELD))
+    causes = len({f.reason for f in found if f.status == FAILED and not f.reason.startswith("as '")})
+    of = f" for {causes} reason{'s' * (causes > 1)}" if causes < failed else ""
+    print(f"\n{variant}\n{held} held, {failed} failed{of}, {len(found) - held - failed} not applicable")
     return int(failed > 0)
 
 

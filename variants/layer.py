@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -232,3 +233,24 @@ def check_alpha(alpha: float) -> float:
     if not 0 < alpha <= 1e6:
         raise VariantError(f"alpha must lie above 0, up to 1,000,000, not {alpha:g}")
     return alpha
+
+
+def check_ranks(ranks: Sequence[tuple[int, Site]], free: bool = True) -> None:
+    """Ranks of sums such as BA, which may exceed the smaller side of some matrices: that is said, once.
+
+    Args:
+        free: no more than a sum; else none may.
+
+    Raises:
+        VariantError: every rank is above its matrix, so that none of them can be meant; or one that may not.
+    """
+    above = [(r, site) for r, site in ranks if r > min(site.in_features, site.out_features)]
+    if above and (not free or len(above) == len(ranks)):
+        check_rank(*above[0])
+    if above:
+        r, site = above[0]
+        warnings.warn(
+            f"r={r} is above the smaller side of {len(above)} of {len(ranks)} maps, such as {site.path} "
+            f"({site.out_features} x {site.in_features}): it computes, and reaches no more there than a lower rank",
+            stacklevel=2,
+        )

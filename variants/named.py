@@ -50,7 +50,7 @@ def named_in(
         if ":" not in spec:
             registry.resolve(spec)  # says which names are near
         raise VariantError(
-            f"{file} names the variant {spec!r}: a file brings no code; if you trust that code, name it yourself: "
+            f"a file brings no code, and {file} names the variant {spec!r}: if you trust that code, name it yourself: "
             "--variant FILE.py:CLASS, or variant= in Python"
         )
     own, wanted = registry.spec_of(cls), spec.rpartition(":")[2]

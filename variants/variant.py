@@ -150,6 +150,10 @@ class Variant(BaseVariant):
         per_layer: options that differ by site, as a map from a glob over site paths to options.
     """
 
+    rank_option: ClassVar[str] = ""
+    """The option, if any, that is the rank of a sum such as BA. It may exceed the smaller side of some maps, if the
+    class that brings the layer says so itself: a layer that takes r singular vectors of the weight has no more."""
+
     target: str = "attn-qv"
     layers: str = ""
     per_layer: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -160,12 +164,13 @@ class Variant(BaseVariant):
 
         return find_sites(model, self.target, self.layers)
 
-    def check_patterns(self, paths: Sequence[str]) -> None:
-        """Every pattern of ``per_layer`` must be of one of the sites.
+    def check_sites(self, sites: Sequence[Site]) -> None:
+        """Whether the options fit the sites that were found.
 
         Raises:
-            VariantError: one matches none of them; the nearest is named.
+            VariantError: a pattern of ``per_layer`` is of no site (the nearest is named), or a rank is too high.
         """
+        paths = [site.path for site in sites]
         for pattern in self.per_layer:
             if not any(_matches(path, pattern) for path in paths):
                 near = difflib.get_close_matches(pattern.strip("*."), paths, n=1, cutoff=0) or ["none"]
@@ -173,6 +178,12 @@ class Variant(BaseVariant):
                     f"per_layer={pattern[:100]!r} matches none of the {len(paths)} sites: it is a glob over names, "
                     f"such as *.1.*, and the nearest is {near[0]}"
                 )
+        if self.rank_option:
+            from variants.layer import check_ranks
+
+            brings_layer = next(cls for cls in type(self).__mro__ if "layer" in vars(cls))
+            ranks = [(getattr(self.at(site.path), self.rank_option), site) for site in sites]
+            check_ranks(ranks, free="rank_option" in vars(brings_layer))
 
     def at(self, path: str) -> Variant:
         """This configuration as it holds at the site ``path``: the last matching ``per_layer`` entry wins."""

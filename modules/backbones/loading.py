@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from modules.backbones.heads import init_head
+from modules.backbones.heads import in_head, init_head
 from modules.backbones.model_config import check_memory, read_config
 from modules.backbones.weights import _weight_files, weights_hash
 from modules.embedded import ROBERTA
@@ -216,17 +216,21 @@ def _check_files(folder: Path, name: str) -> None:
 
 
 def _check_weights(model, report: dict, name: str, whole: bool = False) -> None:
-    """No tensor of the backbone (of the `whole` model) may be left at random: a run on it would look like a result."""
+    """No tensor of the backbone (of the `whole` model) may be left at random: a run on it would look like a result.
+
+    What heads read of the backbone (BERT's pooler) may be lacking: it is noted, and counts as head.
+    """
+    from variants.sites.architectures import remember_lacked
+
     if model.base_model is model:
         raise UserError(f"model {name!r}: {type(model).__name__} does not tell its backbone from its head")
-    prefix = "" if whole else f"{model.base_model_prefix}."
-    lost = [key for key in report["missing_keys"] if key.startswith(prefix)]
-    lost += [entry[0] for entry in report["mismatched_keys"] if entry[0].startswith(prefix)]
-    if lost:
+    lacked = [*report["missing_keys"], *(entry[0] for entry in report["mismatched_keys"])]
+    if lost := [key for key in lacked if whole or not in_head(model, key)]:
         raise UserError(
             f"model {name!r}: the weights lack {len(lost)} tensors of the backbone or have them in another shape, "
             f"for example {min(lost)}; the files do not belong together, or it is no {model.config.model_type} model"
         )
+    remember_lacked(model, lacked)
 
 
 def _check_tokenizer(model, tokenizer, name: str) -> None:

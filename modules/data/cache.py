@@ -58,7 +58,10 @@ def _read(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _checksum(arrays: dict[str, np.ndarray]) -> int:
+    """Of names, types, shapes and values."""
     value = 0
     for name in sorted(arrays):
-        value = zlib.crc32(np.ascontiguousarray(arrays[name]).view(np.uint8), value)
+        array = np.ascontiguousarray(arrays[name])
+        value = zlib.crc32(f"{name} {array.dtype} {array.shape}".encode(), value)
+        value = zlib.crc32(array.reshape(-1).view(np.uint8), value)
     return value

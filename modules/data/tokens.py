@@ -13,7 +13,7 @@ import numpy as np
 from modules.data.cache import cache_dir, cached_arrays, digest
 from modules.data.source import Split
 
-_FORMAT = 1  # part of every key: raise it when the content of the files changes
+_FORMAT = 2  # part of every key: raise it when the content of the files changes
 _CHUNK = 10_000  # rows given to the tokenizer at once: bounds the memory of its Python lists
 
 

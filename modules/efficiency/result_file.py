@@ -8,6 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from modules.documents import read_json
 from modules.efficiency import thresholds
 from variants.atomic import write_atomic
 from variants.errors import UserError
@@ -30,12 +31,9 @@ def read(path: Path) -> dict[str, Any]:
     """
     if not path.is_file():
         return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if found["format"] != FORMAT:
-            raise ValueError
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{path} is not a result file of this command: move it away, or choose another --out") from None
+    found = read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise UserError(f"{path} is not a result file of this command: move it away, or choose another --out")
     return found
 
 

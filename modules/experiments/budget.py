@@ -7,6 +7,9 @@ from typing import Any
 
 from variants.variant import BaseVariant
 
+FAR = 0.1
+"""How far off a budget, as a share of it, is worth a word."""
+
 
 def pick(folder: Path, auto_class: str, variant: BaseVariant, wanted: str) -> tuple[dict[str, Any], dict[str, int]]:
     """The options that come nearest to a budget, and how near.
@@ -37,4 +40,5 @@ def line(variant: str, sizes: dict[str, Any], budget: dict[str, int]) -> str:
     """What was picked, and how near that comes."""
     picked = ", ".join(f"{name}={value}" for name, value in sizes.items())
     off = budget["counted"] / budget["wanted"] - 1
-    return f"budget {budget['wanted']:,}: {variant} with {picked} trains {budget['counted']:,} ({off:+.1%}), head apart"
+    said = f"budget {budget['wanted']:,}: {variant} with {picked} trains {budget['counted']:,} ({off:+.1%}), head apart"
+    return said if abs(off) <= FAR else f"{said}; no size of it comes nearer"

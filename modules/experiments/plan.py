@@ -50,11 +50,14 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
     about: list[str] = []
     model, preset = choose_model(wishes, about)
+    from modules.backbones.heads import pretrained_parts
     from modules.backbones.loading import resolve
     from modules.backbones.weights import weights_hash
 
     name, kind, folder = resolve(model, benchmark.embedded() if model == "embedded" else None)
     backbone = {"source": kind, "name": name, "spec": model, "hash": weights_hash(folder)}
+    if parts := pretrained_parts(folder):
+        backbone["frozen"] = parts
     source = source or _source(wishes, kind)
     about.append(f"backbone: {name} ({kind})   data: {source.name} ({source.kind})")
     runs: dict[str, RunConfig] = {}

@@ -44,7 +44,7 @@ def token_stream(files: Sequence[str], tokenizer, processes: int | None = None) 
     Raises:
         UserError: a file cannot be read, or there is no text.
     """
-    key = [_file_hash(name) for name in files] + [tokenizer_hash(tokenizer), HELD_OUT]
+    key = [_file_hash(name) for name in files] + [tokenizer_hash(tokenizer), HELD_OUT, "sum 2"]
     path = cache_dir() / "corpora" / f"{digest(json.dumps(key).encode())[:24]}.safetensors"
     streams = cached_arrays(path, lambda: _encode(files, tokenizer, processes))
     if not len(streams["train"]):

@@ -61,7 +61,7 @@ class Execution:
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(Execution)}
 
 
-class Place(Origin):
+class Place(Origin, total=False):
     """Where a backbone or data are from, and what to load them by."""
 
     spec: str
@@ -75,7 +75,8 @@ class RunConfig(Execution):
         variant: as on the command line: a name or ``module:Class``.
         options: every hyperparameter of the variant.
         protocol: the recipe's name; overrides: settings given by hand that differ from it.
-        backbone, data: ``spec`` to load it by, and ``source``, ``name``, ``hash`` for the record.
+        backbone, data: ``spec`` to load it by, and ``source``, ``name``, ``hash`` for the record;
+            a backbone's ``frozen`` names pretrained parts that once trained with the head: ids differ from then.
         training: the training settings that recipe and flags give; the id hashes them as they stand here, and the
             benchmark's settings dataclass fills in the defaults of the others.
         init_from: ``task`` and ``id`` of the run whose weights this one starts from.
@@ -102,6 +103,7 @@ class RunConfig(Execution):
         """Hash of what decides the outcome: neither device count, nor folder names, dashboard or acceleration."""
         outcome = {k: getattr(self, k) for k in ("benchmark", "task", "variant", "options", "protocol", "seed")}
         outcome |= {"backbone": self.backbone["hash"], "data": self.data["hash"], "code": self.code}
+        outcome |= {key: self.backbone[key] for key in ("frozen",) if key in self.backbone}
         outcome |= {"training": self.training, "init_from": (self.init_from or {}).get("id")}
         outcome |= {"trainer": {k: v for k, v in self.trainer.items() if k not in NEUTRAL}}
         return run_id(outcome)

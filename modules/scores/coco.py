@@ -41,13 +41,15 @@ def _rouge_l(output: str, group: Sequence[str]) -> float:
 
 
 def _common_subsequence(a: list[str], b: list[str]) -> int:
-    """Length of the longest common subsequence: one row of the usual table at a time."""
-    row = [0] * (len(b) + 1)
-    for word in a:
-        diagonal = 0
-        for j, other in enumerate(b, 1):
-            diagonal, row[j] = row[j], diagonal + 1 if word == other else max(row[j], row[j - 1])
-    return row[-1]
+    """Length of the longest common subsequence: a row of the table at once, as the bits of a number (Hyyrö 2004)."""
+    places: dict[str, int] = {}
+    for place, word in enumerate(a):
+        places[word] = places.get(word, 0) | 1 << place
+    row = every = (1 << len(a)) - 1
+    for word in b:
+        same = row & places.get(word, 0)
+        row = (row + same | row - same) & every
+    return len(a) - row.bit_count()
 
 
 def cider(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:

@@ -15,6 +15,7 @@ import csv
 import re
 from pathlib import Path
 
+from modules.documents import read_text
 from variants.errors import UserError
 
 _INPUT = "an input", r"mr|src|source|meaning|da|dial(ogue)?[_ .-]act", "mr"
@@ -47,13 +48,8 @@ def _is_table(path: Path) -> bool:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The stripped lines of a UTF-8 file. Any line break of Unicode's ends one, as in the official scorer."""
-    try:
-        return [line.strip() for line in path.read_bytes().decode("utf-8").splitlines()]
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 (byte {error.start}): save it as UTF-8") from None
+    """The stripped lines of a UTF-8 file, with or without BOM. Any line break of Unicode's ends one, as officially."""
+    return [line.strip() for line in read_text(path).splitlines()]
 
 
 def _read_groups(path: Path) -> list[list[str]]:
@@ -86,7 +82,7 @@ def _consecutive(rows: list[tuple[str, str]]) -> list[list[str]]:
 
 def _read_table(path: Path, text_column: tuple[str, str, str]) -> tuple[list[str], list[str]]:
     """(inputs, texts), row by row."""
-    lines = [line.replace("\ufeff", "") if number == 0 else line for number, line in enumerate(read_lines(path))]
+    lines = read_lines(path)
     for wrong, right in _MOJIBAKE:
         lines = [line.replace(wrong, right) for line in lines]
     lines = [line for line in lines if line]

@@ -61,7 +61,7 @@ def make_result(
         overrides=config.overrides,
         budget=config.budget,
         seed=config.seed,
-        backbone={k: config.backbone[k] for k in ("source", "name", "hash")},
+        backbone={k: config.backbone[k] for k in ("source", "name", "hash", "frozen") if k in config.backbone},
         data={k: config.data[k] for k in ("source", "name", "hash")} | {"sizes": prepared.sizes},
         training=config.training,
         trainer={k: v for k, v in config.trainer.items() if k not in NEUTRAL},

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import netrc
 import os
+import re
 import warnings
+from pathlib import Path
 from typing import Any
 
+from modules.documents import read_text
 from modules.runs.config import RunConfig
 from modules.training.callbacks import History, dashboard
 from modules.training.trainer import CHECKPOINT
 from variants.atomic import write_atomic
+from variants.errors import UserError
+
+
+def _id_in(file: Path) -> str | None:
+    """The id that an earlier try left; None where the file is damaged: the run then is a new one in W&B."""
+    try:
+        text = read_text(file)
+    except UserError:
+        return None
+    return text if re.fullmatch(r"[\w-]{1,128}", text) else None
 
 
 def make_logger(config: RunConfig) -> Any | None:
@@ -20,7 +33,7 @@ def make_logger(config: RunConfig) -> Any | None:
     for somebody who is logged in and offline otherwise. A run that goes on from its checkpoint goes on in W&B too.
     """
     known = config.folder / "wandb_id"
-    resume_id = known.read_text() if known.is_file() and (config.folder / CHECKPOINT).is_file() else None
+    resume_id = _id_in(known) if known.is_file() and (config.folder / CHECKPOINT).is_file() else None
     mode = config.wandb
     if mode == "auto":
         mode = os.environ.get("WANDB_MODE") or ("online" if _logged_in() else "offline")

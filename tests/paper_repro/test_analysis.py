@@ -97,7 +97,7 @@ def test_a_run_names_its_backbone(runs: Path, tmp_path: Path, capsys) -> None:
     configs = []
     for seed, name in ((0, "r2"), (1, "other")):
         backbone = {"spec": str(runs / "roberta" / "model"), "source": "folder", "name": "model", "hash": "x"}
-        data = {"source": "folder", "name": "d", "hash": "y"}
+        data = {"spec": "d", "source": "folder", "name": "d", "hash": "y"}
         config = RunConfig("glue", "rte", "lora", {}, "p", seed, backbone, data, {}, results_dir=str(tmp_path))
         config.write()
         (config.folder / "best").symlink_to(runs / "roberta" / name)

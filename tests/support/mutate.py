@@ -133,7 +133,7 @@ def mutated_tensors(tensors: dict[str, Tensor], draw: random.Random) -> dict[str
             tensors[name] = draw.choice(
                 (tensor.flatten(), tensor.mT if tensor.ndim > 1 else tensor[None], tensor[None])
             )
-        elif kind == 4:
+        elif kind == 4 and tensor.ndim:
             tensors[name] = draw.choice((tensor[:0], tensor[:1], tensor.new_zeros(()), torch.cat([tensor, tensor])))
         elif kind == 5:
             types = (torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.uint8, torch.bool)

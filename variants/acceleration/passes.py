@@ -39,6 +39,8 @@ def accelerated(handle: AdaptedModel | Stack, exclude: Iterable[nn.Module] = ())
         exclude: maps to queries, keys or values that read another tensor than the other two of their attention.
     """
     stacked = isinstance(handle, Stack)
+    if not stacked:
+        handle.adapter.late.follow()
     copies, rounded = (lowered_stack(handle), set()) if stacked else lowered(handle.layers)
     merged = [] if stacked else list(merged_weights(handle.layers))
     maps = [*_frozen_maps(handle, tuple(exclude)), *copies, *_adapters(handle, rounded), *merged]

@@ -112,12 +112,17 @@ class AdaptedModel(Switching):
         """Copy tensors in; names, shapes and dtypes must be those of :meth:`state_dict`.
 
         Raises:
-            VariantError: the first name that is missing or unknown, or the first tensor that does not fit.
+            VariantError: the first name that is missing or unknown, or the first tensor that does not fit; or the
+                model has no memory yet.
         """
+        self.adapter.late.follow()
+        if any(tensor.is_meta for tensor in self.model.parameters()):
+            raise VariantError("the model is on the meta device: give it memory and its weights, then load the adapter")
         in_place = {key: tensors[key] for key in self.adapter.in_place if key in tensors}
         if missing := [key for key in self.adapter.in_place if key not in tensors]:
             raise VariantError(f"the file lacks {missing[0]}, which {self.variant.name} trains in this model")
         copy_tensors(self.adapter, {k: t for k, t in tensors.items() if k not in in_place})
+        self.adapter.late.starts.clear()  # it has learnt
         parameters = dict(self.model.named_parameters())
         for key, tensor in in_place.items():
             own = self.adapter.values.get(key, parameters[key])  # as in state_dict

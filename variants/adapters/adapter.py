@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from variants.adapters.answers import completed_groups
-from variants.errors import VariantError
+from variants.adapters.late import Late, reading
+from variants.errors import VariantError, first_line
 from variants.layer import AdapterLayer, seeded
-from variants.outside.places import located
+from variants.outside.places import definition, place
+from variants.sites.site import Site
 from variants.variant import BaseVariant
 
 
@@ -21,6 +25,7 @@ class Adapter:
     """One adapter of possibly several on the same base.
 
     Attributes:
+        late: what it keeps to follow base weights that come behind attaching.
         layers: site path -> what is learnt there.
         in_place: names of the model's own parameters that it trains: the head, and what the variant asks for.
         values: their values while another adapter is active.
@@ -31,6 +36,7 @@ class Adapter:
 
     variant: BaseVariant
     seed: int
+    late: Late
     layers: dict[str, AdapterLayer] = field(default_factory=dict)
     in_place: list[str] = field(default_factory=list)
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -52,22 +58,13 @@ class Adapter:
         for parameter in known.values():
             parameter.requires_grad_(False)
         sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in head]
-        if hasattr(variant, "check_patterns"):
-            variant.check_patterns([site.path for site in sites])
-        shared = variant.shared(sites, seed) if sites else {}
-        adapter = cls(variant, seed)
-        for site in sites:
-            config = variant.at(site.path) if hasattr(variant, "at") else variant
-            try:
-                layer = variant.layer(site, config, seeded(seed, site.path), **shared)
-            except VariantError:
-                raise
-            except Exception as error:
-                raise VariantError(f"{variant.name}: no layer for {site.path}: {located(error)}") from error
-            if hasattr(layer, "pre") and not site.is_whole:
-                raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
-            dtype = torch.promote_types(site.dtype, torch.float32)
-            adapter.layers[site.path] = layer.to(site.device, dtype if dtype != torch.float32 else None)
+        if hasattr(variant, "check_sites"):
+            variant.check_sites(sites)
+        layers: dict[str, AdapterLayer] = {}
+        adapter = cls(variant, seed, Late(partial(_build, variant, seed, sites), layers), layers)
+        for layer, derived in _build(variant, seed, sites):
+            layers[layer.site.path] = layer
+            adapter.late.note(layer.site.path, layer, derived)
         adapter.in_place = list(dict.fromkeys([*head, *variant.trainable(model)]))
         if unknown := [n for n in adapter.in_place if n not in known]:
             raise VariantError(f"{variant.name} trains {unknown[0]!r}, which the model does not have")
@@ -90,6 +87,7 @@ class Adapter:
         Args:
             trimmed: only what an adapter file holds of them (:meth:`AdapterLayer.trimmed`).
         """
+        self.late.follow()
         seen: set[int] = set()
         tensors = {}
         for path, layer in self.layers.items():
@@ -130,6 +128,31 @@ class Adapter:
                 chosen = [parameters[key] for key in keys if (parameters[key].ndim > 1) == wide]
                 groups.append({"params": chosen, "lr": rate, "weight_decay": own})
         return [group for group in groups if group["params"]]
+
+
+def _build(variant: BaseVariant, seed: int, sites: Sequence[Site]) -> Iterator[tuple[AdapterLayer, bool]]:
+    """The layer of each site with its initial values, and whether these follow a base weight that is read for them."""
+    # what is made on the CPU and moved to the meta device is no longer shared
+    device = torch.device("meta") if sites and sites[0].device.type == "meta" else nullcontext()
+    with device:
+        shared = variant.shared(sites, seed) if sites else {}
+    for site in sites:
+        config = variant.at(site.path) if hasattr(variant, "at") else variant
+        try:
+            with device, reading(site) as found:
+                layer = variant.layer(site, config, seeded(seed, site.path), **shared)
+        except VariantError:
+            raise
+        except Exception as error:
+            where = place(error) or f"{definition(variant.layer)}: "
+            raise VariantError(f"{where}no layer for {site.path}: {first_line(error)}") from error
+        if hasattr(layer, "pre") and not site.is_whole:
+            raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
+        dtype = torch.promote_types(site.dtype, torch.float32)
+        yield (
+            layer.to(site.device, dtype if dtype != torch.float32 else None),
+            bool(found) and not variant.subtract_initial,
+        )
 
 
 def copy_tensors(adapter: Adapter, tensors: dict[str, Tensor]) -> None:

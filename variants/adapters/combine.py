@@ -6,16 +6,19 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from variants.adapters.handle import Handle
 from variants.errors import VariantError
 from variants.methods.lora import LoRA, LoRALayer
 from variants.sites.rows import Rows
 from variants.sites.site import Site
 from variants.sites.targets import find_sites, name_target
+
+if TYPE_CHECKING:
+    from variants.adapters.adapted_model import AdaptedModel
 
 
 @dataclass
@@ -51,7 +54,7 @@ class _Update:
 
 
 @torch.no_grad()
-def combine(adapted: Handle, weights: Mapping[str, float], name: str, rank: int | None = None) -> float:
+def combine(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank: int | None = None) -> float:
     """Add the adapter ``name``, whose update is the weighted sum of other adapters', and make it the active one.
 
     LoRA adapters of any ranks, alphas and targets are summed exactly, by concatenation of their factors. With
@@ -79,7 +82,7 @@ def combine(adapted: Handle, weights: Mapping[str, float], name: str, rank: int 
         raise
 
 
-def _add_sum(adapted: Handle, weights: Mapping[str, float], name: str, rank: int | None) -> float:
+def _add_sum(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank: int | None) -> float:
     updates = _disjoint([u for key, weight in weights.items() for u in _updates(adapted, key, weight, rank)])
     factors = {span: update.factors(rank) for span, update in updates.items()}
     error, norm = (sum(f[i] for f in factors.values()) for i in (2, 3))
@@ -95,7 +98,7 @@ def _add_sum(adapted: Handle, weights: Mapping[str, float], name: str, rank: int
     return (error / norm) ** 0.5 if norm else 0.0
 
 
-def _check(adapted: Handle, weights: Mapping[str, float], name: str, rank: int | None) -> None:
+def _check(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank: int | None) -> None:
     if name in adapted.adapters:
         raise VariantError(f"there is an adapter {name!r} already; delete it first or choose another name")
     if unknown := [key for key in weights if key not in adapted.adapters]:
@@ -114,7 +117,7 @@ def _check(adapted: Handle, weights: Mapping[str, float], name: str, rank: int |
         raise VariantError("nothing to combine: none of the adapters has layers")
 
 
-def _updates(adapted: Handle, key: str, weight: float, rank: int | None) -> list[_Update]:
+def _updates(adapted: AdaptedModel, key: str, weight: float, rank: int | None) -> list[_Update]:
     """The update that each layer of adapter ``key`` makes to the base weight, times ``weight``."""
     adapter, updates = adapted.adapters[key], []
     for path, layer in adapter.layers.items():
@@ -156,7 +159,7 @@ def _disjoint(updates: list[_Update]) -> dict[tuple, _Update]:
     return summed
 
 
-def _average_head(adapted: Handle, weights: Mapping[str, float]) -> dict[str, Tensor]:
+def _average_head(adapted: AdaptedModel, weights: Mapping[str, float]) -> dict[str, Tensor]:
     """The mean of the adapters' heads, weighted, in at least fp32."""
     total, head = sum(weights.values()), {}
     for key in adapted.head:

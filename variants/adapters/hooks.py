@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from variants.adapters.late import Late
 from variants.errors import VariantError
 from variants.layer import LOW_PRECISION, AdapterLayer
 from variants.sites.rows import Cut
@@ -42,6 +43,7 @@ class SiteAdapters(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.enabled = True
         self.passes = Passes()
+        self.late: Late | None = None
         self.changes_input = hasattr(layers[0], "pre")
         self.changes_length = hasattr(layers[0], "lengthen")  # it acts on the sequence and not on an output
         # what every forward would look up anew: the hooks' own cost is these look-ups
@@ -76,6 +78,16 @@ class SiteAdapters(nn.Module):
     def pre(self, x: Tensor) -> Tensor:
         """The module's new input, of the layer that changes it."""
         return self.layers[0].pre(x)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SiteAdapters:
+        if self.late is None:
+            return super()._apply(fn, recurse)
+        before = {id(t) for t in (*self.parameters(), *self.buffers()) if t.is_meta}
+        with_values = len(before) == 0
+        super()._apply(fn, recurse)
+        if not with_values:
+            self.late.emptied += [t for t in (*self.parameters(), *self.buffers()) if not t.is_meta]
+        return self
 
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles; none in an accelerated pass, whose replaced functions would stay on the copy."""
@@ -164,6 +176,20 @@ def _shorten(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> Any:
     return adapter.layers[0].shorten(output) if adapter is not None and adapter.changes_length else output
 
 
+def _follow(module: nn.Module, args: tuple) -> None:
+    # before the first steps of an adapter whose start depends on the base: it leaves when there is nothing to follow
+    if torch.compiler.is_compiling():
+        return
+    adapter = module._modules.get("adapter")
+    late = getattr(adapter, "late", None)
+    if late is not None:
+        late.follow([layer.site.path for layer in adapter.in_order])
+    if late is None or not late.starts:
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if hook is _follow:
+                del module._forward_pre_hooks[key]
+
+
 def put(module: nn.Module, adapter: nn.Module) -> None:
     """Make ``adapter``, a :class:`SiteAdapters` or what computes as one, the child of ``module`` that its hooks ask."""
     if "adapter" in module._modules:
@@ -191,13 +217,20 @@ def _forget_compiled() -> None:
         torch.compiler.reset()
 
 
-def hook_all(layers: Iterable[AdapterLayer]) -> list[nn.Module]:
-    """Put layers on their modules, those of one module together; the modules."""
+def hook_all(layers: Iterable[AdapterLayer], late: Late | None = None) -> list[nn.Module]:
+    """Put layers on their modules, those of one module together; the modules.
+
+    Args:
+        late: what their adapter keeps to follow base weights that come behind attaching.
+    """
     by_module = itertools.groupby(layers, key=lambda layer: id(layer.site.module))
     adapters = [SiteAdapters(list(group)) for _, group in by_module]
     modules = [own.in_order[0].site.module for own in adapters]
     for module, adapter in zip(modules, adapters, strict=True):
         put(module, adapter)
+        if late is not None and late.starts:
+            adapter.late = late
+            module.register_forward_pre_hook(_follow, prepend=True)
     return modules
 
 

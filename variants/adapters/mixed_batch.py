@@ -5,22 +5,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from variants.adapters import hooks
-from variants.adapters.handle import Handle
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
+
+if TYPE_CHECKING:
+    from variants.adapters.adapted_model import AdaptedModel
 
 Functions = dict[str, Callable[[Tensor, Tensor], Tensor]]  # adapter -> its output for rows of x and y
 
 
 @contextmanager
-def mixed(adapted: Handle, rows: Sequence[str | None]) -> Iterator[nn.Module]:
+def mixed(adapted: AdaptedModel, rows: Sequence[str | None]) -> Iterator[nn.Module]:
     """``with mixed(adapted, ["a", "b", None]): model(**batch)``: row i by adapter ``rows[i]``, head included.
 
     Each linear map of the base runs once for the whole batch, then every adapter on its own rows. None is the plain
@@ -104,10 +106,11 @@ class _Batch:
 
     # ---- layers --------------------------------------------------------------------------------------------
 
-    def hook_layers(self, adapted: Handle, names: Sequence[str]) -> None:
+    def hook_layers(self, adapted: AdaptedModel, names: Sequence[str]) -> None:
         """Run the layers of each adapter on its rows of every adapted module's output."""
         modules: dict[nn.Module, dict[str, list]] = {}
         for name in names:
+            adapted.adapters[name].late.follow()
             for layer in adapted.adapters[name].layers.values():
                 modules.setdefault(layer.site.module, {}).setdefault(name, []).append(layer)
         for module, layers in modules.items():
@@ -127,7 +130,7 @@ class _Batch:
 
     # ---- parameters that train in place --------------------------------------------------------------------
 
-    def swap_parameters(self, adapted: Handle, names: Sequence[str]) -> None:
+    def swap_parameters(self, adapted: AdaptedModel, names: Sequence[str]) -> None:
         """Run each module that owns such parameters once per adapter, with that adapter's values, on its rows."""
         own: dict[nn.Module, dict[str, nn.Module]] = {}
         for name in names:

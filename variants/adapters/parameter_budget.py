@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import re
+import warnings
 
 import torch
 from torch import nn
 
 from variants.adapters.adapted_model import attach
-from variants.errors import VariantError
+from variants.errors import VariantError, first_line
+from variants.layer import AdapterLayer
+from variants.outside.places import place
 from variants.variant import BaseVariant
 
 LARGEST = 2**16
 """No rank, bottleneck or prefix above this is tried."""
+FIRST, NEAR = 256, 64
+"""A method takes a size up to this, and another at most so far from any (a rank that must be even, or divide)."""
 
 
 def parse(text: str | int | float) -> int:
@@ -26,15 +32,35 @@ def parse(text: str | int | float) -> int:
 
 def trained_parameters(model: nn.Module, variant: BaseVariant) -> int:
     """How many parameters ``variant`` trains on ``model``, which is on the meta device, the task head apart."""
-    with torch.device("meta"):
+    with torch.device("meta"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of sizes that are only tried
         adapted = attach(model, variant)
-    count = adapted.count()["adapter"]
-    adapted.deactivate()
-    return count
+        try:
+            for layer in adapted.layers:
+                _try(layer)
+            return adapted.count()["adapter"]
+        finally:
+            adapted.deactivate()
+
+
+def _try(layer: AdapterLayer) -> None:
+    """Compute the update of a layer that is one of a weight, without values.
+
+    Raises:
+        VariantError: it cannot be, as a rank is above what the weight has.
+    """
+    if type(layer).forward is not AdapterLayer.forward or hasattr(layer, "lengthen"):
+        return
+    try:
+        layer.delta_weight()
+    except Exception as error:
+        raise VariantError(f"{place(error)}no update at {layer.site.path}: {first_line(error)}") from error
 
 
 def fit(model: nn.Module, variant: BaseVariant, budget: int) -> tuple[BaseVariant, int]:
     """(variant of the size nearest to ``budget``, the parameters it trains); of two equally near, the smaller.
+
+    A size that the method refuses, that fails in a pass or that trains no more than a smaller one is none.
 
     Args:
         model: on the meta device; nothing is computed.
@@ -45,21 +71,37 @@ def fit(model: nn.Module, variant: BaseVariant, budget: int) -> tuple[BaseVarian
     """
     if not variant.size:
         raise VariantError(f"{variant.name} has no size (such as r) that a budget could set")
-    counts: dict[int, int] = {1: trained_parameters(model, variant.sized(1))}
-
-    def reaches(size: int) -> bool:
-        """Whether it trains as many as the budget, or is more than the model allows."""
-        try:
-            counts[size] = trained_parameters(model, variant.sized(size))
-        except VariantError:
-            return True
-        return counts[size] >= budget
-
-    below, above = 1, 2
-    while counts[1] < budget and above <= LARGEST and not reaches(above):
+    counts = _Counts(model, variant)
+    first = next((size for size in range(1, FIRST + 1) if counts[size]), None)
+    if first is None:
+        raise VariantError(f"{variant.name} fits at no {variant.size} from 1 to {FIRST}: {counts.refusal}")
+    below, above = first, 2 * first
+    while counts[below] < budget and above <= LARGEST and counts[below] < counts[above] < budget:
         below, above = above, 2 * above
-    while counts[1] < budget and above - below > 1:
-        middle = (below + above) // 2
-        below, above = (below, middle) if reaches(middle) else (middle, above)
-    best = min(counts, key=lambda size: (abs(counts[size] - budget), size))
+    while counts[below] < budget and (middle := counts.between(below, above)):
+        below, above = (middle, above) if counts[below] < counts[middle] < budget else (below, middle)
+    best = min((below, above), key=lambda size: (abs(counts[size] - budget) if counts[size] else math.inf, size))
+    if best == above and counts[above] <= counts[below]:
+        best = below
     return variant.sized(best), counts[best]
+
+
+class _Counts(dict[int, int]):
+    """Size -> trained parameters, 0 where the method takes no such size."""
+
+    def __init__(self, model: nn.Module, variant: BaseVariant) -> None:
+        super().__init__()
+        self.model, self.variant, self.refusal = model, variant, ""
+
+    def __missing__(self, size: int) -> int:
+        try:
+            self[size] = trained_parameters(self.model, self.variant.sized(size))
+        except (ValueError, AssertionError) as error:
+            self.refusal, self[size] = self.refusal or str(error), 0
+        return self[size]
+
+    def between(self, below: int, above: int) -> int | None:
+        """The size nearest to the middle of two others that the method takes, where there is one near."""
+        middle = (below + above) // 2
+        near = sorted(range(max(below + 1, middle - NEAR), min(above, middle + NEAR)), key=lambda n: abs(n - middle))
+        return next((size for size in near if self[size]), None)

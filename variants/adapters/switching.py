@@ -141,16 +141,17 @@ class Switching:
             raise VariantError(f"no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}")
         self.deactivate()
         adapter = self.adapters[name]
+        adapter.late.follow()
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
             for key in adapter.in_place:
                 self._original[key] = parameters[key].detach().clone()
                 if key in adapter.values:
-                    parameters[key].copy_(adapter.values.pop(key))
+                    _fill(parameters[key], adapter.values.pop(key))
                 parameters[key].requires_grad_(key not in adapter.frozen)
             for path in adapter.residual:
                 self._kept[path] = adapter.layers[path].site.kept(bias=False)
-        self._hooked = hooks.hook_all(layer.to(layer.site.device) for layer in adapter.layers.values())
+        self._hooked = hooks.hook_all((layer.to(layer.site.device) for layer in adapter.layers.values()), adapter.late)
         self.active = name
         self._act(self._on)
 
@@ -173,7 +174,7 @@ class Switching:
         with torch.no_grad():
             for key in adapter.in_place:
                 adapter.values[key] = parameters[key].detach().clone()
-                parameters[key].copy_(self._original.pop(key))
+                _fill(parameters[key], self._original.pop(key))
                 parameters[key].requires_grad_(False)
             for path in adapter.residual:
                 adapter.layers[path].site.restore(self._kept.pop(path))
@@ -245,6 +246,7 @@ class Switching:
             raise VariantError(f"{self.variant.name} cannot be merged: it is no linear map of its input")
         found = self.state
         self.enable(True)
+        self.adapter.late.follow()
         try:
             with hooks.unnoticed(self._hooked):  # it calls each module to compare
                 self._unmerged, worst = merge_into(self.model, self.adapter.layers)
@@ -264,3 +266,9 @@ class Switching:
         self._unmerged.clear()
         for module in self._hooked:
             module.adapter.enabled = True
+
+
+def _fill(parameter: nn.Parameter, value: Tensor) -> None:
+    """Copy a value in, unless it was put aside before the model had memory: what has been loaded since is its value."""
+    if not value.is_meta:
+        parameter.copy_(value)

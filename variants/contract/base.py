@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from variants.contract.models import Subject
 
-PROPERTIES: dict[str, Callable[[Subject], None]] = {}
-"""Every property that one process can check."""
+PROPERTIES: dict[str, Callable[[Subject], str | None]] = {}
+"""Every property that one process can check; what holds may come with a suggestion."""
 
 
 class Broken(Exception):
@@ -20,10 +20,10 @@ def require(holds: bool, reason: str) -> None:
         raise Broken(reason)
 
 
-def property_of(name: str) -> Callable[[Callable[[Subject], None]], Callable[[Subject], None]]:
+def property_of(name: str) -> Callable[[Callable[[Subject], str | None]], Callable[[Subject], str | None]]:
     """Decorator: a check that raises :class:`Broken` where the property ``name`` does not hold."""
 
-    def decorate(check: Callable[[Subject], None]) -> Callable[[Subject], None]:
+    def decorate(check: Callable[[Subject], str | None]) -> Callable[[Subject], str | None]:
         PROPERTIES[name] = check
         return check
 

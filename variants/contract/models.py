@@ -11,16 +11,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel, attach
-from variants.errors import VariantError
+from variants.errors import VariantError, first_line
+from variants.outside.options import build
 from variants.variant import BaseVariant
 
 PLAIN, SPLIT, FUSED, CONV1D = "plain", "split", "fused", "conv1d"
+NORM = ("ln_1", "input_layernorm")
+"""GPT-2's name of a block's norm, and LLaMA's."""
 
 
 @contextmanager
@@ -63,6 +67,12 @@ class Block(nn.Module):
     def __init__(self, kind: str, width: int, rng: torch.Generator) -> None:
         super().__init__()
         self.kind = kind
+        norm = nn.LayerNorm(width)
+        with torch.no_grad():
+            own = torch.Generator().manual_seed(width)  # weights that methods for norms have something to do with
+            norm.weight.add_(0.2 * torch.randn(width, generator=own))
+            norm.bias.add_(0.2 * torch.randn(width, generator=own))
+        setattr(self, NORM[kind == PLAIN], norm)
         self.attn, self.mlp = nn.Module(), nn.Module()
         make = Conv1D if kind == CONV1D else _linear
 
@@ -86,13 +96,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Hidden states (batch, tokens, width) of the block before give those of this one."""
+        h = getattr(self, NORM[self.kind == PLAIN])(x)
         if self.kind == PLAIN:
             maps = self.self_attn
-            q, k, v, o = maps["q_proj"](x), maps["k_proj"](x), maps["v_proj"](x), maps["o_proj"]
+            q, k, v, o = maps["q_proj"](h), maps["k_proj"](h), maps["v_proj"](h), maps["o_proj"]
             up, down = self.mlp.up_proj, self.mlp.down_proj
         else:
             fused = self.attn.c_attn
-            q, k, v = (fused[n](x) for n in "qkv") if self.kind == SPLIT else fused(x).chunk(3, dim=-1)
+            q, k, v = (fused[n](h) for n in "qkv") if self.kind == SPLIT else fused(h).chunk(3, dim=-1)
             o, up, down = self.attn.c_proj, self.mlp.c_fc, self.mlp.c_proj
         x = x + o(torch.tanh(q @ k.transpose(-2, -1) / q.shape[-1] ** 0.5) @ v)
         return x + down(torch.tanh(up(x)))
@@ -132,6 +143,37 @@ class Tiny(nn.Module):
         return self.score(self.base_model(x).mean(dim=-2))
 
 
+class Output(dict):
+    """What transformers' models give: entries that are attributes too."""
+
+    __getattr__ = dict.__getitem__
+
+
+class TinyText(Tiny):
+    """The plain model with an embedding, called as transformers' are: tokens give logits and a loss."""
+
+    VOCABULARY = 20
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__(width=width)
+        rng = torch.Generator().manual_seed(2)
+        self.base_model["embeddings"] = nn.Embedding.from_pretrained(torch.randn(self.VOCABULARY, width, generator=rng))
+
+    def forward(self, input_ids: Tensor, labels: Tensor | None = None, **_: Any) -> Output:
+        """Tokens (batch, tokens) and perhaps classes (batch) -> ``logits`` (batch, 3) and perhaps ``loss``."""
+        logits = super().forward(self.base_model["embeddings"](input_ids))
+        loss = {} if labels is None else {"loss": F.cross_entropy(logits, labels)}
+        return Output(logits=logits, **loss)
+
+    def batches(self) -> Iterator[dict[str, Tensor]]:
+        """Three batches of four rows, as training gives them."""
+        rng = torch.Generator().manual_seed(3)
+        for _ in range(3):
+            tokens = torch.randint(self.VOCABULARY, (4, 5), generator=rng)
+            labels = torch.randint(3, (4,), generator=rng)
+            yield {"input_ids": tokens, "attention_mask": torch.ones_like(tokens), "labels": labels}
+
+
 @dataclass
 class Subject:
     """A variant and the models it is tried on."""
@@ -142,7 +184,7 @@ class Subject:
     @classmethod
     def of(cls, variant: BaseVariant | type[BaseVariant]) -> Subject:
         """Fit the models to the variant: as wide as its rank asks, and a target they have."""
-        variant = variant() if isinstance(variant, type) else variant
+        variant = build(variant, {}) if isinstance(variant, type) else variant
         if hasattr(variant, "target"):
             try:
                 variant.sites(Tiny())
@@ -152,8 +194,9 @@ class Subject:
             try:
                 attach(Tiny(width=width), variant)
                 return cls(variant, width)
-            except VariantError:
-                continue
+            except (ValueError, AssertionError) as error:
+                if not is_refusal(error):
+                    break
             except Exception:  # not a matter of the width: each property reports it
                 break
         return cls(variant)
@@ -167,9 +210,14 @@ class Subject:
         return torch.randn(batch, 5, self.width, generator=torch.Generator().manual_seed(1))
 
     def attached(self, model: nn.Module | None = None, seed: int = 0, **changes: str) -> AdaptedModel:
-        """The variant on ``model``, as it is at the start."""
-        variant = dataclasses.replace(self.variant, **changes) if changes else self.variant
-        return attach(self.model() if model is None else model, variant, seed)
+        """The variant on ``model``, as it is at the start; NotApplicable where it refuses an unusual one."""
+        try:
+            variant = dataclasses.replace(self.variant, **changes) if changes else self.variant
+            return attach(self.model() if model is None else model, variant, seed)
+        except (ValueError, AssertionError) as error:
+            if (changes or model is not None) and is_refusal(error):
+                raise NotApplicable(f"it refuses the models of this property: {first_line(error)}") from error
+            raise
 
     def trained(self, model: nn.Module | None = None, **changes: str) -> AdaptedModel:
         """The variant as if it had been trained: every tensor of it away from its start."""
@@ -183,6 +231,12 @@ class Subject:
         if not hasattr(self.variant, "target"):
             raise NotApplicable("it has no layer on a linear map" if no_layers(self) else "it chooses its own sites")
         return {"target": target, "layers": "", "per_layer": {}}
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether an error is a method's own word that it cannot be so, and no failure of its code."""
+    cause = error.__cause__ or error
+    return isinstance(cause, (ValueError, AssertionError))
 
 
 def own(adapted: AdaptedModel) -> dict[str, nn.Parameter]:

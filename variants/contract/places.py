@@ -13,6 +13,7 @@ from variants.contract.models import (
     Subject,
     distance,
 )
+from variants.layer import AdapterLayer
 
 
 @property_of("slice")
@@ -41,6 +42,10 @@ def transposed(subject: Subject) -> None:
     """On GPT-2's transposed maps it computes what it computes on nn.Linear."""
     linear = subject.trained(subject.model(FUSED), **subject.retargeted("all-linear"))
     conv1d = subject.trained(subject.model(CONV1D), **subject.retargeted("all-linear"))
+    for layer in conv1d.layers:
+        if type(layer).forward is AdapterLayer.forward:
+            shapes = tuple(layer.delta_weight().shape), (layer.site.out_features, layer.site.in_features)
+            require(shapes[0] == shapes[1], f"delta_weight() is {shapes[0]}, and the weight (out, in) is {shapes[1]}")
     conv1d.load_state_dict(linear.state_dict())
     x = subject.inputs()
     off = distance(conv1d.model(x), linear.model(x))

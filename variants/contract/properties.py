@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from variants.contract import execution, places, precision, state, training  # noqa: F401 (they register properties)
+# they register properties
+from variants.contract import answers, execution, places, precision, stacking, starts, state, training  # noqa: F401
 from variants.contract.base import PROPERTIES as REGISTERED
 
 PROPERTIES = {
     name: REGISTERED[name]
-    for name in (
-        *(
-            "identity at start",
-            "output moves",
-            "gradients",
-            "merge",
-            "round trip",
-            "bf16",
-            "fp64",
-            "determinism",
-            "copy",
-        ),
-        *("compile", "accelerated", "no host sync", "parameter count", "slice", "Conv1D", "learns", "meta device"),
+    for names in (
+        ("something trains", "identity at start", "output moves", "gradients", "parameter count", "no host sync"),
+        ("merge", "round trip", "start", "data start", "determinism", "copy", "bf16", "fp64", "slice", "Conv1D"),
+        ("groups", "metrics", "size", "per token", "learns", "meta device", "accelerated", "stacking", "compile"),
     )
+    for name in names
 }
-"""Name -> check, which raises ``Broken`` or ``NotApplicable``."""
+"""Name -> check, which raises ``Broken`` or ``NotApplicable``, and may give a suggestion."""

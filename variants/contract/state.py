@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import tempfile
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -40,8 +41,9 @@ def merge(subject: Subject) -> None:
         raise Broken("it declares mergeable = False and merges")
     reported = adapted.merge()
     off = distance(model(x), before)
-    require(off < 1e-4, f"the merged model is off by {off:.1e}")
-    require(reported < 1e-4, f"a merged map is off by {reported:.1e}")
+    remedy = "merged() or delta_weight() must give what forward() computes, or mergeable = False"
+    require(off < 1e-4, f"the merged model is off by {off:.1e}: {remedy}")
+    require(reported < 1e-4, f"a merged map is off by {reported:.1e}: {remedy}")
     adapted.unmerge()
     for name, tensor in model.state_dict().items():
         require(torch.equal(tensor, base[name]), f"unmerging does not restore {name}")
@@ -62,7 +64,7 @@ def round_trip(subject: Subject) -> None:
     whole = all(tensor.shape == found[name].shape for name, tensor in adapted.state_dict().items())
     off = distance(outputs[1], outputs[0])
     allowed = 0 if whole else 1e-5  # a file without pruned rows leaves zeros out of the sums
-    require(off <= allowed, f"after loading the output is off by {off:.1e}")
+    require(off <= allowed, f"after loading the output is off by {off:.1e}: keep state in persistent buffers")
     require(torch.equal(outputs[2], outputs[1]), "after saving and loading twice the output is another")
 
 
@@ -84,17 +86,28 @@ def determinism(subject: Subject) -> None:
     values = start(0, 1)
     again = start(0, 2)
     for name, tensor in values.items():
-        require(torch.equal(tensor, again[name]), f"{name} differs between two attachments with one seed")
-    if hasattr(subject.variant, "layers"):
-        for name, tensor in start(0, 1, layers="1").items():
-            require(torch.equal(tensor, values[name]), f"{name} depends on which other sites there are")
-    other, random = start(1, 1), []
+        same = torch.equal(tensor, again[name])
+        require(same, f"{name} differs between two attachments with one seed: draw it from rng, as generator=rng")
+    for name, tensor in _of_second_block(subject, start).items():
+        # a tensor that layers share goes by the name of the first of them
+        same = name not in values or torch.equal(tensor, values[name])
+        require(same, f"{name} depends on which other sites there are: draw it from rng and the site alone")
+    other = start(1, 1)
     for name, tensor in values.items():
         twin = values.get(name.replace("layers.0", "layers.1"))
-        if twin is not None and not torch.equal(tensor, twin):
-            random.append(name)
-    for name in random:
-        require(not torch.equal(values[name], other[name]), f"{name} is the same under another seed")
+        drawn = twin is not None and twin.shape == tensor.shape and not torch.equal(tensor, twin)
+        differs = not drawn or not torch.equal(tensor, other[name])
+        require(differs, f"{name} is the same under another seed: draw it from rng")
+
+
+def _of_second_block(subject: Subject, start: Callable[..., dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Initial values where the second block alone is adapted; none where the variant cannot be so."""
+    if not hasattr(subject.variant, "layers"):
+        return {}
+    try:
+        return start(0, 1, layers="1")
+    except NotApplicable:
+        return {}
 
 
 @property_of("copy")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import io
+import math
 import os
-import pickle
 from collections import OrderedDict
 from pathlib import Path
 
@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
-from variants.errors import VariantError, first_line
-from variants.formats.boundary import refuse_wrapped
+from variants.errors import VariantError
+from variants.formats.boundary import refuse_wrapped, refusing
 from variants.formats.common import install, is_stand_in
 from variants.layer import AdapterLayer
 from variants.methods.lora import LoRA
@@ -72,14 +72,12 @@ def read(file: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor]], dict[st
     """Tensors of a loralib file: ``lora_A`` and ``lora_B`` by module, and the others.
 
     Raises:
-        VariantError: it is no state dict of tensors, or half of a pair is missing.
+        VariantError: it is no state dict of whole tensors, or half of a pair is missing or is no matrix.
     """
-    try:
+    with refusing(f"{file} is no loralib file"):
         state = torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise VariantError(f"{file} is no loralib file: {first_line(error)}") from error
     state = state.get("model_state_dict", state) if isinstance(state, dict) else state
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+    if not isinstance(state, dict) or not all(map(_whole, state, state.values())):
         raise VariantError(f"{file} is no loralib file: it holds something other than a state dict")
     layers: dict[str, dict[str, Tensor]] = {}
     others: dict[str, Tensor] = {}
@@ -93,7 +91,20 @@ def read(file: str | os.PathLike) -> tuple[dict[str, dict[str, Tensor]], dict[st
         raise VariantError(f"{file} is no loralib file: it has no lora_A and lora_B")
     if half := [path for path, own in layers.items() if len(own) < 2]:
         raise VariantError(f"{file} has only {next(iter(layers[half[0]]))} of {half[0]}")
+    for path, own in layers.items():
+        for key, tensor in own.items():
+            if tensor.ndim != 2 or not tensor.numel() or not tensor.is_floating_point():
+                kind = f"{tensor.dtype} of shape {tuple(tensor.shape)}"
+                raise VariantError(f"{file}: {path}.{key} is no matrix of numbers but {kind}")
     return layers, others
+
+
+def _whole(key: object, tensor: object) -> bool:
+    """A tensor under a name, with every element in the file: not a few that stand for very many."""
+    if not (isinstance(key, str) and isinstance(tensor, Tensor) and tensor.layout is torch.strided):
+        return False
+    plain = tensor.device.type == "cpu" and not tensor.is_quantized
+    return plain and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
 
 
 def load(
@@ -110,9 +121,24 @@ def load(
     layers, others = read(file)
     if alpha is None:
         raise VariantError(f"{file}: loralib files do not hold alpha; give it (the authors' RoBERTa files need 16)")
+    if not math.isfinite(alpha):
+        raise VariantError(f"alpha={alpha} is no number to scale by")
     model = model if isinstance(model, AdaptedModel) else unwrapped(model)
     base = model.model if isinstance(model, AdaptedModel) else model
     refuse_wrapped(Path(file), (*layers, *others), base)
+    with refusing(f"{file} does not fit this model"):
+        return _install(model, base, Path(file), layers, others, float(alpha), name)
+
+
+def _install(
+    model: nn.Module | AdaptedModel,
+    base: nn.Module,
+    file: Path,
+    layers: dict[str, dict[str, Tensor]],
+    others: dict[str, Tensor],
+    alpha: float,
+    name: str,
+) -> AdaptedModel:
     known = dict(base.named_modules())
     parts: list[tuple[Site, Tensor, Tensor]] = []
     for path, own in layers.items():
@@ -125,7 +151,7 @@ def load(
     r = next(iter(ranks.values()))
     per_layer = {path: {"r": k} for path, k in ranks.items() if k != r}
     tensors = {f"{paths[site.span]}.lora_{x}": t for site, a, b in parts for x, t in (("A", a), ("B", b))}
-    variant = LoRA(r=r, alpha=float(alpha), target=target, per_layer=per_layer)
+    variant = LoRA(r=r, alpha=alpha, target=target, per_layer=per_layer)
     return install(model, name, variant, tensors | others, others)
 
 

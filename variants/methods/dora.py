@@ -68,3 +68,4 @@ class DoRA(LoRA):
     dropout_mode: Literal["official", "lora-only"] = "official"
 
     layer = DoRALayer
+    rank_option = "r"

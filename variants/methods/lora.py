@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from variants.errors import VariantError
-from variants.layer import AdapterLayer, LowRank, check_alpha, check_rank
+from variants.layer import AdapterLayer, LowRank, check_alpha
 from variants.registry import register
 from variants.variant import Variant
 
@@ -20,7 +20,7 @@ class LoRALayer(AdapterLayer):
 
     def __init__(self, site, config: LoRA, rng: torch.Generator) -> None:
         super().__init__(site, config)
-        r = check_rank(config.r, site)
+        r = config.r
         self.lora_A = nn.Parameter(torch.empty(r, site.in_features))
         self.lora_B = nn.Parameter(torch.zeros(site.out_features, r))
         self.scaling = check_alpha(config.alpha) / (math.sqrt(r) if config.rslora else r)
@@ -55,7 +55,7 @@ class LoRA(Variant):
     rslora: bool = False
 
     layer = LoRALayer
-    size = "r"
+    size = rank_option = "r"
 
     def __post_init__(self) -> None:
         if self.r < 1:

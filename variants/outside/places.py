@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -10,8 +11,14 @@ from pathlib import Path
 
 from variants.errors import UserError, first_line
 
+_PLACED = re.compile(r"\S+\.py:\d+: ")
 PROJECT = Path(__file__).resolve().parents[1]
 """The folder of this package."""
+
+
+def place(error: BaseException, *classes: type) -> str:
+    """Where an error was raised, as ``my_file.py:12: ``; "" where no inventor's file was on the way."""
+    return f"{found}: " if (found := _place(error, classes)) else ""
 
 
 def located(error: BaseException, *classes: type) -> str:
@@ -23,9 +30,11 @@ def located(error: BaseException, *classes: type) -> str:
     said = first_line(error)
     if isinstance(error, UserError):
         said = str(error)
+        if has_place(said):
+            return said
     elif isinstance(error, SyntaxError):
         said = f"{type(error).__name__}: {error.msg}"
-    return f"{place}: {said}" if (place := _place(error, classes)) else said
+    return place(error, *classes) + said
 
 
 def definition(cls: type) -> str:
@@ -43,7 +52,15 @@ def _place(error: BaseException, classes: tuple[type, ...]) -> str:
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename in files or (not classes and _is_outside(frame.filename)):
             return f"{Path(frame.filename).name}:{frame.lineno}"
+    for file, line in reversed(re.findall(r'File "([^"]+)", line (\d+)', str(error))):  # torch.compile's
+        if file in files or (not classes and _is_outside(file)):
+            return f"{Path(file).name}:{line}"
     return ""
+
+
+def has_place(text: str) -> bool:
+    """Whether a message begins with a place."""
+    return bool(_PLACED.match(text))
 
 
 def files_of(cls: type) -> Iterator[Path]:

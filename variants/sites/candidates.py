@@ -36,6 +36,11 @@ class Candidates:
     barred: dict[str, str]
     spared: dict[str, str]
 
+    @property
+    def inside(self) -> dict[str, nn.Module]:
+        """Those of ``free`` that are in a block: what a role of the family can mean."""
+        return {path: module for path, module in self.free.items() if self.spared.get(path) != OUTSIDE}
+
 
 def candidates(model: nn.Module) -> Candidates:
     """The linear maps of a model, adapters' own apart."""
@@ -44,6 +49,7 @@ def candidates(model: nn.Module) -> Candidates:
     output = output_embedding(model)
     rows = {m.num_embeddings for m in model.modules() if isinstance(m, nn.Embedding)}
     bypassed = dict(_bypassed(model))
+    has_blocks = any(block_number(path) is not None for path, _ in model.named_modules())  # else it is one block
     free: dict[str, nn.Module] = {}
     barred: dict[str, str] = {}
     spared = dict.fromkeys(experts(model), EXPERTS)
@@ -60,7 +66,7 @@ def candidates(model: nn.Module) -> Candidates:
         else:
             free[path] = module
             out, into = kind.shape(module)
-            inside = block_number(path) is not None
+            inside = block_number(path) is not None or not has_blocks
             if module is output or _OUTPUTS.search(path) or (out in rows and not inside and not family.roles):
                 spared[path] = OUTPUT
             elif _ROUTERS.search(path) and 2 * out <= into:

@@ -114,10 +114,10 @@ def _match(model: nn.Module, maps: Candidates, name: str) -> Iterator[Site]:
     if name == "*":
         yield from (Site(module, path, path) for path, module in maps.free.items() if path not in maps.spared)
     elif name in family.maps:
-        yield from (Site(m, path, path) for path, m in maps.free.items() if _ends_with(path, family.maps[name]))
+        yield from (Site(m, path, path) for path, m in maps.inside.items() if _ends_with(path, family.maps[name]))
     elif name in family.roles:
         fused = next(each for each in family.fused if name in each.roles)
-        for path, module in maps.free.items():
+        for path, module in maps.inside.items():
             if _ends_with(path, fused.pattern):
                 yield _part(module, path, name, fused, model)
     else:
@@ -139,8 +139,8 @@ def _covers(model: nn.Module, name: str, path: str) -> bool:
 
 
 def _ends_with(path: str, pattern: str) -> bool:
-    """Whether a map in a block has a name of the family's."""
-    return block_number(path) is not None and re.search(rf"(?:^|\.)(?:{pattern})$", path) is not None
+    """Whether a map has a name of the family's."""
+    return re.search(rf"(?:^|\.)(?:{pattern})$", path) is not None
 
 
 def _part(module: nn.Module, path: str, role: str, fused: Fused, model: nn.Module) -> Site:

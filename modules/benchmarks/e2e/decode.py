@@ -14,6 +14,7 @@ import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.distributed as dist
@@ -22,7 +23,10 @@ from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from modules.benchmarks.e2e.settings import E2ESettings
+from modules.documents import read_json
+from modules.schema import between, checked
 from variants.atomic import write_atomic
+from variants.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -217,10 +221,13 @@ def _let_go() -> None:
         torch.cuda.empty_cache()
 
 
+_TOKEN = Annotated[int, between(0, 2**31 - 1)]
+
+
 def _kept(file: Path | None, rows: int) -> list[list[int]] | None:
     """The outputs in a file that an earlier try left whole."""
     try:
-        outputs = json.loads(file.read_text()) if file else None
-    except (OSError, ValueError):
+        outputs = checked(list[list[_TOKEN]], read_json(file), str(file)) if file and file.exists() else None
+    except UserError:
         return None
-    return outputs if isinstance(outputs, list) and len(outputs) == rows else None
+    return outputs if outputs is not None and len(outputs) == rows else None

@@ -54,8 +54,8 @@ def redecode(
     cls = named_in(folder, config.variant, config.code, variant)
     config.training |= given
     config.reference = config.reference or reference
-    config.backbone["spec"] = model or config.backbone["spec"]
-    config.data["spec"] = data_dir or config.data["spec"]
+    config.backbone["spec"] = model or config.backbone.get("spec", "")
+    config.data["spec"] = data_dir or config.data.get("spec", "")
     if weights_hash(place(config.backbone["spec"], E2E.embedded())[2]) != config.backbone["hash"]:
         raise UserError(f"the weights of {config.backbone['spec']} are not those that the run started from")
     prepared = E2E.prepare(config)

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from modules.documents import read_json
 from modules.efficiency.inference.timing import in_turn, ratios, synchronizer
 from modules.paths import PUBLISHED as FOLDER
 from modules.reports.papers import parameter_counts
@@ -207,11 +208,11 @@ def redraw(path: Path) -> int:
         UserError: it is no result file of this command.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = read_json(path)
         print("\n".join(as_text(result["model"], record) for record in result["settings"]))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"--draw {path}: no result file of this command: {error!r}") from None
-    draw(path.with_suffix(""), result)
+        draw(path.with_suffix(""), result)
+    except (UserError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"--draw {path}: no result file of this command: {first_line(error)}") from None
     print(f"written: {path.with_suffix('.png')} {path.with_suffix('.svg')}")
     return 0
 

@@ -32,7 +32,7 @@ def build(results: Iterable[RunResult], benchmark: Benchmark, published: Sequenc
     names = data_names(ordered)
     for run in ordered:
         if run.benchmark == benchmark.name and run.task in benchmark.tasks:
-            place = (run.backbone["source"], run.backbone["name"], str(run.backbone["hash"]))
+            place = tuple(str(run.backbone.get(key, "")) for key in ("source", "name", "hash", "frozen"))
             groups.setdefault((*place, *names[run.data["source"], run.data["name"]]), []).append(run)
     sections = []
     for (*_, source, name), runs in sorted(groups.items()):

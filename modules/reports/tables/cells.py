@@ -20,6 +20,8 @@ def title(section: Section) -> str:
     elif short_name(name) != benchmark.paper_model:
         same_family = benchmark.family.replace("-", "").lower() in short_name(name).lower()
         name += f" (not {benchmark.paper_model if same_family else benchmark.family})"
+    if parts := section.backbone.get("frozen"):
+        name += f", {parts.replace(',', ' and ')} frozen"
     return f"{name} on {section.data['name']}"
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from modules.documents import modified, read_yaml
-from modules.reports.tables.published_files import LatencyFile, Model, ParametersFile, PublishedRow, Score
-from modules.schema import built
+from modules.reports.tables.published_files import LatencyFile, Model, ParametersFile, PublishedRow, RankOptions, Score
+from modules.schema import built, checked
 from variants.errors import UserError
 
 __all__ = [
@@ -140,6 +140,8 @@ def _row(head: dict[str, Any], row: Any, where: str) -> PublishedRow:
     if not all(isinstance(part, dict) for part in parts):
         raise UserError(f"{where}: a row, and its metrics, are keys and values")
     result = built(PublishedRow, {**head, **row, "metrics": {**parts[0], **parts[1]}}, where)
+    if result.benchmark == "rank":
+        checked(RankOptions, result.options, f"{where}: options")
     if result.mark not in ("run", "copied"):
         raise UserError(f"{where}: mark is 'run' or 'copied', got {result.mark!r}")
     if nameless := sorted((set(result.scores) | set(result.spread)) - set(result.metrics)):

@@ -62,6 +62,13 @@ class PublishedRow:
     remarks: tuple[str, ...] = ()
 
 
+class RankOptions(TypedDict):
+    """What a row of a study of ranks is told by (benchmark `rank`)."""
+
+    target: str
+    r: int
+
+
 class _Model(TypedDict):
     config: dict[str, Any]
 

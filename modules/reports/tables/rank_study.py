@@ -74,9 +74,10 @@ def _trained(row: Row) -> frozenset:
 
 def _where(row: Row) -> tuple[str, int] | None:
     """(target, r) of a row; None where its runs differ in them."""
-    found = {(run.variant_config.get("target"), run.variant_config.get("r")) for run in row.runs}
-    target, r = next(iter(found))
-    return (target_name(target), int(r)) if len(found) == 1 and target and r else None
+    found = [(run.variant_config.get("target"), run.variant_config.get("r")) for run in row.runs]
+    target, r = found[0]
+    known = isinstance(target, str) and isinstance(r, (int, float)) and target and r
+    return (target_name(target), int(r)) if known and found.count(found[0]) == len(found) else None
 
 
 def grid(study: RankStudy, section: Section) -> list[list[str]]:

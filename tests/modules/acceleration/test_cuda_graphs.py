@@ -154,6 +154,7 @@ def test_only_adapters_get_a_lowered_base(command, tmp_path, monkeypatch):
      ({"accelerator": "cpu"}, "auto", False), ({"num_nodes": 2}, "auto", False)],
 )  # fmt: skip
 def test_where_graphs_are_used(command, monkeypatch, trainer, compile, wanted):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # two machines need a launcher
     (run,) = planned(command, trainer=trainer, compile=compile)
     assert not acceleration.uses_graphs(run, "32-true") or torch.cuda.is_available()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)

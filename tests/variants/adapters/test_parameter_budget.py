@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+from dataclasses import dataclass
 from functools import lru_cache
 
 import pytest
 import torch
+from torch import nn
 
 from tests.support.models import MODELS
-from variants import LoRA, Variant, VariantError, attach, resolve
+from variants import AdapterLayer, LoRA, Variant, VariantError, attach, resolve
 from variants.adapters.parameter_budget import fit, parse
+from variants.layer import LowRank
 
 SIZES = {name: 60 for name in ("adapter_h", "adapter_l", "adapter_p", "adapter_d")} | {
     **dict.fromkeys(("lora", "dora", "adalora"), 16),
@@ -87,3 +91,75 @@ def test_fitting_leaves_the_generators_alone_and_a_variant_from_outside_without_
     assert torch.equal(torch.get_rng_state(), before)
     with pytest.raises(VariantError, match="outside has no size"):
         fit(meta(), Outside(), 1000)
+
+
+class FrozenSidesLayer(AdapterLayer):
+    """LoRA-XS: r x r values between the r first singular vectors of the weight; no check of r."""
+
+    def __init__(self, site, config, rng):
+        super().__init__(site, config)
+        self.register_buffer("A", torch.eye(site.in_features)[: config.r])
+        self.register_buffer("B", torch.eye(site.out_features)[:, : config.r])
+        self.R = nn.Parameter(torch.zeros(config.r, config.r))
+
+    def low_rank(self):
+        return LowRank(self.A, self.B, inner=self.R)
+
+
+class FrozenSides(LoRA):
+    layer = FrozenSidesLayer
+
+
+class CutLayer(FrozenSidesLayer):
+    """PiSSA's: what there is of r singular vectors."""
+
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.R = nn.Parameter(self.A.clone())
+        del self.A, self.B
+
+    def low_rank(self):
+        return LowRank(self.R, self.R.T)
+
+
+class Cut(LoRA):
+    layer = CutLayer
+
+
+@dataclass
+class Even(LoRA):
+    """HRA's rank."""
+
+    step: int = 2
+
+    def __post_init__(self):
+        if self.r % self.step:
+            raise ValueError(f"r must be a multiple of {self.step}, not {self.r}")
+
+
+class Shrinks(LoRA):
+    def sized(self, size):
+        return dataclasses.replace(self, r=max(1, 16 // size))
+
+
+@pytest.mark.parametrize(
+    ("variant", "budget", "size"),
+    [
+        (FrozenSides(), 10**6, 16),  # --budget 1M picked r=354 on maps of 128 x 128, which crashed
+        (FrozenSides(), 4 * 7 * 7, 7),
+        (Cut(), 10**6, 16),  # r=500 was reported and 128 trained
+        (Even(r=2), 10**6, 16),
+        (Even(r=2), 128 * 7, 6),  # r=7 is none; of two equally near, the smaller
+        (Even(r=3, step=3), 128 * 11, 12),
+        (Even(r=8, step=8), 1, 8),
+    ],
+)
+def test_a_size_that_the_method_cannot_have_is_not_picked(variant, budget, size) -> None:
+    fitted, counted = fit(meta(), variant, budget)
+    assert fitted.r == size and counted == attach(MODELS["roberta"](), fitted).count()["adapter"]
+
+
+def test_where_no_size_fits_the_methods_own_reason_is_said() -> None:
+    with pytest.raises(VariantError, match="even fits at no r from 1 to 256: r must be a multiple of 300"):
+        fit(meta(), Even(r=300, step=300), 1000)
+    assert fit(meta(), Shrinks(), 10**6)[1] == 2048, "more of its size is less"

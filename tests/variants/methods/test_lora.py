@@ -1,15 +1,20 @@
 """LoRA against PEFT, on slices of a fused map, and its published sizes."""
 
 import math
+from dataclasses import dataclass
 
 import peft
 import pytest
 import torch
 from torch import nn
 
-from tests.support.models import MODELS
+import variants
+from tests.support.models import MODELS, inputs
 from tests.support.parity import MAPS, adapter_size, compare, off, pair
-from variants import LoRA, VariantError, attach
+from tests.support.tiny import train
+from variants import AdaLoRA, DoRA, LoRA, VariantError, attach
+from variants.methods.lora import LoRALayer
+from variants.sites.targets import find_sites
 
 
 @pytest.mark.parametrize("rslora", [False, True])
@@ -124,3 +129,38 @@ def test_published_sizes(backbone, r, size):
 def test_what_cannot_work_is_refused(options, part):
     with pytest.raises(VariantError, match=part):
         attach(MODELS["roberta"](), LoRA(**options))
+
+
+@pytest.mark.parametrize("variant", [LoRA, DoRA])
+def test_a_rank_may_exceed_one_narrow_map(variant) -> None:
+    """diffusers #4593: few heads of keys, a gate. It computes and merges; above every map it is refused."""
+    with pytest.warns(
+        UserWarning, match=r"r=12 is above the smaller side of 4 of 14 maps, such as .*k_proj \(8 x 16\)"
+    ):
+        adapted = attach(MODELS["llama"](), variant(r=12, target="all-linear"))
+    train(adapted.trained(), 1)
+    batch = inputs("llama")
+    with torch.no_grad():
+        before = adapted.model(**batch).logits
+        adapted.merge()
+        assert torch.allclose(adapted.model(**batch).logits, before, atol=1e-4)
+    with pytest.raises(VariantError, match="r=12 is more than .*k_proj allows"):
+        attach(MODELS["llama"](), variant(r=12, target="k,v"))
+
+
+class OwnLayer(LoRALayer):
+    """Stands for one that takes r singular vectors of the weight."""
+
+
+@dataclass
+class Own(LoRA):
+    rank: int = 3  # a name that methods have
+    layer = OwnLayer
+
+
+def test_a_method_that_needs_a_rank_within_the_map_can_say_so() -> None:
+    with pytest.raises(VariantError, match="r=12 is more than .*k_proj allows"):
+        attach(MODELS["llama"](), Own(r=12, target="all-linear"))
+    with pytest.raises(VariantError, match="init_r=12 is more than .*k_proj allows: its matrix is 8 x 16"):
+        attach(MODELS["llama"](), AdaLoRA(init_r=12, target="all-linear"))
+    assert variants.check_rank(8, find_sites(MODELS["llama"](), "k")[0]) == 8

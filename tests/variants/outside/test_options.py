@@ -15,6 +15,7 @@ import pytest
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main as glue
+from modules.experiments.config_files import expanded
 from modules.experiments.flags import make_parser
 from modules.experiments.wishes import Wishes
 from variants import LoRA, VariantError
@@ -132,7 +133,7 @@ def test_a_flag_means_the_same_in_both_commands(line: str, name: str, value: Any
 def test_options_in_a_config_file_are_read_as_flags_are(tmp_path: Path) -> None:
     cls = resolve(SPEC)
     (tmp_path / "c.yaml").write_text("r: 4\nkind: SECOND\nranks: [4]\ninner:\n  depth: 9\nlimit: null\nalpha: 5e-1\n")
-    flags = make_parser(cls, GLUE).parse_args(["--config", str(tmp_path / "c.yaml"), "--r", "5"])
+    flags = make_parser(cls, GLUE).parse_args(expanded(["--config", str(tmp_path / "c.yaml"), "--r", "5"]))
     built = build(cls, Wishes.of(flags, GLUE, cls).options)
     assert (built.r, built.kind.name, built.ranks, built.inner.depth, built.alpha) == (5, "SECOND", [4], 9, 0.5)
 

@@ -33,7 +33,7 @@ def test_paper_and_official_differ_where_they_say(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(E2E.configs.glob("*/*.yaml")), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_recipe_is_whole(path):
-    for variant in load_recipe_file(path, E2E)["variants"]:
+    for variant in load_recipe_file(path, E2E).variants:
         recipe = load_recipe(path.parent.name, path.stem, variant, "e2e", E2E)
         assert {"lr", "batch_size", "epochs", "max_length", "beams", "length_penalty"} <= recipe.training.keys()
 

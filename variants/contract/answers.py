@@ -1,0 +1,128 @@
+"""What a variant says of itself must be so: that it trains, token by token, its figures, groups and size."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import torch
+from torch import Tensor
+
+from variants.adapters.answers import figures
+from variants.contract.base import Broken, property_of, require
+from variants.contract.models import NotApplicable, Subject, distance, no_layers, optimizer_steps, own, target_outputs
+from variants.layer import AdapterLayer
+from variants.outside.places import located
+from variants.variant import BaseVariant
+
+
+def overrides(subject: Subject, *names: str) -> bool:
+    """Whether the variant writes one of these functions itself."""
+    return any(getattr(type(subject.variant), name) is not getattr(BaseVariant, name) for name in names)
+
+
+@property_of("something trains")
+def something_trains(subject: Subject) -> None:
+    """It trains more than the task head: else every other property would say nothing."""
+    if not own(subject.attached()):
+        if subject.variant.layer is None and not overrides(subject, "trainable", "attach"):
+            raise NotApplicable("it trains the head alone")
+        raise Broken("it finds nothing to train in the models of this suite: trainable() or sites() name nothing there")
+
+
+@property_of("per token")
+@torch.no_grad()
+def per_token(subject: Subject) -> str | None:
+    """A layer that says so gives each token the output that it has alone: batches are then packed without padding."""
+    adapted, seen = subject.trained(), {}
+    handles = [
+        layer.site.module.adapter.register_forward_pre_hook(
+            lambda module, args, layer=layer: seen.setdefault(layer, args)
+        )
+        for layer in adapted.layers
+    ]
+    adapted.model(subject.inputs())
+    for handle in handles:
+        handle.remove()
+    if no_layers(subject) or any(hasattr(layer, "lengthen") for layer in adapted.layers):
+        raise NotApplicable("it has no layer that acts on tokens")
+    depends = [f"{type(x).__name__}: {reason}" for x, a in seen.items() if x.per_token and (reason := _mixes(x, *a))]
+    require(not depends, f"per_token is True, and {depends[0] if depends else ''}: take it back, or rows get mixed up")
+    plain = [layer for layer in seen if not layer.per_token and not hasattr(layer, "pre")]
+    if plain and not any(_mixes(layer, *seen[layer]) for layer in plain):
+        return "declare per_token = True in the layer: batches are then packed without padding, which is faster"
+    return None
+
+
+def _mixes(layer: AdapterLayer, x: Tensor, y: Tensor) -> str:
+    """How a token's output depends on other tokens, in words; "" where it does not."""
+    if x.ndim != 3 or y.ndim != 3:
+        return "its input is no sequence of tokens"
+    for mode in (False, True):
+        layer.train(mode)
+        try:
+            whole = layer(x, y)
+            if not torch.equal(whole, layer(x, y)):
+                continue  # it draws random numbers while it trains
+            fewer, flat = layer(x[:2, 1:3], y[:2, 1:3]), layer(x.flatten(0, 1), y.flatten(0, 1))
+        except (RuntimeError, IndexError, ValueError):
+            return "it does not take tokens without a batch around them"
+        allowed = 1e-5 * (1 + whole.abs().max().item())
+        if max(distance(fewer, whole[:2, 1:3]), distance(flat.view_as(whole), whole)) > allowed:
+            return "a token's output depends on other tokens"
+    return ""
+
+
+@property_of("metrics")
+def metrics(subject: Subject) -> None:
+    """Figures for dashboards and results are numbers, at the start and after steps."""
+    if not overrides(subject, "metrics"):
+        raise NotApplicable("it has none")
+    adapted, x = subject.attached(), subject.inputs()
+    for _ in range(2):
+        _, wrong = figures(subject.variant, adapted.layers)
+        require(not wrong, f"{wrong[0] if wrong else ''}: give numbers, such as float(tensor.sum())")
+        optimizer_steps(adapted, x, target_outputs(subject, x), 2, lr=1e-2)
+
+
+@property_of("groups")
+def groups(subject: Subject) -> str | None:
+    """Optimizer groups hold each trained tensor once, with rates that follow the run's."""
+    if not overrides(subject, "param_groups"):
+        raise NotApplicable("they are the usual ones")
+    one, two = (subject.attached().param_groups(rate) for rate in (1e-3, 2e-3))
+    rates = [(float(a["lr"]), float(b["lr"])) for a, b in zip(one, two, strict=True)]
+    require(all(math.isfinite(a) and a >= 0 for a, _ in rates), "a group's lr is no rate: param_groups(layers, lr)")
+    if any(a == b != 0 for a, b in rates):
+        return "a group keeps its rate whatever --lr says: give it as a multiple of lr, if that is not meant"
+    return None
+
+
+@property_of("size")
+def size(subject: Subject) -> None:
+    """The option that a budget sets grows what trains, and is refused where the map has no room for it."""
+    variant = subject.variant
+    if not variant.size:
+        raise NotApplicable("no option of it is its size")
+    known = [f.name for f in dataclasses.fields(variant)]
+    name = variant.size
+    require(name in known or overrides(subject, "sized"), f"size = {name!r}, which is none of {', '.join(known)}")
+    counts: dict[int, int] = {}
+    current = getattr(variant, name, 1)
+    for wanted in (current, 2 * current, 3 * current, 4 * subject.width, 8 * subject.width):
+        try:
+            sized = variant.sized(wanted)
+            adapted = dataclasses.replace(subject, variant=sized).trained()
+        except (ValueError, AssertionError):  # its own refusal
+            continue
+        counts[wanted] = len_of = sum(t.numel() for t in own(adapted).values())
+        smaller = [k for k in counts if k < wanted]
+        if smaller and len_of <= counts[smaller[-1]]:
+            beyond = wanted > subject.width
+            hint = f"check_rank({name}, site) refuses it" if beyond else "a budget needs a size that grows it"
+            require(False, f"{name}={wanted} trains {len_of} parameters, no more than {name}={smaller[-1]}: {hint}")
+        try:
+            adapted.model(subject.inputs())
+        except Exception as error:
+            refuse = "refuse it, as check_rank(r, site) does"
+            raise Broken(f"{name}={wanted} is accepted and fails in a pass ({located(error)}): {refuse}") from error
