@@ -28,6 +28,13 @@ class Room:
             known = ", ".join(families(takes_prefix=True))
             where = model_type(backbone) or type(backbone).__name__
             raise VariantError(f"a prefix is known for {known}, not for {where}")
+        window, longest = (getattr(backbone.config, key, None) for key in ("sliding_window", "max_position_embeddings"))
+        if window and longest and longest + length > window:
+            name = model_type(backbone)
+            raise VariantError(
+                f"a prefix falls out of the sliding window of {name}: behind {window} tokens none sees it; "
+                f"if your texts are shorter, say so: config.max_position_embeddings = {window - length}"
+            )
         self.backbone = backbone
         self.start, self.length = int(family.pools_first_token), length
         self.present = True  # not while a model decodes token by token behind its cache, which holds the prefix already

@@ -56,6 +56,16 @@ def test_prefixes_work_behind_a_cache_of_other_decoders(name, variant) -> None:
     assert torch.equal(*texts) and not close(logits(model, batch), plain)
 
 
+def test_a_prefix_must_stay_in_sight() -> None:
+    """peft #2821 and PR 3205: tokens that a sliding window away from the prefix do not see it."""
+    model, ids, mask = decoder("mistral")
+    model.config.sliding_window, model.config.max_position_embeddings = 16, 64
+    with pytest.raises(VariantError, match="prefix falls out of the sliding window of mistral: behind 16 tokens"):
+        attach(model, PrefixTuning(p=P))
+    model.config.max_position_embeddings = 16 - P
+    attach(model, PrefixTuning(p=P))
+
+
 def test_a_prefix_needs_room() -> None:
     model = MODELS["roberta"]()  # 40 positions, of which RoBERTa leaves two out
     batch = inputs("roberta", length=30)
