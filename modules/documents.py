@@ -99,11 +99,14 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def check_yaml(text: str, name: str) -> None:
-    """Raise UserError where a text, read as YAML, would be too much; that it may be no YAML at all is no matter."""
+    """Raise UserError where a text, read as YAML, is too much, or an object; that it may be no YAML is no matter."""
     import yaml
 
     try:
-        _bounded(yaml.parse(text, Loader=yaml.SafeLoader))
+        events = list(yaml.parse(text, Loader=yaml.SafeLoader))
+        if tag := next((event.tag for event in events if getattr(event, "tag", None)), None):
+            raise _Unfit(f"the tag {tag[:60]} makes no value")
+        _bounded(events)
     except _Unfit as error:
         raise UserError(f"{name}: {error}") from None
     except (yaml.YAMLError, ValueError):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
-from variants.sites.architectures import ARCHITECTURES, architecture_of, model_type
+from variants.sites.architectures import architecture_of, model_type
+from variants.sites.misses import families
 from variants.sites.site import ModuleSite
 
 
@@ -24,7 +25,7 @@ class Room:
     def __init__(self, backbone: nn.Module, length: int) -> None:
         family = architecture_of(backbone)
         if not family.names or not family.takes_prefix:
-            known = ", ".join(name for name, row in ARCHITECTURES.items() if row.takes_prefix)
+            known = ", ".join(families(takes_prefix=True))
             where = model_type(backbone) or type(backbone).__name__
             raise VariantError(f"a prefix is known for {known}, not for {where}")
         self.backbone = backbone

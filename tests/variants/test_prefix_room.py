@@ -73,3 +73,14 @@ def test_a_prefix_needs_room() -> None:
 def test_prefixes_name_the_architectures_they_know(name) -> None:
     with pytest.raises(VariantError, match=f"a prefix is known for bert, .*llama, .*, not for {name}"):
         attach(MODELS[name](), PrefixEmbed(p=2))
+
+
+def test_a_family_under_another_name_is_not_taken_for_granted() -> None:
+    """transformers #34312: its maps have names, but whether its cache takes a prefix was not tried; one short line."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = MixtralForCausalLM(MixtralConfig(**sizes, num_key_value_heads=2, intermediate_size=24))
+    with pytest.raises(VariantError, match="a prefix is known for bert, .*, not for mixtral") as error:
+        attach(model, PrefixTuning(p=2))
+    assert len(str(error.value)) < 300

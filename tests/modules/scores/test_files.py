@@ -41,3 +41,11 @@ def test_mistakes_are_one_line(tmp_path, references, outputs, message):
     with pytest.raises(UserError, match=message.replace("(", r"\(")) as error:
         score(*files.read(tmp_path / references[0], tmp_path / outputs[0]))
     assert "\n" not in str(error.value)
+
+
+def test_a_byte_order_mark_in_plain_text_is_no_part_of_a_word(tmp_path):
+    """It would lower BLEU without a word: 0.75 for 1.0."""
+    plain, marked = tmp_path / "plain.txt", tmp_path / "marked.txt"
+    plain.write_text("The Eagle is a pub.\n")
+    marked.write_bytes(b"\xef\xbb\xbf" + plain.read_bytes())
+    assert files.read(marked, marked) == files.read(plain, plain)

@@ -139,3 +139,18 @@ def test_stanfords_tokens_of_the_e2e_sets(name):
     theirs = [line.rstrip(" ") for line in java.stanford(lines)]
     assert len(lines) > 4500
     assert [(a, b, c) for a, b, c in zip(lines, theirs, tokenize(lines), strict=True) if b != c] == []
+
+
+@pytest.mark.parametrize("unit", ["%", "<!a ", "A$", "a@", "www.1", "1a.", "A,", ",~", "'a"])
+def test_time_grows_as_the_text_does(unit):
+    """Long lines of symbols took time as the square of their length: 0.9 MB over 100 s."""
+    started = time.perf_counter()
+    tokenize([(unit * 40_000)[:40_000]])
+    assert time.perf_counter() - started < 10
+
+
+def test_a_pattern_that_looks_far_is_tried_where_it_can_match():
+    text = "a%b.com x@y.z %%a.b.edu/c,d a.b-c www.x.co/y e-mail.txt, %..com z@ 1a.2b.pdf."
+    assert tokenize([text]) == [
+        "a%b.com x@y.z %%a.b.edu/c,d a.b-c www.x.co / y e-mail . txt , % . . com z @ 1a.2b.pdf ."
+    ]

@@ -1,0 +1,45 @@
+"""Options of lightning.Trainer: each works or is refused by one line."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from modules.runs.trainer_options import LAUNCHED, check_trainer
+from variants.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"devices": 0}, "devices must be a number from 1"),
+        ({"devices": ""}, "devices must be a number from 1"),
+        ({"max_steps": 5}, "max_steps is set by this project; use --epochs"),
+        ({"limit_val_batches": 0}, "limit_val_batches must be a share above 0"),
+        ({"limit_train_batches": 0.0}, "limit_train_batches must be a share above 0"),
+        ({"check_val_every_n_epoch": 2}, "check_val_every_n_epoch is set by this project"),
+        ({"accumulate_grad_batches": 0}, "accumulate_grad_batches must be a whole number from 1, not 0"),
+        ({"overfit_batches": 1}, "overfit_batches is set by this project; use --trainer.limit_train_batches"),
+        ({"accelerator": "bogus"}, "accelerator must be one of auto, gpu, cpu"),
+        ({"log_every_n_steps": 0}, "log_every_n_steps must be a whole number from 1"),
+        ({"num_nodes": 3}, "alone would wait for the other machines for ever"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_an_option_that_cannot_work_is_refused(monkeypatch, options, says):
+    for name in LAUNCHED:
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match=says):
+        check_trainer(options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="accelerator gpu: there is none on this machine"):
+        check_trainer({"accelerator": "gpu"})
+
+
+def test_options_that_work(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "here")
+    check_trainer({"devices": "0,1", "accelerator": "cpu", "num_nodes": 2, "limit_train_batches": 0.5, "precision": 16})
+    check_trainer({"devices": -1, "limit_val_batches": 3, "accelerator": "auto"})
