@@ -108,6 +108,7 @@ class Benchmark:
     later_tasks: ClassVar[tuple[str, ...]] = ()  # those that the papers start from it
 
     reading: ClassVar[str]  # how to read the table
+    published_scores: ClassVar[str] = ""  # how the papers' scores were made, where ours are made otherwise
     scored_on: ClassVar[str] = "dev"  # the split of the table's figures
     official_rows: ClassVar[Mapping[str, tuple[int, int]]]  # (train, scored) rows of the official splits, by task
     metric_words: ClassVar[Mapping[str, str]] = {}

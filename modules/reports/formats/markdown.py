@@ -36,7 +36,7 @@ from modules.runs.results import RunResult
 
 def to_markdown(sections: Sequence[Section], benchmark: Benchmark) -> str:
     """The whole file: how to read it, then a table with notes for each section."""
-    parts = [f"# {benchmark.title}", benchmark.reading]
+    parts = [f"# {benchmark.title}", benchmark.reading, *filter(None, [benchmark.published_scores])]
     if not sections:
         parts.append("There are no runs yet.")
     for section in sections:
