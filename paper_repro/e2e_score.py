@@ -5,8 +5,9 @@
     python paper_repro/e2e_score.py --runs results --data_dir E2E_CSVS     # finished runs anew, into their result files
 
 The numbers are those of the challenge's own scorer (tuetschek/e2e-metrics, default options), to all four decimals that
-it prints: BLEU and NIST of mteval-v13a, and METEOR 1.5, ROUGE-L and CIDEr of the COCO caption tools. METEOR needs Java
-and the extra e2e (pip install -e ".[e2e]"); without them it stays empty and the others are the same.
+it prints: BLEU and NIST of mteval-v13a, METEOR 1.5, ROUGE-L and CIDEr of the COCO caption tools, and as NIST_python the
+NIST of its option -p, which the LoRA authors' command has. METEOR needs Java and the extra e2e (pip install
+-e ".[e2e]"); without them it stays empty and the others are the same.
 
 REFS     plain text: the references of one input on consecutive lines, a blank line between two inputs (without blank
          lines, one reference per input); or a .csv or .tsv whose header names an input column (mr) and a reference

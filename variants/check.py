@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from variants.errors import UserError, exit_code
-from variants.outside.options import add_options, build, given
+from variants.outside.options import add_options, build, given, opened
 from variants.outside.places import definition, has_place, located
 from variants.registry import resolve
 from variants.variant import BaseVariant
@@ -159,7 +159,7 @@ def parse(argv: list[str]) -> tuple[BaseVariant, list[str]]:
         parser.parse_args(argv)
     cls = resolve(argv[0])
     add_options(parser, cls)
-    flags = vars(parser.parse_args(argv))
+    flags = vars(parser.parse_args(opened(argv, cls)))
     only = [name for words in flags["only"] or [] for name in words.split(",")]
     if unknown := [name for name in only if name not in properties()]:
         raise UserError(f"there is no property {unknown[0]!r}; they are {', '.join(properties())}")

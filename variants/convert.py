@@ -61,8 +61,11 @@ def convert(
     from variants import formats
     from variants.formats import loralib, peft
     from variants.formats import native as files
+    from variants.formats.boundary import refusing
 
-    if Path(target).exists() and Path(target).resolve() == Path(source).resolve():
+    with refusing(f"cannot write {target}"):
+        same = Path(target).exists() and Path(target).resolve() == Path(source).resolve()
+    if same:
         raise VariantError(f"{target} is the source itself: choose another place")
     if as_lora and to != "peft":
         raise VariantError(f"--as lora is for --to peft, not for {to}")

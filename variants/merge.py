@@ -54,8 +54,11 @@ def merge(
 
     from variants import base_model as base
     from variants import formats
+    from variants.formats.boundary import refusing
 
     out = Path(out)
+    with refusing(f"cannot write {out}"):
+        out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise VariantError(f"{out} exists already: choose another folder, or empty it")
     adapted = formats.load(base.load_model(model, adapter), adapter, alpha=alpha, variant=variant)
@@ -64,7 +67,6 @@ def merge(
         raise VariantError(f"{adapter} is not merged: {broken[0]} has values that are not finite (NaN or infinity)")
     adapted.shrink()  # what was pruned adds nothing
     difference = adapted.merge()
-    out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         whole = Path(temporary) / "model"
         with base.quiet():
@@ -99,7 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     def command() -> int:
-        difference = merge(given.adapter, given.model, given.out, given.alpha, given.variant)
+        from variants.formats.boundary import refusing
+
+        with refusing(f"cannot write {given.out}"):
+            difference = merge(given.adapter, given.model, given.out, given.alpha, given.variant)
         print(f"{given.out}: merged; largest difference of a map's output {difference:.1e}")
         return 0
 

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
-from variants.sites.architectures import ARCHITECTURES, architecture_of, model_type
+from variants.sites.architectures import architecture_of, model_type
+from variants.sites.misses import families
 from variants.sites.site import ModuleSite
 
 
@@ -24,9 +25,16 @@ class Room:
     def __init__(self, backbone: nn.Module, length: int) -> None:
         family = architecture_of(backbone)
         if not family.names or not family.takes_prefix:
-            known = ", ".join(name for name, row in ARCHITECTURES.items() if row.takes_prefix)
+            known = ", ".join(families(takes_prefix=True))
             where = model_type(backbone) or type(backbone).__name__
             raise VariantError(f"a prefix is known for {known}, not for {where}")
+        window, longest = (getattr(backbone.config, key, None) for key in ("sliding_window", "max_position_embeddings"))
+        if window and longest and longest + length > window:
+            name = model_type(backbone)
+            raise VariantError(
+                f"a prefix falls out of the sliding window of {name}: behind {window} tokens none sees it; "
+                f"if your texts are shorter, say so: config.max_position_embeddings = {window - length}"
+            )
         self.backbone = backbone
         self.start, self.length = int(family.pools_first_token), length
         self.present = True  # not while a model decodes token by token behind its cache, which holds the prefix already

@@ -50,6 +50,7 @@ class Column:
         metric: the score's name in a run's `test` figures; None for the dev metric that the run itself names.
         scale: printed figure = scale x score.
         digits: after the decimal point.
+        second: whether it is another form of a score: shown where a run has it, and never compared.
     """
 
     key: str
@@ -58,6 +59,7 @@ class Column:
     metric: str | None = None
     scale: float = 100.0
     digits: int = 1
+    second: bool = False
 
 
 @dataclass
@@ -106,6 +108,7 @@ class Benchmark:
     later_tasks: ClassVar[tuple[str, ...]] = ()  # those that the papers start from it
 
     reading: ClassVar[str]  # how to read the table
+    published_scores: ClassVar[str] = ""  # how the papers' scores were made, where ours are made otherwise
     scored_on: ClassVar[str] = "dev"  # the split of the table's figures
     official_rows: ClassVar[Mapping[str, tuple[int, int]]]  # (train, scored) rows of the official splits, by task
     metric_words: ClassVar[Mapping[str, str]] = {}

@@ -6,13 +6,15 @@ import dataclasses
 import difflib
 import os
 import re
+import sys
 import typing
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from modules.benchmarks.base import Benchmark
 from modules.runs.config import COMPILE
 from variants.errors import UserError
-from variants.outside.options import add_options
+from variants.outside.options import add_options, opened
 from variants.registry import BUILT_IN, names, outline
 
 if TYPE_CHECKING:
@@ -26,6 +28,9 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
             raise UserError(_explain(message, self)) from ex
+
+        def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
+            return super().parse_args(opened(sys.argv[1:] if args is None else args, cls), *rest, **options)
 
     parser = Parser(
         prog=benchmark.script,

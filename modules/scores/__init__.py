@@ -2,8 +2,8 @@
 
     values, missing = score(outputs, references)
 
-`mteval` has BLEU and NIST, `coco` ROUGE-L and CIDEr on captions tokenised by `ptb`, `java` METEOR and Stanford's
-tokeniser; `files` reads the scorer's formats. None of them needs torch.
+`mteval` has BLEU and NIST, `nist_python` the NIST of the scorer's option -p, `coco` ROUGE-L and CIDEr on captions
+tokenised by `ptb`, `java` METEOR and Stanford's tokeniser; `files` reads the scorer's formats. None needs torch.
 
 The definition is `measure_scores.py` of https://github.com/tuetschek/e2e-metrics with its default options.
 """
@@ -15,6 +15,7 @@ from functools import lru_cache
 from importlib import metadata
 
 from modules.scores import coco, java, mteval, ptb
+from modules.scores.nist_python import nist_python
 from variants.errors import UserError
 
 Corpus = tuple[list[str], list[list[str]]]
@@ -24,7 +25,7 @@ Corpus = tuple[list[str], list[list[str]]]
 def score(
     outputs: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[str, float | None], dict[str, str]]:
-    """All five scores of N outputs against N groups of references.
+    """All five scores, NIST in both of its forms, of N outputs against N groups of references.
 
     Returns:
         {name: value}: BLEU, METEOR and ROUGE-L in [0, 1], CIDEr in [0, 10], NIST from 0 up; None for a score that
@@ -88,6 +89,7 @@ def _on_captions(formula: Callable[[list[str], list[list[str]]], float]):
 FORMULAS: dict[str, Callable[[Sequence[str], Sequence[Sequence[str]]], float]] = {
     "BLEU": mteval.bleu,
     "NIST": mteval.nist,
+    "NIST_python": nist_python,
     "METEOR": _on_captions(java.meteor),
     "ROUGE_L": _on_captions(coco.rouge_l),
     "CIDEr": _on_captions(coco.cider),

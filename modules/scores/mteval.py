@@ -10,8 +10,7 @@ definition here. Its choices, on which other packages differ:
   1 / (2^k * total) with k = 1 for the first such order, 2 for the next, over the whole corpus; an order of which the
   outputs have no n-gram at all counts 1. (sacrebleu lower-cases all of Unicode and gives 0 for such outputs.)
 * NIST: 5-grams, information weights over all references, and a length penalty on the outputs' words against all
-  reference words divided by the *average number* of references (the scorer's Python variant, `-p`, averages the lengths
-  within each input instead, and differs where inputs have different numbers of references).
+  reference words divided by the *average number* of references (`nist_python` has the scorer's other form).
 * An empty output adds nothing but its reference length; an empty reference is as good as absent, except that the first
   reference of an input may still be the closest in length.
 
@@ -56,8 +55,8 @@ def bleu(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     matches, totals = [0] * (BLEU_ORDER + 1), [0] * (BLEU_ORDER + 1)
     output_words = reference_words = 0
     for output, group in _tokenized(outputs, references):
-        allowed = _most(group, BLEU_ORDER)
-        for ngram, count in _ngrams(output, BLEU_ORDER).items():
+        allowed = most(group, BLEU_ORDER)
+        for ngram, count in ngrams(output, BLEU_ORDER).items():
             totals[len(ngram)] += count
             matches[len(ngram)] += min(count, allowed[ngram])
         output_words += len(output)
@@ -80,7 +79,7 @@ def nist(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     counts: Counter[tuple[str, ...]] = Counter()
     for _, group in corpus:
         for reference in group:
-            counts.update(_ngrams(reference, NIST_ORDER))
+            counts.update(ngrams(reference, NIST_ORDER))
     reference_words = sum(count for ngram, count in counts.items() if len(ngram) == 1)
 
     def information(ngram: tuple[str, ...]) -> float:
@@ -91,17 +90,17 @@ def nist(outputs: Sequence[str], references: Sequence[Sequence[str]]) -> float:
 
     gains, totals = [0.0] * (NIST_ORDER + 1), [0] * (NIST_ORDER + 1)
     for output, group in corpus:
-        allowed = _most(group, NIST_ORDER)
-        for ngram, count in _ngrams(output, NIST_ORDER).items():
+        allowed = most(group, NIST_ORDER)
+        for ngram, count in ngrams(output, NIST_ORDER).items():
             totals[len(ngram)] += count
             if ngram in allowed:
                 gains[len(ngram)] += min(count, allowed[ngram]) * information(ngram)
     average_group = sum(sum(map(bool, group)) for _, group in corpus) / len(corpus)
     ratio = totals[1] * average_group / reference_words
-    return sum(gain / max(total, 1) for gain, total in zip(gains, totals, strict=True)) * _length_penalty(ratio)
+    return sum(gain / max(total, 1) for gain, total in zip(gains, totals, strict=True)) * length_penalty(ratio)
 
 
-def _length_penalty(ratio: float) -> float:
+def length_penalty(ratio: float) -> float:
     """1 for long outputs, 0.5 for two thirds of the references' length, falling as a Gaussian of its log (eq. 4)."""
     if not 0 < ratio < 1:
         return float(ratio >= 1)
@@ -115,16 +114,16 @@ def _tokenized(
         yield tokenize(output), [tokenize(reference) for reference in group]
 
 
-def _ngrams(words: tuple[str, ...], order: int) -> Counter[tuple[str, ...]]:
+def ngrams(words: tuple[str, ...], order: int) -> Counter[tuple[str, ...]]:
     """How often each n-gram of 1 to ``order`` words occurs."""
     return Counter(words[i : i + n] for n in range(1, order + 1) for i in range(len(words) - n + 1))
 
 
-def _most(group: list[tuple[str, ...]], order: int) -> Counter[tuple[str, ...]]:
+def most(group: list[tuple[str, ...]], order: int) -> Counter[tuple[str, ...]]:
     """The most times that any one reference has each n-gram: what an output is credited for."""
     most: Counter[tuple[str, ...]] = Counter()
     for reference in group:
-        most |= _ngrams(reference, order)
+        most |= ngrams(reference, order)
     return most
 
 

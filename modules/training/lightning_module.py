@@ -200,20 +200,29 @@ class FineTuner(LightningModule):
             with self.computation.updates():
                 self.adapted.after_step(self.trainer.global_step + 1, self.total_steps)
 
-    def on_after_backward(self) -> None:
-        """Check once that everything that trains gets a gradient.
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Check before the first step that everything that trains got a gradient.
+
+        A layer that no pass has called is only named: a router may send tokens there later.
 
         Raises:
-            UserError: a parameter has none.
+            UserError: a parameter of another layer has none, or no layer was called.
         """
         if self.trainer.global_step == 0:
             without = {id(p) for p in self.step.unused} if self.step else set()
-            trained = self.adapted.trained().items()
-            unused = [name for name, p in trained if p.grad is None or id(p) in without]
-            if unused:
+            unused = [name for name, p in self.adapted.trained().items() if p.grad is None or id(p) in without]
+            uncalled = tuple(f"{path}." for path in self.adapted.uncalled())
+            if lost := [name for name in unused if not name.startswith(uncalled)]:
                 raise UserError(
-                    f"{unused[0]} trains but gets no gradient ({len(unused)} such tensors): the model does not use it, "
+                    f"{lost[0]} trains but gets no gradient ({len(lost)} such tensors): the model does not use it, "
                     "so leave it out of the target"
+                )
+            if uncalled:
+                text = f"no pass has called {uncalled[0][:-1]} before the first step ({len(uncalled)} such layers)"
+                if len(uncalled) == len(self.adapted.layers):
+                    raise UserError(f"{text}: the model reads these weights itself, so name other maps as the target")
+                warnings.warn(
+                    f"{text}: unless a router sends tokens there later, leave it out of the target", stacklevel=2
                 )
 
     # ---- checkpoints: what trains, never the frozen backbone -------------------------------------------------

@@ -34,7 +34,7 @@ def test_plain_text_and_the_command(folder):
     assert files.read(folder / "refs.txt", folder / "out.txt") == (OUTPUTS, REFERENCES)
     done = run(folder / "refs.txt", folder / "out.txt", path=str(folder))  # a PATH without Java
     assert done.returncode == 0
-    assert done.stdout == "BLEU: 0.5586\nNIST: 4.0121\nMETEOR:\nROUGE_L: 0.7195\nCIDEr: 4.2297\n"
+    assert done.stdout == "BLEU: 0.5586\nNIST: 4.0121\nNIST_python: 5.0925\nMETEOR:\nROUGE_L: 0.7195\nCIDEr: 4.2297\n"
     assert done.stderr.count("\n") == 1 and "METEOR needs a Java runtime" in done.stderr
     found = json.loads(run(folder / "refs.txt", folder / "out.txt", "--json", path=str(folder)).stdout)
     assert found["METEOR"] is None and found["inputs"] == 8 and found["tokenizer"] == "own"

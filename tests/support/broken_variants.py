@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import torch
 import torch.nn.functional as F
@@ -69,8 +70,8 @@ class UnusedLayer(LoRALayer):
 
 @breaks("merge")
 class MergesAnotherDeltaLayer(LoRALayer):
-    def delta_weight(self):
-        return 1.01 * super().delta_weight()
+    def merged(self, weight, bias):
+        return weight + 1.01 * self.delta_weight(), bias
 
 
 @breaks("merge")
@@ -187,7 +188,7 @@ class CopiesToHostLayer(LoRALayer):
         return y + F.linear(x, self.delta_weight().cpu().to(x.device))
 
 
-@breaks("no host sync", "compile")
+@breaks("no host sync", "compile", "stacking")
 class ReadsAValueLayer(LoRALayer):
     def forward(self, x, y):
         return y if self.lora_B.abs().max().item() > 1e9 else super().forward(x, y)
@@ -204,8 +205,61 @@ class MaskedLayer(LoRALayer):
         return self.scaling * self.lora_B[:, 1:] @ self.lora_A[1:]
 
 
-@breaks("parameter count", param_groups=lambda self, layers, lr: [{"params": [x.lora_B for x in layers], "lr": lr}])
+@breaks(
+    *("groups", "parameter count", "round trip", "metrics", "learns", "accelerated", "stacking", "DDP"),
+    param_groups=lambda self, layers, lr: [{"params": [x.lora_B for x in layers], "lr": lr}],
+    metrics=lambda self, layers: {},
+)
 class LeavesOneOutLayer(LoRALayer):
+    pass
+
+
+@breaks("groups", param_groups=lambda self, layers, lr: [{"params": list(x.parameters()), "lr": 1e-2} for x in layers])
+class FixedRateLayer(LoRALayer):
+    pass
+
+
+@breaks("metrics", metrics=lambda self, layers: {"norms": torch.stack([layer.lora_B.norm() for layer in layers])})
+class MeasuresTensorsLayer(LoRALayer):
+    pass
+
+
+@breaks("size", size="rank")
+class NamesNoOptionLayer(LoRALayer):
+    pass
+
+
+@breaks("something trains", sites=lambda self, model: [], size="")
+class FindsNothingLayer(LoRALayer):
+    pass
+
+
+@breaks("per token", mergeable=False)
+class MeanOfTokensLayer(LoRALayer):
+    per_token = True
+
+    def forward(self, x, y):
+        return super().forward(x - 0.5 * x.mean(-2, keepdim=True), y)
+
+
+@breaks("stacking")
+class OwnNumberLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.own = SimpleNamespace(factor=1 + rng.initial_seed() % 7)
+
+    def delta_weight(self):
+        return self.own.factor * super().delta_weight()
+
+
+def _halve(self, model, batches):
+    with torch.no_grad():
+        for module in [m for m in model.modules() if isinstance(m, LoRALayer)]:
+            module.site.module.weight.mul_(0.5)
+
+
+@breaks("data start", init_from_data=_halve)
+class ChangesTheBaseLayer(LoRALayer):
     pass
 
 
@@ -254,7 +308,7 @@ def _shrink_by_batch(self, layers, step, total_steps):
             layer.lora_B.mul_(1 - 0.1 * layer.seen.tanh())
 
 
-@breaks("DDP", after_step=_shrink_by_batch)
+@breaks("DDP", after_step=_shrink_by_batch, stackable=False)
 class LocalStatisticsLayer(LoRALayer):
     def __init__(self, site, config, rng):
         super().__init__(site, config, rng)
@@ -270,7 +324,7 @@ ACCELERATION = find_spec("variants.acceleration") is not None
 if ACCELERATION:
     from variants.acceleration.basics.fast_paths import FORWARDS, replaces
 
-    @breaks("accelerated")
+    @breaks("accelerated", stackable=False)
     class WrongFastPathLayer(LoRALayer):
         def forward(self, x, y):
             return super().forward(x, y)

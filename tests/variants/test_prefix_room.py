@@ -56,6 +56,16 @@ def test_prefixes_work_behind_a_cache_of_other_decoders(name, variant) -> None:
     assert torch.equal(*texts) and not close(logits(model, batch), plain)
 
 
+def test_a_prefix_must_stay_in_sight() -> None:
+    """peft #2821 and PR 3205: tokens that a sliding window away from the prefix do not see it."""
+    model, ids, mask = decoder("mistral")
+    model.config.sliding_window, model.config.max_position_embeddings = 16, 64
+    with pytest.raises(VariantError, match="prefix falls out of the sliding window of mistral: behind 16 tokens"):
+        attach(model, PrefixTuning(p=P))
+    model.config.max_position_embeddings = 16 - P
+    attach(model, PrefixTuning(p=P))
+
+
 def test_a_prefix_needs_room() -> None:
     model = MODELS["roberta"]()  # 40 positions, of which RoBERTa leaves two out
     batch = inputs("roberta", length=30)
@@ -73,3 +83,14 @@ def test_a_prefix_needs_room() -> None:
 def test_prefixes_name_the_architectures_they_know(name) -> None:
     with pytest.raises(VariantError, match=f"a prefix is known for bert, .*llama, .*, not for {name}"):
         attach(MODELS[name](), PrefixEmbed(p=2))
+
+
+def test_a_family_under_another_name_is_not_taken_for_granted() -> None:
+    """transformers #34312: its maps have names, but whether its cache takes a prefix was not tried; one short line."""
+    from transformers import MixtralConfig, MixtralForCausalLM
+
+    sizes = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = MixtralForCausalLM(MixtralConfig(**sizes, num_key_value_heads=2, intermediate_size=24))
+    with pytest.raises(VariantError, match="a prefix is known for bert, .*, not for mixtral") as error:
+        attach(model, PrefixTuning(p=2))
+    assert len(str(error.value)) < 300

@@ -24,8 +24,8 @@ from variants.adapters.hooks import SiteAdapters
 from variants.adapters.stack import Stack
 from variants.layer import AdapterLayer
 
-_MAPS: WeakKeyDictionary[AdaptedModel, tuple[Adapter, tuple, list[Override]]] = WeakKeyDictionary()
-"""Of each handle: its adapter, the excluded maps, and the overrides of frozen maps and norms that hold for these."""
+_MAPS: WeakKeyDictionary[AdaptedModel, _Maps] = WeakKeyDictionary()
+"""Of each handle: the overrides of frozen maps and norms that were found last."""
 
 
 @contextmanager
@@ -92,15 +92,39 @@ def accelerated_updates(handle: AdaptedModel | Stack) -> Iterator[None]:
 
 
 def _frozen_maps(handle: AdaptedModel | Stack, exclude: tuple[nn.Module, ...]) -> list[Override]:
-    """Overrides of frozen maps that read one tensor, found once for each adapter."""
+    """Overrides of frozen maps that read one tensor, found once for each adapter and state of their weights."""
     adapter = None if isinstance(handle, Stack) else handle.adapter
     # a stack is reached from its model's modules: an entry of the table would keep it alive for good
     table, key = (vars(handle), "_frozen_maps") if isinstance(handle, Stack) else (_MAPS, handle)
-    known = table.get(key)
-    if known is None or known[0] is not adapter or known[1] != exclude:
+    known: _Maps | None = table.get(key)
+    if known is None or known.adapter is not adapter or known.exclude != exclude or known.state != known.now():
         adapted = (layer.site.module for layer in handle.layers)
-        known = table[key] = adapter, exclude, list(shared_inputs(handle.model, adapted, exclude))
-    return known[2]
+        overrides = list(shared_inputs(handle.model, adapted, exclude))
+        known = table[key] = _Maps(adapter, exclude, overrides)
+    return known.in_force()
+
+
+class _Maps:
+    """Overrides of frozen maps and norms, and what they have been found for.
+
+    Attributes:
+        adapter: of the handle.
+        exclude: the excluded maps.
+        state: what was asked of the modules then (:meth:`now`).
+    """
+
+    def __init__(self, adapter: Adapter | None, exclude: tuple[nn.Module, ...], overrides: list[Override]) -> None:
+        self.adapter, self.exclude, self.overrides = adapter, exclude, overrides
+        self.state = self.now()
+
+    def now(self) -> list:
+        """Whether the modules' parameters train, in which precision and where they are."""
+        parameters = (p for module, _, _ in self.overrides for p in module._parameters.values() if p is not None)
+        return [(p.requires_grad, p.dtype, p.device) for p in parameters]
+
+    def in_force(self) -> list[Override]:
+        """Those of modules whose forward function nobody has replaced meanwhile."""
+        return [override for override in self.overrides if "forward" not in vars(override[0])]
 
 
 def _adapters(handle: AdaptedModel | Stack, rounded: set[nn.Module]) -> Iterator[Override]:

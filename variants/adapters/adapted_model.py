@@ -13,6 +13,7 @@ from variants.adapters.switching import Switching
 from variants.errors import VariantError
 from variants.layer import full_precision
 from variants.sites.architectures import head_parameters
+from variants.sites.targets import left_out
 from variants.variant import BaseVariant
 from variants.wrappers import unwrapped
 
@@ -56,6 +57,11 @@ class AdaptedModel(Switching):
         from variants.adapters.mixed_batch import mixed
 
         return mixed(self, rows)
+
+    @property
+    def left_out(self) -> dict[str, str]:
+        """Maps that the active adapter's target covers and leaves out (all-linear does), by path -> why."""
+        return left_out(self.model, getattr(self.variant, "target", ""))
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Every parameter that the active adapter trains, layers first; names as in its file."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -16,8 +17,12 @@ from variants.adapters.late import Late, reading
 from variants.errors import VariantError, first_line
 from variants.layer import AdapterLayer, seeded
 from variants.outside.places import definition, place
+from variants.sites.misses import nearest
 from variants.sites.site import Site
+from variants.sites.targets import in_one_line, left_out
 from variants.variant import BaseVariant
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -55,11 +60,16 @@ class Adapter:
             initial: initial tensors from a file, for variants that take their first delta off the base.
         """
         known = dict(model.named_parameters())
+        if unknown := [name for name in head if name not in known]:
+            near = nearest(unknown[0], known)
+            raise VariantError(f"head names {unknown[0]!r}, which the model does not have; the nearest are {near}")
         for parameter in known.values():
             parameter.requires_grad_(False)
         sites = [site for site in variant.sites(model) if f"{site.module_path}.weight" not in head]
         if hasattr(variant, "check_sites"):
             variant.check_sites(sites)
+        if sites and log.isEnabledFor(logging.INFO) and (left := left_out(model, getattr(variant, "target", ""))):
+            log.info("%s leaves out: %s", variant.target, in_one_line(left))
         layers: dict[str, AdapterLayer] = {}
         adapter = cls(variant, seed, Late(partial(_build, variant, seed, sites), layers), layers)
         for layer, derived in _build(variant, seed, sites):

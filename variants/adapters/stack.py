@@ -102,6 +102,7 @@ class Stack(nn.Module):
     def _collect(self) -> None:
         """Stack what the adapters train and their state; note where each one has its share."""
         each = [_places(adapter.layers) for adapter in self.adapters]
+        kept = type(self.variant).after_step is BaseVariant.after_step  # nothing changes a buffer of one adapter alone
         known: dict[int, str] = {}  # a tensor that several layers share is kept once
         for name, (module, leaf) in each[0].items():
             key = known.setdefault(id(getattr(module, leaf)), name)
@@ -117,7 +118,9 @@ class Stack(nn.Module):
                 if any(t._backward_hooks for t in tensors):
                     stacked.register_hook(partial(hooked, tensors))
                 self.register_parameter(slot, stacked)
-            elif leaf in module._non_persistent_buffers_set and all(torch.equal(t, tensors[0]) for t in tensors):
+            elif (
+                kept and leaf in module._non_persistent_buffers_set and all(torch.equal(t, tensors[0]) for t in tensors)
+            ):
                 self.register_buffer(slot, tensors[0], persistent=False)
                 self._common.add(key)
             else:

@@ -125,9 +125,11 @@ def hooked(tensors: Sequence[Tensor], gradient: Tensor) -> Tensor:
 
 
 def different(layer: nn.Module, other: nn.Module) -> str | None:
-    """Name of a number or text among two modules' plain attributes, submodules included, that is not the same."""
+    """Name of a number, a text or a list of these among two modules' plain attributes, submodules included, that is not
+    the same."""
     for (path, one), (_, two) in zip(layer.named_modules(), other.named_modules(), strict=True):
         for name, value in vars(one).items():
-            if isinstance(value, (bool, int, float, str)) and value != vars(two).get(name):
+            plain = isinstance(value, (bool, int, float, str, tuple, list)) and not name.startswith("_")
+            if plain and repr(value) != repr(vars(two).get(name)):
                 return f"{path}.{name}" if path else name
     return None

@@ -86,16 +86,15 @@ def metrics(subject: Subject) -> None:
 
 
 @property_of("groups")
-def groups(subject: Subject) -> str | None:
+def groups(subject: Subject) -> None:
     """Optimizer groups hold each trained tensor once, with rates that follow the run's."""
     if not overrides(subject, "param_groups"):
         raise NotApplicable("they are the usual ones")
     one, two = (subject.attached().param_groups(rate) for rate in (1e-3, 2e-3))
     rates = [(float(a["lr"]), float(b["lr"])) for a, b in zip(one, two, strict=True)]
     require(all(math.isfinite(a) and a >= 0 for a, _ in rates), "a group's lr is no rate: param_groups(layers, lr)")
-    if any(a == b != 0 for a, b in rates):
-        return "a group keeps its rate whatever --lr says: give it as a multiple of lr, if that is not meant"
-    return None
+    kept = any(a == b != 0 for a, b in rates)
+    require(not kept, "a group keeps its rate whatever --lr says: give it as a multiple of lr, or leave it out")
 
 
 @property_of("size")

@@ -1,30 +1,17 @@
-"""Where training may start: from another run's adapter, and from values that data gives."""
+"""Training may start from values that data gives."""
 
 from __future__ import annotations
 
-import copy
 import tempfile
 
 import torch
 from torch import Tensor
 
 from variants.adapters.adapted_model import AdaptedModel
-from variants.adapters.starting import start_from
 from variants.contract.answers import overrides
 from variants.contract.base import property_of, require
 from variants.contract.models import NotApplicable, Subject, TinyText, distance
 from variants.formats.native import load, save_adapter
-
-
-@property_of("start")
-@torch.no_grad()
-def starts_from_another(subject: Subject) -> None:
-    """Started from another adapter of its kind (--mnli_init), it computes what that one does."""
-    before, x = subject.trained(), subject.inputs()
-    after = subject.attached()
-    start_from(after, copy.deepcopy(before.state_dict(trimmed=True)), "another run")
-    off = distance(after.model(x), before.model(x))
-    require(off < 1e-5, f"started from another run, the output is off by {off:.1e}: make its state persistent buffers")
 
 
 @property_of("data start")

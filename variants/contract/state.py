@@ -10,6 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from variants.adapters.starting import start_from
 from variants.contract.base import Broken, property_of, require
 from variants.contract.models import (
     NotApplicable,
@@ -52,7 +53,7 @@ def merge(subject: Subject) -> None:
 
 @property_of("round trip")
 def round_trip(subject: Subject) -> None:
-    """What was trained, saved and loaded gives the same outputs bit for bit."""
+    """What was trained, saved and loaded gives the same outputs bit for bit, also to a run that starts from it."""
     x = subject.inputs()
     adapted = subject.trained()
     optimizer_steps(adapted, x, target_outputs(subject, x), 3, lr=1e-2)
@@ -66,6 +67,11 @@ def round_trip(subject: Subject) -> None:
     allowed = 0 if whole else 1e-5  # a file without pruned rows leaves zeros out of the sums
     require(off <= allowed, f"after loading the output is off by {off:.1e}: keep state in persistent buffers")
     require(torch.equal(outputs[2], outputs[1]), "after saving and loading twice the output is another")
+    before, after = subject.trained(), subject.attached()
+    start_from(after, {k: t.clone() for k, t in before.state_dict(trimmed=True).items()}, "another run")
+    with torch.no_grad():
+        off = distance(after.model(x), before.model(x))
+    require(off < 1e-5, f"started from another run, the output is off by {off:.1e}: keep state in persistent buffers")
 
 
 @property_of("determinism")

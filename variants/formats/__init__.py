@@ -7,6 +7,7 @@ import os
 from torch import nn
 
 from variants.adapters.adapted_model import AdaptedModel
+from variants.formats.boundary import refusing
 from variants.formats.common import recognise
 from variants.variant import BaseVariant
 
@@ -28,9 +29,10 @@ def load(
     from variants.formats import loralib, peft
     from variants.formats import native as files
 
-    kind = recognise(path)
-    if kind == "loralib":
-        return loralib.load(model, path, alpha=alpha, name=name)
-    if kind == "peft":
-        return peft.load(model, path, name=name)
-    return files.load(model, path, name=name, variant=variant)
+    with refusing(f"{path} does not fit this model"):
+        kind = recognise(path)
+        if kind == "loralib":
+            return loralib.load(model, path, alpha=alpha, name=name)
+        if kind == "peft":
+            return peft.load(model, path, name=name)
+        return files.load(model, path, name=name, variant=variant)

@@ -18,7 +18,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from variants.errors import UserError, VariantError, first_line
+from variants.errors import UserError, VariantError, first_line, one_line
 from variants.outside.options import build as built
 from variants.variant import BaseVariant
 from variants.wrappers import wrapper_of
@@ -29,13 +29,16 @@ LONGEST = 2**63
 
 @contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Whatever goes wrong inside, with data that somebody else wrote, becomes a VariantError of one line."""
+    """Whatever goes wrong inside, with data that somebody else wrote, becomes a VariantError of one line; a message
+    with a name or a value out of a file, which may be of any length, is cut."""
     try:
         yield
-    except UserError:
-        raise
+    except UserError as error:
+        if one_line(error) == str(error):
+            raise
+        raise type(error)(one_line(error)) from error
     except Exception as error:  # parsers and layers fail in as many ways as data can be wrong
-        raise VariantError(f"{what}: {first_line(error)}") from error
+        raise VariantError(one_line(f"{what}: {first_line(error)}")) from error
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -123,21 +126,19 @@ def build(where: Path, cls: type[BaseVariant], options: dict[str, Any], tensors:
         VariantError: an option is unknown, of another type, or larger than the file's tensors tell.
     """
     fields = {f.name for f in dataclasses.fields(cls) if f.init}
-    try:
-        kinds = {name: kind for name, kind in typing.get_type_hints(cls).items() if name in fields}
-    except (NameError, TypeError, AttributeError):
-        kinds = {}  # names that are only imported for type checkers: the class itself must refuse what is wrong
-    largest = max((n for tensor in tensors for n in tensor.shape), default=0)
-    every = [options, *(own for own in _per_layer(where, options) if isinstance(own, dict))]
-    for own in every:
+    for own in (options, *_per_layer(where, options)):
         if unknown := [key for key in own if key not in fields]:
             raise VariantError(f"{where}: {cls.name} has other options than the file: {_shown(unknown[0])}")
-        check(where, {k: v for k, v in own.items() if v is not None or getattr(cls, k, 0) is not None}, kinds)
-        size = own.get(cls.size)
-        if isinstance(size, int) and not 0 <= size <= 16 * largest + 1024:
+    try:
+        variant = built(cls, options)
+    except VariantError as error:
+        raise VariantError(f"{where}: {error}") from error
+    largest = max((n for tensor in tensors for n in tensor.shape), default=0)
+    for own in (vars(variant), *getattr(variant, "per_layer", {}).values()):
+        size = own.get(cls.size, 0)
+        if isinstance(size, (int, float)) and not 0 <= size <= 16 * largest + 1024:
             raise VariantError(f"{where}: {cls.size}={size} is not of the file's tensors, none wider than {largest}")
-    with refusing(f"{where}: {cls.name} does not take the file's options"):
-        return built(cls, options)
+    return variant
 
 
 def _per_layer(where: Path, options: dict[str, Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError
+from variants.formats.boundary import refusing
 from variants.variant import BaseVariant
 
 FORMATS = ("ours", "peft", "loralib")
@@ -22,12 +23,13 @@ def recognise(path: str | os.PathLike) -> str:
         VariantError: it is none of them.
     """
     path = Path(path)
-    if (path / "adapter.json").is_file():
-        return "ours"
-    if (path / "adapter_config.json").is_file():
-        return "peft"
-    if path.is_file():
-        return "loralib"
+    with refusing(f"{path} cannot be read"):
+        if (path / "adapter.json").is_file():
+            return "ours"
+        if (path / "adapter_config.json").is_file():
+            return "peft"
+        if path.is_file():
+            return "loralib"
     raise VariantError(
         f"{path} is no adapter: neither a folder with adapter.json (ours) or adapter_config.json (PEFT) "
         "nor a file (loralib's state dict)"

@@ -128,12 +128,11 @@ def load(
         VariantError: the first thing in the folder that is wrong or does not fit, or (strict) another base model.
     """
     folder = Path(folder)
-    config, tensors = read_adapter(folder)
-    cls = named_in(folder, config["variant"], config.get("code"), variant, strict)
-    own = build(folder, cls, config["options"], tensors.values())
-    head = config.get("head")
-    refuse_wrapped(folder, tensors, model.model if isinstance(model, AdaptedModel) else unwrapped(model))
     with refusing(f"{folder} does not fit this model"):
+        config, tensors = read_adapter(folder)
+        cls = named_in(folder, config["variant"], config.get("code"), variant, strict)
+        own, head = build(folder, cls, config["options"], tensors.values()), config.get("head")
+        refuse_wrapped(folder, tensors, model.model if isinstance(model, AdaptedModel) else unwrapped(model))
         adapted = model if isinstance(model, AdaptedModel) else _fresh(unwrapped(model), head)
         initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
         with adapted.adding(name, own, config.get("seed", 0), initial):

@@ -8,10 +8,11 @@ from __future__ import annotations
 import argparse
 import collections.abc
 import dataclasses
+import json
 import re
 import sys
 import typing
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import MISSING, dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -206,6 +207,21 @@ def _given(option: Option, value: Any) -> Any:
 
 def _shown(value: Any) -> Any:
     return getattr(value, "name", value) if not dataclasses.is_dataclass(value) else ""
+
+
+def opened(argv: Sequence[str], cls: type) -> list[str]:
+    """A command line in which ``--inner '{depth: 3}'`` is ``--inner.depth=3``, for options that hold a dataclass."""
+    held, words, left = {f"--{o.name}" for o in options_of(cls).values() if o.inner}, [], iter(argv)
+    for word in left:
+        name, equals, text = word.partition("=")
+        if name not in held:
+            words.append(word)
+            continue
+        value = from_text(text if equals else next(left, ""), Any)
+        if not isinstance(value, Mapping):
+            raise UserError(f"{name} must be a mapping such as {{a: 1}}, not {str(value)[:60]!r}")
+        words += [f"{name}.{key}={json.dumps(v) if isinstance(v, (dict, list)) else v}" for key, v in value.items()]
+    return words
 
 
 def given(flags: Any, cls: type) -> dict[str, Any]:

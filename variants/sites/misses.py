@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 
@@ -17,6 +18,19 @@ def matches(path: str, pattern: str) -> bool:
     return fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}")
 
 
+def ends_with(path: str, pattern: str) -> bool:
+    """Whether a map has a name of the family's, a regular expression."""
+    return re.search(rf"(?:^|\.)(?:{pattern})$", path) is not None
+
+
+def covers(model: nn.Module, name: str, path: str) -> bool:
+    """Whether a role, a name or a glob is of a map, or of experts, that may not be adapted."""
+    maps = architecture_of(model).maps
+    if name in maps:
+        return ends_with(path, maps[name]) or (name in ("gate", "up", "down") and path in experts(model))
+    return name == "*" or matches(path, name)
+
+
 def no_match(part: str, model: nn.Module, maps: Candidates, words: Iterable[str]) -> str:
     """Why a part of a target finds no map.
 
@@ -27,16 +41,15 @@ def no_match(part: str, model: nn.Module, maps: Candidates, words: Iterable[str]
     if not family.roles and part in words:
         known = ", ".join(families())
         return f"target={part!r} is known for {known} only; name the maps instead, such as {_nearest(part, maps.free)}"
-    nearest = f"the nearest are {_nearest(part, maps.free, words if family.roles else ())}"
+    nearest = f"the nearest are {_nearest(part, maps.free, [word for word in words if family.roles and word != part])}"
     return f"target={part!r} matches no linear map{_instead(name, model, maps)}; {nearest}"
 
 
 def _instead(name: str, model: nn.Module, maps: Candidates) -> str:
     """What a name is of, if not of a map that can be adapted."""
-    if path := next((path for path in maps.barred if matches(path, name)), None):
+    if path := next((path for path in maps.barred if covers(model, name, path)), None):
         return f" that can be adapted: {path} {maps.barred[path]}"
-    up = name in ("gate", "up", "down") and name in architecture_of(model).roles
-    if path := next((p for p in experts(model) if up or matches(p, name) or matches(p.rpartition(".")[0], name)), None):
+    if path := next((p for p in experts(model) if covers(model, name, p) or matches(p.rpartition(".")[0], name)), None):
         return f": {path} {EXPERTS}"
     if path := next((path for path, _ in model.named_modules() if path and matches(path, name)), None):
         kind = type(model.get_submodule(path))

@@ -12,7 +12,7 @@ from variants.errors import VariantError
 from variants.sites.architectures import architecture_of
 from variants.sites.candidates import EXPERTS, HEAD, Candidates, candidates, experts
 from variants.sites.family import Fused
-from variants.sites.misses import matches, no_match
+from variants.sites.misses import covers, ends_with, matches, no_match
 from variants.sites.ranges import block_number, chosen_blocks, ranges
 from variants.sites.site import Site
 
@@ -62,13 +62,23 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
 
 def left_out(model: nn.Module, target: str) -> dict[str, str]:
     """Maps that a preset or a glob of ``target`` covers and leaves out, by path -> why; of experts, the parameters."""
+    if not target:
+        return {}
     maps = candidates(model)
     chosen = {site.module_path for site in find_sites(model, target)}
     found: dict[str, str] = {}
     for name in [name for part in _parts(target) for name in PRESETS.get(part, part).split(",")]:
         reasons = maps.barred | (maps.spared if name == "*" else dict.fromkeys(experts(model), EXPERTS))
-        found |= {path: why for path, why in reasons.items() if path not in chosen and _covers(model, name, path)}
+        found |= {path: why for path, why in reasons.items() if path not in chosen and covers(model, name, path)}
     return found
+
+
+def in_one_line(reasons: dict[str, str]) -> str:
+    """What :func:`left_out` gives, blocks together: ``lm_head is the output embedding; ...``."""
+    names: dict[str, str] = {}
+    for path, why in reasons.items():
+        names[re.sub(r"(?<=\.)\d+(?=\.)", "*", path)] = why
+    return "; ".join(f"{name} {why}" for name, why in names.items())
 
 
 def siblings(model: nn.Module) -> list[list[nn.Module]]:
@@ -81,7 +91,7 @@ def siblings(model: nn.Module) -> list[list[nn.Module]]:
         return []
     found: dict[str, list[nn.Module]] = {}
     for path, module in model.named_modules():
-        if any(_ends_with(path, family.maps[role]) for role in "qkv") and not re.search(family.cross, path):
+        if any(ends_with(path, family.maps[role]) for role in "qkv") and not re.search(family.cross, path):
             found.setdefault(path.rpartition(".")[0], []).append(module)
     return [group for group in found.values() if len(group) == 3]
 
@@ -114,11 +124,11 @@ def _match(model: nn.Module, maps: Candidates, name: str) -> Iterator[Site]:
     if name == "*":
         yield from (Site(module, path, path) for path, module in maps.free.items() if path not in maps.spared)
     elif name in family.maps:
-        yield from (Site(m, path, path) for path, m in maps.inside.items() if _ends_with(path, family.maps[name]))
+        yield from (Site(m, path, path) for path, m in maps.inside.items() if ends_with(path, family.maps[name]))
     elif name in family.roles:
         fused = next(each for each in family.fused if name in each.roles)
         for path, module in maps.inside.items():
-            if _ends_with(path, fused.pattern):
+            if ends_with(path, fused.pattern):
                 yield _part(module, path, name, fused, model)
     else:
         pattern, _, span = name.partition("[")
@@ -128,19 +138,6 @@ def _match(model: nn.Module, maps: Candidates, name: str) -> Iterator[Site]:
                 raise VariantError(f"target={name!r} also names {path}, which {why}: name the others by longer names")
         for path, module in found.items():
             yield _explicit(module, path, span.rstrip("]")) if span else Site(module, path, path)
-
-
-def _covers(model: nn.Module, name: str, path: str) -> bool:
-    """Whether a preset's role, a role or a glob is also of a map that is left out."""
-    family = architecture_of(model)
-    if name in family.maps:
-        return _ends_with(path, family.maps[name]) or (name in ("gate", "up", "down") and path in experts(model))
-    return name == "*" or matches(path, name)
-
-
-def _ends_with(path: str, pattern: str) -> bool:
-    """Whether a map has a name of the family's."""
-    return re.search(rf"(?:^|\.)(?:{pattern})$", path) is not None
 
 
 def _part(module: nn.Module, path: str, role: str, fused: Fused, model: nn.Module) -> Site:

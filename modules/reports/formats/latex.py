@@ -49,7 +49,7 @@ def to_latex(sections: Sequence[Section]) -> str:
 
 def _table(section: Section) -> str:
     benchmark = section.benchmark
-    titles = [*(column.title for column in benchmark.columns), *(["Avg"] if benchmark.average else [])]
+    titles = [*(column.title for column in section.columns), *(["Avg"] if benchmark.average else [])]
     winners = {comparison.winner for comparison in compare(section) if len(comparison.columns) > 1}
     lines = []
     for number, (last, row) in enumerate(marked_last(section.rows)):
@@ -76,7 +76,7 @@ def _caption(section: Section) -> str:
 
 
 def _ours(row: Row, section: Section, winner: bool) -> list[str]:
-    cells = [row.cells.get(column.key) for column in section.benchmark.columns]
+    cells = [row.cells.get(column.key) for column in section.columns]
     name = escape(f"{row.variant} {row.label}".strip())
     scores = [escape(score_text(cell, row.unequal) + start_mark(cell)) for cell in cells]
     average = [average_text(row)] if section.benchmark.average else []
@@ -91,7 +91,7 @@ def _ours(row: Row, section: Section, winner: bool) -> list[str]:
 
 
 def _published(row: PublishedRow, section: Section) -> list[str]:
-    scores = [published_text(row, column.key) for column in section.benchmark.columns]
+    scores = [published_text(row, column.key) for column in section.columns]
     scores += [published_average(row)] if section.benchmark.average else []
     mark = "*" if row.mark == "copied" else ""
     words = [f"{row.method} on {row.model}", row.source + mark, *scores, row.params or "", ""]

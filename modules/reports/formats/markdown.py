@@ -36,7 +36,7 @@ from modules.runs.results import RunResult
 
 def to_markdown(sections: Sequence[Section], benchmark: Benchmark) -> str:
     """The whole file: how to read it, then a table with notes for each section."""
-    parts = [f"# {benchmark.title}", benchmark.reading]
+    parts = [f"# {benchmark.title}", benchmark.reading, *filter(None, [benchmark.published_scores])]
     if not sections:
         parts.append("There are no runs yet.")
     for section in sections:
@@ -55,21 +55,21 @@ def _rank_study(section: Section, study: RankStudy) -> str:
 
 def _table(section: Section) -> str:
     benchmark = section.benchmark
-    titles = [*(column.title for column in benchmark.columns), *(["Avg"] if benchmark.average else [])]
+    titles = [*(column.title for column in section.columns), *(["Avg"] if benchmark.average else [])]
     costs = ["Adapter", "Head", "Step ms", "Peak MB", "Seeds"]
     lines: list[list[str]] = [["", "Method", "Protocol", *titles, *costs]]
     winners = {comparison.winner for comparison in compare(section) if len(comparison.columns) > 1}
     for number, (last, row) in enumerate(marked_last(section.rows), start=1):
-        lines.append(_our_line(number, row, benchmark, number - 1 in winners))
+        lines.append(_our_line(number, row, section, number - 1 in winners))
         if last:
-            lines += [_published_line(paper, benchmark) for paper in section.published_of(row.variant)]
+            lines += [_published_line(paper, section) for paper in section.published_of(row.variant)]
     return pipes(lines)
 
 
-def _our_line(number: int, row: Row, benchmark: Benchmark, winner: bool = False) -> list[str]:
-    cells = [row.cells.get(column.key) for column in benchmark.columns]
+def _our_line(number: int, row: Row, section: Section, winner: bool = False) -> list[str]:
+    cells = [row.cells.get(column.key) for column in section.columns]
     scores = [score_text(cell, row.unequal) + start_mark(cell) for cell in cells]
-    scores += [average_text(row)] if benchmark.average else []
+    scores += [average_text(row)] if section.benchmark.average else []
     name = f"**{row.variant}**" if winner else row.variant
     return [
         f"[{number}]",
@@ -84,9 +84,9 @@ def _our_line(number: int, row: Row, benchmark: Benchmark, winner: bool = False)
     ]
 
 
-def _published_line(row: PublishedRow, benchmark: Benchmark) -> list[str]:
-    scores = [published_text(row, column.key) for column in benchmark.columns]
-    scores += [published_average(row)] if benchmark.average else []
+def _published_line(row: PublishedRow, section: Section) -> list[str]:
+    scores = [published_text(row, column.key) for column in section.columns]
+    scores += [published_average(row)] if section.benchmark.average else []
     origin = row.source + (", copied there" if row.mark == "copied" else "")
     return ["*published*", f"{row.method} on {row.model}", origin, *scores, row.params, "", "", "", ""]
 

@@ -110,4 +110,6 @@ def about(rows: Sequence[PaperRow]) -> str:
             f"the {benchmark.scored_on} set, of the row's own backbone; an empty cell has no run. Trained: parameters "
             "of the adapter, without the head. † starts from the MNLI run; ‡ on fewer rows than the official data."
         )
+    if benchmark and benchmark.published_scores:
+        words += f" {benchmark.published_scores}"
     return words

@@ -87,7 +87,11 @@ def compare(section: Section) -> list[Comparison]:
     """The comparisons that a section allows: between rows with the same tasks and at least three common seeds."""
     groups: dict[frozenset, list[int]] = {}
     for number, row in enumerate(section.rows):
-        cells = {key: cell for key, cell in row.cells.items() if len(cell.runs) >= FEWEST and not cell.diverged()}
+        cells = {
+            key: cell
+            for key, cell in row.cells.items()
+            if len(cell.runs) >= FEWEST and not cell.diverged() and not cell.column.second
+        }
         if cells:
             groups.setdefault(frozenset((key, _seeds(cell)) for key, cell in cells.items()), []).append(number)
     found = []

@@ -16,6 +16,7 @@ from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 from tests.support.runs import ENVIRONMENT, adapter, carry_out, planned, work
 from variants.errors import UserError
+from variants.layer import AdapterLayer
 from variants.registry import resolve
 
 # ---- one run ------------------------------------------------------------------------------------------------------
@@ -120,6 +121,30 @@ def test_a_parameter_without_gradient_is_named(command, monkeypatch):
     monkeypatch.setattr(LoRALayer, "forward", lambda self, x, y: y + 0 * self.lora_A.sum())
     with pytest.raises(UserError, match="lora_B trains but gets no gradient"):
         train(planned(command)[0])
+
+
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_a_layer_that_no_pass_calls_is_named_before_the_first_step(all_of_them, command, monkeypatch):
+    """peft #761, AdaLoRA #21: one of several is named, since a router may call it later; all of them end the run."""
+    from modules.training.run import run as train
+    from variants.adapters.adapted_model import AdaptedModel
+    from variants.methods.lora import LoRALayer
+
+    def forward(layer, x, y):
+        return y if all_of_them or ".0." in layer.site.path else AdapterLayer.forward(layer, x, y)
+
+    monkeypatch.setattr(LoRALayer, "forward", forward)
+    paths = lambda adapted: [layer.site.path for layer in adapted.layers]  # noqa: E731
+    monkeypatch.setattr(AdaptedModel, "uncalled", lambda own: [p for p in paths(own) if all_of_them or ".0." in p])
+    (planned_run,) = planned(command)
+    if all_of_them:
+        with pytest.raises(UserError, match="no pass has called .*query before the first step .* other maps"):
+            train(planned_run)
+    else:
+        with pytest.warns(
+            UserWarning, match=r"no pass has called .*\.0\..*query before the first step \(2 such layers\)"
+        ):
+            train(planned_run)
 
 
 # ---- killed and resumed -------------------------------------------------------------------------------------------

@@ -155,3 +155,75 @@ def test_a_copy_has_a_pass_of_its_own(name: str, how) -> None:
     assert torch.allclose(logits(twin, True), logits(twin, False), atol=1e-4)
     assert not torch.allclose(logits(twin, True), before, atol=1e-2)
     assert torch.equal(logits(handle, True), before)
+
+
+# ---- what is kept of the base ----------------------------------------------------------------------------------
+
+
+def graph_gradients(handle: AdaptedModel) -> dict[str, Tensor]:
+    return gradients(without_dropout(handle), True, True)
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("build", [roberta, gpt2])
+def test_what_is_kept_of_the_base_follows_it(build, name: str) -> None:
+    """DoRA's squares, joined maps and the list of frozen maps, when the base is loaded, written, cast or replaced."""
+
+    def load(model: nn.Module) -> None:
+        model.load_state_dict({k: t * 1.5 for k, t in model.state_dict().items() if "adapter" not in k}, strict=False)
+
+    @torch.no_grad()
+    def write(model: nn.Module) -> None:
+        for key, parameter in model.named_parameters():
+            if "adapter" not in key:
+                parameter.mul_(1.5)
+
+    def assign(model: nn.Module) -> None:
+        scaled = {k: t * 1.5 for k, t in model.state_dict().items() if "adapter" not in k}
+        model.load_state_dict(scaled, strict=False, assign=True)
+
+    def one_map_in_double(model: nn.Module) -> None:
+        for key, module in model.named_modules():
+            if key.endswith("0.attention.self.key"):
+                module.weight.data = module.weight.data * 1.5
+
+    changes = [
+        load,
+        write,
+        assign,
+        one_map_in_double,
+        lambda m: m.double(),
+        lambda m: m.double().float().half().float(),
+    ]
+    for number, change in enumerate(changes):
+        handle = adapted(build, METHODS[name], low=False)
+        graph_gradients(handle)
+        change(handle.model)
+        expected = gradients(without_dropout(handle), False, True, prepared=False)
+        assert distance(graph_gradients(handle), expected) < 1e-4, number
+
+
+def test_maps_that_train_or_are_replaced_behind_the_first_pass() -> None:
+    handle = adapted(roberta, LoRA(r=3), low=False)
+    graph_gradients(handle)
+    attention = handle.model.roberta.encoder.layer[0].attention.self
+    attention.key.weight.requires_grad_(True)
+    graph_gradients(handle)
+    found = attention.key.weight.grad
+    attention.key.weight.grad = None
+    gradients(handle, False, True, prepared=False)
+    assert torch.allclose(found, attention.key.weight.grad, atol=1e-6)
+    attention.value.forward = lambda x: 2 * nn.Linear.forward(attention.value, x)
+    expected = gradients(handle, False, True, prepared=False)
+    assert distance(graph_gradients(handle), expected) < 1e-4
+
+
+def test_weights_made_in_inference_mode() -> None:
+    with torch.inference_mode():
+        handle = attach(nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8)), DoRA(r=2, target="0"), head=[])
+        x = torch.randn(3, 8)
+        for scale in (1.0, 3.0):
+            handle.model[0].weight.mul_(scale)
+            with accelerated(handle), for_graph():
+                found = handle.model(x)
+            assert torch.allclose(found, handle.model(x), atol=1e-5)

@@ -262,3 +262,37 @@ def test_switching_compiles_no_more_than_once_an_adapter() -> None:
         adapted.deactivate()
         assert torch.allclose(run(compiled), base, atol=1e-5)
     assert counter.frame_count <= 3
+
+
+# ---- shared modules -----------------------------------------------------------------------------------------------
+
+
+class Shared(nn.Module):
+    """`a` and `b` are one module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.a = nn.Linear(8, 8)
+        self.b = self.a
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(torch.tanh(self.a(x)))
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:4], ids=lambda v: type(v).__name__)
+def test_a_module_under_two_names_is_adapted_and_merged_once(variant) -> None:
+    """adapters PR 488 (ALBERT's shared layers): one layer, one merge, one entry in the file."""
+    adapted = attach(Shared(), type(variant)(**variant.options() | {"target": "a"}), head=[])
+    train(adapted)
+    x = torch.randn(4, 8)
+    assert list(adapted.adapter.layers) == ["a"] and all(key.startswith("a.") for key in adapted.state_dict())
+    before = adapted.model(x)
+    twin = attach(Shared(), adapted.variant, head=[])
+    twin.load_state_dict(adapted.state_dict())
+    assert torch.equal(twin.model(x), before)
+    adapted.merge()
+    assert torch.allclose(adapted.model(x), before, atol=1e-5)
+    adapted.unmerge()
+    assert torch.equal(adapted.model(x), before)

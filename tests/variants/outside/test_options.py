@@ -112,6 +112,7 @@ GIVEN = [
     ("--rate 1e-3", "rate", 1e-3),
     ("--noted 4", "noted", 4),
     ("--inner.depth 4", "inner", Inner(4, 0.7)),
+    ('--inner {"depth":4}', "inner", Inner(4, 0.7)),
     ("--deep.rate 1", "deep", Inner(3, 1.0)),
 ]
 

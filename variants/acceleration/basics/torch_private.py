@@ -7,7 +7,7 @@ is missing, :func:`available` is False, training computes everything with PyTorc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import reduce
 from typing import Any
@@ -25,6 +25,7 @@ TESTED = {
 NAMES = {
     "_C._are_functorch_transforms_active": "function_transforms_active",
     "_softmax_backward_data": "softmax_backward",
+    "multiprocessing.reductions.StorageWeakRef": "memory",
     "utils.checkpoint._checkpoint_without_reentrant_generator": "recomputed_in",
     "ops.aten._flash_attention_forward": "flash_attention",
     "ops.aten._flash_attention_backward": "flash_attention, whose gradient autograd computes with it",
@@ -110,6 +111,14 @@ def flash_attention(
     return torch.ops.aten._flash_attention_forward(
         query, key, value, query_bounds, key_bounds, query_width, key_width, dropout, False, False, scale=scale
     )[0]
+
+
+# ---- memory --------------------------------------------------------------------------------------------------------
+
+
+def memory(tensor: Tensor) -> Hashable:
+    """Which memory a tensor is in; other memory at the same address is another. It is not kept for that."""
+    return torch.multiprocessing.reductions.StorageWeakRef(tensor.untyped_storage())
 
 
 # ---- one kernel for many tensors -----------------------------------------------------------------------------------

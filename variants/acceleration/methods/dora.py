@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from variants.acceleration.basics import torch_private
 from variants.acceleration.basics.fast_paths import FORWARDS, PREPARATIONS, replaces
 from variants.acceleration.basics.overrides import Override
 from variants.acceleration.methods.grouping import alike, stacked
@@ -100,18 +101,28 @@ def _squares(layer: DoRALayer) -> Tensor:
     While a CUDA graph is captured that is not looked for: frozen maps may have been moved to be joined since, and every
     replay would compute the squares.
     """
-    weight, known = layer.site.weight(), _SQUARES.get(layer)
-    if known is not None and weight.is_cuda and torch.cuda.is_current_stream_capturing():
+    parameter, known = layer.site.parameter, _SQUARES.get(layer)
+    if known is not None and parameter.is_cuda and torch.cuda.is_current_stream_capturing():
         return known[1]
-    version = None if weight.is_inference() else weight._version
-    key = (weight.data_ptr(), version, weight.dtype, weight.device)
-    if known is None or known[0] != key:
+    if parameter.is_inference():  # nobody counts what is written to it
+        return _sums(layer)
+    if known is None or known[0] != _state(parameter):
         with torch.inference_mode(False):
-            squares = wide(weight.detach()).square().sum(dim=1)
+            squares = _sums(layer)
             if known is not None and (known[1].dtype, known[1].device) == (squares.dtype, squares.device):
                 squares = known[1].copy_(squares)  # graphs that were captured before read this memory
-            known = _SQUARES[layer] = key, squares
+            known = _SQUARES[layer] = _state(parameter), squares
     return known[1]
+
+
+def _sums(layer: DoRALayer) -> Tensor:
+    return wide(layer.site.weight().detach()).square().sum(dim=1)
+
+
+def _state(weight: Tensor) -> tuple:
+    """Equal for a weight in the same memory that nobody has written to."""
+    memory = torch_private.memory(weight)
+    return memory, weight.data_ptr(), weight._version, weight.dtype, weight.device
 
 
 def _wide_product(weight: Tensor, a: Tensor) -> Tensor:
