@@ -102,7 +102,7 @@ def last_held_by(process: int, results_dir: str, ids: Sequence[str]) -> list[str
     """Titles of the runs that a worker, which has ended, was at."""
     titles = []
     for id in ids:
-        with contextlib.suppress(OSError, ValueError, TypeError):
+        with contextlib.suppress(OSError, ValueError, UserError):
             config = RunConfig.read(results_dir, id)
             found = _content((config.folder / LOCK).read_text(encoding="utf-8"))
             if found and found["worker"] == process and not ResultStore(results_dir).path(id).is_file():

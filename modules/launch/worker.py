@@ -27,18 +27,19 @@ def main(arguments: list[str]) -> int:
     together = {id: word.split("+") for word in words for id in word.split("+")}
     code = 0
     for word in words:
-        config = RunConfig.read(results_dir, word.partition("+")[0])
+        title = word
         try:
+            title = RunConfig.read(results_dir, word.partition("+")[0]).title
             _carry_out(word.split("+"), ResultStore(results_dir), together)
         except KeyboardInterrupt:
             return 130
         except Exception as error:
             if is_user_error(error):
-                print(f"error: {config.title}: {one_line(error)}", file=sys.stderr, flush=True)
+                print(f"error: {title}: {one_line(error)}", file=sys.stderr, flush=True)
                 code = 2
             else:
                 traceback.print_exc()
-                print(f"error: {config.title} failed; the other runs go on", file=sys.stderr, flush=True)
+                print(f"error: {title} failed; the other runs go on", file=sys.stderr, flush=True)
                 code = code or 1
     return code
 

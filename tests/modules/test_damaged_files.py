@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -24,10 +25,10 @@ from modules.runs.results import ResultStore
 from tests.support.mutate import json_bytes, mutated, mutated_bytes, mutated_tensors, yaml_bytes
 from tests.support.results import run as result_of
 from tests.support.survey import survey
+from variants.errors import UserError
 
 pytestmark = pytest.mark.slow
 GLUE = benchmark("glue")
-E2E = benchmark("e2e")
 
 
 def of_text(path: Path, sources: list[bytes], parse: Callable[[bytes], Any] | None = None, write=yaml_bytes):
@@ -50,25 +51,18 @@ def in_yaml(folder: Path) -> list[bytes]:
 def test_recipes(tmp_path):
     from modules.experiments.plan import make_plan
     from modules.experiments.wishes import Wishes
-    from variants.registry import resolve
+    from variants.registry import BUILT_IN, resolve
 
     path = tmp_path / "recipe.yaml"
     sources = [(CONFIGS / "glue/embedded/embedded.yaml").read_bytes(), *in_yaml(CONFIGS / "glue")]
 
     def read() -> None:
         content = load_recipes(path, GLUE)
-        variant = next((name for name in content.variants if name != "default"), "lora")
-        with named_variants():
-            wishes = Wishes(benchmark=GLUE, variant=variant, preset=str(path), model="embedded", tasks=["rte"])
-            make_plan(wishes, resolve(variant))
+        variant = next((name for name in content.variants if name in BUILT_IN), "lora")  # --variant names it
+        wishes = Wishes(benchmark=GLUE, variant=variant, preset=str(path), model="embedded", tasks=["rte"])
+        make_plan(wishes, resolve(variant))
 
     survey(of_text(path, sources, yaml.safe_load), read, tmp_path).settle()
-
-
-@contextlib.contextmanager
-def named_variants():
-    """A command's --variant is a person's word; here it comes out of the file, which may not bring code."""
-    yield
 
 
 def test_comparisons(tmp_path):
@@ -81,6 +75,8 @@ def test_comparisons(tmp_path):
     def read() -> None:
         content = read_comparison(path)
         wishes = Wishes(benchmark=benchmark(content.benchmark), model="embedded", results_dir=str(tmp_path / "out"))
+        if any(":" in (entry.variant or "") for entry in content.variants.values()):
+            raise UserError("a comparison names a method of one's own by its file (docs/invent.md): not run here")
         comparison = Comparison(path, content, wishes)
         for row in comparison.rows()[:2]:
             comparison.runs(row, row.grid[0], tuning=True)
@@ -222,7 +218,7 @@ def test_glue_files(tmp_path, tiny_tsv):
 
 
 def test_e2e_files(tmp_path):
-    from modules.benchmarks.e2e.sources import FolderSource, read_csv, read_text
+    from modules.benchmarks.e2e.sources import read_csv, read_text
 
     table, text = tmp_path / "trainset.csv", tmp_path / "train.txt"
     rows = [b'"name[The Eagle], food[French]",The Eagle serves French food.'] * 6
@@ -234,7 +230,6 @@ def test_e2e_files(tmp_path):
         path, source = (table, [b"mr,ref", *rows]) if chosen[0] else (text, lines)
         of_text(path, [b"\n".join(source) + b"\n"])(draw)
 
-    assert FolderSource
     survey(write, lambda: read_csv(table, "train") if chosen[0] else read_text(text, "train"), tmp_path).settle()
 
 
@@ -286,3 +281,28 @@ def test_text_to_pretrain_on_and_its_cache(tmp_path, monkeypatch):
             raise AssertionError("more tokens than text")
 
     survey(write, read, tmp_path).settle()
+
+
+def test_checkpoints(tmp_path):
+    """One that is damaged is moved aside, and the run begins anew; none is taken up that is not as it was written."""
+    from torch import nn
+
+    from modules.training.checkpoint import PARTS, usable
+
+    module, path = nn.Linear(2, 2), tmp_path / "last.ckpt"
+    state = {part: {} for part in PARTS} | {"state_dict": module.state_dict(), "epoch": 1}
+    torch.save(state, path)
+    source = path.read_bytes()
+
+    def write(draw) -> None:
+        for file in tmp_path.glob("last.ckpt*"):
+            file.unlink()
+        of_text(path, [source])(draw)
+
+    def read() -> None:
+        if usable(path, module, "a run"):
+            found = torch.load(path, weights_only=True)["state_dict"]
+            assert all(torch.equal(found[name], tensor) for name, tensor in module.state_dict().items())
+
+    found = survey(write, read, tmp_path)
+    assert not found.faults and not found.code_ran, "\n".join(found.faults[:5])
