@@ -251,7 +251,8 @@ def test_gradient_accumulation_gives_adalora_the_same_ranks(command, tmp_path, p
 
 @pytest.mark.slow
 def test_mrpc_starts_from_the_mnli_run_of_the_same_seed(command):
-    from modules.training.setup import start_from
+    from variants.adapters.starting import start_from
+    from variants.formats.native import read_adapter
 
     runs = planned([*command, "--tasks", "mrpc"], mnli_init=True)
     assert [run.task for run in runs] == ["mnli", "mrpc"] and runs[1].init_from["id"] == runs[0].id
@@ -267,7 +268,7 @@ def test_mrpc_starts_from_the_mnli_run_of_the_same_seed(command):
     model, _, _ = load_backbone(runs[1].backbone["spec"], TASKS["mrpc"], 0)
     adapted = attach(model, resolve("lora")(**runs[1].options), 0)
     fresh = {key: value.clone() for key, value in adapted.state_dict().items()}
-    start_from(adapted, runs[0].folder / "best")
+    start_from(adapted, read_adapter(runs[0].folder / "best")[1], str(runs[0].folder / "best"))
     learnt = adapter(runs[0], "best")
     for key, value in adapted.state_dict().items():
         expected = fresh if key.startswith("classifier.out_proj") else learnt  # 3 classes there, 2 here

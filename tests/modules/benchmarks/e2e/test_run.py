@@ -31,7 +31,7 @@ from variants.registry import resolve
 ROOT = Path(__file__).resolve().parents[4]
 SCRIPT = str(ROOT / "paper_repro" / "e2e.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-METRICS = ("BLEU", "NIST", "METEOR", "ROUGE_L", "CIDEr")
+METRICS = ("BLEU", "NIST", "NIST_python", "METEOR", "ROUGE_L", "CIDEr")
 
 
 @pytest.fixture(scope="session")
