@@ -39,6 +39,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="Hub id, folder, or embedded")
     parser.add_argument("--data_dir", help="folder of the benchmark's data (default: $GLUE_DIR or $E2E_DIR, else Hub)")
     parser.add_argument("--variants", help="comma list of the file's rows (default: all)")
+    parser.add_argument(
+        "--code", help="comma list of the FILE.py:CLASS that the file may name: a file brings no code itself"
+    )
     parser.add_argument("--budget", help="trained adapter parameters, such as 0.3M, or a comma list: picks r, p, ...")
     parser.add_argument("--jobs", type=int, help="runs at once, over all GPUs (default: one for each GPU or core)")
     parser.add_argument(
@@ -71,7 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
         reference=options.reference,
     )
-    comparison = Comparison(options.file, content, wishes, jobs, options.stack_seeds)
+    code = frozenset(listed(options.code))
+    comparison = Comparison(options.file, content, wishes, jobs, options.stack_seeds, code)
     rows = comparison.rows(listed(options.variants), listed(options.budget))
     if options.plan:
         return comparison.show_plan(rows)

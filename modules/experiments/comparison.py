@@ -50,6 +50,7 @@ class Comparison:
         wishes: of the command line, for every run: model, data, results folder and how runs are carried out.
         jobs: runs at once.
         stack: train seeds at once where the variant can be stacked.
+        code: the variants from outside (``FILE.py:CLASS``) that the caller has named: a file brings no code.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class Comparison:
     wishes: Wishes
     jobs: int = 1
     stack: bool = False
+    code: frozenset[str] = frozenset()
     _source: Source | None = field(default=None, repr=False)
 
     @property
@@ -92,7 +94,13 @@ class Comparison:
 
     def _row(self, name: str, entry: Entry) -> Row:
         seeds = tuple(self.content.seeds if entry.seeds is None else entry.seeds)
-        return Row(name, entry.variant or name, entry.options or {}, entry.common or {}, entry.grid, seeds)
+        variant = entry.variant or name
+        if ":" in variant and variant not in self.code:
+            raise UserError(
+                f"a file brings no code, and {self.path}: {name!r} names {variant!r}: if you trust that code, name it "
+                f"yourself: --code {variant}"
+            )
+        return Row(name, variant, entry.options or {}, entry.common or {}, entry.grid, seeds)
 
     def _sized(self, row: Row, budgets: list[str]) -> list[Row]:
         if not budgets:

@@ -57,6 +57,8 @@ def flags_of(path: str) -> list[str]:
     for name, value in content.items():
         if not re.fullmatch(r"[A-Za-z]\w*(\.\w+)*", name) or name in ("config", "help", "h"):
             raise UserError(f"--config {path}: {name[:60]!r} is no flag that a file can give")
+        if name == "variant" and ":" in str(value):
+            raise UserError(f"a file brings no code: name it yourself, --variant {value}, not in --config {path}")
         if name == "trainer" and isinstance(value, dict):
             words += [f"--trainer.{key}={_text(item)}" for key, item in value.items() if item is not None]
         elif value is not None:

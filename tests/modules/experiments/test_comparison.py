@@ -115,6 +115,18 @@ def test_a_row_that_the_plan_lacks_is_named(made):
         made().rows(["head", "dora"])
 
 
+def test_a_file_brings_no_code(made, tmp_path):
+    """peft #3085: what somebody else's file names runs at the caller's word alone."""
+    evil = tmp_path / "evil.py"
+    evil.write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    comparison = made(variants={"mine": {"variant": f"{evil}:X", "lr": 0.01}})
+    with pytest.raises(UserError, match="a file brings no code, and .*--code"):
+        comparison.rows(budgets=["1K"])
+    assert not (tmp_path / "ran").exists()
+    comparison.code = frozenset([f"{evil}:X"])
+    assert [row.variant for row in comparison.rows()] == [f"{evil}:X"]
+
+
 def test_option_sets_of_one_variant_are_rows_of_their_own(made, workers):
     comparison = made()
     narrow, wide = comparison.rows(["narrow", "wide"])

@@ -37,6 +37,7 @@ def test_a_file_says_what_flags_say(tmp_path):
     [
         ("a: &a [*a]", "refers to itself"),
         ("- a", "must hold flags and values"),
+        ("variant: evil.py:X", "a file brings no code: name it yourself, --variant evil.py:X"),
         ("config: x.yaml", "'config' is no flag that a file can give"),
         ("a b: 1", "'a b' is no flag that a file can give"),
         ("trainer: 5", "--trainer must be dict"),
