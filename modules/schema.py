@@ -23,7 +23,7 @@ from dataclasses import MISSING
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from variants.errors import UserError
+from variants.errors import UserError, shown
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ def _fields(cls: type, content: Any) -> dict[str, Any]:
     else:
         known, needed = list(hints), [name for name in hints if name in cls.__required_keys__]
         if not isinstance(content, Mapping):
-            raise _Wrong(f"expected keys and values, found {_shown(content)}", True)
+            raise _Wrong(f"expected keys and values, found {shown(content)}", True)
     for name in needed:
         if name not in content:
             raise _Wrong(f"{name!r} is missing", True)
@@ -117,12 +117,12 @@ def _fields(cls: type, content: Any) -> dict[str, Any]:
 
 def _check_keys(content: Any, names: Iterable[str]) -> None:
     if not isinstance(content, Mapping):
-        raise _Wrong(f"expected keys and values, found {_shown(content)}", True)
+        raise _Wrong(f"expected keys and values, found {shown(content)}", True)
     names = sorted(names)
     for key in content:
         if key not in names:
             close = difflib.get_close_matches(str(key), names, n=1) or names
-            raise _Wrong(f"unknown key {_shown(key)}; did you mean {' or '.join(close)}?", True)
+            raise _Wrong(f"unknown key {shown(key)}; did you mean {' or '.join(close)}?", True)
 
 
 def _made(hint: Any, value: Any) -> Any:
@@ -133,7 +133,7 @@ def _made(hint: Any, value: Any) -> Any:
             try:
                 check(value)
             except ValueError as error:
-                raise _Wrong(f"{error}, not {_shown(value)}") from None
+                raise _Wrong(f"{error}, not {shown(value)}") from None
         return value
     if hint is Any or hint is None and value is None:
         return value
@@ -142,7 +142,7 @@ def _made(hint: Any, value: Any) -> Any:
     if origin is Literal:
         if value in arguments and type(value) in map(type, arguments):
             return value
-        raise _Wrong(f"must be {_named(hint)}, not {_shown(value)}")
+        raise _Wrong(f"must be {_named(hint)}, not {shown(value)}")
     if typing.is_typeddict(hint):
         return _fields(hint, value)
     if dataclasses.is_dataclass(hint):
@@ -150,7 +150,7 @@ def _made(hint: Any, value: Any) -> Any:
     kind = origin or hint
     if not _is(kind, value):
         hint_ = "; YAML reads 5e-4 as text, write 5.0e-4" if kind is float and isinstance(value, str) else ""
-        raise _Wrong(f"must be {_named(hint)}, not {_shown(value)}{hint_}")
+        raise _Wrong(f"must be {_named(hint)}, not {shown(value)}{hint_}")
     if not arguments:
         return value
     if kind in (list, tuple):
@@ -178,7 +178,7 @@ def _any_of(hints: tuple[Any, ...], whole: Any, value: Any) -> Any:
             return _made(hint, value)
         except _Wrong as error:
             wrong.append(error)
-    raise wrong[0] if len(wrong) == 1 and value is not None else _Wrong(f"must be {_named(whole)}, not {_shown(value)}")
+    raise wrong[0] if len(wrong) == 1 and value is not None else _Wrong(f"must be {_named(whole)}, not {shown(value)}")
 
 
 def _is(kind: Any, value: Any) -> bool:
@@ -208,8 +208,3 @@ def _named(hint: Any) -> str:
     if (origin or hint) in (list, tuple):
         return "a list"
     return _NAMES.get(hint, "keys and values")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -18,7 +18,7 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from variants.errors import UserError, VariantError, first_line, one_line
+from variants.errors import UserError, VariantError, first_line, one_line, shown
 from variants.outside.options import build as built
 from variants.variant import BaseVariant
 from variants.wrappers import wrapper_of
@@ -86,7 +86,7 @@ def check(where: Path, found: Mapping[str, Any], kinds: Mapping[str, Any]) -> No
     """
     for key, kind in kinds.items():
         if key in found and not fits(found[key], kind):
-            raise VariantError(f"{where}: {key}={_shown(found[key])} is not {_name(kind)}")
+            raise VariantError(f"{where}: {key}={shown(found[key])} is not {_name(kind)}")
 
 
 def fits(value: Any, kind: Any) -> bool:
@@ -128,7 +128,7 @@ def build(where: Path, cls: type[BaseVariant], options: dict[str, Any], tensors:
     fields = {f.name for f in dataclasses.fields(cls) if f.init}
     for own in (options, *_per_layer(where, options)):
         if unknown := [key for key in own if key not in fields]:
-            raise VariantError(f"{where}: {cls.name} has other options than the file: {_shown(unknown[0])}")
+            raise VariantError(f"{where}: {cls.name} has other options than the file: {shown(unknown[0])}")
     try:
         variant = built(cls, options)
     except VariantError as error:
@@ -144,13 +144,8 @@ def build(where: Path, cls: type[BaseVariant], options: dict[str, Any], tensors:
 def _per_layer(where: Path, options: dict[str, Any]) -> list[Any]:
     own = options.get("per_layer", {})
     if not isinstance(own, dict) or not all(isinstance(each, dict) for each in own.values()):
-        raise VariantError(f"{where}: per_layer={_shown(own)} is not a map from patterns to options")
+        raise VariantError(f"{where}: per_layer={shown(own)} is not a map from patterns to options")
     return list(own.values())
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _kind(value: Any) -> str:

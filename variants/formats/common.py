@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError
 from variants.formats.boundary import refusing
+from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
+from variants.wrappers import unwrapped
 
 FORMATS = ("ours", "peft", "loralib")
 
@@ -34,6 +36,19 @@ def recognise(path: str | os.PathLike) -> str:
         f"{path} is no adapter: neither a folder with adapter.json (ours) or adapter_config.json (PEFT) "
         "nor a file (loralib's state dict)"
     )
+
+
+def base_of(model: nn.Module | AdaptedModel) -> nn.Module:
+    """The base model of a handle, or what is inside of a model's wrappers (:func:`variants.wrappers.unwrapped`)."""
+    return model.model if isinstance(model, AdaptedModel) else unwrapped(model)
+
+
+def by_module(layers: Iterable[AdapterLayer]) -> dict[str, list[AdapterLayer]]:
+    """Layers by the path of their module, the slices of one module together."""
+    found: dict[str, list[AdapterLayer]] = {}
+    for layer in layers:
+        found.setdefault(layer.site.module_path, []).append(layer)
+    return found
 
 
 def is_stand_in(model: nn.Module) -> bool:
@@ -66,7 +81,7 @@ def install(
         if unknown := [key for key in head if key not in adapted.head]:
             raise VariantError(f"the file trains {unknown[0]}, which is not part of this model's head")
     else:
-        adapted = AdaptedModel(model, list(head))
+        adapted = AdaptedModel(base_of(model), list(head))
     with adapted.adding(name, variant):
         own = adapted.state_dict()
         adapted.load_state_dict({key: own[key] for key in adapted.adapter.in_place} | tensors)
