@@ -114,12 +114,12 @@ def size(subject: Subject) -> None:
             adapted = dataclasses.replace(subject, variant=sized).trained()
         except (ValueError, AssertionError):  # its own refusal
             continue
-        counts[wanted] = len_of = sum(t.numel() for t in own(adapted).values())
+        counts[wanted] = trained = sum(t.numel() for t in own(adapted).values())
         smaller = [k for k in counts if k < wanted]
-        if smaller and len_of <= counts[smaller[-1]]:
+        if smaller and trained <= counts[smaller[-1]]:
             beyond = wanted > subject.width
             hint = f"check_rank({name}, site) refuses it" if beyond else "a budget needs a size that grows it"
-            require(False, f"{name}={wanted} trains {len_of} parameters, no more than {name}={smaller[-1]}: {hint}")
+            require(False, f"{name}={wanted} trains {trained} parameters, no more than {name}={smaller[-1]}: {hint}")
         try:
             adapted.model(subject.inputs())
         except Exception as error:
