@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from modules.documents import decoded, parse_json
-from modules.schema import built
 from variants.atomic import move_aside, write_atomic
 from variants.errors import UserError, one_line
+from variants.schema import built
 
 SCHEMA = 1
 log = logging.getLogger(__name__)

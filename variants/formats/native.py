@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -26,21 +26,24 @@ from variants.variant import BaseVariant
 TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
 FORMAT = 1
 _INITIAL = "initial::"
-_KINDS = {
-    "variant": str,
-    "code": str | None,
-    "options": dict,
-    "seed": int,
-    "head": list[str] | None,
-    "base": dict,
-    "epoch": int,
-    "task": str | None,
-}
-_BASE_KINDS = {
-    **dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None),
-    "tied": dict[str, list[str]],
-}
-"""Types of the entries of adapter.json that are read here or by the project's commands."""
+_Base = TypedDict(
+    "_Base",
+    dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None) | {"tied": dict[str, list[str]]},
+    total=False,
+)
+
+
+class _Config(TypedDict, total=False):
+    """Types of the entries of adapter.json that are read here or by the project's commands."""
+
+    variant: str
+    code: str | None
+    options: dict
+    seed: int
+    head: list[str] | None
+    base: _Base
+    epoch: int
+    task: str | None
 
 
 def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str | None = None, **notes: Any) -> Path:
@@ -83,7 +86,7 @@ def _tied(adapted: AdaptedModel) -> dict[str, list[str]]:
 
 
 def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors of an adapter folder, the configuration's entries of the types of `_KINDS`.
+    """Configuration and tensors of an adapter folder, the configuration's entries of the types of `_Config`.
 
     Raises:
         VariantError: a file is missing or is not what it should be.
@@ -97,8 +100,7 @@ def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, T
         raise VariantError(f"{folder / CONFIG} is not of format {FORMAT}, the one this version reads")
     if missing := [key for key in ("variant", "options") if key not in config]:
         raise VariantError(f"{folder / CONFIG} lacks {missing[0]!r}")
-    check(folder / CONFIG, config, _KINDS)
-    check(folder / CONFIG, config.get("base", {}), _BASE_KINDS)
+    check(folder / CONFIG, config, _Config)
     return config, read_tensors(folder / TENSORS)
 
 

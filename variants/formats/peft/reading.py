@@ -16,7 +16,7 @@ from variants.errors import VariantError, shown
 from variants.formats.boundary import check, read_json, read_tensors, refuse_wrapped, refusing
 from variants.formats.common import base_of, install, is_stand_in, tied_names
 from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, kind
-from variants.formats.peft.methods import KINDS, NEEDS, NO_EFFECT, PLAIN_STARTS, READ
+from variants.formats.peft.methods import NEEDS, NO_EFFECT, PLAIN_STARTS, READ, Config
 from variants.formats.peft.vera import BANK, read_bank
 from variants.sites.kinds import is_linear
 from variants.sites.site import Site
@@ -34,7 +34,7 @@ def read(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise VariantError(f"{folder} has no {name}; PEFT writes it with save_pretrained()")
     config = read_json(folder / CONFIG)
-    check(folder / CONFIG, config, KINDS)
+    check(folder / CONFIG, config, Config)
     for key in NEEDS[kind(config)]:
         if config.get(key) is None:
             raise VariantError(f"{folder / CONFIG} lacks {key!r}")

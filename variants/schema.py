@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -26,6 +28,8 @@ from typing import Annotated, Any, Literal, TypeVar
 from variants.errors import UserError, shown
 
 T = TypeVar("T")
+LARGEST_NUMBER = 2**63
+"""An integer of this size is none of a file's: it is no count of anything, and no float may hold it."""
 
 
 def between(low: float, high: float) -> Callable[[float], None]:
@@ -149,8 +153,9 @@ def _made(hint: Any, value: Any) -> Any:
         return hint(**_fields(hint, value))
     kind = origin or hint
     if not _is(kind, value):
-        hint_ = "; YAML reads 5e-4 as text, write 5.0e-4" if kind is float and isinstance(value, str) else ""
-        raise _Wrong(f"must be {_named(hint)}, not {shown(value)}{hint_}")
+        exponent = kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value)
+        remedy = "; YAML reads 5e-4 as text, write 5.0e-4" if exponent else ""
+        raise _Wrong(f"must be {_named(hint)}, not {shown(value)}{remedy}")
     if not arguments:
         return value
     if kind in (list, tuple):
@@ -184,10 +189,10 @@ def _any_of(hints: tuple[Any, ...], whole: Any, value: Any) -> Any:
 def _is(kind: Any, value: Any) -> bool:
     if kind is bool:
         return isinstance(value, bool)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (int, float):
+        if isinstance(value, int):
+            return not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
+        return kind is float and isinstance(value, float) and math.isfinite(value)
     if kind is tuple:
         return isinstance(value, (list, tuple))
     return isinstance(value, Mapping if issubclass(kind, Mapping) else kind)
