@@ -29,7 +29,7 @@ from variants.errors import UserError, shown
 
 T = TypeVar("T")
 LARGEST_NUMBER = 2**63
-"""An integer of this size is none of a file's: it is no count of anything, and no float may hold it."""
+"""An integer of this size is none of a file's: it counts nothing, and may be beyond every float."""
 
 
 def between(low: float, high: float) -> Callable[[float], None]:
