@@ -59,18 +59,15 @@ def merge(
     out = Path(out)
     with refusing(f"cannot write {out}"):
         out.parent.mkdir(parents=True, exist_ok=True)
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
-            raise VariantError(f"{out} exists already: choose another folder, or empty it")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise VariantError(f"{out} exists already: choose another folder, or empty it")
     adapted = formats.load(base.load_model(model, adapter), adapter, alpha=alpha, variant=variant)
     state = adapted.state_dict()
     if broken := [key for key, t in state.items() if t.is_floating_point() and not t.isfinite().all()]:
         raise VariantError(f"{adapter} is not merged: {broken[0]} has values that are not finite (NaN or infinity)")
     adapted.shrink()  # what was pruned adds nothing
     difference = adapted.merge()
-    with (
-        refusing(f"cannot write {out}"),
-        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary,
-    ):
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
         whole = Path(temporary) / "model"
         with base.quiet():
             adapted.model.save_pretrained(whole)
@@ -104,7 +101,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
 
     def command() -> int:
-        difference = merge(given.adapter, given.model, given.out, given.alpha, given.variant)
+        from variants.formats.boundary import refusing
+
+        with refusing(f"cannot write {given.out}"):
+            difference = merge(given.adapter, given.model, given.out, given.alpha, given.variant)
         print(f"{given.out}: merged; largest difference of a map's output {difference:.1e}")
         return 0
 
