@@ -79,10 +79,10 @@ class Comparison:
     @property
     def folder(self) -> Path:
         """The backbone's."""
-        from modules.backbones.loading import resolve as place
+        from modules.backbones.loading import resolve as resolve_backbone
 
         model = self.wishes.model
-        return place(model, self.benchmark.embedded() if model == "embedded" else None)[2]
+        return resolve_backbone(model, self.benchmark.embedded() if model == "embedded" else None)[2]
 
     def rows(self, names: list[str] | None = None, budgets: list[str] | None = None) -> list[Row]:
         """Rows of the file, in its order; with budgets one for each of them where the variant has a size."""

@@ -61,7 +61,7 @@ def tied_names(model: nn.Module) -> dict[str, list[str]]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    return {name: own for own in names.values() if len(own) > 1 for name in own}
+    return {name: tied for tied in names.values() if len(tied) > 1 for name in tied}
 
 
 def install(
