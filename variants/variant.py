@@ -187,7 +187,11 @@ class Variant(BaseVariant):
             check_ranks(ranks, free="rank_option" in vars(brings_layer))
 
     def at(self, path: str) -> Variant:
-        """This configuration as it holds at the site ``path``: the last matching ``per_layer`` entry wins."""
+        """This configuration as it holds at the site ``path``: the last matching ``per_layer`` entry wins.
+
+        Raises:
+            VariantError: an entry has an option that the variant lacks.
+        """
         from variants.sites.misses import matches
 
         changes: dict[str, Any] = {}

@@ -221,7 +221,11 @@ class ResultStore:
         return path
 
     def read(self, id: str) -> RunResult | None:
-        """The run `id`; None where there is none, or where its file was unreadable and is now moved aside."""
+        """The run `id`; None where there is none, or where its file was unreadable and is now moved aside.
+
+        Raises:
+            UserError: the file may not be read.
+        """
         path = self.path(id)
         try:
             data = path.read_bytes()

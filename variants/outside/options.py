@@ -210,7 +210,11 @@ def _shown(value: Any) -> Any:
 
 
 def opened(argv: Sequence[str], cls: type) -> list[str]:
-    """A command line in which ``--inner '{depth: 3}'`` is ``--inner.depth=3``, for options that hold a dataclass."""
+    """A command line in which ``--inner '{depth: 3}'`` is ``--inner.depth=3``, for options that hold a dataclass.
+
+    Raises:
+        UserError: such an option is no mapping.
+    """
     held, words, left = {f"--{o.name}" for o in options_of(cls).values() if o.inner}, [], iter(argv)
     for word in left:
         name, equals, text = word.partition("=")

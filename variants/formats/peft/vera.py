@@ -80,7 +80,11 @@ def _read_vera(folder: Path, config: dict[str, Any], target: str, layers: dict[s
 
 
 def read_bank(config: dict[str, Any], tensors: dict[str, Tensor], sites: list[Site]) -> tuple[Tensor, Tensor]:
-    """PEFT's A (r, widest input) and B (widest output, r), made from their seed where they are not in the file."""
+    """PEFT's A (r, widest input) and B (widest output, r), made from their seed where they are not in the file.
+
+    Raises:
+        VariantError: the file has one of them alone, or what is no matrix.
+    """
     if found := [tensors[key] for key in BANK if key in tensors]:
         if len(found) < 2 or any(tensor.ndim != 2 for tensor in found):
             raise VariantError(f"the file lacks one of {' and '.join(BANK)}, or it is no matrix")
