@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -43,7 +44,12 @@ def first_line(error: BaseException) -> str:
 def exit_code(command: Callable[[], int]) -> int:
     """Run a command; its exit code, which is 2 after a mistake of the user's: that is one line on standard error."""
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has read enough; nothing may be written when Python ends either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0

@@ -220,3 +220,10 @@ def test_a_class_of_main_says_what_to_do(monkeypatch) -> None:
     monkeypatch.setattr(PiSSA, "__module__", "__main__")
     (finding,) = check(PiSSA, ["DDP"])
     assert finding.status == NOT_APPLICABLE and "file of its own" in finding.reason
+
+
+def test_output_that_nobody_reads_is_no_error() -> None:
+    """`| head -1` ended in a traceback."""
+    line = f"set -o pipefail; {sys.executable} -m variants.check lora --only merge | head -1"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
