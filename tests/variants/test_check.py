@@ -223,7 +223,7 @@ def test_a_class_of_main_says_what_to_do(monkeypatch) -> None:
 
 
 def test_output_that_nobody_reads_is_no_error() -> None:
-    """`| head -1` ended in a traceback."""
-    line = f"set -o pipefail; {sys.executable} -m variants.check lora --only merge | head -1"
+    """A reader that is content early (`| head -1`) ended the command in a traceback."""
+    line = f"set -o pipefail; {sys.executable} -m variants.check lora --only merge | true"
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
