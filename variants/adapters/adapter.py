@@ -192,3 +192,15 @@ def check_fit(key: str, found: Tensor, expected: Tensor, resizable: int | None =
         raise VariantError(f"{key} is {tuple(found.shape)} in the file and {tuple(expected.shape)} in the model")
     if found.is_floating_point() != expected.is_floating_point():
         raise VariantError(f"{key} is {found.dtype} in the file and {expected.dtype} in the model")
+
+
+def refuse_resized(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    """Raise VariantError where values of the model's own parameters, put aside for a while, fit them no more."""
+    parameters = dict(model.named_parameters())
+    for key, value in kept.items():
+        now = tuple(parameters[key].shape) if key in parameters else "gone or tied"
+        if now != tuple(value.shape):
+            raise VariantError(
+                f"{key} is {now} in the model, and {tuple(value.shape)} as it was put aside: adapters cannot change "
+                "places any more; save the active one, and load all on a model of the new size"
+            )

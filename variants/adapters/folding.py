@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from variants.errors import VariantError, first_line
 from variants.layer import AdapterLayer, full_precision, seeded
@@ -114,13 +115,17 @@ def _asleep(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _answer(site: Site) -> Tensor:
-    """What the site's module, hooks included, makes of a few random rows: (rows, out), without dropout."""
+    """What the site's module, hooks included, makes of a few random rows: (rows, out), without dropout.
+
+    What it counts or observes in its buffers meanwhile is forgotten.
+    """
     module = site.module
     modes = {child: child.training for child in module.modules()}
     probe = torch.randn(ROWS, site.in_features, generator=seeded(1, site.module_path)).to(site.device, site.dtype)
     module.eval()
     try:
-        return module(probe).detach().to(torch.promote_types(site.dtype, torch.float32))
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        return functional_call(module, buffers, probe).detach().to(torch.promote_types(site.dtype, torch.float32))
     except Exception as error:  # whatever a module of another's raises
         message = f"cannot merge into {site.module_path}: it cannot be called alone to see what comes out"
         raise VariantError(f"{message} ({first_line(error)})") from error

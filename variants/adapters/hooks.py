@@ -11,7 +11,7 @@ import functools
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,7 @@ class SiteAdapters(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.enabled = True
+        self.merged = False
         self.passes = Passes()
         self.late: Late | None = None
         self.changes_input = hasattr(layers[0], "pre")
@@ -237,6 +238,20 @@ def hook_all(layers: Iterable[AdapterLayer], late: Late | None = None) -> list[n
 def unhook(module: nn.Module) -> None:
     """Take off ``module`` what :func:`put` has put there."""
     del module.adapter
+
+
+def refuse_merged(model: nn.Module, tensors: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Before ``load_state_dict``: raise VariantError where it would write to weights that an adapter is folded into.
+
+    What is loaded would be without the adapter, and :meth:`unmerge` would take it away again.
+    """
+    for path, module in model.named_modules():
+        if isinstance(own := module._modules.get("adapter"), SiteAdapters) and own.merged:
+            key = f"{prefix}{path}.weight" if path else f"{prefix}weight"
+            if key in tensors:
+                raise VariantError(
+                    f"an adapter is merged into {path}.weight: call unmerge() before base weights are loaded"
+                )
 
 
 def uncalled(layers: Iterable[AdapterLayer]) -> list[str]:

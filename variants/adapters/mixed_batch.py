@@ -62,7 +62,7 @@ class _RowAdapters(nn.Module):
         self.after: Functions = {}
         self.before: Functions = {}
         for name, own in layers.items():
-            self.after[name] = hooks.SiteAdapters([layer.to(layer.site.device) for layer in own]).train(module.training)
+            self.after[name] = hooks.SiteAdapters([layer.at_site() for layer in own]).train(module.training)
             if hasattr(own[0], "pre"):
                 self.before[name] = lambda x, _, pre=own[0].pre: pre(x)
         self.changes_input = bool(self.before)
@@ -138,7 +138,8 @@ class _Batch:
             for key, value in adapter.values.items():
                 module = adapted.model.get_submodule(key.rpartition(".")[0])
                 twin = own.setdefault(module, {}).setdefault(name, _twin(module))
-                twin._parameters[key.rpartition(".")[2]] = value.to(next(module.parameters()).device)
+                name_in_module = key.rpartition(".")[2]
+                twin._parameters[name_in_module] = value.to(module._parameters[name_in_module])
             for path, residual in adapter.residual.items():
                 site = adapter.layers[path].site
                 twin = own.setdefault(site.module, {}).setdefault(name, _twin(site.module))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.adapters import hooks
-from variants.adapters.adapter import Adapter
+from variants.adapters.adapter import Adapter, refuse_resized
 from variants.adapters.folding import merge_into
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
@@ -64,6 +64,7 @@ class Switching:
         self._unmerged: dict[str, Any] = {}
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
+        model.register_load_state_dict_pre_hook(hooks.refuse_merged)
 
     @property
     def state(self) -> State:
@@ -85,6 +86,16 @@ class Switching:
         self.enable(state.on)
         if state.merged and self.active == state.active:
             self.merge()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """``with`` this, base and adapter are unmerged; what was merged is merged again behind it, as it is then."""
+        found = self.state
+        self.unmerge()
+        try:
+            yield
+        finally:
+            self._resume(found)
 
     @property
     def adapter(self) -> Adapter:
@@ -139,8 +150,9 @@ class Switching:
         """Make ``name`` the active adapter, unmerged. The base is not copied, and layers that are off stay off."""
         if name not in self.adapters:
             raise VariantError(f"no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}")
-        self.deactivate()
         adapter = self.adapters[name]
+        refuse_resized(self.model, adapter.values)
+        self.deactivate()
         adapter.late.follow()
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
@@ -151,7 +163,7 @@ class Switching:
                 parameters[key].requires_grad_(key not in adapter.frozen)
             for path in adapter.residual:
                 self._kept[path] = adapter.layers[path].site.kept(bias=False)
-        self._hooked = hooks.hook_all((layer.to(layer.site.device) for layer in adapter.layers.values()), adapter.late)
+        self._hooked = hooks.hook_all((layer.at_site() for layer in adapter.layers.values()), adapter.late)
         self.active = name
         self._act(self._on)
 
@@ -167,6 +179,7 @@ class Switching:
         """Leave the plain base model, with the head it came with; :meth:`switch` brings an adapter back."""
         if self.active is None:
             return
+        refuse_resized(self.model, self._original)
         self.unmerge()
         adapter = self.adapter
         parameters = dict(self.model.named_parameters())
@@ -253,8 +266,7 @@ class Switching:
         except Exception:
             self._resume(found)
             raise
-        for module in self._hooked:
-            module.adapter.enabled = False
+        self._fold(True)
         return worst
 
     def unmerge(self) -> None:
@@ -264,8 +276,12 @@ class Switching:
         for path, kept in self._unmerged.items():
             self.adapter.layers[path].site.restore(kept)
         self._unmerged.clear()
+        self._fold(False)
+
+    def _fold(self, merged: bool) -> None:
+        """Note at the modules whether their weights hold the layers, which then do not act beside them."""
         for module in self._hooked:
-            module.adapter.enabled = True
+            module.adapter.enabled, module.adapter.merged = not merged, merged
 
 
 def _fill(parameter: nn.Parameter, value: Tensor) -> None:

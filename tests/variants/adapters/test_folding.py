@@ -189,3 +189,31 @@ def test_a_weight_of_two_modules_is_not_merged(name, other) -> None:
     with pytest.raises(VariantError, match=f"cannot merge into {name}.weight: the same tensor is {other}.weight"):
         adapted.merge()
     assert all(torch.equal(tensor, before[key]) for key, tensor in adapted.model.state_dict().items())
+
+
+class Counting(nn.Linear):
+    """What it has seen is counted in buffers, in evaluation too, as observers of quantisation do."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.largest = torch.maximum(self.largest, x.detach().abs().max())
+        return super().forward(x)
+
+
+def test_the_probe_leaves_no_trace_in_the_modules() -> None:
+    """It went through the observers of a model in quantisation-aware training, whose ranges were other ones then."""
+    adapted = trained(Holder(Counting), METHODS["lora"]("plain,odd"))
+    adapted.model(X)
+    before, random = weights(adapted.model), torch.get_rng_state()
+    adapted.model.train().plain.eval()
+    modes = [module.training for module in adapted.model.modules()]
+    adapted.merge()
+    adapted.unmerge()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adapted.model.state_dict().items())
+    assert modes == [module.training for module in adapted.model.modules()]
+    assert torch.equal(random, torch.get_rng_state())
