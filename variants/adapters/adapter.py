@@ -36,7 +36,7 @@ class Adapter:
         values: their values while another adapter is active.
         frozen: those of them that somebody had frozen when another became active.
         initial: initial tensors of a variant whose first delta is taken off the base.
-        residual: site path -> that reduced base weight.
+        first: site path -> that delta.
     """
 
     variant: BaseVariant
@@ -47,7 +47,7 @@ class Adapter:
     values: dict[str, Tensor] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
     initial: dict[str, Tensor] = field(default_factory=dict)
-    residual: dict[str, Tensor] = field(default_factory=dict)
+    first: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def on(
@@ -87,9 +87,13 @@ class Adapter:
         if initial:
             copy_tensors(self, initial)
         self.initial = {key: t.detach().clone() for key, t in self.tensors().items()}
-        for path, layer in self.layers.items():
-            weight, delta = layer.site.weight(), layer.delta_weight()
-            self.residual[path] = (weight.to(delta.dtype) - delta).to(weight.dtype)
+        self.first = {path: layer.delta_weight().detach().clone() for path, layer in self.layers.items()}
+
+    def reduced(self, path: str) -> Tensor:
+        """The base weight of a site, as it is now, without the first delta there."""
+        weight = self.layers[path].site.weight()
+        delta = self.first[path].to(weight.device)
+        return (weight.to(delta.dtype) - delta).to(weight.dtype)
 
     def tensors(self, trimmed: bool = False) -> dict[str, Tensor]:
         """The layers' parameters and persistent buffers under ``<site path>.<name>``; a shared one once.

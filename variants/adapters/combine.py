@@ -132,7 +132,7 @@ def _updates(adapted: AdaptedModel, key: str, weight: float, rank: int | None) -
         layer.at_site()
         base = site.weight().to(torch.promote_types(site.dtype, torch.float32))
         bias = None if site.bias() is None else site.bias().to(base.dtype)
-        merged, new_bias = layer.merged(adapter.residual.get(path, base).to(base), bias)
+        merged, new_bias = layer.merged(adapter.reduced(path).to(base) if path in adapter.first else base, bias)
         if bias is not None and not torch.equal(bias, new_bias):
             raise VariantError(f"{key!r} cannot be combined: {adapter.variant.name} changes the bias of {path}")
         left, right = base.new_zeros(site.out_features, 0), base.new_zeros(0, site.in_features)

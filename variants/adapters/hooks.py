@@ -42,7 +42,7 @@ class SiteAdapters(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.enabled = True
-        self.merged = False
+        self.merged = self.reduced = False  # the layers are in the base weight, or off it
         self.passes = Passes()
         self.late: Late | None = None
         self.changes_input = hasattr(layers[0], "pre")
@@ -240,18 +240,18 @@ def unhook(module: nn.Module) -> None:
     del module.adapter
 
 
-def refuse_merged(model: nn.Module, tensors: Mapping[str, Any], prefix: str, *_: Any) -> None:
-    """Before ``load_state_dict``: raise VariantError where it would write to weights that an adapter is folded into.
+def refuse_changed(model: nn.Module, tensors: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Before ``load_state_dict``: raise VariantError where base weights would go where an adapter has changed them.
 
-    What is loaded would be without the adapter, and :meth:`unmerge` would take it away again.
+    What is loaded would be without that change, and the old base would come back with the next ``unmerge`` or switch.
     """
     for path, module in model.named_modules():
-        if isinstance(own := module._modules.get("adapter"), SiteAdapters) and own.merged:
-            key = f"{prefix}{path}.weight" if path else f"{prefix}weight"
-            if key in tensors:
-                raise VariantError(
-                    f"an adapter is merged into {path}.weight: call unmerge() before base weights are loaded"
-                )
+        own, at = module._modules.get("adapter"), f"{prefix}{path}." if path else prefix
+        if not isinstance(own, SiteAdapters) or f"{at}weight" not in tensors:
+            continue
+        if own.merged or (own.reduced and not any(key.startswith(f"{at}adapter.") for key in tensors)):
+            how = "an adapter is merged into" if own.merged else "an adapter's first update is taken off"
+            raise VariantError(f"{how} {at}weight: load base weights before, or within disabled()")
 
 
 def uncalled(layers: Iterable[AdapterLayer]) -> list[str]:

@@ -140,13 +140,13 @@ class _Batch:
                 twin = own.setdefault(module, {}).setdefault(name, _twin(module))
                 name_in_module = key.rpartition(".")[2]
                 twin._parameters[name_in_module] = value.to(module._parameters[name_in_module])
-            for path, residual in adapter.residual.items():
+            for path in adapter.first:
                 site = adapter.layers[path].site
                 twin = own.setdefault(site.module, {}).setdefault(name, _twin(site.module))
                 own_site = site.on(twin)
                 if own_site.parameter is site.parameter:
                     own_site.unshare()
-                own_site.write(residual, None)
+                own_site.write(adapter.reduced(path), None)
         for module, twins in own.items():
             module.forward = self.by_row(_twin(module), twins)
             self.undo.append(lambda m=module: delattr(m, "forward"))

@@ -151,7 +151,7 @@ def _base_values(adapted: AdaptedModel) -> dict[str, str | None]:
     if getattr(adapted.model, "is_stand_in", False):
         return {"fingerprint": None}  # the shapes of a base model without its weights (variants/base_model.py)
     active, skip = adapted.active, {*adapted.head, *adapted.adapter.in_place}
-    if adapted.adapter.residual:
+    if adapted.adapter.first:
         adapted.deactivate()
     try:
         return {"fingerprint": fingerprint(adapted.model, skip), "sketch": sketch(adapted.model, skip)}

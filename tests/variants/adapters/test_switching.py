@@ -320,13 +320,39 @@ def test_base_weights_are_not_loaded_into_merged_ones() -> None:
     adapted, base, outputs = two(LoRA(r=4))
     other = {key: tensor + 1 for key, tensor in tiny().state_dict().items()}
     adapted.merge()
-    with pytest.raises(VariantError, match=r"merged into .*weight: call unmerge\(\) before"):
+    with pytest.raises(VariantError, match=r"merged into .*weight: load base weights before, or within"):
         adapted.model.load_state_dict(other, strict=False)
     adapted.unmerge()
     assert torch.equal(out(adapted.model), outputs["a"])
     adapted.model.load_state_dict(other, strict=False)
     with adapted.disabled():
         assert not torch.allclose(out(adapted.model), base)
+
+
+@torch.no_grad()
+def test_a_variant_that_takes_its_first_update_off_follows_the_base() -> None:
+    """torchtune #2129's kind, for PiSSA: the old base came back with the next switch, without a word."""
+    other = {key: 1.3 * tensor + 0.02 for key, tensor in tiny().state_dict().items()}
+    base = tiny()
+    base.load_state_dict(other)
+    for off in (AdaptedModel.disabled, lambda adapted: adapted.mixed([None])):
+        adapted = attach(tiny(), Top(), head=[])
+        with pytest.raises(VariantError, match=r"first update is taken off .*weight: load base weights before"):
+            adapted.model.load_state_dict(other, strict=False)
+        with off(adapted):
+            adapted.model.load_state_dict(other, strict=False)
+        assert torch.allclose(out(adapted.model), out(base), atol=1e-4), "it has learnt nothing yet"
+        with adapted.disabled():
+            assert torch.equal(out(adapted.model), out(base))
+        train(adapted, 1)
+        again = attach(tiny(), Top(), head=[])
+        again.deactivate()
+        again.model.load_state_dict(other)
+        again.switch("default")
+        again.model.load_state_dict(adapted.model.state_dict())  # as a trainer resumes
+        assert torch.equal(out(again.model), out(adapted.model))
+        again.deactivate()
+        assert torch.equal(out(again.model), out(base))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
@@ -358,3 +384,15 @@ def test_adapters_do_not_change_places_on_a_resized_model() -> None:
         with pytest.raises(VariantError, match=r"score.weight is \(7, 16\) in the model, and .* as it was put aside"):
             act()
     assert adapted.active == "b" and torch.equal(out(adapted.model), before)
+
+
+def test_a_refused_adapter_leaves_what_trained() -> None:
+    """The model was frozen already when the adapter turned out not to fit."""
+    model = tiny()
+    model.score.weight.requires_grad_(False)
+    found = {name: p.requires_grad for name, p in model.named_parameters()}
+    with pytest.raises(VariantError, match="nowhere"):
+        attach(model, LoRA(target="nowhere"))
+    with pytest.raises(VariantError, match="at most 16"):
+        attach(model, LoRA(r=99))
+    assert found == {name: p.requires_grad for name, p in model.named_parameters()}
