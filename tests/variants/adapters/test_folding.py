@@ -217,3 +217,25 @@ def test_the_probe_leaves_no_trace_in_the_modules() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in adapted.model.state_dict().items())
     assert modes == [module.training for module in adapted.model.modules()]
     assert torch.equal(random, torch.get_rng_state())
+
+
+@torch.no_grad()
+def test_a_refused_merge_leaves_a_spectral_norm_as_it_was() -> None:
+    """To read its weight in training is to step its power iteration: the base was another one behind the refusal."""
+    adapted = trained(
+        Holder(lambda *sizes: nn.utils.parametrizations.spectral_norm(nn.Linear(*sizes))), METHODS["lora"]("odd")
+    )
+    adapted.model.train()
+    before = weights(adapted.model)
+    with pytest.raises(VariantError, match="cannot merge into odd"):
+        adapted.merge()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adapted.model.state_dict().items())
+
+
+def test_a_map_that_was_replaced_behind_attaching_is_not_merged_into() -> None:
+    """As an output map by resize_token_embeddings(): merging said that it was done, and the adapter was gone."""
+    adapted = trained(Holder(nn.Linear), LoRA(r=2, target="plain,odd"))
+    adapted.model.odd = nn.Linear(IN, adapted.model.odd.out_features)
+    with pytest.raises(VariantError, match="cannot merge into odd: another module is in its place"):
+        adapted.merge()
+    assert adapted.uncalled()[-1:] == ["odd"]
