@@ -68,7 +68,7 @@ def is_user_error(error: BaseException) -> bool:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error on one line."""
+    """As :func:`variants.errors.one_line`; of a disk that is full, with its remedy."""
     if isinstance(error, OSError) and error.errno:
         temporary = Path(tempfile.gettempdir())
         if not error.filename or temporary in Path(str(error.filename)).absolute().parents:

@@ -2,7 +2,7 @@
 
 Every file that comes from outside passes here first. What is handed on is finite: numbers, text without control
 characters, lists and mappings with keys of text, nested at most `DEEPEST` levels. Types and ranges are the business of
-`modules/schema.py`.
+`variants/schema.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from variants.errors import UserError, first_line
+from variants.schema import LARGEST_NUMBER
 
 LARGEST = 64 * 2**20
 """Bytes of a file that is read at once."""
@@ -21,7 +22,6 @@ DEEPEST = 50
 """Levels of a document."""
 MOST = 100_000
 """Values of a YAML file, those that aliases repeat included."""
-LONGEST_NUMBER = 2**63
 
 
 def read_text(path: str | Path, bound: int | None = LARGEST) -> str:
@@ -168,7 +168,7 @@ def _check(value: Any, place: str, depth: int) -> None:
     if isinstance(value, str):
         _check_text(value, place)
     elif isinstance(value, (int, float)):
-        if not math.isfinite(value) if isinstance(value, float) else abs(value) >= LONGEST_NUMBER:
+        if not math.isfinite(value) if isinstance(value, float) else abs(value) >= LARGEST_NUMBER:
             raise _Unfit(f"{place[2:] or 'it'} is not a finite number, or too large a one")
     elif isinstance(value, (dict, list)):
         if depth >= DEEPEST:

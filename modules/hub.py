@@ -152,16 +152,16 @@ def _watched(what: str, repo: str, action: Callable[[], Answer]) -> Future | Non
 def _silence(what: str, repo: str, outcome: Future) -> bool:
     """Wait for an outcome; whether the Hub has fallen silent over it."""
     first = last = _arrived(repo)
-    since, said = time.monotonic(), 0.0
+    since, mentioned = time.monotonic(), 0.0  # mentioned: seconds of silence at the last word about it
     while not outcome.done():
         wait([outcome], PAUSE)
         if (now := _arrived(repo)) != last:
-            last, since, said = now, time.monotonic(), 0.0
+            last, since, mentioned = now, time.monotonic(), 0.0
         silent = time.monotonic() - since
         if silent > (SILENCE if last - first < BEGUN else SILENCE_OF_A_DOWNLOAD):
             return True
-        if silent - said >= WORD:
-            said = silent
+        if silent - mentioned >= WORD:
+            mentioned = silent
             waiting = f"waiting for the Hub ({hub_endpoint()}): nothing of {what} has come for {silent:.0f} s"
             print(waiting, file=sys.stderr, flush=True)
     return False

@@ -9,8 +9,7 @@ import signal
 import sys
 import threading
 import time
-import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 WITH_PARENT = "LORA_VARIANTS_WITH_PARENT"
@@ -111,7 +110,7 @@ class _Lasting:
             self._give_up(error)
             return len(text)
 
-    def writelines(self, lines: typing.Iterable[str]) -> None:
+    def writelines(self, lines: Iterable[str]) -> None:
         for line in lines:
             self.write(line)
 
@@ -133,7 +132,7 @@ class _Lasting:
 
 
 @contextlib.contextmanager
-def lasting_output() -> Iterator[typing.Callable[[], str | None]]:
+def lasting_output() -> Iterator[Callable[[], str | None]]:
     """Training does not end because nobody reads what it prints, or because the disk of its log is full.
 
     Yields:

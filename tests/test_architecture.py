@@ -28,6 +28,7 @@ CARRIED_OUT = ("module", "function")
 FLOORS = {
     "variants": (
         "errors",
+        "schema",
         "atomic",
         "wrappers",
         "outside",
@@ -60,7 +61,6 @@ FLOORS = {
         "atomic",
         "paths",
         "documents",
-        "schema",
         "processes",
         "command_line",
         "hub",

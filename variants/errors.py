@@ -28,6 +28,12 @@ def one_line(error: BaseException | str) -> str:
     return text if len(text) <= LONGEST else f"{text[: LONGEST - 103]} … {text[-100:]}"
 
 
+def shown(value: object) -> str:
+    """A value in a message: as Python writes it, of a long one the beginning (60 characters at most)."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's text with its type, at most 300 characters, for a message of one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -72,7 +72,11 @@ class RoomLayer(AdapterLayer):
         return like.new_zeros(self.room.length, like.shape[-1])
 
     def lengthen(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        """The backbone's arguments, with room for the prefix in each that has an entry for every token."""
+        """The backbone's arguments, with room for the prefix in each that has an entry for every token.
+
+        Raises:
+            VariantError: the mask is not (batch, tokens), or the model has too few positions.
+        """
         given = dict(zip(self.names, args, strict=False)) | kwargs
         cache = given.get("cache", given.get("past_key_values"))
         present = cache is None or cache.get_seq_length() == 0

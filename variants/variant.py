@@ -9,7 +9,6 @@ import dataclasses
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -170,9 +169,11 @@ class Variant(BaseVariant):
         Raises:
             VariantError: a pattern of ``per_layer`` is of no site (the nearest is named), or a rank is too high.
         """
+        from variants.sites.misses import matches
+
         paths = [site.path for site in sites]
         for pattern in self.per_layer:
-            if not any(_matches(path, pattern) for path in paths):
+            if not any(matches(path, pattern) for path in paths):
                 near = difflib.get_close_matches(pattern.strip("*."), paths, n=1, cutoff=0) or ["none"]
                 raise VariantError(
                     f"per_layer={pattern[:100]!r} matches none of the {len(paths)} sites: it is a glob over names, "
@@ -186,10 +187,16 @@ class Variant(BaseVariant):
             check_ranks(ranks, free="rank_option" in vars(brings_layer))
 
     def at(self, path: str) -> Variant:
-        """This configuration as it holds at the site ``path``: the last matching ``per_layer`` entry wins."""
+        """This configuration as it holds at the site ``path``: the last matching ``per_layer`` entry wins.
+
+        Raises:
+            VariantError: an entry has an option that the variant lacks.
+        """
+        from variants.sites.misses import matches
+
         changes: dict[str, Any] = {}
         for pattern, options in self.per_layer.items():
-            if _matches(path, pattern):
+            if matches(path, pattern):
                 changes |= options
         known = {f.name for f in dataclasses.fields(self)} - {f.name for f in dataclasses.fields(Variant)}
         if unknown := set(changes) - known:
@@ -197,7 +204,3 @@ class Variant(BaseVariant):
                 f"per_layer names {sorted(unknown)[0]!r}, which {self.name} does not have at single sites"
             )
         return dataclasses.replace(self, **changes) if changes else self
-
-
-def _matches(path: str, pattern: str) -> bool:
-    return fnmatchcase(path, pattern) or fnmatchcase(path, f"*.{pattern}")

@@ -90,7 +90,8 @@ def find(name: str, results_dir: str | Path, which: str = "best", variant: str |
     run = adapter.absolute().parent
     record = RunConfig.read(str(run.parent.parent), run.name) if (run / "config.json").is_file() else None
     spec = config["variant"]
-    cls = named_in(adapter, spec, config.get("code"), None if known(spec) else variant)
+    given = None if known(spec) else variant  # of several runs that are compared, some may be of built-in methods
+    cls = named_in(adapter, spec, config.get("code"), given)
     return Place(run.name if record else folder.resolve().name, adapter, config, cls, record)
 
 

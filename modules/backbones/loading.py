@@ -161,6 +161,9 @@ def resolve(spec: str | os.PathLike, embedded: tuple[str, Path] | None = None) -
 
     Args:
         embedded: name and folder of what "embedded" stands for; by default the small RoBERTa.
+
+    Raises:
+        UserError: it is neither a folder nor a Hub id, or cannot be downloaded.
     """
     if spec == "embedded":
         name, folder = embedded or (f"embedded-{ROBERTA.name}", ROBERTA)

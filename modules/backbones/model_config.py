@@ -61,11 +61,11 @@ def check_memory(shapes: Any, files: list[Path]) -> None:
         shapes: the model without weights, on the meta device.
         files: of the weights.
     """
-    asked = sum(4 * tensor.numel() for tensor in (*shapes.parameters(), *shapes.buffers()))
+    described = sum(4 * tensor.numel() for tensor in (*shapes.parameters(), *shapes.buffers()))
     held = sum(file.stat().st_size for file in files)
-    if asked > 32 * held + ROOM:
+    if described > 32 * held + ROOM:
         raise UserError(
-            f"its config.json describes {asked / 4:,.0f} weights, but its weight files hold {held:,} bytes: they "
+            f"its config.json describes {described / 4:,.0f} weights, but its weight files hold {held:,} bytes: they "
             "do not belong together"
         )
 

@@ -12,9 +12,9 @@ from typing import TypedDict
 from modules.data.cache import cache_dir, digest
 from modules.documents import read_json
 from modules.hub import WEIGHT_FILES
-from modules.schema import checked
 from variants.atomic import write_atomic
 from variants.errors import UserError
+from variants.schema import checked
 
 
 class _Index(TypedDict):

@@ -50,7 +50,7 @@ class Column:
         metric: the score's name in a run's `test` figures; None for the dev metric that the run itself names.
         scale: printed figure = scale x score.
         digits: after the decimal point.
-        second: whether it is another form of a score: shown where a run has it, and never compared.
+        alternative: whether it is another form of a score: shown where a run has it, and never compared.
     """
 
     key: str
@@ -59,7 +59,7 @@ class Column:
     metric: str | None = None
     scale: float = 100.0
     digits: int = 1
-    second: bool = False
+    alternative: bool = False
 
 
 @dataclass

@@ -14,8 +14,8 @@ from typing import Any
 from modules.benchmarks.base import Benchmark
 from modules.benchmarks.settings import TrainingSettings
 from modules.documents import modified, read_yaml
-from modules.schema import Seed, built, check_keys
 from variants.errors import UserError
+from variants.schema import Seed, built, check_keys
 
 
 @dataclass(frozen=True, kw_only=True)

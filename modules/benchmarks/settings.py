@@ -14,8 +14,8 @@ from dataclasses import MISSING, dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from modules.schema import check_keys
 from variants.errors import UserError
+from variants.schema import check_keys
 
 
 @dataclass(frozen=True)

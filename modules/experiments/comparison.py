@@ -79,13 +79,17 @@ class Comparison:
     @property
     def folder(self) -> Path:
         """The backbone's."""
-        from modules.backbones.loading import resolve as place
+        from modules.backbones.loading import resolve as resolve_backbone
 
         model = self.wishes.model
-        return place(model, self.benchmark.embedded() if model == "embedded" else None)[2]
+        return resolve_backbone(model, self.benchmark.embedded() if model == "embedded" else None)[2]
 
     def rows(self, names: list[str] | None = None, budgets: list[str] | None = None) -> list[Row]:
-        """Rows of the file, in its order; with budgets one for each of them where the variant has a size."""
+        """Rows of the file, in its order; with budgets one for each of them where the variant has a size.
+
+        Raises:
+            UserError: the file has no such row, or its variant is code that nobody has named.
+        """
         entries = self.content.variants
         if unknown := [name for name in names or () if name not in entries]:
             raise UserError(f"{self.path} has no variant {unknown[0]!r}; it has {', '.join(entries)}")

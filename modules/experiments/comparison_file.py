@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 from modules.benchmarks.base import BENCHMARKS, benchmark
 from modules.documents import read_yaml
-from modules.schema import Seed, built, check_keys
 from variants.errors import UserError
+from variants.schema import Seed, built, check_keys
 
 
 def _rates(value: Any) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from modules.benchmarks.base import Benchmark
 from modules.runs.config import Execution
-from modules.schema import Seed, checked
 from variants.errors import UserError
 from variants.outside import options
+from variants.schema import Seed, checked
 
 
 @dataclass(kw_only=True)

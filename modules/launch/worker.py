@@ -60,13 +60,15 @@ def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]
 
 def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:
     """The run that another starts from: done by this worker if nobody else is at it, else waited for."""
-    said = None
+    announced = None
     while not store.path(id).is_file():
         _carry_out(together.get(id, [id]), store, together)
         if not store.path(id).is_file():
             config = RunConfig.read(store.root, id)
-            if said != (said := holder(config.folder)) and said:
-                print(f"waiting for {config.title}, which {said} is training", flush=True)
+            other = holder(config.folder)
+            if other and other != announced:
+                print(f"waiting for {config.title}, which {other} is training", flush=True)
+            announced = other
             time.sleep(2)
 
 

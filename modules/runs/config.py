@@ -10,8 +10,8 @@ from typing import Any
 
 from modules.documents import read_json
 from modules.runs.results import Budget, Origin, Start, run_id
-from modules.schema import Seed, built
 from variants.atomic import write_atomic
+from variants.schema import Seed, built
 
 NEUTRAL = {
     "accelerator",

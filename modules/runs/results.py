@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from modules.documents import decoded, parse_json
-from modules.schema import built
 from variants.atomic import move_aside, write_atomic
 from variants.errors import UserError, one_line
+from variants.schema import built
 
 SCHEMA = 1
 log = logging.getLogger(__name__)
@@ -221,7 +221,11 @@ class ResultStore:
         return path
 
     def read(self, id: str) -> RunResult | None:
-        """The run `id`; None where there is none, or where its file was unreadable and is now moved aside."""
+        """The run `id`; None where there is none, or where its file was unreadable and is now moved aside.
+
+        Raises:
+            UserError: the file may not be read.
+        """
         path = self.path(id)
         try:
             data = path.read_bytes()

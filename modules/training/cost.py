@@ -80,8 +80,9 @@ def cost(history: History, data: PaddedDataModule, config: RunConfig, stacked: i
         "peak_memory_mb": round(peak_memory_mb(), 1),
         "wall_s": round(history.seconds, 2),
         "file_bytes": sum(
-            file.stat().st_size for file in (config.folder / "best").glob("[!.]*")
-        ),  # nothing half-written
+            file.stat().st_size
+            for file in (config.folder / "best").glob("[!.]*")  # nothing half-written
+        ),
         "diverged": history.diverged,
     }
     return found if stacked == 1 else found | {"stacked": stacked}

@@ -112,40 +112,40 @@ class StackedHistory(History):
         """Take each seed's figures and keep its adapter; stop where every seed has diverged."""
         epoch = scored_epoch(trainer)
         found = [{"epoch": epoch, **figures} for figures in module.epoch_figures()]
-        for index, (own, figures) in enumerate(zip(self.each, found, strict=True)):
-            if own.diverged:  # its run alone would have stopped
+        for index, (history, figures) in enumerate(zip(self.each, found, strict=True)):
+            if history.diverged:  # its run alone would have stopped
                 continue
-            own.take(figures)
+            history.take(figures)
             with module.adapted.alone(index) as adapted:
-                if own.best is figures:
-                    own.save(adapted, "best")
-                if own.diverged:
-                    own.save(adapted, "last")
-        going = [figures for own, figures in zip(self.each, found, strict=True) if not own.diverged] or found
+                if history.best is figures:
+                    history.save(adapted, "best")
+                if history.diverged:
+                    history.save(adapted, "last")
+        going = [figures for history, figures in zip(self.each, found, strict=True) if not history.diverged] or found
         self.take({name: sum(figures[name] for figures in going) / len(going) for name in found[0]} | {"epoch": epoch})
-        self.diverged = all(own.diverged for own in self.each)
+        self.diverged = all(history.diverged for history in self.each)
         trainer.should_stop |= self.diverged
 
     def on_fit_end(self, trainer: Trainer, module: StackedTuner) -> None:
         """Keep the last adapter of each seed that has not diverged."""
-        for index, own in enumerate(self.each):
-            if not own.diverged:
+        for index, history in enumerate(self.each):
+            if not history.diverged:
                 with module.adapted.alone(index) as adapted:
-                    own.save(adapted, "last")
+                    history.save(adapted, "last")
 
     def finished(self) -> list[History]:
         """The seeds' histories with their share of the steps; times are those of all seeds together."""
-        for own in self.each:
-            own.step_seconds, own.seconds = self.step_seconds[: len(own.epochs)], self.seconds
-            own.steps = self.steps * len(own.epochs) // len(self.epochs)
+        for history in self.each:
+            history.step_seconds, history.seconds = self.step_seconds[: len(history.epochs)], self.seconds
+            history.steps = self.steps * len(history.epochs) // len(self.epochs)
         return self.each
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps, each seed's history included."""
-        return super().state_dict() | {"each": [own.state_dict() for own in self.each]}
+        return super().state_dict() | {"each": [history.state_dict() for history in self.each]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from :meth:`state_dict`."""
         super().load_state_dict({key: value for key, value in state_dict.items() if key != "each"})
-        for own, state in zip(self.each, state_dict["each"], strict=True):
-            own.load_state_dict(state)
+        for history, state in zip(self.each, state_dict["each"], strict=True):
+            history.load_state_dict(state)

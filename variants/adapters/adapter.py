@@ -58,6 +58,9 @@ class Adapter:
         Args:
             head: names of the task head's parameters, which train in place and are not adapted.
             initial: initial tensors from a file, for variants that take their first delta off the base.
+
+        Raises:
+            VariantError: the model lacks a parameter of ``head`` or of the variant, or the variant does not fit it.
         """
         known = dict(model.named_parameters())
         if unknown := [name for name in head if name not in known]:
@@ -170,7 +173,11 @@ def _build(variant: BaseVariant, seed: int, sites: Sequence[Site]) -> Iterator[t
 
 
 def copy_tensors(adapter: Adapter, tensors: dict[str, Tensor]) -> None:
-    """Copy ``tensors`` into the adapter's layers; no other, and every one that outputs depend on."""
+    """Copy ``tensors`` into the adapter's layers; no other, and every one that outputs depend on.
+
+    Raises:
+        VariantError: one is missing, unknown, or of another shape or kind of number.
+    """
     own = adapter.tensors()
     spared = {f"{path}.{name}" for path, layer in adapter.layers.items() for name in layer.training_only}
     if missing := [key for key in own if key not in tensors and key not in spared]:

@@ -28,21 +28,21 @@ def completed_groups(
     Raises:
         VariantError: a tensor is in no group, in two, or is not trained by the layers.
     """
-    said = f"{type(variant).__name__}.param_groups"
+    function = f"{type(variant).__name__}.param_groups"
     try:
         whole = [{**defaults, **group, "params": list(group["params"])} for group in groups]
     except (KeyError, TypeError):
-        raise VariantError(f'{said} must give a list of groups such as {{"params": [...], "lr": lr}}') from None
+        raise VariantError(f'{function} must give a list of groups such as {{"params": [...], "lr": lr}}') from None
     names = {id(parameter): name for name, parameter in trained.items()}
     seen: set[int] = set()
     for parameter in (p for group in whole for p in group["params"]):
         if id(parameter) in seen:
-            raise VariantError(f"{said} has {names.get(id(parameter), 'a tensor')} twice")
+            raise VariantError(f"{function} has {names.get(id(parameter), 'a tensor')} twice")
         if id(parameter) not in names:
-            raise VariantError(f"{said} has a tensor that no layer trains, of shape {tuple(parameter.shape)}")
+            raise VariantError(f"{function} has a tensor that no layer trains, of shape {tuple(parameter.shape)}")
         seen.add(id(parameter))
     if left := [name for key, name in names.items() if key not in seen]:
-        raise VariantError(f"{said} leaves out {left[0]}: put it into a group, or make it a buffer")
+        raise VariantError(f"{function} leaves out {left[0]}: put it into a group, or make it a buffer")
     return whole
 
 
@@ -51,18 +51,18 @@ def figures(variant: BaseVariant, layers: Sequence[AdapterLayer]) -> tuple[dict[
 
     Training has been done when they are asked for: no mistake in them may cost its results.
     """
-    said = f"{type(variant).__name__}.metrics"
+    function = f"{type(variant).__name__}.metrics"
     try:
         found = dict(variant.metrics(layers) or {})
     except Exception as error:
-        return {}, [f"{said} fails: {first_line(error)}"]
+        return {}, [f"{function} fails: {first_line(error)}"]
     numbers, wrong = {}, []
     for key, value in found.items():
         number = _number(value)
         if number is None:
             shape = getattr(value, "shape", None)
             kind = type(value).__name__ + ("" if shape is None else f" of shape {tuple(shape)}")
-            wrong.append(f"{said}: {key!r} is no number but {kind}")
+            wrong.append(f"{function}: {key!r} is no number but {kind}")
         else:
             numbers[str(key)] = number
     return numbers, wrong

@@ -53,7 +53,7 @@ class SiteAdapters(nn.Module):
         self.cut = Cut([layer.site.rows for layer in layers])
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """AdaptedModel output of the module, same shape and dtype as ``y``.
+        """The module's output with the adapter in it, same shape and dtype as ``y``.
 
         fp32 adapters over a low-precision base compute as they do under autocast, whether or not it is on.
         """
@@ -81,12 +81,10 @@ class SiteAdapters(nn.Module):
         return self.layers[0].pre(x)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SiteAdapters:
-        if self.late is None:
-            return super()._apply(fn, recurse)
-        before = {id(t) for t in (*self.parameters(), *self.buffers()) if t.is_meta}
-        with_values = len(before) == 0
+        # to_empty() gives tensors of the meta device memory without values: these are to be computed yet
+        had_none = self.late is not None and any(t.is_meta for t in (*self.parameters(), *self.buffers()))
         super()._apply(fn, recurse)
-        if not with_values:
+        if had_none:
             self.late.emptied += [t for t in (*self.parameters(), *self.buffers()) if not t.is_meta]
         return self
 

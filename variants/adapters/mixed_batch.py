@@ -87,7 +87,11 @@ class _Batch:
         self.undo: list[Callable[[], None]] = []
 
     def index(self, tensor: Tensor, where: str) -> dict[str | None, Tensor]:
-        """Adapter -> its rows in ``tensor``, which may hold several consecutive ones for each example of the batch."""
+        """Adapter -> its rows in ``tensor``, which may hold several consecutive ones for each example of the batch.
+
+        Raises:
+            VariantError: the tensor has no row, or a broken number of rows, for each example.
+        """
         key = tensor.shape[0], tensor.device
         if key not in self.known:
             each, rest = divmod(tensor.shape[0], self.size)

@@ -22,7 +22,7 @@ FIRST, NEAR = 256, 64
 
 
 def parse(text: str | int | float) -> int:
-    """Parameters that ``0.3M``, ``300K`` or ``300000`` names."""
+    """Parameters that ``0.3M``, ``300K`` or ``300000`` names. Raises VariantError of anything else."""
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMB]?)\s*", str(text), re.IGNORECASE)
     budget = round(float(match[1]) * {"": 1, "K": 1e3, "M": 1e6, "B": 1e9}[match[2].upper()]) if match else 0
     if budget < 1:

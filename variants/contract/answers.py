@@ -10,7 +10,15 @@ from torch import Tensor
 
 from variants.adapters.answers import figures
 from variants.contract.base import Broken, property_of, require
-from variants.contract.models import NotApplicable, Subject, distance, no_layers, optimizer_steps, own, target_outputs
+from variants.contract.models import (
+    NotApplicable,
+    Subject,
+    adapter_parameters,
+    distance,
+    no_layers,
+    optimizer_steps,
+    target_outputs,
+)
 from variants.layer import AdapterLayer
 from variants.outside.places import located
 from variants.variant import BaseVariant
@@ -24,7 +32,7 @@ def overrides(subject: Subject, *names: str) -> bool:
 @property_of("something trains")
 def something_trains(subject: Subject) -> None:
     """It trains more than the task head: else every other property would say nothing."""
-    if not own(subject.attached()):
+    if not adapter_parameters(subject.attached()):
         if subject.variant.layer is None and not overrides(subject, "trainable", "attach"):
             raise NotApplicable("it trains the head alone")
         raise Broken("it finds nothing to train in the models of this suite: trainable() or sites() name nothing there")
@@ -114,12 +122,12 @@ def size(subject: Subject) -> None:
             adapted = dataclasses.replace(subject, variant=sized).trained()
         except (ValueError, AssertionError):  # its own refusal
             continue
-        counts[wanted] = len_of = sum(t.numel() for t in own(adapted).values())
+        counts[wanted] = trained = sum(t.numel() for t in adapter_parameters(adapted).values())
         smaller = [k for k in counts if k < wanted]
-        if smaller and len_of <= counts[smaller[-1]]:
+        if smaller and trained <= counts[smaller[-1]]:
             beyond = wanted > subject.width
             hint = f"check_rank({name}, site) refuses it" if beyond else "a budget needs a size that grows it"
-            require(False, f"{name}={wanted} trains {len_of} parameters, no more than {name}={smaller[-1]}: {hint}")
+            require(False, f"{name}={wanted} trains {trained} parameters, no more than {name}={smaller[-1]}: {hint}")
         try:
             adapted.model(subject.inputs())
         except Exception as error:

@@ -69,9 +69,9 @@ class Block(nn.Module):
         self.kind = kind
         norm = nn.LayerNorm(width)
         with torch.no_grad():
-            own = torch.Generator().manual_seed(width)  # weights that methods for norms have something to do with
-            norm.weight.add_(0.2 * torch.randn(width, generator=own))
-            norm.bias.add_(0.2 * torch.randn(width, generator=own))
+            noise = torch.Generator().manual_seed(width)  # weights that methods for norms have something to do with
+            norm.weight.add_(0.2 * torch.randn(width, generator=noise))
+            norm.bias.add_(0.2 * torch.randn(width, generator=noise))
         setattr(self, NORM[kind == PLAIN], norm)
         self.attn, self.mlp = nn.Module(), nn.Module()
         make = Conv1D if kind == CONV1D else _linear
@@ -222,7 +222,7 @@ class Subject:
     def trained(self, model: nn.Module | None = None, **changes: str) -> AdaptedModel:
         """The variant as if it had been trained: every tensor of it away from its start."""
         adapted = self.attached(model, **changes)
-        for index, tensor in enumerate(own(adapted).values()):
+        for index, tensor in enumerate(adapter_parameters(adapted).values()):
             shift(tensor, index)
         return adapted
 
@@ -239,7 +239,7 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(cause, (ValueError, AssertionError))
 
 
-def own(adapted: AdaptedModel) -> dict[str, nn.Parameter]:
+def adapter_parameters(adapted: AdaptedModel) -> dict[str, nn.Parameter]:
     """What trains, the head apart."""
     return {name: tensor for name, tensor in adapted.trained().items() if name not in adapted.head}
 

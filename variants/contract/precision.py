@@ -7,8 +7,8 @@ import torch
 from variants.contract.base import property_of, require
 from variants.contract.models import (
     Subject,
+    adapter_parameters,
     distance,
-    own,
     shift,
 )
 
@@ -26,7 +26,7 @@ def low_precision(subject: Subject) -> None:
             output = adapted.model.train()(x.to(base))
         require(output.dtype == torch.bfloat16, f"{where}: the output is {output.dtype}")
         output.float().square().sum().backward()
-        tensors = [*own(adapted).values()]
+        tensors = [*adapter_parameters(adapted).values()]
         require(
             all(t.dtype == torch.float32 for t in adapted.adapter.tensors().values() if t.requires_grad),
             f"{where}: an adapter tensor is not kept in fp32",
@@ -54,11 +54,11 @@ def double_precision(subject: Subject) -> None:
     adapted, x = subject.trained(subject.model().double()), subject.inputs().double()
     before = adapted.model(x)
     require(before.dtype == torch.float64, f"the output is {before.dtype}")
-    start, changes = {name: t.clone() for name, t in own(adapted).items()}, []
+    start, changes = {name: t.clone() for name, t in adapter_parameters(adapted).items()}, []
     for step in (1e-9, 2e-9):
         moved = x.clone()
         shift(moved, 99, step)
-        for index, (name, tensor) in enumerate(own(adapted).items()):
+        for index, (name, tensor) in enumerate(adapter_parameters(adapted).items()):
             tensor.copy_(start[name])
             shift(tensor, index, step)
         changes.append(adapted.model(moved) - before)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack, why_not
 from variants.contract.base import property_of, require
 from variants.contract.models import NotApplicable, Subject, optimizer_steps, target_outputs
@@ -43,12 +44,13 @@ def stacked_is_alone(subject: Subject) -> None:
 
 
 def _train(stack: Stack, x: Tensor, y: Tensor) -> None:
-    fast = nullcontext
-    if find_spec("variants.acceleration") is not None:
-        from variants.acceleration import accelerated as fast  # noqa: F811
+    if find_spec("variants.acceleration") is None:  # the folder may be deleted
+        entered = nullcontext
+    else:
+        from variants.acceleration import accelerated as entered
     optimizer = torch.optim.SGD(stack.param_groups(LR))
     for step in range(1, STEPS + 1):
-        with fast(stack):
+        with entered(stack):
             loss = 2 * F.mse_loss(stack.model(x), y)  # the sum of the two
         penalty = stack.penalty()
         (loss if penalty is None else loss + penalty.sum()).backward()
@@ -57,6 +59,7 @@ def _train(stack: Stack, x: Tensor, y: Tensor) -> None:
         optimizer.zero_grad()
 
 
-def _values(adapted, name: str) -> dict[str, Tensor]:
+def _values(adapted: AdaptedModel, name: str) -> dict[str, Tensor]:
+    """What an adapter beside the active one holds: its layers' tensors, and what it trains in place."""
     adapter = adapted.adapters[name]
     return {key: tensor.detach() for key, tensor in (adapter.tensors() | adapter.values).items()}

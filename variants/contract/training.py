@@ -10,9 +10,9 @@ from variants.contract.base import Broken, property_of, require
 from variants.contract.models import (
     NotApplicable,
     Subject,
+    adapter_parameters,
     distance,
     optimizer_steps,
-    own,
     shift,
     target_outputs,
 )
@@ -36,10 +36,10 @@ def identity(subject: Subject) -> None:
 def moves(subject: Subject) -> None:
     """Every trained tensor has a say in the output."""
     adapted, x = subject.trained(), subject.inputs()
-    if not own(adapted):
+    if not adapter_parameters(adapted):
         raise NotApplicable("it trains nothing but the head")
     before = adapted.model(x)
-    for name, tensor in own(adapted).items():
+    for name, tensor in adapter_parameters(adapted).items():
         saved = tensor.clone()
         shift(tensor, 50)
         moved = distance(adapted.model(x), before) > 1e-6
@@ -91,7 +91,7 @@ def learns(subject: Subject) -> None:
     target = target_outputs(subject, x)
     for lr in (1e-2, 1e-1, 1e-3):
         adapted = subject.attached()
-        losses = optimizer_steps(adapted, x, target, 40, lr=lr, head_lr=0.0 if own(adapted) else lr)
+        losses = optimizer_steps(adapted, x, target, 40, lr=lr, head_lr=0.0 if adapter_parameters(adapted) else lr)
         best = min(best, losses[-1] / losses[0])
         if best < 0.9:
             return

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError
 from variants.formats.boundary import refusing
+from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
+from variants.wrappers import unwrapped
 
 FORMATS = ("ours", "peft", "loralib")
 
@@ -36,6 +38,19 @@ def recognise(path: str | os.PathLike) -> str:
     )
 
 
+def base_of(model: nn.Module | AdaptedModel) -> nn.Module:
+    """The base model of a handle, or what is inside of a model's wrappers (:func:`variants.wrappers.unwrapped`)."""
+    return model.model if isinstance(model, AdaptedModel) else unwrapped(model)
+
+
+def by_module(layers: Iterable[AdapterLayer]) -> dict[str, list[AdapterLayer]]:
+    """Layers by the path of their module, the slices of one module together."""
+    found: dict[str, list[AdapterLayer]] = {}
+    for layer in layers:
+        found.setdefault(layer.site.module_path, []).append(layer)
+    return found
+
+
 def is_stand_in(model: nn.Module) -> bool:
     """Whether ``model`` is made up of an adapter file's own shapes (:func:`variants.base_model.stand_in`)."""
     return getattr(model, "is_stand_in", False)
@@ -46,7 +61,7 @@ def tied_names(model: nn.Module) -> dict[str, list[str]]:
     names: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
-    return {name: own for own in names.values() if len(own) > 1 for name in own}
+    return {name: tied for tied in names.values() if len(tied) > 1 for name in tied}
 
 
 def install(
@@ -66,7 +81,7 @@ def install(
         if unknown := [key for key in head if key not in adapted.head]:
             raise VariantError(f"the file trains {unknown[0]}, which is not part of this model's head")
     else:
-        adapted = AdaptedModel(model, list(head))
+        adapted = AdaptedModel(base_of(model), list(head))
     with adapted.adding(name, variant):
         own = adapted.state_dict()
         adapted.load_state_dict({key: own[key] for key in adapted.adapter.in_place} | tensors)

@@ -15,13 +15,12 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.formats.boundary import refuse_wrapped, refusing
-from variants.formats.common import install, is_stand_in
+from variants.formats.common import base_of, by_module, install, is_stand_in
 from variants.layer import AdapterLayer
 from variants.methods.lora import LoRA
 from variants.sites.kinds import is_linear
 from variants.sites.site import Site
 from variants.sites.targets import find_sites, name_target
-from variants.wrappers import unwrapped
 
 
 def save(adapted: AdaptedModel, file: str | os.PathLike) -> float:
@@ -37,12 +36,9 @@ def save(adapted: AdaptedModel, file: str | os.PathLike) -> float:
     """
     if adapted.variant.name != "lora":
         raise VariantError(f"loralib has no form for {adapted.variant.name}, only for lora")
-    by_module: dict[str, list[AdapterLayer]] = {}
-    for layer in adapted.layers:
-        by_module.setdefault(layer.site.module_path, []).append(layer)
     tensors: OrderedDict[str, Tensor] = OrderedDict()
     alphas = {}
-    for path, layers in by_module.items():
+    for path, layers in by_module(adapted.layers).items():
         _check_slices(path, layers)
         tensors[f"{path}.lora_A"] = torch.cat([layer.lora_A for layer in layers])
         tensors[f"{path}.lora_B"] = torch.cat([layer.lora_B for layer in layers])
@@ -123,8 +119,7 @@ def load(
         raise VariantError(f"{file}: loralib files do not hold alpha; give it (the authors' RoBERTa files need 16)")
     if not math.isfinite(alpha):
         raise VariantError(f"alpha={alpha} is no number to scale by")
-    model = model if isinstance(model, AdaptedModel) else unwrapped(model)
-    base = model.model if isinstance(model, AdaptedModel) else model
+    base = base_of(model)
     refuse_wrapped(Path(file), (*layers, *others), base)
     with refusing(f"{file} does not fit this model"):
         return _install(model, base, Path(file), layers, others, float(alpha), name)

@@ -6,7 +6,7 @@ import json
 import os
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -15,33 +15,35 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing
-from variants.formats.common import tied_names
+from variants.formats.common import base_of, is_stand_in, tied_names
 from variants.formats.fingerprint import alike, fingerprint, sketch
 from variants.named import named_in
 from variants.outside.files import code_hash
 from variants.registry import spec_of
 from variants.sites.architectures import head_parameters
 from variants.variant import BaseVariant
-from variants.wrappers import unwrapped
 
 TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
 FORMAT = 1
 _INITIAL = "initial::"
-_KINDS = {
-    "variant": str,
-    "code": str | None,
-    "options": dict,
-    "seed": int,
-    "head": list[str] | None,
-    "base": dict,
-    "epoch": int,
-    "task": str | None,
-}
-_BASE_KINDS = {
-    **dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None),
-    "tied": dict[str, list[str]],
-}
-"""Types of the entries of adapter.json that are read here or by the project's commands."""
+_Base = TypedDict(
+    "_Base",
+    dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None) | {"tied": dict[str, list[str]]},
+    total=False,
+)
+
+
+class _Config(TypedDict, total=False):
+    """Types of the entries of adapter.json that are read here or by the project's commands."""
+
+    variant: str
+    code: str | None
+    options: dict
+    seed: int
+    head: list[str] | None
+    base: _Base
+    epoch: int
+    task: str | None
 
 
 def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str | None = None, **notes: Any) -> Path:
@@ -84,7 +86,7 @@ def _tied(adapted: AdaptedModel) -> dict[str, list[str]]:
 
 
 def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Configuration and tensors of an adapter folder, the configuration's entries of the types of `_KINDS`.
+    """Configuration and tensors of an adapter folder, the configuration's entries of the types of `_Config`.
 
     Raises:
         VariantError: a file is missing or is not what it should be.
@@ -98,8 +100,7 @@ def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, T
         raise VariantError(f"{folder / CONFIG} is not of format {FORMAT}, the one this version reads")
     if missing := [key for key in ("variant", "options") if key not in config]:
         raise VariantError(f"{folder / CONFIG} lacks {missing[0]!r}")
-    check(folder / CONFIG, config, _KINDS)
-    check(folder / CONFIG, config.get("base", {}), _BASE_KINDS)
+    check(folder / CONFIG, config, _Config)
     return config, read_tensors(folder / TENSORS)
 
 
@@ -131,25 +132,24 @@ def load(
     with refusing(f"{folder} does not fit this model"):
         config, tensors = read_adapter(folder)
         cls = named_in(folder, config["variant"], config.get("code"), variant, strict)
-        own, head = build(folder, cls, config["options"], tensors.values()), config.get("head")
-        refuse_wrapped(folder, tensors, model.model if isinstance(model, AdaptedModel) else unwrapped(model))
-        adapted = model if isinstance(model, AdaptedModel) else _fresh(unwrapped(model), head)
+        method, head, base = build(folder, cls, config["options"], tensors.values()), config.get("head"), base_of(model)
+        refuse_wrapped(folder, tensors, base)
+        if isinstance(model, AdaptedModel):
+            adapted = model
+        else:
+            adapted = AdaptedModel(base, head_parameters(base) if head is None else head)
         initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
-        with adapted.adding(name, own, config.get("seed", 0), initial):
+        with adapted.adding(name, method, config.get("seed", 0), initial):
             adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
             _check_base(adapted, config, folder, strict)
     return adapted
 
 
-def _fresh(model: nn.Module, head: list[str] | None) -> AdaptedModel:
-    return AdaptedModel(model, head_parameters(model) if head is None else head)
-
-
 def _base_values(adapted: AdaptedModel) -> dict[str, str | None]:
     """Fingerprint and sketch of what stays frozen, sites of a residual variant as they were before: equal for every
     adapter of one base."""
-    if getattr(adapted.model, "is_stand_in", False):
-        return {"fingerprint": None}  # the shapes of a base model without its weights (variants/base_model.py)
+    if is_stand_in(adapted.model):
+        return {"fingerprint": None}
     active, skip = adapted.active, {*adapted.head, *adapted.adapter.in_place}
     if adapted.adapter.first:
         adapted.deactivate()

@@ -139,8 +139,8 @@ def build(cls: type[V], values: Mapping[str, Any], flags: bool = False) -> V:
     if lacking := [name for name, o in known.items() if o.default is MISSING and name not in values]:
         raise VariantError(f"{cls.__name__} needs --{lacking[0]}: it has no default ({definition(cls)})")
     given = {name: known[name].read(value, f"{dash}{name}") for name, value in values.items()}
-    for own in given.get("per_layer", {}).values():  # the options of some sites
-        own.update({key: known[key].read(value, f"per_layer: {key}") for key, value in own.items() if key in known})
+    for options in given.get("per_layer", {}).values():  # those of some sites
+        options.update({k: known[k].read(value, f"per_layer: {k}") for k, value in options.items() if k in known})
     try:
         return cls(**given)
     except UserError:
@@ -210,7 +210,11 @@ def _shown(value: Any) -> Any:
 
 
 def opened(argv: Sequence[str], cls: type) -> list[str]:
-    """A command line in which ``--inner '{depth: 3}'`` is ``--inner.depth=3``, for options that hold a dataclass."""
+    """A command line in which ``--inner '{depth: 3}'`` is ``--inner.depth=3``, for options that hold a dataclass.
+
+    Raises:
+        UserError: such an option is no mapping.
+    """
     held, words, left = {f"--{o.name}" for o in options_of(cls).values() if o.inner}, [], iter(argv)
     for word in left:
         name, equals, text = word.partition("=")

@@ -27,14 +27,14 @@ def located(error: BaseException, *classes: type) -> str:
     Args:
         classes: whose files count; by default every file that is neither the project's nor a library's.
     """
-    said = first_line(error)
+    message = first_line(error)
     if isinstance(error, UserError):
-        said = str(error)
-        if has_place(said):
-            return said
+        message = str(error)
+        if has_place(message):
+            return message
     elif isinstance(error, SyntaxError):
-        said = f"{type(error).__name__}: {error.msg}"
-    return place(error, *classes) + said
+        message = f"{type(error).__name__}: {error.msg}"
+    return place(error, *classes) + message
 
 
 def definition(cls: type) -> str:

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Literal, Union
 
 from variants.errors import VariantError
 
-WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+SWITCHES = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+"""What is written for a switch -> its value."""
 NOTHING = ("null", "none")
+"""What is written for None."""
 _SEVERAL: dict[Any, Callable] = {
     list: list,
     tuple: tuple,
@@ -108,21 +110,21 @@ def _choice(value: Any, known: dict[str, Any]) -> Any:
 
 def _one_of(value: Any, kinds: tuple, default: Any) -> Any:
     """The first kind that fits; text last, as everything is text."""
-    said = []
+    refusals = []
     if str in kinds and str(value).lower() == "none":  # a word as any other
         return value
     for kind in sorted(kinds, key=lambda kind: (kind is str, kind is not type(None))):
         try:
             return read(value, kind, default)
         except Unfit as reason:
-            said.append(str(reason))
-    raise Unfit(" or ".join(said[1:] + said[:1] if said[0] == "null" else said))
+            refusals.append(str(reason))
+    raise Unfit(" or ".join(refusals[1:] + refusals[:1] if refusals[0] == "null" else refusals))
 
 
 def _simple(value: Any, kind: type) -> Any:
     try:
         if kind is bool:
-            return value if isinstance(value, bool) else WORDS[str(value).lower()]
+            return value if isinstance(value, bool) else SWITCHES[str(value).lower()]
         if kind is str and isinstance(value, (bool, int, float)):
             return str(value)
         if kind in (str, Path):

@@ -100,9 +100,7 @@ class Quantised(Plain):
         if not isinstance(module, nn.Linear):
             return False
         weight = module.weight
-        wrapped = hasattr(weight, "__tensor_flatten__") and not hasattr(
-            weight, "device_mesh"
-        )  # torchao's, not a DTensor
+        wrapped = hasattr(weight, "__tensor_flatten__") and not hasattr(weight, "device_mesh")  # torchao's, no DTensor
         return wrapped or not weight.dtype.is_floating_point or weight.dtype.itemsize < 2
 
     def shape(self, module: nn.Module) -> tuple[int, int]:
@@ -112,8 +110,8 @@ class Quantised(Plain):
     def dtype(self, module: nn.Module) -> torch.dtype:
         """What the module computes in, as far as it can be told: of its own accord, or by its bias."""
         bias = getattr(module, "bias", None)
-        said = (getattr(module, "compute_dtype", None), None if bias is None else bias.dtype)
-        return next((x for x in said if isinstance(x, torch.dtype) and x.is_floating_point), torch.get_default_dtype())
+        known = (getattr(module, "compute_dtype", None), None if bias is None else bias.dtype)
+        return next((x for x in known if isinstance(x, torch.dtype) and x.is_floating_point), torch.get_default_dtype())
 
     def packs(self, module: nn.Module) -> bool:
         """Whether several numbers share an element, as in 4 bits."""

@@ -70,9 +70,9 @@ class Cut:
 
     def __init__(self, rows: Sequence[Rows]) -> None:
         self.groups, self._period = rows[0].groups, rows[0].period
-        if any(own.period != self._period for own in rows):
+        if any(part.period != self._period for part in rows):
             raise ValueError("rows of one cut have one period")
-        self.spans = [(own.start, own.stop) for own in rows]
+        self.spans = [(part.start, part.stop) for part in rows]
         edges = sorted({0, self._period, *itertools.chain(*self.spans)})
         self._widths = [stop - start for start, stop in itertools.pairwise(edges)]
         self.places = [edges.index(start) for start, _ in self.spans]

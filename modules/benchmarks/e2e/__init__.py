@@ -43,7 +43,7 @@ class E2ENLG(Benchmark):
     columns = (
         Column("bleu", "e2e", "BLEU", "BLEU"),
         Column("nist", "e2e", "NIST", "NIST", scale=1.0, digits=2),
-        Column("nist_python", "e2e", "NIST (Python)", "NIST_python", scale=1.0, digits=2, second=True),
+        Column("nist_python", "e2e", "NIST (Python)", "NIST_python", scale=1.0, digits=2, alternative=True),
         Column("meteor", "e2e", "MET", "METEOR"),
         Column("rouge_l", "e2e", "ROUGE-L", "ROUGE_L"),
         Column("cider", "e2e", "CIDEr", "CIDEr", scale=1.0, digits=2),

@@ -24,9 +24,9 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from modules.benchmarks.e2e.settings import E2ESettings
 from modules.documents import read_json
-from modules.schema import between, checked
 from variants.atomic import write_atomic
 from variants.errors import UserError
+from variants.schema import between, checked
 
 
 @dataclass(frozen=True)

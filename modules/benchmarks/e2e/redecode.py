@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from modules.backbones.loading import resolve as place
+from modules.backbones.loading import resolve as resolve_backbone
 from modules.backbones.weights import weights_hash
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.e2e.decode import decode
@@ -56,7 +56,7 @@ def redecode(
     config.reference = config.reference or reference
     config.backbone["spec"] = model or config.backbone.get("spec", "")
     config.data["spec"] = data_dir or config.data.get("spec", "")
-    if weights_hash(place(config.backbone["spec"], E2E.embedded())[2]) != config.backbone["hash"]:
+    if weights_hash(resolve_backbone(config.backbone["spec"], E2E.embedded())[2]) != config.backbone["hash"]:
         raise UserError(f"the weights of {config.backbone['spec']} are not those that the run started from")
     prepared = E2E.prepare(config)
     adapted = attach(prepared.model, build(cls, config.options), config.seed)

@@ -75,11 +75,11 @@ def build(name: str, device: str) -> nn.Module:
         return parameter_counts.build_model(shapes[name], device)
     import transformers
 
-    from modules.backbones.loading import resolve as place
+    from modules.backbones.loading import resolve as resolve_backbone
 
     try:
         config = transformers.AutoConfig.from_pretrained(
-            place(name)[2] if name == "embedded" else name, trust_remote_code=False
+            resolve_backbone(name)[2] if name == "embedded" else name, trust_remote_code=False
         )
         causal = any("LMHead" in kind or "CausalLM" in kind for kind in config.architectures or [])
         auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForSequenceClassification

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def scores(section: Section) -> Figure:
     """A facet for each column: each row's seeds (small), its centre and its spread."""
-    columns = [c for c in section.columns if not c.second and any(c.key in row.cells for row in section.rows)]
+    columns = [c for c in section.columns if not c.alternative and any(c.key in row.cells for row in section.rows)]
     rows, across = grid_of(len(columns))
     figure, axes = new_figure(section, "Scores", rows, across, (2.9, 0.8 + 0.24 * len(section.rows)))
     row_styles = styles(section)

@@ -8,8 +8,8 @@ from typing import Any
 
 from modules.documents import modified, read_yaml
 from modules.reports.tables.published_files import LatencyFile, Model, ParametersFile, PublishedRow, RankOptions, Score
-from modules.schema import built, checked
 from variants.errors import UserError
+from variants.schema import built, checked
 
 __all__ = [
     "PublishedRow", "Score", "load_all", "load_latency", "load_models", "load_parameters", "load_published",

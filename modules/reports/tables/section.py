@@ -129,7 +129,7 @@ class Section:
     def columns(self) -> tuple[Column, ...]:
         """The benchmark's; a second form of a score only where one of our runs has it."""
         filled = {key for row in self.rows for key in row.cells}
-        return tuple(column for column in self.benchmark.columns if not column.second or column.key in filled)
+        return tuple(column for column in self.benchmark.columns if not column.alternative or column.key in filled)
 
     def published_of(self, variant: str) -> list[PublishedRow]:
         """The published rows of a variant."""

@@ -12,7 +12,6 @@ from tests.support.tiny import logits, roberta, trained
 from variants import LoRA, VeRA, attach, convert, formats, merge
 from variants.errors import UserError, VariantError
 from variants.formats import loralib, native, peft
-from variants.formats.boundary import fits
 from variants.formats.native import save_adapter
 from variants.formats.peft.patterns import Patterns
 
@@ -37,13 +36,13 @@ OURS = {
     "no variant": ('{"format": 1, "options": {}}', "lacks 'variant'"),
 }
 CHANGES = {
-    "variant": ({"variant": 3}, "variant=3 is not str"),
-    "options": ({"options": []}, "options=[] is not dict"),
-    "seed": ({"seed": "x"}, "seed='x' is not int"),
-    "huge seed": ({"seed": 10**400}, "is not int"),
-    "head": ({"head": [1]}, "head=[1] is not list[str]"),
-    "base": ({"base": [1]}, "base=[1] is not dict"),
-    "fingerprint": ({"base": {"fingerprint": {}}}, "fingerprint={} is not str | None"),
+    "variant": ({"variant": 3}, "variant must be text, not 3"),
+    "options": ({"options": []}, "options must be keys and values, not []"),
+    "seed": ({"seed": "x"}, "seed must be a whole number, not 'x'"),
+    "huge seed": ({"seed": 10**400}, "seed must be a whole number, not 1000"),
+    "head": ({"head": [1]}, "head: entry 1 must be text, not 1"),
+    "base": ({"base": [1]}, "base: expected keys and values, found [1]"),
+    "fingerprint": ({"base": {"fingerprint": {}}}, "base: fingerprint must be text, not {}"),
 }
 OPTIONS = {
     "text": ({"r": "x"}, "r"),
@@ -106,10 +105,10 @@ def test_a_name_of_twenty_thousand_letters_is_cut(tmp_path):
 PEFT = {
     "no rank": ({"r": None}, "lacks 'r'"),
     "rank 0": ({"r": 0}, "r=0 is not above 0"),
-    "a rank of text": ({"r": "8"}, "r='8' is not int | None"),
-    "infinite alpha": ({"lora_alpha": 1e400}, "lora_alpha=inf is not float | None"),
-    "a pattern of lists": ({"alpha_pattern": ["q"]}, "alpha_pattern=['q'] is not"),
-    "a type of numbers": ({"peft_type": 3}, "peft_type=3 is not str"),
+    "a rank of text": ({"r": "8"}, "r must be a whole number, not '8'"),
+    "infinite alpha": ({"lora_alpha": 1e400}, "lora_alpha must be a number, not inf"),
+    "a pattern of lists": ({"alpha_pattern": ["q"]}, "alpha_pattern must be keys and values, not ['q']"),
+    "a type of numbers": ({"peft_type": 3}, "peft_type must be text, not 3"),
     "a start that is a list": ({"init_lora_weights": [1] * 500}, "changes the base weights"),
     "another option": ({"layer_replication": [[0, 4]] * 500}, "layer_replication"),
     "no expression": ({"alpha_pattern": {"q(": 3.0}}, "is no regular expression"),
@@ -267,17 +266,3 @@ def test_a_file_names_no_other_class_than_a_model(name, base, tmp_path):
     config["base"]["class"] = name
     (folder / native.CONFIG).write_text(json.dumps(config))
     refused(lambda: convert.convert(folder, tmp_path / "out", "peft", str(base)), "is no model class of transformers")
-
-
-def test_values_of_annotated_types():
-    for value, kind in ((1, int), (1, float), (True, bool), (None, str | None), (["a"], list[str]), ({"a": 1}, dict)):
-        assert fits(value, kind)
-    for value, kind in (
-        (True, int),
-        (1.5, int),
-        (float("nan"), float),
-        (10**400, float),
-        ([1], list[str]),
-        ("x", bool),
-    ):
-        assert not fits(value, kind)

@@ -197,8 +197,8 @@ def recomputed_in(moment: Callable[[], Callable[[], AbstractContextManager]]) ->
             forward, again = contexts()
             return forward, _Together(again, moment())
 
-        asked = debug or torch.compiler.is_compiling()  # they take no contexts
-        return plain(function, rng, contexts if asked else both, check, debug, *args, **kwargs)
+        as_they_are = debug or torch.compiler.is_compiling()  # which take no contexts of a caller's
+        return plain(function, rng, contexts if as_they_are else both, check, debug, *args, **kwargs)
 
     module._checkpoint_without_reentrant_generator = generator
     try:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from variants.errors import VariantError
-from variants.layer import AdapterLayer
 from variants.sites.site import Site
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -50,11 +48,3 @@ def kind(config: dict[str, Any]) -> str:
     if name not in NAMES:
         raise VariantError(f"PEFT's {name.upper()[:40]} has no counterpart here; readable are {', '.join(NAMES)}")
     return "dora" if config.get("use_dora") else name
-
-
-def by_module(layers: Iterable[AdapterLayer]) -> dict[str, list[AdapterLayer]]:
-    """Layers by the path of their module, the slices of one module together."""
-    found: dict[str, list[AdapterLayer]] = {}
-    for layer in layers:
-        found.setdefault(layer.site.module_path, []).append(layer)
-    return found

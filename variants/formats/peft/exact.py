@@ -8,7 +8,8 @@ from torch import Tensor
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.adapter import copy_tensors
 from variants.errors import VariantError
-from variants.formats.peft.common import Map, by_module
+from variants.formats.common import by_module
+from variants.formats.peft.common import Map
 from variants.layer import AdapterLayer, LowRank, wide
 
 

@@ -16,8 +16,8 @@ from variants.registry import resolve
 from variants.variant import BaseVariant
 
 
-def one_scaling(maps: dict[str, Map], rslora: bool) -> tuple[dict[str, Map], int, float]:
-    """The maps with one scaling for all, the largest rank, and the alpha that gives that scaling with that rank.
+def one_scaling(maps: dict[str, Map], rslora: bool) -> dict[str, Map]:
+    """The maps with the scaling that most of them have, alpha/r or alpha/√r.
 
     PEFT scales each map by its own alpha and rank; readers that serve many adapters at once (vLLM) know the
     configuration's alone. What a map's scaling differs by is put into its B, so that both compute the same.
@@ -33,12 +33,13 @@ def one_scaling(maps: dict[str, Map], rslora: bool) -> tuple[dict[str, Map], int
         ratio = scalings[path] / scaling if scalings[path] != scaling else 1.0
         tensors = m.tensors if ratio == 1.0 else m.tensors | {"lora_B": m.tensors["lora_B"] * ratio}
         found[path] = Map(m.site, tensors, m.r, scaling * root(m.r))
-    r = max(m.r for m in maps.values())
-    return found, r, scaling * root(r)
+    return found
 
 
 def _lora_config(variant: BaseVariant, maps: dict[str, Map]) -> dict[str, Any]:
-    maps, r, alpha = one_scaling(maps, variant.rslora)
+    """The configuration of maps that have one scaling: the largest rank, and the alpha that scales so with it."""
+    largest = max(maps.values(), key=lambda m: m.r)
+    r, alpha = largest.r, largest.alpha
     other = {path: m for path, m in maps.items() if m.r != r}
 
     def key(path: str) -> str:  # PEFT takes a key for the end of a name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from variants.formats.peft.adalora import _adalora_config, _read_adalora
 from variants.formats.peft.lora import _lora_config, _read_lora
@@ -28,7 +28,7 @@ PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
 
 _SIZES = dict.fromkeys(("r", "init_r", "target_r", "deltaT", "projection_prng_key"), int)
 _SHARES = ("lora_alpha", "lora_dropout", "tinit", "tfinal", "beta1", "beta2", "orth_reg_weight", "d_initial")
-KINDS: dict[str, Any] = {
+_ENTRIES: dict[str, Any] = {
     "peft_type": str,
     **{key: kind | None for key, kind in (_SIZES | dict.fromkeys(_SHARES, float)).items()},
     "total_step": int | None,
@@ -38,6 +38,7 @@ KINDS: dict[str, Any] = {
     "task_type": str | None,
     "modules_to_save": list[str] | None,
 }
+Config = TypedDict("Config", _ENTRIES, total=False)
 """Types of the options that are read here; PEFT leaves some as null."""
 NEEDS = {
     "lora": ("r", "lora_alpha"),

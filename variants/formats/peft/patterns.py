@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from variants.errors import VariantError
+from variants.errors import VariantError, shown
 
 _LONGEST, _REPEATS, _GROUPS, _SECONDS = 512, 4, 4, 5.0
 _PLAIN = re.compile(r"\^?(?:\w|\\?\.|\\?-)+")
@@ -39,15 +39,14 @@ class Patterns:
             rest = _ESCAPED.sub("x", key)
             repeats = len(re.findall(r"[*+?{]", rest.replace("(?:", "(")))
             if len(key) > _LONGEST or re.search(r"\)[*+{]", rest) or repeats > _REPEATS or rest.count("(") > _GROUPS:
-                shown = key if len(key) <= 60 else f"{key[:57]}..."
                 raise VariantError(
-                    f"{self.where}: the pattern {shown!r} may take forever to match: name the modules, or use at most "
-                    f"{_REPEATS} repetitions and {_GROUPS} groups, none repeated"
+                    f"{self.where}: the pattern {shown(key)} may take forever to match: name the modules, or use at "
+                    f"most {_REPEATS} repetitions and {_GROUPS} groups, none repeated"
                 )
         try:
             return re.compile(rf"(.*\.)?({key})$")
         except (re.error, RecursionError, OverflowError) as error:
-            raise VariantError(f"{self.where}: {key[:60]!r} is no regular expression: {error}") from error
+            raise VariantError(f"{self.where}: {shown(key)} is no regular expression: {error}") from error
 
     def at(self, path: str, default: Any) -> Any:
         """The value for the module ``path``, or ``default``.

@@ -12,16 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel
-from variants.errors import VariantError
+from variants.errors import VariantError, shown
 from variants.formats.boundary import check, read_json, read_tensors, refuse_wrapped, refusing
-from variants.formats.common import install, is_stand_in, tied_names
+from variants.formats.common import base_of, install, is_stand_in, tied_names
 from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, kind
-from variants.formats.peft.methods import KINDS, NEEDS, NO_EFFECT, PLAIN_STARTS, READ
+from variants.formats.peft.methods import NEEDS, NO_EFFECT, PLAIN_STARTS, READ, Config
 from variants.formats.peft.vera import BANK, read_bank
 from variants.sites.kinds import is_linear
 from variants.sites.site import Site
 from variants.sites.targets import name_target
-from variants.wrappers import unwrapped
 
 
 def read(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -35,20 +34,20 @@ def read(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
         if not (folder / name).is_file():
             raise VariantError(f"{folder} has no {name}; PEFT writes it with save_pretrained()")
     config = read_json(folder / CONFIG)
-    check(folder / CONFIG, config, KINDS)
+    check(folder / CONFIG, config, Config)
     for key in NEEDS[kind(config)]:
         if config.get(key) is None:
             raise VariantError(f"{folder / CONFIG} lacks {key!r}")
         if key != "lora_alpha" and config[key] < 1:
             raise VariantError(f"{folder / CONFIG}: {key}={config[key]} is not above 0")
     if not any(start is each or start == each for each in PLAIN_STARTS for start in [config.get("init_lora_weights")]):
-        start = repr(config["init_lora_weights"])[:60]
+        start = shown(config["init_lora_weights"])
         raise VariantError(f"{folder}: init_lora_weights={start} changes the base weights; convert it to LoRA in PEFT")
     options = {k: v for k, v in config.items() if k not in {*NO_EFFECT, "init_lora_weights"}}
     if config.get("bias", "none") == "none":
         options.pop("bias", None)
     if unknown := [key for key, value in options.items() if value]:
-        option = f"{unknown[0]}={options[unknown[0]]!r}"[:120]
+        option = f"{unknown[0][:60]}={shown(options[unknown[0]])}"
         raise VariantError(f"{folder}: PEFT's option {option} has no counterpart here")
     return config, read_tensors(folder / TENSORS)
 
@@ -86,8 +85,7 @@ def load(model: nn.Module | AdaptedModel, folder: str | os.PathLike, *, name: st
     """
     folder = Path(folder)
     config, tensors = read(folder)
-    model = model if isinstance(model, AdaptedModel) else unwrapped(model)
-    base = model.model if isinstance(model, AdaptedModel) else model
+    base = base_of(model)
     refuse_wrapped(folder, (key.removeprefix(PREFIX) for key in tensors), base)
     layers, others = split(tensors, kind(config))
     if not layers:

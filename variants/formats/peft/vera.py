@@ -46,13 +46,13 @@ def bank(layers: Sequence[AdapterLayer]) -> dict[str, Tensor] | None:
         VariantError: the layers' ranks differ.
     """
     banks = {(layer.bank.A.shape, layer.bank.B.shape): layer.bank for layer in layers}  # others differ by device alone
-    if len({len(own.A) for own in banks.values()}) > 1:
-        shapes = ", ".join(f"{len(own.B)} x {own.A.shape[1]} (r={len(own.A)})" for own in banks.values())
+    if len({len(pair.A) for pair in banks.values()}) > 1:
+        shapes = ", ".join(f"{len(pair.B)} x {pair.A.shape[1]} (r={len(pair.A)})" for pair in banks.values())
         raise VariantError(f"PEFT's VeRA has one random pair for all layers, here each shape has its own: {shapes}")
-    A = max((own.A for own in banks.values()), key=lambda A: A.shape[1])
-    B = max((own.B for own in banks.values()), key=len)
-    for own in banks.values():
-        if not (torch.equal(own.A, A[:, : own.A.shape[1]]) and torch.equal(own.B, B[: len(own.B)])):
+    A = max((pair.A for pair in banks.values()), key=lambda A: A.shape[1])
+    B = max((pair.B for pair in banks.values()), key=len)
+    for pair in banks.values():
+        if not (torch.equal(pair.A, A[:, : pair.A.shape[1]]) and torch.equal(pair.B, B[: len(pair.B)])):
             return None
     a, b = _made(layers[0].config.projection_seed, len(A), A.shape[1], len(B))
     if not (torch.equal(a.to(A), A) and torch.equal(b.to(B), B)):
@@ -80,7 +80,11 @@ def _read_vera(folder: Path, config: dict[str, Any], target: str, layers: dict[s
 
 
 def read_bank(config: dict[str, Any], tensors: dict[str, Tensor], sites: list[Site]) -> tuple[Tensor, Tensor]:
-    """PEFT's A (r, widest input) and B (widest output, r), made from their seed where they are not in the file."""
+    """PEFT's A (r, widest input) and B (widest output, r), made from their seed where they are not in the file.
+
+    Raises:
+        VariantError: the file has one of them alone, or what is no matrix.
+    """
     if found := [tensors[key] for key in BANK if key in tensors]:
         if len(found) < 2 or any(tensor.ndim != 2 for tensor in found):
             raise VariantError(f"the file lacks one of {' and '.join(BANK)}, or it is no matrix")

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
-from variants.formats.common import is_stand_in, tied_names
-from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map, by_module
+from variants.formats.common import by_module, is_stand_in, tied_names
+from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map
 from variants.formats.peft.exact import lora_maps, way_to_lora
 from variants.formats.peft.lora import one_scaling
 from variants.formats.peft.methods import WRITE
@@ -71,7 +71,7 @@ Written = tuple[str, dict[str, Any], dict[str, Map], dict[str, Tensor]]
 
 def _written(name: str, variant: BaseVariant, maps: dict[str, Map], shared: dict[str, Tensor] | None = None) -> Written:
     if name in ("lora", "dora"):
-        maps, _, _ = one_scaling(maps, variant.rslora)
+        maps = one_scaling(maps, variant.rslora)
     return name, WRITE[name](variant, maps), maps, shared or {}
 
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
 
-from modules.schema import Seed, between, built, checked
 from variants.errors import UserError
+from variants.schema import Seed, between, built, checked
 
 
 class Place(TypedDict):
@@ -67,3 +67,18 @@ def test_any_annotation_can_be_asked_for():
     assert checked(list[float], [1, 2.5], "x") == [1, 2.5]
     with pytest.raises(UserError, match="x: entry 2 must be a number, not 'a'"):
         checked(list[float], [1, "a"], "x")
+
+
+def test_values_of_annotated_types():
+    for value, kind in ((1, int), (1, float), (True, bool), (None, str | None), (["a"], list[str]), ({"a": 1}, dict)):
+        assert checked(kind, value, "x") == value
+    for value, kind in (
+        (True, int),
+        (1.5, int),
+        (float("nan"), float),
+        (10**400, float),
+        ([1], list[str]),
+        ("x", bool),
+    ):
+        with pytest.raises(UserError, match="must be"):
+            checked(kind, value, "x")

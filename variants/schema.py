@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -23,9 +25,11 @@ from dataclasses import MISSING
 from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeVar
 
-from variants.errors import UserError
+from variants.errors import UserError, shown
 
 T = TypeVar("T")
+LARGEST_NUMBER = 2**63
+"""An integer of this size is none of a file's: it counts nothing, and may be beyond every float."""
 
 
 def between(low: float, high: float) -> Callable[[float], None]:
@@ -101,7 +105,7 @@ def _fields(cls: type, content: Any) -> dict[str, Any]:
     else:
         known, needed = list(hints), [name for name in hints if name in cls.__required_keys__]
         if not isinstance(content, Mapping):
-            raise _Wrong(f"expected keys and values, found {_shown(content)}", True)
+            raise _Wrong(f"expected keys and values, found {shown(content)}", True)
     for name in needed:
         if name not in content:
             raise _Wrong(f"{name!r} is missing", True)
@@ -117,12 +121,12 @@ def _fields(cls: type, content: Any) -> dict[str, Any]:
 
 def _check_keys(content: Any, names: Iterable[str]) -> None:
     if not isinstance(content, Mapping):
-        raise _Wrong(f"expected keys and values, found {_shown(content)}", True)
+        raise _Wrong(f"expected keys and values, found {shown(content)}", True)
     names = sorted(names)
     for key in content:
         if key not in names:
             close = difflib.get_close_matches(str(key), names, n=1) or names
-            raise _Wrong(f"unknown key {_shown(key)}; did you mean {' or '.join(close)}?", True)
+            raise _Wrong(f"unknown key {shown(key)}; did you mean {' or '.join(close)}?", True)
 
 
 def _made(hint: Any, value: Any) -> Any:
@@ -133,7 +137,7 @@ def _made(hint: Any, value: Any) -> Any:
             try:
                 check(value)
             except ValueError as error:
-                raise _Wrong(f"{error}, not {_shown(value)}") from None
+                raise _Wrong(f"{error}, not {shown(value)}") from None
         return value
     if hint is Any or hint is None and value is None:
         return value
@@ -142,15 +146,16 @@ def _made(hint: Any, value: Any) -> Any:
     if origin is Literal:
         if value in arguments and type(value) in map(type, arguments):
             return value
-        raise _Wrong(f"must be {_named(hint)}, not {_shown(value)}")
+        raise _Wrong(f"must be {_named(hint)}, not {shown(value)}")
     if typing.is_typeddict(hint):
         return _fields(hint, value)
     if dataclasses.is_dataclass(hint):
         return hint(**_fields(hint, value))
     kind = origin or hint
     if not _is(kind, value):
-        hint_ = "; YAML reads 5e-4 as text, write 5.0e-4" if kind is float and isinstance(value, str) else ""
-        raise _Wrong(f"must be {_named(hint)}, not {_shown(value)}{hint_}")
+        exponent = kind is float and isinstance(value, str) and re.fullmatch(r"[+-]?\d+[eE][+-]?\d+", value)
+        remedy = "; YAML reads 5e-4 as text, write 5.0e-4" if exponent else ""
+        raise _Wrong(f"must be {_named(hint)}, not {shown(value)}{remedy}")
     if not arguments:
         return value
     if kind in (list, tuple):
@@ -178,16 +183,16 @@ def _any_of(hints: tuple[Any, ...], whole: Any, value: Any) -> Any:
             return _made(hint, value)
         except _Wrong as error:
             wrong.append(error)
-    raise wrong[0] if len(wrong) == 1 and value is not None else _Wrong(f"must be {_named(whole)}, not {_shown(value)}")
+    raise wrong[0] if len(wrong) == 1 and value is not None else _Wrong(f"must be {_named(whole)}, not {shown(value)}")
 
 
 def _is(kind: Any, value: Any) -> bool:
     if kind is bool:
         return isinstance(value, bool)
-    if kind is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if kind is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+    if kind in (int, float):
+        if isinstance(value, int):
+            return not isinstance(value, bool) and abs(value) < LARGEST_NUMBER
+        return kind is float and isinstance(value, float) and math.isfinite(value)
     if kind is tuple:
         return isinstance(value, (list, tuple))
     return isinstance(value, Mapping if issubclass(kind, Mapping) else kind)
@@ -208,8 +213,3 @@ def _named(hint: Any) -> str:
     if (origin or hint) in (list, tuple):
         return "a list"
     return _NAMES.get(hint, "keys and values")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
