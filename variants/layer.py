@@ -131,6 +131,15 @@ class AdapterLayer(nn.Module):
         update, x = self.low_rank() if self.declares_low_rank else None, self.dropout(x)
         return y + F.linear(x, self.delta_weight()) if update is None else update.added(y, x)
 
+    def at_site(self) -> AdapterLayer:
+        """The layer, where its base weight is now and in the base's dtype, or in fp32 over one of low precision.
+
+        The layers of an adapter that is not active stay behind when the model is moved or cast.
+        """
+        device, base = self.site.device, self.site.dtype
+        own = torch.promote_types(base, torch.float32)
+        return self._apply(lambda t: t.to(device, own if t.is_floating_point() and t.dtype != base else t.dtype))
+
     @property
     def drops(self) -> bool:
         """Whether :attr:`dropout` does anything now."""

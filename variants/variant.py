@@ -198,7 +198,9 @@ class Variant(BaseVariant):
         for pattern, options in self.per_layer.items():
             if matches(path, pattern):
                 changes |= options
-        known = {f.name for f in dataclasses.fields(self)}
+        known = {f.name for f in dataclasses.fields(self)} - {f.name for f in dataclasses.fields(Variant)}
         if unknown := set(changes) - known:
-            raise VariantError(f"per_layer names {sorted(unknown)[0]!r}, which {self.name} does not have")
+            raise VariantError(
+                f"per_layer names {sorted(unknown)[0]!r}, which {self.name} does not have at single sites"
+            )
         return dataclasses.replace(self, **changes) if changes else self

@@ -129,8 +129,8 @@ def update(adapter: Adapter, path: str) -> Tensor:
     """ΔW (out, in) at a site: the whole change of the backbone's weight. The adapter must be inactive."""
     layer = adapter.layers[path]
     delta = layer.delta_weight().detach()
-    if path in adapter.residual:  # the initial value that it subtracted is part of the change
-        delta = delta + adapter.residual[path] - layer.site.weight().detach()
+    if path in adapter.first:  # the initial value that it subtracted is part of the change
+        delta = delta + adapter.reduced(path) - layer.site.weight().detach()
     return delta
 
 

@@ -127,7 +127,8 @@ class AdaptedModel(Switching):
         in_place = {key: tensors[key] for key in self.adapter.in_place if key in tensors}
         if missing := [key for key in self.adapter.in_place if key not in tensors]:
             raise VariantError(f"the file lacks {missing[0]}, which {self.variant.name} trains in this model")
-        copy_tensors(self.adapter, {k: t for k, t in tensors.items() if k not in in_place})
+        with self.apart():
+            copy_tensors(self.adapter, {k: t for k, t in tensors.items() if k not in in_place})
         self.adapter.late.starts.clear()  # it has learnt
         parameters = dict(self.model.named_parameters())
         for key, tensor in in_place.items():

@@ -36,7 +36,7 @@ class Adapter:
         values: their values while another adapter is active.
         frozen: those of them that somebody had frozen when another became active.
         initial: initial tensors of a variant whose first delta is taken off the base.
-        residual: site path -> that reduced base weight.
+        first: site path -> that delta.
     """
 
     variant: BaseVariant
@@ -47,7 +47,7 @@ class Adapter:
     values: dict[str, Tensor] = field(default_factory=dict)
     frozen: set[str] = field(default_factory=set)
     initial: dict[str, Tensor] = field(default_factory=dict)
-    residual: dict[str, Tensor] = field(default_factory=dict)
+    first: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def on(
@@ -90,9 +90,13 @@ class Adapter:
         if initial:
             copy_tensors(self, initial)
         self.initial = {key: t.detach().clone() for key, t in self.tensors().items()}
-        for path, layer in self.layers.items():
-            weight, delta = layer.site.weight(), layer.delta_weight()
-            self.residual[path] = (weight.to(delta.dtype) - delta).to(weight.dtype)
+        self.first = {path: layer.delta_weight().detach().clone() for path, layer in self.layers.items()}
+
+    def reduced(self, path: str) -> Tensor:
+        """The base weight of a site, as it is now, without the first delta there."""
+        weight = self.layers[path].site.weight()
+        delta = self.first[path].to(weight.device)
+        return (weight.to(delta.dtype) - delta).to(weight.dtype)
 
     def tensors(self, trimmed: bool = False) -> dict[str, Tensor]:
         """The layers' parameters and persistent buffers under ``<site path>.<name>``; a shared one once.
@@ -199,3 +203,15 @@ def check_fit(key: str, found: Tensor, expected: Tensor, resizable: int | None =
         raise VariantError(f"{key} is {tuple(found.shape)} in the file and {tuple(expected.shape)} in the model")
     if found.is_floating_point() != expected.is_floating_point():
         raise VariantError(f"{key} is {found.dtype} in the file and {expected.dtype} in the model")
+
+
+def refuse_resized(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
+    """Raise VariantError where values of the model's own parameters, put aside for a while, fit them no more."""
+    parameters = dict(model.named_parameters())
+    for key, value in kept.items():
+        now = tuple(parameters[key].shape) if key in parameters else "gone or tied"
+        if now != tuple(value.shape):
+            raise VariantError(
+                f"{key} is {now} in the model, and {tuple(value.shape)} as it was put aside: adapters cannot change "
+                "places any more; save the active one, and load all on a model of the new size"
+            )

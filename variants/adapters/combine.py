@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from variants.errors import VariantError
+from variants.layer import wide
 from variants.methods.lora import LoRA, LoRALayer
 from variants.sites.rows import Rows
 from variants.sites.site import Site
@@ -123,15 +124,15 @@ def _updates(adapted: AdaptedModel, key: str, weight: float, rank: int | None) -
     for path, layer in adapter.layers.items():
         site = layer.site
         if type(layer) is LoRALayer:
-            b, a = layer.lora_B.to(site.device), layer.lora_A.to(site.device)
+            b, a = wide(layer.lora_B.to(site.device)), wide(layer.lora_A.to(site.device))
             updates.append(_Update(site, weight * layer.scaling * b, a))
             continue
         if rank is None:
             raise VariantError(f"{key!r} is {adapter.variant.name}, not a sum of LoRA's factors: give rank= as well")
-        layer.to(site.device)
+        layer.at_site()
         base = site.weight().to(torch.promote_types(site.dtype, torch.float32))
         bias = None if site.bias() is None else site.bias().to(base.dtype)
-        merged, new_bias = layer.merged(adapter.residual.get(path, base).to(base.dtype), bias)
+        merged, new_bias = layer.merged(adapter.reduced(path).to(base) if path in adapter.first else base, bias)
         if bias is not None and not torch.equal(bias, new_bias):
             raise VariantError(f"{key!r} cannot be combined: {adapter.variant.name} changes the bias of {path}")
         left, right = base.new_zeros(site.out_features, 0), base.new_zeros(0, site.in_features)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from variants.errors import VariantError, first_line
 from variants.layer import AdapterLayer, full_precision, seeded
@@ -33,9 +34,9 @@ def merge_into(model: nn.Module, layers: Mapping[str, AdapterLayer]) -> tuple[di
         VariantError: a weight is shared, unreadable or not finite, or a module computes something else than before;
             then every weight is as it was.
     """
-    refuse_tied(model, layers.values())
     sites = {layer.site.module: layer.site for layer in layers.values()}
-    with full_precision(next(iter(layers.values())).site.parameter):
+    with _evaluating(sites), full_precision(next(iter(layers.values())).site.parameter):
+        refuse_tied(model, layers.values())
         folded, off = fold(layers)
         before = {module: _answer(site) for module, site in sites.items()}
         return _write(layers, folded, off, before), max(off.values())
@@ -86,7 +87,8 @@ def fold(layers: Mapping[str, AdapterLayer]) -> tuple[dict[str, Folded], dict[st
 
 
 def refuse_tied(model: nn.Module, layers: Iterable[AdapterLayer]) -> None:
-    """Raise VariantError where a layer's base weight is another module's too: merging would change both.
+    """Raise VariantError where a layer's base weight is another module's too (merging would change both), or no part of
+    the model any more.
 
     A module that is reached under two names is one module.
     """
@@ -94,10 +96,26 @@ def refuse_tied(model: nn.Module, layers: Iterable[AdapterLayer]) -> None:
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
             owners.setdefault(memory(parameter), []).append(f"{path}.{name}")
+    present = set(model.modules())
     for layer in layers:
+        if layer.site.module not in present:
+            raise VariantError(f"cannot merge into {layer.site.path}: another module is in its place since")
         shared = owners.get(memory(layer.site.parameter), [])
         if len(shared) > 1:
             raise VariantError(f"cannot merge into {shared[0]}: the same tensor is {shared[1]}")
+
+
+@contextmanager
+def _evaluating(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """The modules without dropout, nor what reading a weight changes in training (a spectral norm's vectors)."""
+    modes = {child: child.training for module in modules for child in module.modules()}
+    for module in modes:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 @contextmanager
@@ -114,19 +132,18 @@ def _asleep(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _answer(site: Site) -> Tensor:
-    """What the site's module, hooks included, makes of a few random rows: (rows, out), without dropout."""
+    """What the site's module, hooks included, makes of a few random rows: (rows, out).
+
+    What it counts or observes in its buffers meanwhile is forgotten.
+    """
     module = site.module
-    modes = {child: child.training for child in module.modules()}
     probe = torch.randn(ROWS, site.in_features, generator=seeded(1, site.module_path)).to(site.device, site.dtype)
-    module.eval()
     try:
-        return module(probe).detach().to(torch.promote_types(site.dtype, torch.float32))
+        buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
+        return functional_call(module, buffers, probe).detach().to(torch.promote_types(site.dtype, torch.float32))
     except Exception as error:  # whatever a module of another's raises
         message = f"cannot merge into {site.module_path}: it cannot be called alone to see what comes out"
         raise VariantError(f"{message} ({first_line(error)})") from error
-    finally:
-        for child, mode in modes.items():
-            child.training = mode
 
 
 def _compare(site: Site, before: Tensor, after: Tensor, base: Tensor, off: float) -> None:

@@ -11,7 +11,7 @@ import functools
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,7 @@ class SiteAdapters(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.enabled = True
+        self.merged = self.reduced = False  # the layers are in the base weight, or off it
         self.passes = Passes()
         self.late: Late | None = None
         self.changes_input = hasattr(layers[0], "pre")
@@ -235,6 +236,20 @@ def hook_all(layers: Iterable[AdapterLayer], late: Late | None = None) -> list[n
 def unhook(module: nn.Module) -> None:
     """Take off ``module`` what :func:`put` has put there."""
     del module.adapter
+
+
+def refuse_changed(model: nn.Module, tensors: Mapping[str, Any], prefix: str, *_: Any) -> None:
+    """Before ``load_state_dict``: raise VariantError where base weights would go where an adapter has changed them.
+
+    What is loaded would be without that change, and the old base would come back with the next ``unmerge`` or switch.
+    """
+    for path, module in model.named_modules():
+        own, at = module._modules.get("adapter"), f"{prefix}{path}." if path else prefix
+        if not isinstance(own, SiteAdapters) or f"{at}weight" not in tensors:
+            continue
+        if own.merged or (own.reduced and not any(key.startswith(f"{at}adapter.") for key in tensors)):
+            how = "an adapter is merged into" if own.merged else "an adapter's first update is taken off"
+            raise VariantError(f"{how} {at}weight: load base weights before, or within disabled()")
 
 
 def uncalled(layers: Iterable[AdapterLayer]) -> list[str]:

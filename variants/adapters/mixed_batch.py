@@ -62,7 +62,7 @@ class _RowAdapters(nn.Module):
         self.after: Functions = {}
         self.before: Functions = {}
         for name, own in layers.items():
-            self.after[name] = hooks.SiteAdapters([layer.to(layer.site.device) for layer in own]).train(module.training)
+            self.after[name] = hooks.SiteAdapters([layer.at_site() for layer in own]).train(module.training)
             if hasattr(own[0], "pre"):
                 self.before[name] = lambda x, _, pre=own[0].pre: pre(x)
         self.changes_input = bool(self.before)
@@ -142,14 +142,15 @@ class _Batch:
             for key, value in adapter.values.items():
                 module = adapted.model.get_submodule(key.rpartition(".")[0])
                 twin = own.setdefault(module, {}).setdefault(name, _twin(module))
-                twin._parameters[key.rpartition(".")[2]] = value.to(next(module.parameters()).device)
-            for path, residual in adapter.residual.items():
+                name_in_module = key.rpartition(".")[2]
+                twin._parameters[name_in_module] = value.to(module._parameters[name_in_module])
+            for path in adapter.first:
                 site = adapter.layers[path].site
                 twin = own.setdefault(site.module, {}).setdefault(name, _twin(site.module))
                 own_site = site.on(twin)
                 if own_site.parameter is site.parameter:
                     own_site.unshare()
-                own_site.write(residual, None)
+                own_site.write(adapter.reduced(path), None)
         for module, twins in own.items():
             module.forward = self.by_row(_twin(module), twins)
             self.undo.append(lambda m=module: delattr(m, "forward"))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.adapters import hooks
-from variants.adapters.adapter import Adapter
+from variants.adapters.adapter import Adapter, refuse_resized
 from variants.adapters.folding import merge_into
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
@@ -64,6 +64,7 @@ class Switching:
         self._unmerged: dict[str, Any] = {}
         if hasattr(model, "save_pretrained"):
             model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
+        model.register_load_state_dict_pre_hook(hooks.refuse_changed)
 
     @property
     def state(self) -> State:
@@ -85,6 +86,16 @@ class Switching:
         self.enable(state.on)
         if state.merged and self.active == state.active:
             self.merge()
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """``with`` this, base and adapter are unmerged; what was merged is merged again behind it, as it is then."""
+        found = self.state
+        self.unmerge()
+        try:
+            yield
+        finally:
+            self._resume(found)
 
     @property
     def adapter(self) -> Adapter:
@@ -111,13 +122,9 @@ class Switching:
         """
         if name in self.adapters:
             raise VariantError(f"there is an adapter {name!r} already; delete it first or choose another name")
-        found = self.state
-        self.deactivate()
-        try:
+        with self._or_as_found():
+            self.deactivate()
             self.adapters[name] = Adapter.on(self.model, self.head, variant, seed, initial)
-        except Exception:
-            self.restore(found)
-            raise
         variant.attach(self.model)
         self.switch(name)
 
@@ -126,21 +133,33 @@ class Switching:
         self, name: str, variant: BaseVariant, seed: int = 0, initial: dict[str, Tensor] | None = None
     ) -> Iterator[None]:
         """``with`` this, :meth:`add`; an error inside takes the adapter off and brings the previous one back."""
-        found = self.state
-        self.add(name, variant, seed, initial)
+        with self._or_as_found():
+            self.add(name, variant, seed, initial)
+            try:
+                yield
+            except Exception:
+                self.delete(name)
+                raise
+
+    @contextmanager
+    def _or_as_found(self) -> Iterator[None]:
+        """``with`` this, an error inside brings back the state that was found, and which parameters trained."""
+        found, trains = self.state, [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         try:
             yield
         except Exception:
-            self.delete(name)
             self.restore(found)
+            for parameter, own in trains:
+                parameter.requires_grad_(own)
             raise
 
     def switch(self, name: str) -> None:
         """Make ``name`` the active adapter, unmerged. The base is not copied, and layers that are off stay off."""
         if name not in self.adapters:
             raise VariantError(f"no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}")
-        self.deactivate()
         adapter = self.adapters[name]
+        refuse_resized(self.model, adapter.values)
+        self.deactivate()
         adapter.late.follow()
         parameters = dict(self.model.named_parameters())
         with torch.no_grad():
@@ -149,9 +168,7 @@ class Switching:
                 if key in adapter.values:
                     _fill(parameters[key], adapter.values.pop(key))
                 parameters[key].requires_grad_(key not in adapter.frozen)
-            for path in adapter.residual:
-                self._kept[path] = adapter.layers[path].site.kept(bias=False)
-        self._hooked = hooks.hook_all((layer.to(layer.site.device) for layer in adapter.layers.values()), adapter.late)
+        self._hooked = hooks.hook_all((layer.at_site() for layer in adapter.layers.values()), adapter.late)
         self.active = name
         self._act(self._on)
 
@@ -159,14 +176,20 @@ class Switching:
         """Let the active adapter's layers act, on base weights without the update that they begin with."""
         for module in self._hooked:
             module.adapter.enabled = on
-        for path, weight in self.adapter.residual.items():
-            site = self.adapter.layers[path].site
-            site.write(weight, None) if on else site.restore(self._kept[path])
+        sites = {path: self.adapter.layers[path].site for path in self.adapter.first}
+        for path, site in sites.items():
+            if on:
+                self._kept[path] = site.kept(bias=False)
+                site.write(self.adapter.reduced(path), None)
+            elif path in self._kept:
+                site.restore(self._kept.pop(path))
+            site.module.adapter.reduced = on
 
     def deactivate(self) -> None:
         """Leave the plain base model, with the head it came with; :meth:`switch` brings an adapter back."""
         if self.active is None:
             return
+        refuse_resized(self.model, self._original)
         self.unmerge()
         adapter = self.adapter
         parameters = dict(self.model.named_parameters())
@@ -176,8 +199,7 @@ class Switching:
                 adapter.values[key] = parameters[key].detach().clone()
                 _fill(parameters[key], self._original.pop(key))
                 parameters[key].requires_grad_(False)
-            for path in adapter.residual:
-                adapter.layers[path].site.restore(self._kept.pop(path))
+            self._act(False)
         for module in self._hooked:
             hooks.unhook(module)
         self._hooked.clear()
@@ -253,8 +275,7 @@ class Switching:
         except Exception:
             self._resume(found)
             raise
-        for module in self._hooked:
-            module.adapter.enabled = False
+        self._fold(True)
         return worst
 
     def unmerge(self) -> None:
@@ -264,8 +285,12 @@ class Switching:
         for path, kept in self._unmerged.items():
             self.adapter.layers[path].site.restore(kept)
         self._unmerged.clear()
+        self._fold(False)
+
+    def _fold(self, merged: bool) -> None:
+        """Note at the modules whether their weights hold the layers, which then do not act beside them."""
         for module in self._hooked:
-            module.adapter.enabled = True
+            module.adapter.enabled, module.adapter.merged = not merged, merged
 
 
 def _fill(parameter: nn.Parameter, value: Tensor) -> None:

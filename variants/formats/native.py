@@ -55,25 +55,25 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
         notes: anything readable that belongs with it, such as the task or the backbone's name.
     """
     adapter, folder = adapted.adapter, Path(folder)
-    adapted.unmerge()
-    tensors = {k: t.detach().contiguous().cpu() for k, t in adapted.state_dict(trimmed=True).items()}
-    tensors |= {_INITIAL + k: t.contiguous().cpu() for k, t in adapter.initial.items()}
-    config = {
-        "format": FORMAT,
-        "variant": spec or spec_of(type(adapter.variant)),
-        "code": code_hash(type(adapter.variant)),
-        "options": adapter.variant.options(),
-        "seed": adapter.seed,
-        "head": adapted.head,
-        "base": {
-            "model_type": getattr(getattr(adapted.model, "config", None), "model_type", None),
-            "class": type(adapted.model).__name__,
-            **_base_values(adapted),
-            "tied": _tied(adapted),
-        },
-        "parameters": adapted.count(),
-        **notes,
-    }
+    with adapted.apart():
+        tensors = {k: t.detach().contiguous().cpu() for k, t in adapted.state_dict(trimmed=True).items()}
+        tensors |= {_INITIAL + k: t.contiguous().cpu() for k, t in adapter.initial.items()}
+        config = {
+            "format": FORMAT,
+            "variant": spec or spec_of(type(adapter.variant)),
+            "code": code_hash(type(adapter.variant)),
+            "options": adapter.variant.options(),
+            "seed": adapter.seed,
+            "head": adapted.head,
+            "base": {
+                "model_type": getattr(getattr(adapted.model, "config", None), "model_type", None),
+                "class": type(adapted.model).__name__,
+                **_base_values(adapted),
+                "tied": _tied(adapted),
+            },
+            "parameters": adapted.count(),
+            **notes,
+        }
     write_atomic(folder / TENSORS, save(tensors, metadata={"format": "pt"}))
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
     return folder
@@ -151,7 +151,7 @@ def _base_values(adapted: AdaptedModel) -> dict[str, str | None]:
     if is_stand_in(adapted.model):
         return {"fingerprint": None}
     active, skip = adapted.active, {*adapted.head, *adapted.adapter.in_place}
-    if adapted.adapter.residual:
+    if adapted.adapter.first:
         adapted.deactivate()
     try:
         return {"fingerprint": fingerprint(adapted.model, skip), "sketch": sketch(adapted.model, skip)}

@@ -70,6 +70,8 @@ def test_options_per_layer() -> None:
     assert [layer.scaling for layer in layers.values()] == [8 / 3, 2.0, 4.0, 2.0]
     with pytest.raises(VariantError, match="per_layer names 'rank', which"):
         attach(tiny(), LoRA(per_layer={"*": {"rank": 3}}))
+    with pytest.raises(VariantError, match="per_layer names 'target', which"):  # it would do nothing
+        attach(tiny(), LoRA(per_layer={"*": {"target": "attn"}}))
 
 
 def test_a_rank_that_does_not_fit_names_the_place() -> None:

@@ -189,3 +189,53 @@ def test_a_weight_of_two_modules_is_not_merged(name, other) -> None:
     with pytest.raises(VariantError, match=f"cannot merge into {name}.weight: the same tensor is {other}.weight"):
         adapted.merge()
     assert all(torch.equal(tensor, before[key]) for key, tensor in adapted.model.state_dict().items())
+
+
+class Counting(nn.Linear):
+    """What it has seen is counted in buffers, in evaluation too, as observers of quantisation do."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("largest", torch.zeros(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.largest = torch.maximum(self.largest, x.detach().abs().max())
+        return super().forward(x)
+
+
+def test_the_probe_leaves_no_trace_in_the_modules() -> None:
+    """It went through the observers of a model in quantisation-aware training, whose ranges were other ones then."""
+    adapted = trained(Holder(Counting), METHODS["lora"]("plain,odd"))
+    adapted.model(X)
+    before, random = weights(adapted.model), torch.get_rng_state()
+    adapted.model.train().plain.eval()
+    modes = [module.training for module in adapted.model.modules()]
+    adapted.merge()
+    adapted.unmerge()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adapted.model.state_dict().items())
+    assert modes == [module.training for module in adapted.model.modules()]
+    assert torch.equal(random, torch.get_rng_state())
+
+
+@torch.no_grad()
+def test_a_refused_merge_leaves_a_spectral_norm_as_it_was() -> None:
+    """To read its weight in training is to step its power iteration: the base was another one behind the refusal."""
+    adapted = trained(
+        Holder(lambda *sizes: nn.utils.parametrizations.spectral_norm(nn.Linear(*sizes))), METHODS["lora"]("odd")
+    )
+    adapted.model.train()
+    before = weights(adapted.model)
+    with pytest.raises(VariantError, match="cannot merge into odd"):
+        adapted.merge()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in adapted.model.state_dict().items())
+
+
+def test_a_map_that_was_replaced_behind_attaching_is_not_merged_into() -> None:
+    """As an output map by resize_token_embeddings(): merging said that it was done, and the adapter was gone."""
+    adapted = trained(Holder(nn.Linear), LoRA(r=2, target="plain,odd"))
+    adapted.model.odd = nn.Linear(IN, adapted.model.odd.out_features)
+    with pytest.raises(VariantError, match="cannot merge into odd: another module is in its place"):
+        adapted.merge()
+    assert adapted.uncalled()[-1:] == ["odd"]

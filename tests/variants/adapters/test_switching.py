@@ -296,3 +296,103 @@ def test_a_module_under_two_names_is_adapted_and_merged_once(variant) -> None:
     assert torch.allclose(adapted.model(x), before, atol=1e-5)
     adapted.unmerge()
     assert torch.equal(adapted.model(x), before)
+
+
+# ---- what happens to a model while an adapter is merged or put aside ------------------------------------------------
+
+
+@pytest.mark.parametrize("variant", VARIANTS[:4], ids=lambda v: type(v).__name__)
+def test_values_that_are_loaded_into_a_merged_adapter_act(variant) -> None:
+    """They went into layers that the merged weights had taken the place of: the outputs stayed the old ones."""
+    adapted, _, outputs = two(variant)
+    values = {key: tensor.clone() for key, tensor in adapted.state_dict().items()}
+    train(adapted, 9)
+    adapted.merge()
+    adapted.load_state_dict(values)
+    assert adapted.state.merged
+    assert torch.allclose(out(adapted.model), outputs["a"], atol=1e-5)
+    adapted.unmerge()
+    assert torch.equal(out(adapted.model), outputs["a"])
+
+
+def test_base_weights_are_not_loaded_into_merged_ones() -> None:
+    """What was loaded lacked the adapter, and unmerge() brought the old base back, both without a word."""
+    adapted, base, outputs = two(LoRA(r=4))
+    other = {key: tensor + 1 for key, tensor in tiny().state_dict().items()}
+    adapted.merge()
+    with pytest.raises(VariantError, match=r"merged into .*weight: load base weights before, or within"):
+        adapted.model.load_state_dict(other, strict=False)
+    adapted.unmerge()
+    assert torch.equal(out(adapted.model), outputs["a"])
+    adapted.model.load_state_dict(other, strict=False)
+    with adapted.disabled():
+        assert not torch.allclose(out(adapted.model), base)
+
+
+@torch.no_grad()
+def test_a_variant_that_takes_its_first_update_off_follows_the_base() -> None:
+    """torchtune #2129's kind, for PiSSA: the old base came back with the next switch, without a word."""
+    other = {key: 1.3 * tensor + 0.02 for key, tensor in tiny().state_dict().items()}
+    base = tiny()
+    base.load_state_dict(other)
+    for off in (AdaptedModel.disabled, lambda adapted: adapted.mixed([None])):
+        adapted = attach(tiny(), Top(), head=[])
+        with pytest.raises(VariantError, match=r"first update is taken off .*weight: load base weights before"):
+            adapted.model.load_state_dict(other, strict=False)
+        with off(adapted):
+            adapted.model.load_state_dict(other, strict=False)
+        assert torch.allclose(out(adapted.model), out(base), atol=1e-4), "it has learnt nothing yet"
+        with adapted.disabled():
+            assert torch.equal(out(adapted.model), out(base))
+        train(adapted, 1)
+        again = attach(tiny(), Top(), head=[])
+        again.deactivate()
+        again.model.load_state_dict(other)
+        again.switch("default")
+        again.model.load_state_dict(adapted.model.state_dict())  # as a trainer resumes
+        assert torch.equal(out(again.model), out(adapted.model))
+        again.deactivate()
+        assert torch.equal(out(again.model), out(base))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: type(v).__name__)
+@torch.no_grad()
+def test_an_adapter_put_aside_follows_the_model_to_another_dtype(variant, dtype) -> None:
+    """Layers of the active adapter alone are cast with the model; the others met inputs of another dtype."""
+    adapted, _, outputs = two(variant)
+    for now in (dtype, torch.float32):
+        adapted.model.to(now)
+        for name in ("b", "a"):
+            adapted.switch(name)
+            y = adapted.model(X.to(now))
+            assert y.dtype == now and torch.allclose(y.float(), outputs[name], atol=0.1)
+            with adapted.mixed([name] * len(X)):
+                assert torch.allclose(adapted.model(X.to(now)), y, atol=0.1)
+        if isinstance(variant, LoRA):
+            adapted.combine({"a": 1.0, "b": 1.0}, f"sum-{now}", rank=2)
+        adapted.switch("a")
+
+
+def test_adapters_do_not_change_places_on_a_resized_model() -> None:
+    """Halfway through a switch the sizes did not fit, and neither adapter was whole."""
+    adapted = attach(tiny(), LoRA(r=4), head=["score.weight"])
+    adapted.add("b", LoRA(r=4))
+    adapted.model.score = nn.Linear(16, 7)
+    before = out(adapted.model)
+    for act in (lambda: adapted.switch("default"), adapted.deactivate, lambda: adapted.delete("b")):
+        with pytest.raises(VariantError, match=r"score.weight is \(7, 16\) in the model, and .* as it was put aside"):
+            act()
+    assert adapted.active == "b" and torch.equal(out(adapted.model), before)
+
+
+def test_a_refused_adapter_leaves_what_trained() -> None:
+    """The model was frozen already when the adapter turned out not to fit."""
+    model = tiny()
+    model.score.weight.requires_grad_(False)
+    found = {name: p.requires_grad for name, p in model.named_parameters()}
+    with pytest.raises(VariantError, match="nowhere"):
+        attach(model, LoRA(target="nowhere"))
+    with pytest.raises(VariantError, match="at most 16"):
+        attach(model, LoRA(r=99))
+    assert found == {name: p.requires_grad for name, p in model.named_parameters()}

@@ -40,6 +40,16 @@ def test_saved_and_loaded_is_the_same_bit_for_bit(variant, tmp_path) -> None:
     assert loaded.count() == adapted.count()
 
 
+def test_saving_leaves_a_merged_adapter_merged(tmp_path) -> None:
+    adapted = attach(tiny(), DoRA(r=4))
+    train(adapted)
+    adapted.merge()
+    merged = out(adapted.model)
+    save_adapter(adapted, tmp_path)
+    assert adapted.state.merged and torch.equal(out(adapted.model), merged)
+    assert torch.allclose(out(load(tiny(), tmp_path, strict=True).model), merged, atol=1e-5)
+
+
 def test_a_file_holds_all_that_trains_and_no_base(tmp_path) -> None:
     adapted = attach(tiny(), LoRA(r=4))
     names = set(load_file(save_adapter(adapted, tmp_path) / TENSORS))

@@ -40,7 +40,7 @@ def lora_maps(adapted: AdaptedModel) -> dict[str, Map]:
     if other := [layer.site.path for layer in adapted.layers if not is_low_rank(layer)]:
         raise VariantError(f"{adapted.variant.name} declares no low-rank update of {other[0]}{way_to_lora(adapted)}")
     pairs = {layer.site.path: _pair(layer.low_rank()) for layer in adapted.layers}
-    if adapted.adapter.residual:
+    if adapted.adapter.first:
         now = {key: tensor.detach().clone() for key, tensor in adapted.adapter.tensors().items()}
         copy_tensors(adapted.adapter, adapted.adapter.initial)
         for layer in adapted.layers:

@@ -127,6 +127,11 @@ def _install(
     return install(model, name, variant, flat | others, [key for key in parameters if key in others])
 
 
+def _same(tensor: Tensor, own: Tensor) -> bool:
+    """A frozen weight of the file is the model's, up to another precision."""
+    return tensor.shape == own.shape and torch.allclose(tensor.to(own), own, rtol=1e-2, atol=1e-3)
+
+
 def _of_this_model(folder: Path, base: nn.Module, others: Mapping[str, Tensor], copied: list[str]) -> dict[str, Tensor]:
     """What the file holds of the model's own parameters, under the first name of each.
 
@@ -139,7 +144,11 @@ def _of_this_model(folder: Path, base: nn.Module, others: Mapping[str, Tensor], 
     first = {id(parameter): name for name, parameter in base.named_parameters()}
     names = {name: first[id(p)] for name, p in base.named_parameters(remove_duplicate=False)}
     tied, found = tied_names(base), {}
+    parameters = dict(base.named_parameters(remove_duplicate=False))
     for key, tensor in others.items():
+        own = parameters.get(key.replace(".base_layer.", "."))
+        if ".base_layer." in key and own is not None and _same(tensor, own):
+            continue  # PEFT writes the frozen weight of an embedding or output map that it adapts as well
         if key not in names:
             raise VariantError(f"{folder} has {key}, which this model does not have")
         module = key.rpartition(".")[0]

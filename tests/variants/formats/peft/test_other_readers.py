@@ -140,6 +140,19 @@ def test_trained_embeddings_of_a_resized_base(tie, tmp_path):
         formats.load(causal(tie), tmp_path / "peft")
 
 
+def test_the_frozen_weight_that_peft_writes_of_an_adapted_output_map_is_passed_over(tmp_path):
+    """PEFT saves ``lm_head.base_layer.weight`` beside an adapter on lm_head; of another base it is refused."""
+    options = {"target_modules": ["q_proj", "lm_head"], "init_lora_weights": False, "task_type": "CAUSAL_LM"}
+    theirs = upstream.get_peft_model(causal(), upstream.LoraConfig(r=4, **options)).eval()
+    theirs.save_pretrained(tmp_path, save_embedding_layers=True)
+    assert any("base_layer" in key for key in load_file(tmp_path / TENSORS))
+    assert torch.allclose(text(formats.load(causal(), tmp_path).model), text(theirs), atol=1e-5)
+    other = causal()
+    other.lm_head.weight.data += 1
+    with pytest.raises(VariantError, match=r"lm_head.base_layer.weight"):
+        formats.load(other, tmp_path)
+
+
 @pytest.mark.parametrize("trained_module", ["embed_tokens", "lm_head"])
 @pytest.mark.parametrize("tying", [False, True], ids=["apart", "ensure_weight_tying"])
 def test_peft_trains_a_tied_embedding_apart_unless_asked(tying, trained_module, tmp_path):
