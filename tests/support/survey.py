@@ -22,7 +22,7 @@ from typing import Any
 
 from variants.errors import LONGEST, UserError, one_line
 
-DEFAULT = 60
+DEFAULT = 30
 """Mutations of each kind, unless the environment's MUTATIONS gives another number."""
 SECONDS, BYTES = 10, 2 * 2**30
 """Of one reading; more is a hang, or too much memory."""

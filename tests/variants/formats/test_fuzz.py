@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import random
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from tests.support import mutate
-from tests.support.survey import outcome, survey
+from tests.support.survey import number, outcome, survey
 from tests.support.tiny import gpt2, roberta, trained
 from variants import AdaLoRA, DoRA, LoRA, VeRA, formats, load
 from variants.base_model import stand_in
@@ -24,7 +23,7 @@ from variants.formats.native import save_adapter
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
-COUNT = int(os.environ.get("MUTATIONS", 300))
+COUNT = number()
 VARIANTS = (
     LoRA(r=2, per_layer={"*.0.*": {"r": 3}}),
     DoRA(r=2, target="o,up"),
