@@ -16,7 +16,7 @@ from variants.errors import VariantError
 from variants.formats import loralib, native, peft
 from variants.formats.boundary import refusing
 from variants.formats.common import recognise
-from variants.sites.architectures import ARCHITECTURES, UNKNOWN
+from variants.sites.architectures import family_of
 from variants.sites.family import Fused
 
 _LABELS = re.compile(r"(?:^|\.)(?:classifier|score|out_proj)\.weight$")
@@ -59,7 +59,7 @@ def outline(path: str | os.PathLike) -> Outline:
         head = {key: tensors[key] for key in config.get("head") or [] if key in tensors}
         shapes = _shapes({key: t for key, t in tensors.items() if "::" not in key and key not in head})
         model_type = base.get("model_type") or ""
-        transposed = ARCHITECTURES.get(model_type, UNKNOWN).transposed
+        transposed = family_of(model_type).transposed
         return Outline(shapes, head, base.get("class") or "", model_type, transposed, base.get("tied", {}))
     if kind == "peft":
         config, tensors = peft.read(path)
@@ -173,8 +173,8 @@ def _stand_in(path: str | os.PathLike, known: Outline) -> nn.Module:
 
 def _fused(known: Outline, module: str, role: str) -> Fused | None:
     """The fused map of the family at ``module``, if it has the role."""
-    family = ARCHITECTURES.get(known.model_type, UNKNOWN)
-    return next((f for f in family.fused if role in f.roles and re.search(rf"{f.pattern}$", module)), None)
+    fused = family_of(known.model_type).fused
+    return next((f for f in fused if role in f.roles and re.search(rf"{f.pattern}$", module)), None)
 
 
 def _whole(fused: Fused, role: str, out_features: int, path: str | os.PathLike) -> int:

@@ -24,13 +24,13 @@ def head_modules(model) -> dict[str, torch.nn.Module]:  # noqa: F821
 
 def pretrained_parts(folder: Path) -> str:
     """Names of the parts of a folder's model that only its heads use and that pretraining trained; comma list."""
-    from variants.sites.architectures import ARCHITECTURES, UNKNOWN
+    from variants.sites.architectures import family_of
 
     try:
         model_type = read_config(folder).get("model_type")
     except UserError:
         return ""  # loading it says what is wrong with the folder
-    return ",".join(ARCHITECTURES.get(str(model_type), UNKNOWN).pretrained)
+    return ",".join(family_of(str(model_type)).pretrained)
 
 
 def in_head(model, key: str) -> bool:

@@ -98,8 +98,10 @@ def load_language_model(
 
 def _dropout_options(folder: Path) -> tuple[str, ...]:
     """What the model's configuration calls its rates of dropout; empty where that is not known."""
+    from variants.sites.architectures import family_of
+
     try:
-        return _family(read_config(folder).get("model_type", "")).dropout
+        return family_of(read_config(folder).get("model_type", "")).dropout
     except UserError:
         return ()  # `_load` says what is wrong with the folder
 
@@ -247,14 +249,10 @@ def _check_tokenizer(model, tokenizer, name: str) -> None:
 
 
 def _positions(config) -> int | None:
+    from variants.sites.architectures import family_of
+
     positions = getattr(config, "max_position_embeddings", None)
-    return positions - _family(config.model_type).first_position(config) if positions else None
-
-
-def _family(model_type: str) -> "Architecture":  # noqa: F821
-    from variants.sites.architectures import ARCHITECTURES, UNKNOWN
-
-    return ARCHITECTURES.get(model_type, UNKNOWN)
+    return positions - family_of(config.model_type).first_position(config) if positions else None
 
 
 def _quiet():

@@ -228,8 +228,12 @@ def model_type(model: nn.Module) -> str:
 
 
 def architecture_of(model: nn.Module) -> Architecture:
-    """The facts of a model's family, as far as its name is known; else `UNKNOWN`."""
-    name = model_type(model)
+    """The facts of a model's family: :func:`family_of` its type."""
+    return family_of(model_type(model))
+
+
+def family_of(name: str) -> Architecture:
+    """The facts of a model type's family, as far as its name is known; else `UNKNOWN`."""
     return ARCHITECTURES.get(name) or (ARCHITECTURES[ALIASES[name]].alias() if name in ALIASES else UNKNOWN)
 
 

@@ -76,7 +76,8 @@ class Architecture:
 
     def alias(self) -> Architecture:
         """What is known of a model type whose maps alone are this family's."""
-        return Architecture(maps=self.maps, fused=self.fused, cross=self.cross, causal=self.causal, takes_prefix=False)
+        layout = {key: getattr(self, key) for key in ("maps", "fused", "cross", "transposed", "causal")}
+        return Architecture(**layout, takes_prefix=False)
 
     @property
     def roles(self) -> tuple[str, ...]:

@@ -49,6 +49,7 @@ def test_every_map_of_a_block_has_its_role(name: str) -> None:
         else:
             sites = find_sites(model, role)
             assert {block_number(site.path) for site in sites} >= {1}, role
+            assert {site.is_transposed for site in sites} == {architecture_of(model).transposed}, role
             found |= {site.module_path for site in sites}
     inside = {path for paths in blocks(model).values() for path in (site.module_path for site in paths)}
     assert inside - found == set(), "all-linear is what the roles are, together"
