@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
@@ -165,11 +165,7 @@ def _build(variant: BaseVariant, seed: int, sites: Sequence[Site]) -> Iterator[t
             raise VariantError(f"{where}no layer for {site.path}: {first_line(error)}") from error
         if hasattr(layer, "pre") and not site.is_whole:
             raise VariantError(f"{variant.name} changes its input and cannot sit on a slice such as {site.path}")
-        dtype = torch.promote_types(site.dtype, torch.float32)
-        yield (
-            layer.to(site.device, dtype if dtype != torch.float32 else None),
-            bool(found) and not variant.subtract_initial,
-        )
+        yield layer.at_site(), bool(found) and not variant.subtract_initial
 
 
 def copy_tensors(adapter: Adapter, tensors: dict[str, Tensor]) -> None:
@@ -203,6 +199,12 @@ def check_fit(key: str, found: Tensor, expected: Tensor, resizable: int | None =
         raise VariantError(f"{key} is {tuple(found.shape)} in the file and {tuple(expected.shape)} in the model")
     if found.is_floating_point() != expected.is_floating_point():
         raise VariantError(f"{key} is {found.dtype} in the file and {expected.dtype} in the model")
+
+
+def refuse_unknown(adapters: Mapping[str, Adapter], names: Iterable[str]) -> None:
+    """Raise VariantError for the first of ``names`` that is no adapter's, with those that there are."""
+    if unknown := [name for name in names if name not in adapters]:
+        raise VariantError(f"no adapter {unknown[0]!r}; there are {', '.join(adapters) or 'none'}")
 
 
 def refuse_resized(model: nn.Module, kept: Mapping[str, Tensor]) -> None:

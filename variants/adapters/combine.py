@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from variants.adapters.adapter import refuse_unknown
 from variants.errors import VariantError
 from variants.layer import wide
 from variants.methods.lora import LoRA, LoRALayer
@@ -102,8 +103,7 @@ def _add_sum(adapted: AdaptedModel, weights: Mapping[str, float], name: str, ran
 def _check(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank: int | None) -> None:
     if name in adapted.adapters:
         raise VariantError(f"there is an adapter {name!r} already; delete it first or choose another name")
-    if unknown := [key for key in weights if key not in adapted.adapters]:
-        raise VariantError(f"no adapter {unknown[0]!r}; there are {', '.join(adapted.adapters) or 'none'}")
+    refuse_unknown(adapted.adapters, weights)
     if rank is not None and rank < 1:
         raise VariantError(f"rank must be at least 1, not {rank}")
     if adapted.head and sum(weights.values()) == 0:

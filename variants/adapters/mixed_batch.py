@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.adapters import hooks
+from variants.adapters.adapter import refuse_unknown
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
@@ -33,8 +34,7 @@ def mixed(adapted: AdaptedModel, rows: Sequence[str | None]) -> Iterator[nn.Modu
             row for each entry of ``rows``.
     """
     names = [name for name in dict.fromkeys(rows) if name is not None]
-    if unknown := [name for name in names if name not in adapted.adapters]:
-        raise VariantError(f"no adapter {unknown[0]!r}; there are {', '.join(adapted.adapters) or 'none'}")
+    refuse_unknown(adapted.adapters, names)
     for name in names:
         variant = adapted.adapters[name].variant
         sequence = any(hasattr(layer, "lengthen") for layer in adapted.adapters[name].layers.values())

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.adapters import hooks
-from variants.adapters.adapter import Adapter, refuse_resized
+from variants.adapters.adapter import Adapter, refuse_resized, refuse_unknown
 from variants.adapters.folding import merge_into
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
@@ -155,8 +155,7 @@ class Switching:
 
     def switch(self, name: str) -> None:
         """Make ``name`` the active adapter, unmerged. The base is not copied, and layers that are off stay off."""
-        if name not in self.adapters:
-            raise VariantError(f"no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}")
+        refuse_unknown(self.adapters, [name])
         adapter = self.adapters[name]
         refuse_resized(self.model, adapter.values)
         self.deactivate()
@@ -215,8 +214,7 @@ class Switching:
 
     def delete(self, name: str) -> None:
         """Forget an adapter; if it is the active one, the plain base model is left."""
-        if name not in self.adapters:
-            raise VariantError(f"no adapter {name!r}; there are {', '.join(self.adapters) or 'none'}")
+        refuse_unknown(self.adapters, [name])
         if name == self.active:
             self.deactivate()
         del self.adapters[name]
