@@ -12,7 +12,7 @@ from modules.experiments.flags import make_parser, variant_in
 from modules.experiments.plan import Plan, make_plan, merge
 from modules.experiments.stacking import stacks, takes_several
 from modules.experiments.wishes import Wishes
-from modules.launch.claims import forget, say_what_is_missing
+from modules.launch.holders import forget, say_what_is_missing
 from modules.launch.pool import default_jobs, run_workers
 from modules.paths import PUBLISHED
 from modules.reports.show import show_paper_table, show_table

@@ -16,7 +16,7 @@ from modules.experiments.comparison_file import ComparisonFile, Entry
 from modules.experiments.plan import make_plan, open_source
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
-from modules.launch.claims import say_what_is_missing
+from modules.launch.holders import say_what_is_missing
 from modules.launch.pool import run_workers
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult

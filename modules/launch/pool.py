@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from modules.launch.claims import last_held_by
+from modules.launch.holders import last_held_by
 from modules.processes import WITH_PARENT, not_interrupted
 
 KEEP_MEMORY = {

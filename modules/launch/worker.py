@@ -3,7 +3,8 @@
 ``ID+ID+ID`` are runs that are trained at once, as seeds stacked on one backbone.
 
 Runs live in processes of their own: under DDP Lightning starts this very command again for the other ranks. Several
-workers may be given the same list: each run is locked by whoever works on it, and what is done is not done again.
+workers may be given the same list: each run is claimed by whoever works on it, and what is done is not done again. At
+the end come the runs that another machine held and gave up.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator
+from itertools import chain
 
 from modules.command_line import is_user_error, one_line
-from modules.launch.claims import claim, holder
+from modules.launch.claims import ClaimLost, claim, given_up, holder
 from modules.processes import WITH_PARENT, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
@@ -26,13 +29,16 @@ def main(arguments: list[str]) -> int:
     results_dir, *words = arguments
     together = {id: word.split("+") for word in words for id in word.split("+")}
     code = 0
-    for word in words:
+    for word in chain(words, _given_up(results_dir, words)):
         title = word
         try:
             title = RunConfig.read(results_dir, word.partition("+")[0]).title
             _carry_out(word.split("+"), ResultStore(results_dir), together)
         except KeyboardInterrupt:
             return 130
+        except ClaimLost as error:
+            print(f"error: {title} {error}", file=sys.stderr, flush=True)
+            code = code or 1
         except Exception as error:
             if is_user_error(error):
                 print(f"error: {title}: {one_line(error)}", file=sys.stderr, flush=True)
@@ -44,18 +50,26 @@ def main(arguments: list[str]) -> int:
     return code
 
 
+def _given_up(results_dir: str, words: list[str]) -> Iterator[str]:
+    """Those of the words with runs that another machine held, and that are free now."""
+    folders = {ResultStore(results_dir).runs / id: word for word in words for id in word.split("+")}
+    missing = [folder for folder in folders if not folder.with_suffix(".json").is_file()]
+    yield from dict.fromkeys(folders[folder] for folder in given_up(missing))
+
+
 def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]) -> None:
     """Those of the runs that are neither done nor in another worker's hands; several of them at once."""
-    with contextlib.ExitStack() as locks:
+    with contextlib.ExitStack() as claims:
         configs = [RunConfig.read(store.root, id) for id in ids]
-        mine = [c for c in configs if locks.enter_context(claim(c.folder)) and not store.path(c.id).is_file()]
+        held = {config.id: claims.enter_context(claim(config.folder)) for config in configs}
+        mine = [config for config in configs if held[config.id] and not store.path(config.id).is_file()]
         for config in mine:
             if config.init_from:
                 _complete(config.init_from["id"], store, together)
         if mine:
             from modules.training.run import run_seeds  # takes seconds
 
-            run_seeds(mine)
+            run_seeds(mine, before_writing=lambda: [held[config.id].check() for config in mine])
 
 
 def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,17 @@ class EpochSeeds(Callback):
         """Seed by run, epoch and rank."""
         seed = self.seed * 100_003 + trainer.current_epoch * 17 + trainer.global_rank
         seed_everything(seed % 2**32, verbose=False)  # the most that it takes
+
+
+class BeforeWriting(Callback):
+    """Asks before each evaluation whether the files that follow it may be written; what it raises ends the run."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self._ask = ask
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Ask."""
+        self._ask()
 
 
 class History(Callback):
