@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -39,17 +40,17 @@ def test_one_of_several_writers_makes_the_file(tmp_path, monkeypatch, links):
 @pytest.mark.parametrize("counted", [True, False])
 def test_a_link_whose_answer_was_lost_counts(tmp_path, monkeypatch, counted):
     """NFS asks again, and is told that the name is taken; it may not know the count of links anew."""
-    link, stat = os.link, os.stat
+    link = os.link
 
     def repeated(source, target):
         link(source, target)
         link(source, target)
 
     monkeypatch.setattr(atomic.os, "link", repeated)
-    if not counted:
-        monkeypatch.setattr(atomic.os, "stat", lambda path, **more: stat(tmp_path, **more))
+    if not counted:  # the content tells
+        monkeypatch.setattr(atomic.os, "stat", lambda path: SimpleNamespace(st_nlink=1))
     assert write_new(tmp_path / "file", b"mine")
-    assert not write_new(tmp_path / "file", b"other")
+    assert not write_new(tmp_path / "file", b"other") and (tmp_path / "file").read_bytes() == b"mine"
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path):
