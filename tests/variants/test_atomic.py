@@ -21,7 +21,7 @@ def no_links(*_):
 @pytest.mark.parametrize("links", [True, False])
 def test_one_of_several_writers_makes_the_file(tmp_path, monkeypatch, links):
     if not links:
-        monkeypatch.setattr(atomic.os, "link", no_links)
+        monkeypatch.setattr(atomic, "os", SimpleNamespace(**{**vars(os), "link": no_links}))
     barrier, made = threading.Barrier(8), {}
 
     def write(number: int) -> None:
@@ -46,9 +46,10 @@ def test_a_link_whose_answer_was_lost_counts(tmp_path, monkeypatch, counted):
         link(source, target)
         link(source, target)
 
-    monkeypatch.setattr(atomic.os, "link", repeated)
+    changes = {"link": repeated}
     if not counted:  # the content tells
-        monkeypatch.setattr(atomic.os, "stat", lambda path: SimpleNamespace(st_nlink=1))
+        changes["stat"] = lambda path: SimpleNamespace(st_nlink=1)
+    monkeypatch.setattr(atomic, "os", SimpleNamespace(**{**vars(os), **changes}))
     assert write_new(tmp_path / "file", b"mine")
     assert not write_new(tmp_path / "file", b"other") and (tmp_path / "file").read_bytes() == b"mine"
 
