@@ -15,6 +15,7 @@ from typing import Any, TextIO
 
 from modules.processes import WITH_PARENT
 from modules.runs.config import RunConfig
+from modules.runs.ranks import rank
 from modules.runs.results import ResultStore
 from variants.atomic import remove_leftovers
 from variants.errors import UserError
@@ -31,7 +32,7 @@ def claim(folder: Path) -> Iterator[bool]:
     Only the first of several ranks takes it; the others belong to that one. What a killed one left half-written in the
     folder is removed.
     """
-    if _rank() != 0 or os.environ.get("LORA_VARIANTS_NO_LOCK"):
+    if rank() != 0 or os.environ.get("LORA_VARIANTS_NO_LOCK"):
         yield True
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,11 +70,6 @@ def _locked(file: TextIO, exclusive: bool) -> bool:
     except OSError:
         return False
     return True
-
-
-def _rank() -> int:
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
 
 
 def holder(folder: Path) -> str | None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from modules.data.module import PaddedDataModule
 from modules.paths import has_acceleration
 from modules.runs.config import RunConfig
+from modules.runs.ranks import on_one_device
 from modules.training import devices
 from modules.training.clipping import clip_each
 from variants.adapters.adapted_model import AdaptedModel
@@ -72,7 +73,7 @@ def wanted(config: RunConfig) -> bool:
 
 def uses_graphs(config: RunConfig, precision: str) -> bool:
     """Whether training steps are replayed as CUDA graphs: on one GPU, not under fp16, whose scale may skip a step."""
-    alone = devices.in_one_process(config) and devices.on_gpu(config)
+    alone = on_one_device(config.trainer) and devices.on_gpu(config)
     return wanted(config) and config.compile != "off" and alone and precision != "16-mixed"
 
 

@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
+from modules.runs.ranks import launched, local_ranks, longest_wait
 from modules.runs.results import run_id
 from modules.training.callbacks import EpochSeeds, History, Progress
 from modules.training.checkpoint import CheckpointFiles, EpochCheckpoint
@@ -77,12 +79,13 @@ def make_trainer(
         "log_every_n_steps": 10,
     } | config.trainer
     options["precision"] = precision
+    options["plugins"] = [] if launched() else [LightningEnvironment()]  # a SLURM job alone has started no ranks
     if options.get("strategy", "auto") in ("auto", "ddp"):  # others have files of their own
-        options["plugins"] = [CheckpointFiles()]
-    alone = options["devices"] == 1 and options.get("num_nodes", 1) == 1
+        options["plugins"].append(CheckpointFiles())
+    alone = local_ranks(options) == 1 and options.get("num_nodes", 1) == 1
     if options.get("strategy", "auto") in ("auto", "ddp") and not alone:
         # every rank computes the same buffers (a shared bank from its seed): no need to send them at each step
-        options["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+        options["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=longest_wait())
     try:
         return Trainer(
             max_epochs=config.training["epochs"],

@@ -1,0 +1,39 @@
+"""``python -m modules.launch.rank RESULTS_DIR ID REPORT``: one of the ranks of a run, which a worker has started.
+
+It tells the worker through the pipe ``REPORT`` why it failed, and prints nothing of it: the worker knows which rank was
+the first.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from modules.launch.failures import Failure
+from modules.processes import WITH_PARENT, end_with_parent, lasting_output, leave
+from modules.runs.config import RunConfig
+
+
+def main(results_dir: str, id: str, report: str) -> int:
+    """Exit code 0; after a failure the process ends here, for a rank that lost the others may hang when it tidies up."""
+    os.set_inheritable(int(report), False)
+    title = id
+    try:
+        config = RunConfig.read(results_dir, id)
+        title = config.title
+        from modules.training.run import run  # takes seconds
+
+        run(config)
+    except Exception as error:
+        failure = Failure.of(error, title)
+        os.write(int(report), failure.written())
+        for stream in filter(None, (sys.stdout, sys.stderr)):
+            stream.flush()
+        os._exit(failure.code)
+    return 0
+
+
+if __name__ == "__main__":
+    end_with_parent(int(os.environ[WITH_PARENT]))
+    with lasting_output():
+        sys.exit(leave(main(*sys.argv[1:])))
