@@ -15,7 +15,7 @@ from modules.runs.config import RunConfig
 
 
 def main(results_dir: str, id: str, report: str) -> int:
-    """Exit code 0; after a failure the process ends here, for a rank that lost the others may hang when it tidies up."""
+    """Exit code 0; after a failure the process ends in here: one that lost the others may hang when it tidies up."""
     os.set_inheritable(int(report), False)
     title = id
     try:

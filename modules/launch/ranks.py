@@ -54,8 +54,8 @@ def run_in_ranks(config: RunConfig) -> None:
 def environments(config: RunConfig) -> Iterator[dict[str, str]]:
     """What each rank of this machine finds in its environment, as Lightning's `LightningEnvironment` reads it.
 
-    Where a run goes over several machines without a launcher, ``NODE_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` are the
-    caller's.
+    Where a run goes over several machines without a launcher, ``NODE_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT`` are
+    the caller's.
     """
     count, machines = local_ranks(config.trainer), config.trainer.get("num_nodes", 1)
     meeting = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}

@@ -13,7 +13,7 @@ MADE = "LORA_VARIANTS_RANKS"
 """Variable that a worker sets for the ranks that it starts (`modules/launch/ranks.py`): how many there are."""
 
 LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
-"""By which srun, mpirun and jsrun say how many processes they have started. A script that sbatch runs is no such one."""
+"""How srun, mpirun and jsrun say how many processes they have started. A script that sbatch runs has none of them."""
 
 WAIT = "LORA_VARIANTS_RANKS_WAIT"
 """Variable with the seconds for which a rank waits for the others in a collective operation."""
@@ -22,7 +22,7 @@ LONGEST_WAIT = 1800.0
 
 
 def launched() -> bool:
-    """Whether a launcher (torchrun, srun, mpirun) has started this process as a rank: then nobody here starts others."""
+    """Whether a launcher (torchrun, srun, mpirun) has started this process as a rank: nobody here starts others then."""
     if MADE in os.environ:
         return False
     several = any(os.environ.get(name, "").isdigit() and int(os.environ[name]) > 1 for name in LAUNCHERS)

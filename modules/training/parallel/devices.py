@@ -13,6 +13,11 @@ def on_cpu(config: RunConfig) -> bool:
     return ranks.on_cpu(config.trainer)
 
 
+def in_one_process(config: RunConfig) -> bool:
+    """Whether the run is one process on one device."""
+    return ranks.on_one_device(config.trainer)
+
+
 def on_gpu(config: RunConfig) -> bool:
     """Whether the run computes on GPUs of NVIDIA's or AMD's."""
     return torch.cuda.is_available() and config.trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
