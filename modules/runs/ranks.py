@@ -22,7 +22,7 @@ LONGEST_WAIT = 1800.0
 
 
 def launched() -> bool:
-    """Whether a launcher (torchrun, srun, mpirun) has started this process as a rank: nobody here starts others then."""
+    """Whether a launcher (torchrun, srun, mpirun) has started this process as a rank: no others are started then."""
     if MADE in os.environ:
         return False
     several = any(os.environ.get(name, "").isdigit() and int(os.environ[name]) > 1 for name in LAUNCHERS)
