@@ -1,5 +1,5 @@
-"""``python -m tests.support.kill_ranks --times 10 --seed 0 [--accelerator gpu]``: one rank of a run is killed, again and
-again, at random moments; the other must end, the command must say so in one line, and the same command must go on.
+"""``python -m tests.support.kill_ranks --times 10 --seed 0 [--accelerator gpu]``: one rank of a run is killed, again
+and again, at random moments; the other must end, the command must say so in one line, and the same command must go on.
 
 Prints a table; exit code 1 where a check failed, which is named.
 """
@@ -26,7 +26,7 @@ from modules.runs.results import ResultStore, RunResult
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 60.0
 """In which the command must have ended after one of its ranks was killed."""
-RUN = "--model embedded --tasks rte --seeds 0 --epochs 4 --trainer.limit_train_batches 12 --wandb off".split()
+RUN = "--model embedded --tasks rte --seeds 0 --epochs 4 --trainer.limit_train_batches 12 --wandb off"
 """The command's flags when this file is run; the number of ranks and the accelerator are added."""
 
 NO_TABLE = "no results under "
@@ -149,8 +149,8 @@ def kill_one(flags: Sequence[str], folder: Path, whole: Whole, moment: float, ra
 
 
 def same(whole: Whole, result: RunResult, folder: Path, exactly: bool) -> bool:
-    """Whether a run has the unbroken one's scores and weights: to the last bit, or else about its losses (on GPUs, whose
-    sums come in any order)."""
+    """Whether a run has the unbroken one's scores and weights: to the last bit, or else about its losses (on GPUs,
+    whose sums come in any order)."""
     losses = [[epoch["train_loss"] for epoch in each.epochs] for each in (whole.result, result)]
     if not exactly:
         return result.id == whole.result.id and losses[1] == pytest.approx(losses[0], rel=0.05)
@@ -166,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--accelerator", default="cpu")
     options = parser.parse_args(argv)
-    flags, draw = [*RUN, "--trainer.devices", "2", "--trainer.accelerator", options.accelerator]
+    flags = [*RUN.split(), "--trainer.devices", "2", "--trainer.accelerator", options.accelerator]
     draw, failed = random.Random(options.seed), 0
     with tempfile.TemporaryDirectory() as folder:
         whole = unbroken(flags, Path(folder) / "whole")
