@@ -10,6 +10,7 @@ import os
 import sys
 
 from modules.launch.failures import Failure
+from modules.launch.peers import watching_peers
 from modules.processes import WITH_PARENT, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
 
@@ -23,7 +24,8 @@ def main(results_dir: str, id: str, report: str) -> int:
         title = config.title
         from modules.training.run import run  # takes seconds
 
-        run(config)
+        with watching_peers(config):
+            run(config)
     except Exception as error:
         failure = Failure.of(error, title)
         os.write(int(report), failure.written())

@@ -15,6 +15,7 @@ import time
 
 from modules.launch.claims import claim, holder
 from modules.launch.failures import Failure
+from modules.launch.peers import watching_peers
 from modules.launch.ranks import RanksFailed, run_in_ranks
 from modules.processes import WITH_PARENT, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
@@ -54,7 +55,8 @@ def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]
         elif mine:
             from modules.training.run import run_seeds  # takes seconds
 
-            run_seeds(mine)
+            with watching_peers(mine[0]):
+                run_seeds(mine)
 
 
 def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:

@@ -35,12 +35,23 @@ def rank() -> int:
     return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0)
 
 
+def world_size() -> int:
+    """How many ranks the run of this process has, on all machines, as whoever started them says."""
+    names = ("WORLD_SIZE", *LAUNCHERS)
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 1)
+
+
 def longest_wait() -> timedelta:
     """The time-out of collective operations: no rank waits longer for the others. Raises UserError."""
-    try:
-        return timedelta(seconds=float(os.environ.get(WAIT) or LONGEST_WAIT))
-    except ValueError:
-        raise UserError(f"{WAIT} must be a number of seconds, not {os.environ[WAIT]!r}") from None
+    return timedelta(seconds=seconds(WAIT, LONGEST_WAIT))
+
+
+def seconds(name: str, default: float) -> float:
+    """The value of a variable that says how long something may last. Raises UserError where it is no such number."""
+    value = os.environ.get(name) or str(default)
+    if not value.replace(".", "", 1).isdigit() or not float(value):
+        raise UserError(f"{name} must be a number of seconds, not {value!r}")
+    return float(value)
 
 
 def on_cpu(trainer: Mapping[str, Any]) -> bool:

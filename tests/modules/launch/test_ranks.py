@@ -1,0 +1,105 @@
+"""The ranks of a run: started together, and ended at the first that fails, which is named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from modules.launch import ranks
+from modules.runs.ranks import MADE
+
+RUN = SimpleNamespace(title="mrpc lora seed 0", results_dir="R", id="ID", trainer={"devices": 2, "accelerator": "cpu"})
+
+RANK = """
+import json, os, signal, sys, time
+
+def tell(line, code=1, traceback="", lost=False):
+    os.write(int(sys.argv[1]), json.dumps(dict(line=line, code=code, traceback=traceback, lost=lost)).encode())
+    os._exit(code)
+
+def lose():
+    tell("lost the others", lost=True)
+
+def die(number=signal.SIGKILL):
+    os.kill(os.getpid(), number)
+
+rank = os.environ["RANK"]
+"""
+
+
+@pytest.fixture
+def outcome(monkeypatch):
+    """Carry out code instead of each rank -> the failure, or None; no process may be left."""
+    start, started = subprocess.Popen, []
+
+    def carry_out(first: str, second: str) -> ranks.Failure | None:
+        def popen(command, env, **options):
+            code = RANK + (first, second)[int(env["RANK"])]
+            started.append(start([sys.executable, "-c", code, command[-1]], env=env, **options))
+            return started[-1]
+
+        started.clear()
+        monkeypatch.setattr(ranks.subprocess, "Popen", popen)
+        try:
+            ranks.run_in_ranks(RUN)
+        except ranks.RanksFailed as error:
+            return error.failure
+        finally:
+            assert len(started) == 2 and all(process.returncode is not None for process in started)
+
+    return carry_out
+
+
+WAITS = "print('rank waits', file=sys.stderr, flush=True); time.sleep(60)"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "line", "code"),
+    [
+        (WAITS, "time.sleep(0.2); die()", "rank 1 of mrpc lora seed 0 was ended by signal 9 (SIGKILL), as", 1),
+        ("die(signal.SIGSEGV)", WAITS, "rank 0 of mrpc lora seed 0 was ended by signal 11 (SIGSEGV); the same", 1),
+        ("lose()", "time.sleep(0.4); die()", "rank 1 of mrpc lora seed 0 was ended by signal 9", 1),
+        ("time.sleep(0.2); die(signal.SIGABRT)", "time.sleep(0.5); tell('mine')", "mine", 1),
+        ("lose()", "time.sleep(0.4); tell('T failed', traceback='...')", "T failed", 1),
+        ("tell('T: no such file', 2)", "tell('T: no such file', 2)", "T: no such file", 2),
+        (WAITS, "os._exit(3)", "rank 1 of mrpc lora seed 0 ended with code 3;", 1),
+        ("lose()", "lose()", "lost the others", 1),
+    ],
+)
+def test_the_first_that_fails_ends_the_others_and_is_named(outcome, first, second, line, code):
+    begin = time.monotonic()
+    failure = outcome(first, second)
+    assert failure.line.startswith(line) and failure.code == code
+    assert time.monotonic() - begin < 5
+
+
+def test_a_rank_that_lost_nobody_we_know_of_is_named_after_a_while(outcome, monkeypatch):
+    monkeypatch.setattr(ranks, "GRACE", 0.3)
+    assert outcome("lose()", "time.sleep(60)").line == "lost the others"
+
+
+def test_what_ranks_write_is_passed_on_until_one_fails(outcome, capfd):
+    """A peer's broken connection is pages of text; the progress of a run is not."""
+    assert outcome("print('first', file=sys.stderr)", "print('second', file=sys.stderr)") is None
+    assert sorted(capfd.readouterr().err.splitlines()) == ["first", "second"]
+    noise = "signal.signal(signal.SIGTERM, lambda *_: (print('pages', file=sys.stderr, flush=True), os._exit(1)))\n"
+    assert outcome(noise + "time.sleep(60)", "time.sleep(0.3); die()").line.startswith("rank 1")
+    assert capfd.readouterr().err == ""
+
+
+def test_the_environment_of_ranks(monkeypatch):
+    """One machine: a port of its own. Several machines by hand: as the person has set them."""
+    for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "7")
+    names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", MADE)
+    first, second = ranks.environments(RUN)
+    assert [first[name] for name in names] == ["0", "0", "2", "0", "127.0.0.1", "2"]
+    assert [second[name] for name in names] == ["1", "1", "2", "0", "127.0.0.1", "2"]
+    assert first["MASTER_PORT"] == second["MASTER_PORT"] != "7" and first["PATH"] == os.environ["PATH"]
+    spread = SimpleNamespace(trainer=RUN.trainer | {"num_nodes": 8})
+    assert [next(ranks.environments(spread))[name] for name in names] == ["0", "14", "16", "7", "7", "2"]
