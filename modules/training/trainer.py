@@ -23,7 +23,7 @@ from modules.training.checkpoint import CheckpointFiles, EpochCheckpoint
 from modules.training.cost import reset_peak_memory
 from modules.training.lightning_module import FineTuner
 from modules.training.parallel import devices
-from modules.training.parallel.strategies import strategy
+from modules.training.parallel.strategies import strategy, without_questions
 from variants.errors import UserError, first_line
 
 CHECKPOINT = "last.ckpt"
@@ -95,7 +95,7 @@ def make_trainer(
     if not devices.in_one_process(config):
         options["strategy"] = strategy(options.get("strategy", "auto"), averages)
     try:
-        return Trainer(
+        trainer = Trainer(
             max_epochs=config.training["epochs"],
             gradient_clip_val=config.training.get("gradient_clip_val") or None,
             callbacks=callbacks,
@@ -107,6 +107,8 @@ def make_trainer(
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"lightning.Trainer refuses the options: {first_line(error)}") from error
+    without_questions(trainer)
+    return trainer
 
 
 def quieten() -> None:

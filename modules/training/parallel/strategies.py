@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.ddp import _sync_module_states
 
@@ -20,6 +21,12 @@ class Replicated(DDPStrategy):
     def configure_ddp(self) -> None:
         """Give every process the first one's parameters and buffers, as DistributedDataParallel does."""
         _sync_module_states(self.lightning_module)
+
+
+def without_questions(trainer: Trainer) -> None:
+    """Let processes go ahead of their devices: Lightning (2.6) asks the first process before every step whether it got
+    SIGTERM, and waits for the device to hear the answer. Whoever starts the processes ends all of them."""
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def strategy(name: Any, averages: bool) -> Strategy | Any:

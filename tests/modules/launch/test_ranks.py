@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from modules.launch import ranks
 from modules.runs.ranks import MADE
+from modules.runs.results import ResultStore
+from tests.support.kill_ranks import wait_for_ranks
+from tests.support.runs import ENVIRONMENT, carry_out, planned
 
 RUN = SimpleNamespace(title="mrpc lora seed 0", results_dir="R", id="ID", trainer={"devices": 2, "accelerator": "cpu"})
 
@@ -103,3 +109,29 @@ def test_the_environment_of_ranks(monkeypatch):
     assert first["MASTER_PORT"] == second["MASTER_PORT"] != "7" and first["PATH"] == os.environ["PATH"]
     spread = SimpleNamespace(trainer=RUN.trainer | {"num_nodes": 8})
     assert [next(ranks.environments(spread))[name] for name in names] == ["0", "14", "16", "7", "7", "2"]
+
+
+@pytest.mark.slow
+def test_a_run_whose_rank_was_killed_goes_on(command, tmp_path):
+    """Killed after an epoch: the other rank ends, one line says so, and what is left to train gives the result that an
+    unbroken run of one process has. ``python -m tests.support.kill_ranks`` kills at any moment, and compares bits."""
+    (whole,) = planned(command)
+    (one,) = planned([*command, "--results_dir", str(tmp_path / "two")])
+    two = dataclasses.replace(one, trainer=one.trainer | {"devices": 2})
+    two.write()
+    arguments = [sys.executable, "-m", "modules.launch.worker", two.results_dir, two.id]
+    worker = subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    processes = wait_for_ranks(worker)
+    while not (two.folder / "last.ckpt").exists() and worker.poll() is None:
+        time.sleep(0.005)
+    os.kill(processes[1], signal.SIGKILL)
+    said = worker.communicate(timeout=60)[1]
+    assert worker.returncode == 1 and not any(Path(f"/proc/{process}").exists() for process in processes.values())
+    assert said.startswith("error: rank 1 of rte lora seed 0 was ended by signal 9") and said.count("\n") == 1
+    assert not ResultStore(two.results_dir).done(two.id)
+    carry_out(whole)
+    one.write()
+    carry_out(one)
+    kept, expected = (ResultStore(run.results_dir).read(run.id) for run in (one, whole))
+    for epoch, other in zip(kept.epochs, expected.epochs, strict=True):
+        assert epoch == pytest.approx(other, abs=1e-5)

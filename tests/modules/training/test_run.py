@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
 import sys
@@ -15,8 +14,7 @@ import torch
 from modules.benchmarks.glue import GLUE
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
-from tests.support.kill_ranks import family, wait_for_ranks
-from tests.support.runs import ENVIRONMENT, adapter, carry_out, planned, work
+from tests.support.runs import ENVIRONMENT, adapter, carry_out, planned
 from variants.errors import UserError
 from variants.layer import AdapterLayer
 from variants.registry import resolve
@@ -210,37 +208,7 @@ def test_two_workers_share_a_list(command):
     assert printed.count("epoch 2/2") == 2
 
 
-# ---- several processes ---------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("variant", "killed"), [("adalora", True), ("full", False)])
-def test_two_processes_compute_what_one_does(command, tmp_path, variant, killed):
-    """Uneven last batches in training and evaluation; losses, metrics and weights agree to 1e-5, also where one of the
-    processes was killed after an epoch: that ends the other one, is said in one line, and the run goes on."""
-    (one,) = planned(command, variant)
-    flags = [*command, "--results_dir", str(tmp_path / "two"), "--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    (two,) = planned(flags, variant)
-    assert one.id == two.id  # how a run is carried out does not name it
-    carry_out(one)
-    if killed:
-        arguments = [sys.executable, "-m", "modules.launch.worker", two.results_dir, two.id]
-        worker = subprocess.Popen(arguments, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
-        processes = wait_for_ranks(worker)
-        while not (two.folder / "last.ckpt").exists() and worker.poll() is None:
-            time.sleep(0.01)
-        os.kill(processes[1], signal.SIGKILL)
-        said = worker.communicate(timeout=60)[1]
-        assert worker.returncode == 1 and not family(worker.pid)[1:]
-        assert said.startswith("error: rank 1 of rte adalora seed 0 was ended by signal 9") and said.count("\n") == 1
-    work(two)
-    results = [ResultStore(run.results_dir).read(run.id) for run in (one, two)]
-    assert [r.environment["devices"] for r in results] == [1, 2]
-    for a, b in zip(results[0].epochs, results[1].epochs, strict=True):
-        assert a == pytest.approx(b, abs=1e-5)
-    tensors = adapter(one), adapter(two)
-    assert all(torch.allclose(tensors[0][key], tensors[1][key], atol=1e-5) for key in tensors[0])
-    assert results[0].variant_metrics == results[1].variant_metrics  # AdaLoRA's ranks
+# ---- precision, accumulation ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
