@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 
 WITH_PARENT = "LORA_VARIANTS_WITH_PARENT"
 """Variable that names the process with which a command that it starts shall end."""
@@ -114,10 +114,15 @@ def leave(code: int) -> int:
     The threads that such a thread has started would be waited for when Python ends.
     """
     if any(thread.is_alive() for thread in _abandoned):
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
-        os._exit(code)
+        end_now(code)
     return code
+
+
+def end_now(code: int) -> NoReturn:
+    """End this process without tidying up, which may wait for what does not come: a thread, or another rank."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    os._exit(code)
 
 
 class _Lasting:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import signal
 import sys
 import traceback
@@ -41,7 +42,7 @@ class Failure:
         if is_user_error(error):
             return cls(f"{title}: {one_line(error)}", code=2)
         if any(map(_says_that_a_rank_is_lost, _causes(error))):
-            return cls(f"rank {rank()} of {title} lost the other ranks ({first_line(error)}); {AGAIN}", lost=True)
+            return cls(f"rank {rank()} of {title} lost the other ranks ({_short(error)}); {AGAIN}", lost=True)
         text = "".join(traceback.format_exception(error))
         return cls(f"{title} failed; the other runs go on", traceback=text[-LONGEST:])
 
@@ -76,6 +77,11 @@ def signal_of(code: int) -> signal.Signals | None:
     """The signal that ended a process with this exit code, if one did."""
     number = -code if code < 0 else code - 128
     return signal.Signals(number) if number in {known.value for known in signal.Signals} and code != 130 else None
+
+
+def _short(error: BaseException) -> str:
+    """The first sentence of a collective operation's error, without the place in PyTorch's source."""
+    return re.sub(r"\[\S*/gloo/\S*\] ", "", first_line(error)).partition(". ")[0]
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -12,7 +12,8 @@ from typing import Any
 from modules.launch.claims import last_held_by
 from modules.launch.failures import Failure, signal_of
 from modules.processes import WITH_PARENT, end, not_interrupted
-from modules.runs.ranks import launched, local_ranks, named_devices
+from modules.runs.config import RunConfig
+from modules.runs.ranks import launched, local_ranks, named_devices, rank
 
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -118,4 +119,6 @@ def _told(code: int, worker: subprocess.Popen, results_dir: str, words: Sequence
     if signal_of(code) is None:
         return code
     titles = last_held_by(worker.pid, results_dir, [id for word in words for id in word.split("+")])
+    if launched():  # only the first rank holds a run
+        titles = [f"rank {rank()} of {RunConfig.read(results_dir, words[0]).title}"]
     return Failure.of_code(code, ", ".join(titles) or "a worker").say()

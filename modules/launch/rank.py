@@ -11,12 +11,12 @@ import sys
 
 from modules.launch.failures import Failure
 from modules.launch.peers import watching_peers
-from modules.processes import WITH_PARENT, end_with_parent, lasting_output, leave
+from modules.processes import WITH_PARENT, end_now, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
 
 
 def main(results_dir: str, id: str, report: str) -> int:
-    """Exit code 0; after a failure the process ends in here: one that lost the others may hang when it tidies up."""
+    """Exit code 0; a process that fails ends in here, with its exit code."""
     os.set_inheritable(int(report), False)
     title = id
     try:
@@ -29,9 +29,7 @@ def main(results_dir: str, id: str, report: str) -> int:
     except Exception as error:
         failure = Failure.of(error, title)
         os.write(int(report), failure.written())
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
-        os._exit(failure.code)
+        end_now(failure.code)
     return 0
 
 

@@ -17,7 +17,7 @@ from modules.launch.claims import claim, holder
 from modules.launch.failures import Failure
 from modules.launch.peers import watching_peers
 from modules.launch.ranks import RanksFailed, run_in_ranks
-from modules.processes import WITH_PARENT, end_with_parent, lasting_output, leave
+from modules.processes import WITH_PARENT, end_now, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
 from modules.runs.ranks import launched, local_ranks
 from modules.runs.results import ResultStore
@@ -76,4 +76,6 @@ def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> No
 if __name__ == "__main__":
     end_with_parent(int(os.environ.get(WITH_PARENT, "0")))
     with lasting_output():
-        sys.exit(leave(main(sys.argv[1:])))
+        if (code := main(sys.argv[1:])) and launched():
+            end_now(code)
+        sys.exit(leave(code))

@@ -31,7 +31,7 @@ def test_a_mistake_is_one_line_and_an_accident_has_its_traceback(capsys):
 @pytest.mark.parametrize(
     "error",
     [
-        raised(RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer")),
+        raised(RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer. G")),
         raised(dist.DistBackendError("NCCL error: remote process exited")),
         raised(ValueError("while tidying up"), dist.DistNetworkError("the server has gone")),
     ],
@@ -42,6 +42,7 @@ def test_a_rank_that_lost_the_others_is_not_the_first_to_blame(monkeypatch, erro
     failure = Failure.of(error, "mrpc lora seed 0")
     assert failure.lost and failure.code == 1 and not failure.traceback
     assert failure.line.startswith("rank 3 of mrpc lora seed 0 lost the other ranks (")
+    assert "gloo" not in failure.line and failure.line.count("\n") == 0
     assert Failure.read(failure.written()) == failure and Failure.read(b"") is None
 
 

@@ -115,6 +115,7 @@ def test_the_environment_of_ranks(monkeypatch):
 def test_a_run_whose_rank_was_killed_goes_on(command, tmp_path):
     """Killed after an epoch: the other rank ends, one line says so, and what is left to train gives the result that an
     unbroken run of one process has. ``python -m tests.support.kill_ranks`` kills at any moment, and compares bits."""
+    command = [*command, "--epochs", "8"]
     (whole,) = planned(command)
     (one,) = planned([*command, "--results_dir", str(tmp_path / "two")])
     two = dataclasses.replace(one, trainer=one.trainer | {"devices": 2})
