@@ -61,8 +61,8 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     add(
         "--jobs",
         type=int | None,
-        help="runs at once, each in processes of its own, spread over the GPUs (default: one for each GPU or core, or for "
-        "as many as --trainer.devices says)",
+        help="runs at once, each in processes of its own, spread over the GPUs (default: one for each GPU or core, or "
+        "for as many of them as --trainer.devices says)",
     )
     add(
         "--stack_seeds",
