@@ -46,7 +46,8 @@ def watching_peers(config: RunConfig) -> Iterator[None]:
     watch = _Watch(config)
     with watch.heartbeat:
         yield
-    watch.heartbeat.beat(done=True)  # the last: a rank that failed leaves without it
+    with contextlib.suppress(UserError):  # all else has been written
+        watch.heartbeat.beat(done=True)  # the last: a rank that failed leaves without it
 
 
 class _Watch:
@@ -59,6 +60,7 @@ class _Watch:
         self.heartbeat = Heartbeat(
             self._file(rank()), self.silence / BEATS, {"host": platform.node(), "process": os.getpid()}, then=self._look
         )
+        self._came: set[int] = set()
         self._begin()
 
     def _file(self, number: int) -> Path:
@@ -69,14 +71,17 @@ class _Watch:
         self._others = {k: Observer(self._file(k)) for k in range(world_size()) if k != rank()}
 
     def _look(self) -> None:
-        """End where one of the others was alive in this try and is silent. A rank that was itself stopped for a while,
+        """End where one of the others came in this try and is silent now. A rank that was itself stopped for a while,
         as by SIGSTOP, begins to count anew."""
         now, last = time.monotonic(), self._looked
         self._looked = now
+        silent = [number for number, other in self._others.items() if other.silent_for() > self.silence]
+        self._came |= {number for number, other in self._others.items() if other.changes}
         if now - last > self.silence / 2:
-            return self._begin()
-        for number, other in self._others.items():
-            if other.silent_for() > self.silence and other.changes and not (said := self._said(number)).get("done"):
+            self._begin()
+            return
+        for number in silent:
+            if number in self._came and not (said := self._said(number)).get("done"):
                 where = f" on {said['host']}" if "host" in said else ""
                 print(
                     f"error: rank {number} of {self.title}{where} has given no sign of life for {self.silence:g} s, "
@@ -85,7 +90,6 @@ class _Watch:
                     flush=True,
                 )
                 os._exit(1)
-        return None
 
     def _said(self, number: int) -> dict:
         with contextlib.suppress(UserError, OSError):

@@ -84,6 +84,13 @@ def test_the_first_that_fails_ends_the_others_and_is_named(outcome, first, secon
     assert time.monotonic() - begin < 5
 
 
+def test_who_was_killed_explains_the_errors_of_the_others():
+    """Seen at once, whatever the others make of it."""
+    failures = [ranks.Failure("T failed", traceback="..."), ranks.Failure("rank 1 was ended by signal 9")]
+    ended = [SimpleNamespace(process=SimpleNamespace(poll=lambda: 1), failure=lambda f=f: f) for f in failures]
+    assert ranks._first_failure(ended) == failures[1]
+
+
 def test_a_rank_that_lost_nobody_we_know_of_is_named_after_a_while(outcome, monkeypatch):
     monkeypatch.setattr(ranks, "GRACE", 0.3)
     assert outcome("lose()", "time.sleep(60)").line == "lost the others"
