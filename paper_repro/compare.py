@@ -61,10 +61,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = parse(argv)
-    jobs = default_jobs() if options.jobs is None else options.jobs
+    content = read(options.file)
+    jobs = default_jobs(content.trainer or {}, options.stack_seeds) if options.jobs is None else options.jobs
     if jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
-    content = read(options.file)
     wishes = Wishes(
         benchmark=benchmark(content.benchmark),
         model=options.model,

@@ -173,7 +173,8 @@ class Comparison:
         groups = self.missing(runs, folder)
         for run in (run for group in groups for run in group):
             run.write()
-        code = run_workers(["+".join(run.id for run in group) for group in groups], str(folder), self.jobs)
+        words = ["+".join(run.id for run in group) for group in groups]
+        code = run_workers(words, str(folder), self.jobs, self.content.trainer or {}, self.stack)
         return max(code, say_what_is_missing(runs, folder))
 
     def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:

@@ -61,12 +61,14 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     add(
         "--jobs",
         type=int | None,
-        help="runs at once, each in a process of its own, spread over the GPUs (default: one for each GPU or core)",
+        help="runs at once, each in processes of its own, spread over the GPUs (default: one for each GPU or core, or "
+        "for as many of them as --trainer.devices says)",
     )
     add(
         "--stack_seeds",
         **switch,
-        help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each",
+        help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each; with "
+        "--trainer.devices N a stack on each of N devices",
     )
     add("--table_only", **switch, help="rebuild the table from the result files")
     add("--results_dir", type=place, default="results", help="where runs and tables are written (default: results)")

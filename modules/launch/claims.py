@@ -35,6 +35,7 @@ from modules.documents import read_json
 from modules.launch.heartbeat import Heartbeat, Observer
 from modules.launch.machine import runs, started, this_machine
 from modules.processes import WITH_PARENT
+from modules.runs.ranks import rank
 from variants.atomic import remove_leftovers, write_new
 from variants.errors import UserError
 from variants.schema import built
@@ -126,8 +127,7 @@ class Claim:
                 self._beat.beat()
             self._look()
         if self._beat and self.lost:
-            others = holder(self._beat.path.parent) or "another command"
-            raise ClaimLost(f"was taken over by {others}, which saw no sign of life from here: nothing more is written")
+            raise _lost(self._beat.path.parent)
 
     def _look(self) -> None:
         if self._beat and newest(self._beat.path.parent) > _number(self._beat.path):
@@ -149,6 +149,18 @@ class Claim:
         self._look()
 
 
+def check_claim(folder: Path, worker: int) -> None:
+    """`Claim.check` in a process that a worker has started: it beats itself. Raises ClaimLost."""
+    found = last_holder(folder)
+    if not found or (found.worker, found.machine) != (worker, this_machine()):
+        raise _lost(folder)
+
+
+def _lost(folder: Path) -> ClaimLost:
+    others = holder(folder) or "another command"
+    return ClaimLost(f"was taken over by {others}, which saw no sign of life from here: nothing more is written")
+
+
 @contextlib.contextmanager
 def claim(folder: Path) -> Iterator[Claim]:
     """Claim the run in ``folder`` for this process while the block lasts: false where others are at it.
@@ -159,7 +171,7 @@ def claim(folder: Path) -> Iterator[Claim]:
     Raises:
         UserError: the folder cannot be written, or `SILENCE_VARIABLE` is no time.
     """
-    mine = _take(folder) if is_first_rank() else Claim(True)
+    mine = _take(folder) if rank() == 0 else Claim(True)
     try:
         if mine._beat:
             mine._beat.start()
@@ -191,12 +203,6 @@ def _take(folder: Path) -> Claim:
     with contextlib.suppress(OSError):
         os.utime(folder.parent)  # an NFS client looks anew for the result, which others may just have written
     return Claim(True, path, me)
-
-
-def is_first_rank() -> bool:
-    """Whether this process is the first, or the only one, of those that carry out a run together."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), 0) == 0
 
 
 def _claims(folder: Path) -> list[Path]:
@@ -259,7 +265,7 @@ def given_up(folders: Sequence[Path]) -> list[Path]:
     where that takes longer than two beats.
     """
     unsure: dict[Path, tuple[int, int]] = {}
-    for folder in folders if is_first_rank() else ():
+    for folder in folders if rank() == 0 else ():
         number = newest(folder)
         _held(folder, number)
         if observer := _watched.get(folder / f"claim.{number}"):

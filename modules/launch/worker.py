@@ -2,9 +2,9 @@
 
 ``ID+ID+ID`` are runs that are trained at once, as seeds stacked on one backbone.
 
-Runs live in processes of their own: under DDP Lightning starts this very command again for the other ranks. Several
-workers may be given the same list: each run is claimed by whoever works on it, and what is done is not done again. At
-the end come the runs that another machine held and gave up.
+Several workers may be given the same list: each run is claimed by whoever works on it, and what is done is not done
+again. At the end come the runs that another machine held and gave up. A run that takes several processes is started in
+as many, which this one watches (`ranks.py`).
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import contextlib
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterator
 from itertools import chain
 
-from modules.command_line import is_user_error, one_line
-from modules.launch.claims import ClaimLost, claim, given_up, holder
-from modules.processes import WITH_PARENT, end_with_parent, lasting_output, leave
+from modules.launch.claims import claim, given_up, holder
+from modules.launch.failures import Failure
+from modules.launch.peers import watching_peers
+from modules.launch.ranks import RanksFailed, run_in_ranks
+from modules.processes import WITH_PARENT, end_now, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
+from modules.runs.ranks import launched, local_ranks
 from modules.runs.results import ResultStore
 
 
@@ -36,17 +38,10 @@ def main(arguments: list[str]) -> int:
             _carry_out(word.split("+"), ResultStore(results_dir), together)
         except KeyboardInterrupt:
             return 130
-        except ClaimLost as error:
-            print(f"error: {title} {error}", file=sys.stderr, flush=True)
-            code = code or 1
+        except RanksFailed as error:
+            code = max(code, error.failure.say())
         except Exception as error:
-            if is_user_error(error):
-                print(f"error: {title}: {one_line(error)}", file=sys.stderr, flush=True)
-                code = 2
-            else:
-                traceback.print_exc()
-                print(f"error: {title} failed; the other runs go on", file=sys.stderr, flush=True)
-                code = code or 1
+            code = max(code, Failure.of(error, title).say())
     return code
 
 
@@ -66,10 +61,13 @@ def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]
         for config in mine:
             if config.init_from:
                 _complete(config.init_from["id"], store, together)
-        if mine:
+        if len(mine) == 1 and local_ranks(mine[0].trainer) > 1 and not launched():
+            run_in_ranks(mine[0])
+        elif mine:
             from modules.training.run import run_seeds  # takes seconds
 
-            run_seeds(mine, before_writing=lambda: [held[config.id].check() for config in mine])
+            with watching_peers(mine[0]):
+                run_seeds(mine, before_writing=lambda: [held[config.id].check() for config in mine])
 
 
 def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:
@@ -87,6 +85,8 @@ def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> No
 
 
 if __name__ == "__main__":
-    end_with_parent(None if "LOCAL_RANK" in os.environ else int(os.environ.get(WITH_PARENT, "0")))
+    end_with_parent(int(os.environ.get(WITH_PARENT, "0")))
     with lasting_output():
-        sys.exit(leave(main(sys.argv[1:])))
+        if (code := main(sys.argv[1:])) and launched():
+            end_now(code)
+        sys.exit(leave(code))

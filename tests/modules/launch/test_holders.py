@@ -62,8 +62,9 @@ def test_a_comparison_says_so_too(held, monkeypatch, tmp_path):
     from modules.experiments.comparison import Comparison
 
     monkeypatch.setattr("modules.experiments.comparison.run_workers", lambda *_: 0)
-    monkeypatch.setattr(Comparison, "missing", lambda self, runs, folder: [])
-    assert Comparison.carry_out(type("C", (), {"missing": Comparison.missing, "jobs": 1})(), held, tmp_path) == 1
+    comparison = SimpleNamespace(jobs=1, stack=False, content=SimpleNamespace(trainer=None))
+    comparison.missing = lambda runs, folder: []
+    assert Comparison.carry_out(comparison, held, tmp_path) == 1
 
 
 def test_what_a_kill_left_is_removed_and_not_counted(command):
