@@ -60,13 +60,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--data_dir", type=place, default=None, help="GLUE's TSV folders, for --job and --scaling (default: $GLUE_DIR)")
     add("--e2e_dir", type=place, default=None, help="E2E's CSV files, for --scaling (default: $E2E_DIR)")
     add("--scaling", action="store_true", help="the commands on 1, 2, ... all visible GPUs, instead of steps")
-    add(
-        "--network_gbps",
-        type=above_zero,
-        default=400.0,
-        help="Gbit/s between hosts that --scaling's plan assumes (400)",
-    )
-    add("--network_us", type=above_zero, default=5.0, help="microseconds of a message between hosts, likewise (5)")
+    add("--network_gbps", type=above_zero, help="Gbit/s between hosts that --scaling's plan assumes (default: 400)")
+    add("--network_us", type=above_zero, help="microseconds of a message between hosts, likewise (default: 5)")
     add("--model", default=None, help="backbone of --job (default: written here, roberta-base with random weights)")
     add("--repeats", type=positive, default=1, help="of each whole job, and rounds of --scaling (default: 1)")
     add("--epochs", type=positive, default=3, help="of each whole job (default: 3)")

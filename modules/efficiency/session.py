@@ -11,7 +11,7 @@ import torch
 
 from modules.efficiency import report
 from modules.efficiency.result_file import FORMAT, peft_version, read, save, slug
-from modules.efficiency.scaling.measure import measure_scaling
+from modules.efficiency.scaling.measure import assume_network, measure_scaling
 from modules.efficiency.steps import loss_curves, measure, peft_implementation
 from modules.efficiency.steps.implementations import MODES, Implementation, grid
 from modules.efficiency.steps.scenarios import DEFAULT, SCENARIOS, Scenario
@@ -46,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     if options.report_only is not None:
         if not before:
             raise UserError(f"{path} does not exist: measure first, or name its folder with --out")
+        if "scaling" in before:
+            assume_network(options, before["scaling"])
         return write_report(path, before)
     result |= {key: before.get(key, empty) for key, empty in KEPT.items()}
     if options.scaling:

@@ -58,14 +58,14 @@ def call_ranks(module: str, settings: Path, ranks: int, limit_s: float) -> None:
             processes.append(subprocess.Popen(command, cwd=PROJECT, env=env, stdout=file, stderr=subprocess.STDOUT))
             stack.callback(_end, processes[-1])
         name, deadline = module.rpartition(".")[2], time.monotonic() + limit_s
-        while any(process.poll() is None for process in processes) and not any(p.returncode for p in processes):
+        while None in (ended := [process.poll() for process in processes]) and not any(ended):
             if time.monotonic() > deadline:
                 raise UserError(f"{name} was ended: it had not finished after {limit_s:.0f} s")
             time.sleep(0.05)
-        for rank, process in enumerate(processes):
-            if process.returncode:
+        for rank, code in enumerate(ended):
+            if code:
                 told = _last_line(outputs[rank].read_text(encoding="utf-8", errors="replace"))
-                raise UserError(f"rank {rank} of {name} failed: {told or process.returncode}")
+                raise UserError(f"rank {rank} of {name} failed: {told or code}")
 
 
 def _end(process: subprocess.Popen) -> None:

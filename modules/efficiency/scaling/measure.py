@@ -65,6 +65,12 @@ def data_folder(work: Workload, options: argparse.Namespace) -> Path | None:
     return Path(folder).resolve()
 
 
+def assume_network(options: argparse.Namespace, scaling: dict[str, Any]) -> None:
+    """Keep in a record what flags say of the network between hosts; what they do not say stays."""
+    given = {"gbps": options.network_gbps, "us": options.network_us}
+    scaling.setdefault("network", {}).update({name: value for name, value in given.items() if value is not None})
+
+
 class Session:
     """Measures into a record that is kept after each measurement.
 
@@ -198,7 +204,7 @@ def measure_scaling(
     for work in chosen:
         data_folder(work, options)
     scaling |= {"device": device.type, "gpus": gpus, "precision": "bf16" if gpu else "fp32"}
-    scaling["network"] = {"gbps": options.network_gbps, "us": options.network_us}
+    assume_network(options, scaling)
     scaling.setdefault("workloads", {})
     scaling.setdefault("all_reduce", {})
     with scratch() as folder:

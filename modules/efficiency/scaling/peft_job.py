@@ -115,7 +115,7 @@ def _loader(work: Workload, settings: dict[str, Any], accelerator: Any) -> tuple
         tokens = encode(splits, tokenizer, most, "authors", source.hash(task))["train"]
         rows_type, units = TargetRows, tokens.lengths - tokens.labels
     place = (accelerator.process_index, accelerator.num_processes)
-    order = TrainBatches(len(tokens), settings["batch"], 0, *place, fill=True, units=units)
+    order = TrainBatches(len(tokens), settings["batch"], 0, *place, fill=True, units=units, lengths=tokens.lengths)
     rows = rows_type(tokens, tokenizer.pad_token_id or 0, [edge for edge in EDGES if edge <= most], fill=True)
     loader = DataLoader(rows, sampler=order, batch_size=None, collate_fn=_as_is, pin_memory=settings["gpu"])
     return loader, order

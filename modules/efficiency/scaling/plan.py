@@ -6,7 +6,8 @@ A step on N GPUs takes
 
 - *compute* is a line through one GPU's step times with all rows and with an eighth of them.
 - *wait* is for the rank with the most tokens: rows are drawn from the published lengths (`steps/lengths.json`) and
-  dealt to N ranks; the largest share over the mean one is the factor on what compute spends for rows.
+  dealt to N ranks as in training; how far the largest share exceeds the mean one is the part that is added of what
+  compute spends for rows.
 - *all-reduce* is latency + bytes / bandwidth, fitted to measured times on M GPUs of a host. On N of the same host the
   latency grows as log2 N (a tree), and bytes as 2 (N - 1) / N (what each GPU sends). Between hosts there is a second
   all-reduce of one GPU of each, over one network card: `Network`.
@@ -24,6 +25,7 @@ import numpy as np
 
 from modules.data.module import MULTIPLE
 from modules.data.padding import EDGES
+from modules.data.samplers import balanced
 from modules.efficiency.scaling.workloads import Record, Workload, run_name
 from modules.efficiency.steps.batches import table
 
@@ -158,16 +160,19 @@ def plan(work: Workload, record: Record, all_reduce: AllReduce | None, network: 
 def imbalance(work: Workload, gpus: int, rows: int, steps: int = 200) -> float:
     """By what part the most loaded of ``gpus`` ranks has more to compute than the mean one, on average over steps.
 
-    Packed batches are filled up to a multiple of tokens, padded ones are as wide as the bucket of their longest row.
+    Rows are dealt as in training. Packed batches are filled up to a multiple of tokens, padded ones are as wide as the
+    bucket of their longest row.
     """
     if gpus == 1:
         return 0.0
     drawn, _ = table(work.benchmark)[work.task].draw(steps * gpus * rows, np.random.default_rng(0))
-    lengths = drawn.reshape(steps, gpus, rows)
+    everything = np.arange(gpus * rows)
+    batches = [batch[balanced(everything, batch, gpus)] for batch in drawn.reshape(steps, -1)]
+    lengths = np.stack(batches).reshape(steps, rows, gpus)
     if work.packed:
-        load = -(-lengths.sum(-1) // MULTIPLE) * MULTIPLE
+        load = -(-lengths.sum(1) // MULTIPLE) * MULTIPLE
     else:
-        load = np.asarray(EDGES)[np.searchsorted(EDGES, lengths.max(-1))]
+        load = np.asarray(EDGES)[np.searchsorted(EDGES, lengths.max(1))]
     return float(load.max(1).mean() / load.mean() - 1)
 
 
