@@ -114,7 +114,8 @@ def _plans(scaling: dict[str, Any]) -> list[str]:
         f"lengths. All-reduce: measured, its latency times log2 of the GPUs of a host ({network.gpus}); between hosts "
         f"another over one card of each, assumed at {network.gbps:g} Gbit/s and {network.us:g} µs a message. Rest: "
         "what these do not explain of the measured step on several GPUs. Not in it: slower hosts, a shared network, "
-        f"reading data. Doubling pays where a step becomes at least {PAYS:g} times shorter. In brackets: measured.",
+        f"reading data. Doubling pays where a step becomes at least {PAYS:g} times shorter. In brackets: measured. "
+        "The last three columns are ms of weak scaling.",
         "",
     ]
     for shape, one in found.items():
@@ -123,8 +124,8 @@ def _plans(scaling: dict[str, Any]) -> list[str]:
 
 
 def _plan(one: Plan) -> Iterator[str]:
-    yield "| GPUs | weak: step, ms | throughput | strong: step, ms | against one | all-reduce, ms | wait, ms |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| GPUs | weak: step, ms | throughput | strong: step, ms | against one | all-reduce | wait | rest |"
+    yield "|---|---|---|---|---|---|---|---|"
     first = one.weak[1]
     for gpus, step in one.weak.items():
         strong = one.strong.get(gpus)
@@ -132,7 +133,7 @@ def _plan(one: Plan) -> Iterator[str]:
         throughput = gpus * first.ms / step.ms
         yield (
             f"| {gpus} | {_planned(step)} | {throughput:.1f} × ({throughput / gpus:.0%}) | {right} "
-            f"| {step.all_reduce:.3f} | {step.wait:.2f} |"
+            f"| {step.all_reduce:.3f} | {step.wait:.2f} | {step.rest:.2f} |"
         )
     yield ""
     if not one.strong:
