@@ -87,6 +87,7 @@ FLOORS = {
         "efficiency/inference",
         "efficiency/steps",
         "efficiency/jobs",
+        "efficiency/scaling",
         "efficiency",
     ),
 }
