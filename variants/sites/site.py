@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from variants.errors import VariantError
 from variants.sites.kinds import Plain, Quantised, is_conv1d, is_linear, kind_of
 from variants.sites.rows import Rows
+from variants.wrappers import in_shards
 
 __all__ = ["ModuleSite", "Site", "is_conv1d", "is_linear"]
 
@@ -121,7 +122,7 @@ class Site:
     @property
     def in_shards(self) -> bool:
         """The weight is spread over several devices now; it is whole while its block computes (``fully_shard``)."""
-        return hasattr(self.parameter, "device_mesh")
+        return in_shards(self.parameter)
 
     def weight(self) -> Tensor:
         """The base weight, (out_features, in_features).
