@@ -6,21 +6,12 @@ from collections.abc import Mapping
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from variants.errors import UserError
 
 ROUNDING = 1e-6
 """Sums of one tensor, relative to its norm, that GPUs of different kinds may give."""
-
-
-class SameReplicas(Callback):
-    """Ends a run whose processes have drifted apart, before an adapter is saved that is the first one's alone."""
-
-    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
-        """Compare what every process has learnt. Raises UserError."""
-        check_replicas(module.state_dict())
 
 
 @torch.no_grad()
