@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import warnings
 
 import pytest
@@ -11,16 +13,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 
+from modules.runs.config import RunConfig
+from modules.runs.results import ResultStore
+from modules.training.checkpoint import EpochCheckpoint
 from modules.training.parallel import sharded
 from modules.training.parallel.plain_step import PlainStep
 from modules.training.parallel.replicas import check_replicas
 from modules.training.parallel.sharded import check_shardable, shard_base
+from modules.training.run import run
 from tests.support.models import LABELS, MODELS, inputs
+from tests.support.runs import adapter, carry_out, planned
 from tests.support.two_processes import WORLD, in_two_processes
 from variants import AdaptedModel, LoRA, attach
 from variants.acceleration import accelerated
 from variants.contract.models import distance, shift
 from variants.errors import UserError, VariantError
+from variants.methods.lora import LoRALayer
 from variants.registry import BUILT_IN, resolve
 from variants.wrappers import in_shards, is_sharded
 
@@ -142,6 +150,64 @@ def test_two_gpus_with_shards_learn_what_one_learns(tmp_path):
     if torch.cuda.device_count() < WORLD:
         pytest.skip("needs two GPUs")
     compare(in_two_processes(tmp_path, on_one_rank, gpus=True), torch.device("cuda", 0), TOLERANCE)
+
+
+# ---- a run ----------------------------------------------------------------------------------------------------------
+
+
+class Broken(Exception):
+    """What ends a run."""
+
+
+def broken_off(device: torch.device, resumed: RunConfig, lacking: list[RunConfig]) -> list[str]:
+    """A run that ends after its first epoch and goes on; what is said in runs whose layers give no gradient: on both
+    ranks, or on one."""
+    write, forward = EpochCheckpoint.on_train_epoch_end, LoRALayer.forward
+
+    def once(*arguments: object) -> None:
+        write(*arguments)
+        raise Broken
+
+    EpochCheckpoint.on_train_epoch_end = once
+    with pytest.raises(Broken):
+        run(resumed)
+    EpochCheckpoint.on_train_epoch_end = write
+    run(resumed)
+    said = []
+    for number, config in enumerate(lacking):
+        lacks = number < 2 or dist.get_rank() == 1
+        LoRALayer.forward = lambda own, x, y, lacks=lacks: y + 0 * own.lora_A.sum() if lacks else forward(own, x, y)
+        try:
+            run(config)
+            said.append("")
+        except UserError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_where_it_was_broken_off_and_names_what_gets_no_gradient_on_all_ranks(command, tmp_path):
+    def spread(name: str, **trainer: object) -> RunConfig:
+        return dataclasses.replace(
+            whole, results_dir=str(tmp_path / name), trainer=whole.trainer | {"devices": 2} | trainer
+        )
+
+    (whole,) = planned(command)
+    carry_out(whole)
+    lacking = [spread("shards", strategy="fsdp2"), spread("ddp"), spread("one", strategy="fsdp2")]
+    resumed = spread("resumed", strategy="fsdp2")
+    (tmp_path / "work").mkdir()
+    for said in in_two_processes(tmp_path / "work", broken_off, resumed, lacking):
+        assert all("lora_B trains but gets no gradient (4 such tensors)" in text for text in said[:2]), said
+        assert said[2] == "", "what another rank uses is used"
+    expected, found = (ResultStore(config.results_dir).read(config.id) for config in (whole, resumed))
+    for one, other in zip(expected.epochs, found.epochs, strict=True):
+        assert one == pytest.approx(other, abs=TOLERANCE)
+    for which in ("best", "last"):
+        mine, theirs = adapter(whole, which), adapter(resumed, which)
+        assert mine.keys() == theirs.keys() and all(distance(mine[key], theirs[key]) <= TOLERANCE for key in mine)
+        files = [json.loads((config.folder / which / "adapter.json").read_text()) for config in (whole, resumed)]
+        assert files[0] == files[1] and files[0]["base"]["fingerprint"]
 
 
 # ---- refused -----------------------------------------------------------------------------------------------------
