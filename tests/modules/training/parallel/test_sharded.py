@@ -26,6 +26,9 @@ from tests.support.runs import adapter, carry_out, planned
 from tests.support.two_processes import WORLD, in_two_processes
 from variants import AdaptedModel, LoRA, attach
 from variants.acceleration import accelerated
+from variants.acceleration.basics import policy
+from variants.acceleration.basics.policy import LARGE
+from variants.acceleration.products.merged_weight import merged_weights
 from variants.contract.models import distance, shift
 from variants.errors import UserError, VariantError
 from variants.methods.lora import LoRALayer
@@ -82,6 +85,7 @@ def on_one_rank(device: torch.device) -> dict[str, object]:
     warnings.simplefilter("ignore")
     rank, mesh, found = dist.get_rank(), init_device_mesh(device.type, (WORLD,)), {}
     for kind, name in SUBJECTS:
+        policy.LARGE = LARGE if kind == "roberta" else 0  # functions of acceleration's own for every input
         adapted = subject(kind, name)
         frozen = {name for name, p in adapted.model.named_parameters() if not p.requires_grad}
         shard_base(adapted, mesh)
@@ -94,6 +98,7 @@ def on_one_rank(device: torch.device) -> dict[str, object]:
     shard_base(adapted, mesh)
     parts = [p.to_local().numel() for p in adapted.model.parameters() if in_shards(p)]
     found["share"] = sum(parts) / whole
+    found["merged"] = list(merged_weights(adapted.layers))
     try:
         adapted.merge()
     except VariantError as error:
@@ -133,6 +138,7 @@ def compare(results: list[dict], device: torch.device, tolerance: float) -> None
     assert not off
     for result in results:
         assert 0.4 < result["share"] < 0.6
+        assert result["merged"] == [], "copies of whole weights would be kept for the backward pass"
         assert "in shards" in result["merge"] and "load it on a whole model" in result["merge"]
         assert result["drifted"].startswith("other is another tensor on rank 1 than on rank 0")
         assert result["swapped"]
