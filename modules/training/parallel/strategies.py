@@ -11,11 +11,10 @@ from lightning.pytorch.strategies.ddp import _sync_module_states
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.device_mesh import init_device_mesh
 
+from modules.runs.ranks import longest_wait
 from modules.training.parallel.sharded import shard_base
 from variants.formats.native import note_base
 from variants.wrappers import is_sharded
-
-from modules.runs.ranks import longest_wait
 
 
 class Replicated(DDPStrategy):
@@ -87,7 +86,7 @@ def strategy(name: Any, averages: bool) -> Strategy | Any:
     if name not in ("auto", "ddp", "fsdp2"):
         return name
     if name == "fsdp2":
-        return Sharded(timeout=TIMEOUT)
+        return Sharded(timeout=longest_wait())
     if averages:
         return Replicated(timeout=longest_wait())
     # every rank computes the same buffers (a shared bank from its seed): no need to send them at each step

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ from variants.acceleration import accelerated
 from variants.acceleration.basics import policy
 from variants.acceleration.basics.policy import LARGE
 from variants.acceleration.products.merged_weight import merged_weights
+from variants.acceleration.products.shared_input import shared_inputs
 from variants.contract.models import distance, shift
 from variants.errors import UserError, VariantError
 from variants.methods.lora import LoRALayer
@@ -99,6 +101,8 @@ def on_one_rank(device: torch.device) -> dict[str, object]:
     parts = [p.to_local().numel() for p in adapted.model.parameters() if in_shards(p)]
     found["share"] = sum(parts) / whole
     found["merged"] = list(merged_weights(adapted.layers))
+    maps = [new.func.__self__ for _, _, new in shared_inputs(adapted.model, []) if isinstance(new, partial)]
+    found["joined"] = [len(each.modules) for each in maps]
     try:
         adapted.merge()
     except VariantError as error:
@@ -139,6 +143,7 @@ def compare(results: list[dict], device: torch.device, tolerance: float) -> None
     for result in results:
         assert 0.4 < result["share"] < 0.6
         assert result["merged"] == [], "copies of whole weights would be kept for the backward pass"
+        assert result["joined"] == [], "whole weights would be kept side by side for good"
         assert "in shards" in result["merge"] and "load it on a whole model" in result["merge"]
         assert result["drifted"].startswith("other is another tensor on rank 1 than on rank 0")
         assert result["swapped"]
