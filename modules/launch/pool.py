@@ -49,7 +49,11 @@ def run_workers(ids: list[str], results_dir: str, jobs: int, one_by_one: bool = 
         return 0
     lists = [[id] for id in ids] if one_by_one else [ids[k:] + ids[:k] for k in range(min(jobs, len(ids)))]
     at_once = 1 if one_by_one else len(lists)
-    environment = dict(os.environ) | {"LORA_VARIANTS_RUNS_AT_ONCE": str(at_once), WITH_PARENT: str(os.getpid())}
+    beside = int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))  # where this is one job of several
+    environment = dict(os.environ) | {
+        "LORA_VARIANTS_RUNS_AT_ONCE": str(beside * at_once),
+        WITH_PARENT: str(os.getpid()),
+    }
     if at_once > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
     environment = KEEP_MEMORY | environment
