@@ -102,7 +102,7 @@ class Local(Queue):
             executor = submitit().LocalExecutor(self.folder)
             executor.update_parameters(timeout_min=FOR_EVER, stderr_to_stdout=True)
             self.started[work.word] = job = executor.submit(work)
-            self.logs[work.word] = os.path.relpath(job.paths.stdout)
+            self.logs[work.word] = str(self.folder / job.paths.stdout.name)
             running.append(work.word)
         return {id: ("running", "") for id in running} | {work.word: ("pending", "") for work in self.waiting}
 
@@ -179,7 +179,7 @@ class Slurm(Queue):
                 jobs = [executor.submit(each) for each in work]
         except library.core.utils.UncompletedJobError as error:
             raise UserError(f"SLURM refuses the jobs: {_said(error)}") from error
-        self.logs |= {job.job_id: os.path.relpath(job.paths.stdout) for job in jobs}
+        self.logs |= {job.job_id: str(self.folder / job.paths.stdout.name) for job in jobs}
         print(f"submitted {len(jobs)} jobs to SLURM: {jobs[0].job_id.partition('_')[0]}", flush=True)
         return [job.job_id for job in jobs]
 

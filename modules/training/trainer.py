@@ -107,5 +107,6 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", pattern)
     warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*|.*all_gather is deprecated.*")
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # jobs and pools start workers without it
     warnings.filterwarnings("ignore", ".*treespec.*|.*LeafSpec.*|.*isinstance.treespec.*")
     assert "weights_only" in inspect.signature(Trainer.fit).parameters, "needs lightning >= 2.6"
