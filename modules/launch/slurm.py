@@ -31,6 +31,18 @@ RESTARTS = 20
 """How often a job that reached its time limit is queued again: a guard against epochs longer than the limit."""
 
 
+def options_in(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """(other words, ``--slurm.NAME VALUE`` or ``--slurm.NAME=VALUE``) of a command whose parser knows no such flags."""
+    rest, found, words = [], {}, iter(words)
+    for word in words:
+        if word.startswith("--slurm."):
+            name, equals, value = word.removeprefix("--slurm.").partition("=")
+            found[name] = value if equals else next(words, "")
+        else:
+            rest.append(word)
+    return rest, found
+
+
 def options_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """`--slurm.NAME value` as sbatch's options by their names, the time in minutes.
 

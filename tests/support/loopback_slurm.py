@@ -46,7 +46,7 @@ def loopback_slurm(folder: Path) -> Iterator[dict[str, str]]:
         "munged": ["--foreground", "--force", f"--key-file={key}", f"--socket={socket_}",
                    f"--pid-file={folder / 'munged.pid'}", f"--seed-file={folder / 'munged.seed'}"],
         "slurmctld": ["-D", "-c"],
-        "slurmd": ["-D", "-N", "loopback"],
+        "slurmd": ["-D", "-N", "localhost"],
     }  # fmt: skip
     started: list[subprocess.Popen] = []
     try:
@@ -121,8 +121,8 @@ MpiDefault=none
 ReturnToService=2
 KillWait=3
 MailProg=/bin/true
-NodeName=loopback NodeHostname={platform.node()} NodeAddr=127.0.0.1 CPUs={CPUS} RealMemory=1000
-PartitionName=main Nodes=loopback Default=YES MaxTime=INFINITE
+NodeName=localhost NodeHostname={platform.node()} NodeAddr=127.0.0.1 CPUs={CPUS} RealMemory=1000
+PartitionName=main Nodes=localhost Default=YES MaxTime=INFINITE
 """)
     version = subprocess.run(["sinfo", "--version"], capture_output=True, text=True, check=False,
                              env=os.environ | {"SLURM_CONF": str(folder / "slurm.conf")}).stdout  # fmt: skip

@@ -32,6 +32,11 @@ def test_options_by_sbatchs_names():
     assert "exclusive" not in slurm.options_of({"exclusive": "false"})
 
 
+def test_options_are_taken_out_of_a_command():
+    words = ["FILE", "--slurm.time", "2:00:00", "--jobs", "3", "--slurm.gres=gpu:1"]
+    assert slurm.options_in(words) == (["FILE", "--jobs", "3"], {"time": "2:00:00", "gres": "gpu:1"})
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
