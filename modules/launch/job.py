@@ -18,7 +18,7 @@ from modules.runs.results import ResultStore
 
 STALE = 180.0
 """Seconds that a job waits for a run that somebody holds: a claim of a machine that has died is free before."""
-GRACE = 3600.0
+GRACE = 900.0
 """Seconds that a job which SLURM has warned (SIGTERM) waits for its end: it is cancelled or queued again before."""
 PAUSE = 5.0
 

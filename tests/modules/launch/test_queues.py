@@ -69,7 +69,7 @@ def test_two_commands_at_once_do_each_run_once(slurm_up, command, tmp_path):
 @pytest.mark.parametrize("how", ["scontrol requeue {job}", "scancel --signal=USR2 {job}"])
 def test_a_requeued_job_goes_on_from_its_last_epoch(slurm_up, command, tmp_path, how):
     """Its result equals that of an unbroken run. Ctrl-C leaves the job, and the command finds it again."""
-    words = [*command, "--epochs", "150"]
+    words = [*command, "--epochs", "60"]
     assert end(start(*words, "--results_dir", str(tmp_path / "unbroken")))[0] == 0
     process, folder = start(*words, *LAUNCH), tmp_path / "results"
     checkpoint = until(lambda: next(folder.glob("runs/*/last.ckpt"), None))
@@ -80,7 +80,7 @@ def test_a_requeued_job_goes_on_from_its_last_epoch(slurm_up, command, tmp_path,
     assert code == 130 and f"the jobs go on; scancel {job} ends them" in err
     code, out, err = end(start(*words, *LAUNCH))
     assert code == 0 and "1 runs have jobs already" in out and "submitted" not in out, err
-    assert logs(folder).count("epoch 1/150") == 1 and logs(folder).count("Starting with") == 2
+    assert logs(folder).count("epoch 1/60") == 1 and logs(folder).count("Starting with") == 2
     assert comparable(folder) == comparable(tmp_path / "unbroken") != []
 
 
@@ -99,7 +99,7 @@ def test_what_slurm_refuses_is_one_line(slurm_up, command):
 
 def test_the_printed_script_runs(slurm_up, command, tmp_path):
     """Warned of the end of its time, a task is queued again and goes on."""
-    words = [*command, "--epochs", "150", "--seeds", "0,1"]
+    words = [*command, "--epochs", "60", "--seeds", "0,1"]
     code, text, _ = end(start(*words, *LAUNCH, "--plan"))
     assert code == 0 and not (tmp_path / "results").exists()
     script, folder = tmp_path / "job.sh", tmp_path / "results"
@@ -112,5 +112,5 @@ def test_the_printed_script_runs(slurm_up, command, tmp_path):
         subprocess.run(["scancel", "--batch", "--signal=USR1", f"{job}_{task}"], check=True)
     until(lambda: len(results(folder)) == 2, 240)
     said = "".join(path.read_text() for path in tmp_path.glob("lora-variants-*.log"))
-    assert said.count("seed 0: epoch 1/150") == 1 == said.count("seed 1: epoch 1/150"), said
+    assert said.count("seed 0: epoch 1/60") == 1 == said.count("seed 1: epoch 1/60"), said
     assert "stopped; the same command goes on from here" in said
