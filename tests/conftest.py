@@ -47,8 +47,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if "acceleration" in item.path.relative_to(ROOT).parts:
             item.add_marker("acceleration")
-        if (gpu := item.get_closest_marker("gpu")) and not torch.cuda.is_available():
-            item.add_marker(pytest.mark.skip(reason=f"needs a GPU: {gpu.args[0]}"))
+        if gpu := item.get_closest_marker("gpu"):
+            many = gpu.kwargs.get("devices", 1)
+            if torch.cuda.device_count() < many:
+                needs = "a GPU" if many == 1 else f"{many} GPUs"
+                item.add_marker(pytest.mark.skip(reason=f"needs {needs}: {gpu.args[0]}"))
         if no_slurm and item.get_closest_marker("slurm"):
             item.add_marker(pytest.mark.skip(reason=f"needs a SLURM to start: {no_slurm}"))
 

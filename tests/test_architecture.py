@@ -74,6 +74,7 @@ FLOORS = {
         "benchmarks/glue",
         "benchmarks/e2e",
         "pretraining",
+        "training/parallel",
         "training",
         "launch",
         "reports/tables",

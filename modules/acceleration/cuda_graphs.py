@@ -18,13 +18,9 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from modules.acceleration.gradients import FlatGradients
 from variants.acceleration.basics.policy import for_graph
-from variants.acceleration.basics.torch_private import (
-    expect_uncaptured_steps,
-    foreach_add_,
-    foreach_copy_,
-    foreach_zero_,
-)
+from variants.acceleration.basics.torch_private import expect_uncaptured_steps
 from variants.errors import first_line
 
 Batch = dict[str, Tensor]
@@ -87,37 +83,46 @@ class GraphedStep:
     """Forward and backward pass of a batch, captured once a shape has come up more than ``patience`` times.
 
     Gradients are added to ``p.grad`` of every parameter, tensors that stay where they are; call :meth:`zero` before
-    each accumulation. On the CPU, and where capturing fails, every step is eager.
+    each accumulation, and :meth:`average` after it. On the CPU, and where capturing fails, every step is eager.
+
+    Of several processes each decides alone when it captures: no graph holds a message to the others, so that they may
+    have batches of other shapes, and at most wait a moment.
 
     Args:
         compute: batch -> tensors, the first of which is the scalar to differentiate; the shape of the batch alone may
             decide what it does, without a look at values on the device.
         parameters: all that trains.
+        graphs: whether to capture anything.
         patience: steps of one shape that are computed eagerly before its graph is captured: a rare shape is not worth
             a graph.
     """
 
     def __init__(
-        self, compute: Callable[[Batch], tuple[Tensor, ...]], parameters: Iterable[nn.Parameter], patience: int = 1
+        self,
+        compute: Callable[[Batch], tuple[Tensor, ...]],
+        parameters: Iterable[nn.Parameter],
+        graphs: bool = True,
+        patience: int = 1,
     ) -> None:
-        self.compute, self.patience = compute, patience
+        self.compute, self.patience = compute, patience if graphs else float("inf")
         self.parameters = list(dict.fromkeys(parameters))
         self.unused: list[nn.Parameter] = []
         """Parameters that the last eager step gave no gradient."""
         self.failure: str | None = None
         """Why no graph could be captured, if so."""
-        self._gradients: list[Tensor] = []
+        self._gradients: FlatGradients | None = None
         self._seen: Counter = Counter()
         self._graphs: GraphCache[tuple[Tensor, ...]] = GraphCache()
 
     def zero(self) -> None:
         """Set all gradients to zero, in place."""
-        if not self._gradients:
-            self._gradients = [torch.zeros_like(p) for p in self.parameters]
-        for parameter, gradient in zip(self.parameters, self._gradients, strict=True):
-            parameter.grad = gradient  # somebody may have set it to None, as Lightning does before it evaluates
-        if self._gradients:
-            foreach_zero_(self._gradients)
+        self._gradients = self._gradients or FlatGradients(self.parameters)
+        self._gradients.bind()
+        self._gradients.zero()
+
+    def average(self) -> None:
+        """Replace the gradients by their mean over all processes."""
+        self._gradients.average()
 
     def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
         """The outputs of ``compute`` for a batch on any device, detached; valid until the next call."""
@@ -137,13 +142,11 @@ class GraphedStep:
         with without_weight_cache():
             outputs = self.compute(batch)
         found = torch.autograd.grad(outputs[0], self.parameters, allow_unused=True)
-        self.unused = [p for p, gradient in zip(self.parameters, found, strict=True) if gradient is None]
-        used = [(into, g) for into, g in zip(self._gradients, found, strict=True) if g is not None]
-        foreach_add_([into for into, _ in used], [gradient for _, gradient in used])
+        self.unused = self._gradients.add(found)
         return tuple(output.detach() for output in outputs)
 
     def _capture(self, batch: Batch) -> CapturedGraph[tuple[Tensor, ...]] | None:
-        before = [gradient.clone() for gradient in self._gradients]
+        before = self._gradients.saved()
         try:
             return self._graphs.capture(self._eager, batch)
         except RuntimeError as error:
@@ -151,7 +154,7 @@ class GraphedStep:
             warnings.warn(f"training steps are eager, as no CUDA graph can be captured: {self.failure}", stacklevel=2)
             return None
         finally:
-            foreach_copy_(self._gradients, before)
+            self._gradients.restore(before)
 
 
 class GraphedAdamW(torch.optim.AdamW):
@@ -227,7 +230,8 @@ def capture(
             before.wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         try:
-            with _uncollected(), torch.cuda.graph(graph, pool=pool, stream=stream):
+            # other threads go on: NCCL's looks after its messages meanwhile
+            with _uncollected(), torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
                 outputs = compute()
         except Exception:
             _repair(before)

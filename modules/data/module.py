@@ -1,8 +1,8 @@
 """Batches: which rows, in which order, on which rank, and how they are padded.
 
-Training batches are *global*: batch k of an epoch holds the same rows whatever the number of processes, each of which
-takes every world-th row of it. Evaluation reads every row exactly once over all processes. Weights make both exact
-where rows do not divide evenly (see `PaddedDataModule`).
+Training batches are *global*: batch k of an epoch holds the same rows whatever the number of processes, which share
+them out so that all have about the same work. Evaluation reads every row exactly once over all processes. Weights make
+both exact where rows do not divide evenly (see `PaddedDataModule`).
 """
 
 import math
@@ -106,7 +106,7 @@ class PaddedDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """The training batches of each epoch, for this rank; the order is that of (seed, epoch)."""
         tokens = self.splits["train"]
-        place = (*self._place(), self.fill, self.units(tokens))
+        place = (*self._place(), self.fill, self.units(tokens), tokens.lengths)
         orders = [TrainBatches(len(tokens), self.batch_size, seed, *place) for seed in self.seeds]
         return self._loader(tokens, orders[0] if len(orders) == 1 else StackedBatches(orders), len(orders))
 

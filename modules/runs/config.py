@@ -29,7 +29,7 @@ NEUTRAL = {
 """Trainer options that decide how a run is carried out and not what comes out."""
 
 COMPILE = {
-    "auto": "on one GPU as CUDA graphs, else eager",
+    "auto": "on GPUs as CUDA graphs, else eager",
     "off": "eager",
 }
 """Values of --compile: none changes what is computed."""

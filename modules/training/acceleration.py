@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from modules.data.module import PaddedDataModule
 from modules.paths import has_acceleration
 from modules.runs.config import RunConfig
-from modules.training import devices
 from modules.training.clipping import clip_each
+from modules.training.parallel import devices
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.variant import BaseVariant
@@ -37,6 +37,8 @@ Clip = Callable[[Iterable[nn.Parameter], float], Any]
 class TrainingStep(Protocol):
     """Forward and backward pass in one call, for steps that are no matter of Lightning's.
 
+    Of several processes each computes its own gradients; they are one's matter until :meth:`average`.
+
     Attributes:
         unused: parameters that the last step gave no gradient.
     """
@@ -48,6 +50,9 @@ class TrainingStep(Protocol):
 
     def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
         """The outputs of a batch, detached; gradients are added to ``p.grad``."""
+
+    def average(self) -> None:
+        """Replace the gradients by their mean over all processes, after each accumulation."""
 
 
 # ---- is there acceleration -----------------------------------------------------------------------------------------
@@ -71,9 +76,17 @@ def wanted(config: RunConfig) -> bool:
 
 
 def uses_graphs(config: RunConfig, precision: str) -> bool:
-    """Whether training steps are replayed as CUDA graphs: on one GPU, not under fp16, whose scale may skip a step."""
-    alone = devices.in_one_process(config) and devices.on_gpu(config)
-    return wanted(config) and config.compile != "off" and alone and precision != "16-mixed"
+    """Whether training steps are replayed as CUDA graphs: on GPUs, not under fp16, whose scale may skip a step."""
+    if not wanted(config) or config.compile == "off" or precision == "16-mixed":
+        return False
+    return devices.on_gpu(config) and (devices.in_one_process(config) or averages(config, precision))
+
+
+def averages(config: RunConfig, precision: str) -> bool:
+    """Whether the run is in several processes and averages their gradients itself: not under fp16, whose scale
+    DistributedDataParallel's gradients must have."""
+    several = not devices.in_one_process(config) and config.trainer.get("strategy", "auto") in ("auto", "ddp")
+    return wanted(config) and several and precision != "16-mixed"
 
 
 # ---- before and after adapters are attached ------------------------------------------------------------------------
@@ -111,7 +124,7 @@ def accelerate(
         return PlainComputation()
     graphs = uses_graphs(config, precision)
     data.fill = graphs  # every batch of a length has one shape
-    return Acceleration(handle, data, graphs, pack_rows(handle, data, config))
+    return Acceleration(handle, data, graphs, averages(config, precision), pack_rows(handle, data, config))
 
 
 def pack_rows(handle: AdaptedModel | Stack, data: PaddedDataModule, config: RunConfig) -> Packing | None:
@@ -138,10 +151,11 @@ class PlainComputation:
     Attributes:
         reference: whether this is the reference.
         graphs: whether training steps are CUDA graphs.
+        averages: whether :meth:`training_step` averages gradients over processes; else Lightning's strategy does.
     """
 
     reference = True
-    graphs = False
+    graphs = averages = False
 
     def forward_pass(self) -> AbstractContextManager[None]:
         """``with`` this, one forward pass of the adapted model."""
@@ -188,11 +202,16 @@ class Acceleration(PlainComputation):
     reference = False
 
     def __init__(
-        self, handle: AdaptedModel | Stack, data: PaddedDataModule, graphs: bool, packing: Packing | None
+        self,
+        handle: AdaptedModel | Stack,
+        data: PaddedDataModule,
+        graphs: bool,
+        averages: bool,
+        packing: Packing | None,
     ) -> None:
         from variants.acceleration import accelerated, accelerated_updates
 
-        self.graphs = graphs
+        self.graphs, self.averages = graphs, averages
         self._data, self._packing = data, packing
         excluded = packing.excluded if packing else ()
         self._forward_pass = functools.partial(accelerated, handle, exclude=excluded)
@@ -209,10 +228,10 @@ class Acceleration(PlainComputation):
     def training_step(
         self, compute: Callable[[Batch], tuple[Tensor, ...]], parameters: Iterable[nn.Parameter]
     ) -> TrainingStep | None:
-        """A step as CUDA graphs, where the run uses them."""
+        """A step as CUDA graphs or in several processes, where the run has either."""
         from modules.acceleration.cuda_graphs import GraphedStep
 
-        return GraphedStep(compute, parameters) if self.graphs else None
+        return GraphedStep(compute, parameters, self.graphs) if self.graphs or self.averages else None
 
     def adamw(self, groups: list[dict[str, Any]], eps: float, scaled: bool) -> torch.optim.Optimizer:
         """AdamW as a CUDA graph, else fused where gradients are not scaled."""

@@ -201,13 +201,15 @@ class FineTuner(LightningModule):
                 self.adapted.after_step(self.trainer.global_step + 1, self.total_steps)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Check before the first step that everything that trains got a gradient.
+        """Average gradients over processes; check before the first step that everything that trains got one.
 
         A layer that no pass has called is only named: a router may send tokens there later.
 
         Raises:
             UserError: a parameter of another layer has none, or no layer was called.
         """
+        if self.step is not None:
+            self.step.average()
         if self.trainer.global_step == 0:
             without = {id(p) for p in self.step.unused} if self.step else set()
             unused = [name for name, p in self.adapted.trained().items() if p.grad is None or id(p) in without]

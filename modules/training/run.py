@@ -68,7 +68,8 @@ def run_seeds(configs: Sequence[RunConfig], live: bool | None = None) -> list[Ru
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
     logger = make_logger(first) if len(configs) == 1 else None  # a dashboard takes one run at a time
-    trainer = make_trainer(first, history, Progress(title, history, live), precision, place, logger)
+    progress = Progress(title, history, live)
+    trainer = make_trainer(first, history, progress, precision, place, logger, computation.averages)
     if prepared.objective.scores_frozen and not handle.trained():
         trainer.validate(module, datamodule=prepared.data, verbose=False)
     else:

@@ -12,8 +12,8 @@ from torch import Tensor
 from modules.benchmarks.base import Prepared, benchmark
 from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
-from modules.training import devices
 from modules.training.acceleration import lower_backbone
+from modules.training.parallel import devices
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.starting import start_from
 from variants.formats.native import read_adapter

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.strategies import DDPStrategy
 
 from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
@@ -21,6 +20,8 @@ from modules.training.callbacks import EpochSeeds, History, Progress
 from modules.training.checkpoint import CheckpointFiles, EpochCheckpoint
 from modules.training.cost import reset_peak_memory
 from modules.training.lightning_module import FineTuner
+from modules.training.parallel import devices
+from modules.training.parallel.strategies import strategy, without_questions
 from variants.errors import UserError, first_line
 
 CHECKPOINT = "last.ckpt"
@@ -60,9 +61,18 @@ def fit(trainer: Trainer, module: FineTuner, data: PaddedDataModule, checkpoint:
 
 
 def make_trainer(
-    config: RunConfig, history: History, progress: Progress, precision: str, checkpoint: Path, logger: Any | None
+    config: RunConfig,
+    history: History,
+    progress: Progress,
+    precision: str,
+    checkpoint: Path,
+    logger: Any | None,
+    averages: bool = False,
 ) -> Trainer:
     """Lightning's Trainer of a run, which leaves its ``checkpoint`` at the end of each epoch.
+
+    Args:
+        averages: whether the run's own step averages gradients over processes.
 
     Raises:
         UserError: Lightning refuses one of ``config.trainer``'s options.
@@ -79,12 +89,10 @@ def make_trainer(
     options["precision"] = precision
     if options.get("strategy", "auto") in ("auto", "ddp"):  # others have files of their own
         options["plugins"] = [CheckpointFiles()]
-    alone = options["devices"] == 1 and options.get("num_nodes", 1) == 1
-    if options.get("strategy", "auto") in ("auto", "ddp") and not alone:
-        # every rank computes the same buffers (a shared bank from its seed): no need to send them at each step
-        options["strategy"] = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True)
+    if not devices.in_one_process(config):
+        options["strategy"] = strategy(options.get("strategy", "auto"), averages)
     try:
-        return Trainer(
+        trainer = Trainer(
             max_epochs=config.training["epochs"],
             gradient_clip_val=config.training.get("gradient_clip_val") or None,
             callbacks=callbacks,
@@ -96,6 +104,8 @@ def make_trainer(
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"lightning.Trainer refuses the options: {first_line(error)}") from error
+    without_questions(trainer)
+    return trainer
 
 
 def quieten() -> None:
@@ -107,6 +117,6 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", pattern)
     warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*|.*all_gather is deprecated.*")
-    warnings.filterwarnings("ignore", ".*`srun` command is available.*")  # jobs and pools start workers without it
+    warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     warnings.filterwarnings("ignore", ".*treespec.*|.*LeafSpec.*|.*isinstance.treespec.*")
     assert "weights_only" in inspect.signature(Trainer.fit).parameters, "needs lightning >= 2.6"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import socket
 import subprocess
 import sys
 
@@ -39,6 +40,21 @@ def work(*runs: RunConfig, check: bool = True) -> subprocess.CompletedProcess:
     """Carry the runs out in a worker process, as the command does."""
     arguments = [sys.executable, "-m", "modules.launch.worker", runs[0].results_dir, *(run.id for run in runs)]
     return subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=check, timeout=300)
+
+
+def in_two(*runs: RunConfig) -> None:
+    """Carry the runs out in two processes, one after the other: quicker than two processes for each of them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
+    code = "import sys; from modules.runs.config import RunConfig; from modules.training.run import run\n"
+    code += "for folder, id in zip(sys.argv[1::2], sys.argv[2::2]): run(RunConfig.read(folder, id))"
+    command = [sys.executable, "-c", code, *(word for run in runs for word in (run.results_dir, run.id))]
+    ranks = []
+    for rank in "01":
+        environment = ENVIRONMENT | place | {"LOCAL_RANK": rank}
+        ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
+    errors = [rank.communicate(timeout=600)[1] for rank in ranks]
+    assert not any(rank.returncode for rank in ranks), "\n".join(errors)
 
 
 def adapter(run: RunConfig, which: str = "last") -> dict[str, torch.Tensor]:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import modules.training.run
 from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
 from modules.acceleration.frozen_precision import lower_frozen
+from modules.acceleration.gradients import FlatGradients
 from modules.data.module import PaddedDataModule
 from modules.training import acceleration
 from tests.support.models import MODELS, inputs
@@ -94,6 +95,16 @@ def test_a_run_comes_out_the_same(command, tmp_path, monkeypatch, graphed, varia
         torch.testing.assert_close(weights[0][key], tensor, rtol=1e-5, atol=1e-6)
 
 
+def test_gradients_are_averaged_once_a_step(command, tmp_path, monkeypatch, graphed):
+    """After each accumulation, as under DistributedDataParallel's ``no_sync``."""
+    averaged = []
+    monkeypatch.setattr(FlatGradients, "average", lambda self: averaged.append(self))
+    trainer = {"accumulate_grad_batches": 2, "limit_train_batches": 4}
+    (run,) = planned(command, "head", trainer=trainer, results_dir=str(tmp_path))
+    modules.training.run.run(run)
+    assert len(averaged) == 2 * 2  # epochs, steps
+
+
 def test_filled_batches_of_a_width_have_one_shape_and_the_same_loss():
     from tests.support.tokens import make_tokens
 
@@ -150,8 +161,8 @@ def test_only_adapters_get_a_lowered_base(command, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("trainer", "compile", "wanted"),
-    [({}, "auto", True), ({}, "off", False), ({"devices": 2}, "auto", False), ({"strategy": "ddp"}, "auto", False),
-     ({"accelerator": "cpu"}, "auto", False), ({"num_nodes": 2}, "auto", False)],
+    [({}, "auto", True), ({}, "off", False), ({"devices": 2}, "auto", True), ({"strategy": "ddp"}, "auto", True),
+     ({"accelerator": "cpu"}, "auto", False), ({"num_nodes": 2}, "auto", True), ({"strategy": "fsdp"}, "auto", False)],
 )  # fmt: skip
 def test_where_graphs_are_used(command, monkeypatch, trainer, compile, wanted):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # two machines need a launcher

@@ -43,6 +43,18 @@ def test_global_batches_do_not_depend_on_the_world(rows, batch_size, world, fill
     assert sorted(np.concatenate([single[weights > 0] for single, weights in alone])) == list(range(rows))
 
 
+def test_ranks_have_about_the_same_work():
+    """Tokens of a batch, and its longest row: with lengths like MRPC's, and in order of rank without them."""
+    lengths = np.random.default_rng(0).integers(10, 100, 640)
+    for world in (2, 4, 8):
+        ranks = [list(TrainBatches(640, 8 * world, 0, rank, world, lengths=lengths)) for rank in range(world)]
+        for parts in zip(*ranks, strict=True):
+            tokens = [lengths[rows].sum() for rows, _ in parts]
+            assert max(tokens) <= 1.05 * np.mean(tokens)
+            longest = np.sort(lengths[np.concatenate([rows for rows, _ in parts])])[-world]
+            assert all(lengths[rows].max() >= longest for rows, _ in parts)
+
+
 @settings(deadline=None, max_examples=60)
 @given(**sizes)
 def test_evaluation_reads_every_row_once(rows, batch_size, world, fill):

@@ -7,7 +7,7 @@ from modules.benchmarks.glue.data import GlueDataModule
 from modules.benchmarks.glue.tasks import TASKS
 from modules.runs.config import RunConfig
 from modules.training.acceleration import pack_rows
-from modules.training.devices import on_cpu
+from modules.training.parallel.devices import on_cpu
 from tests.support.models import MODELS
 from tests.support.tokens import make_tokens
 from variants import LoRA, attach

@@ -37,7 +37,6 @@ NAMES = {
     "_foreach_mul_": "foreach_mul_",
     "_foreach_norm": "foreach_norm",
     "_foreach_sub": "foreach_sub",
-    "_foreach_zero_": "foreach_zero_",
 }
 """Each private name below ``torch``, and the function of this file that uses it."""
 
@@ -122,11 +121,6 @@ def memory(tensor: Tensor) -> Hashable:
 
 
 # ---- one kernel for many tensors -----------------------------------------------------------------------------------
-
-
-def foreach_zero_(tensors: Sequence[Tensor]) -> None:
-    """Set every tensor to zero, in place."""
-    torch._foreach_zero_(tensors)
 
 
 def foreach_copy_(targets: Sequence[Tensor], sources: Sequence[Tensor]) -> None:

@@ -1,0 +1,59 @@
+"""Two processes compute what one does, in every way to take a step."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from modules.runs.results import ResultStore
+from tests.support.runs import adapter, carry_out, in_two, planned
+
+EVERY = ("lora", "adalora", "dora", "vera", "full", "bitfit", "adapter_h", "prefix_layer")
+SMALL = {"adalora": {"init_r": 3, "target_r": 2}, "vera": {"r": 8}, "prefix_layer": {"p": 2}, "dora": {"r": 2}}
+
+
+def both(command, tmp_path, trainer) -> list:
+    """(one process's run, two processes' run): of some variants, of gradients that are accumulated, and of
+    DistributedDataParallel, which averages under ``--reference``: an independent implementation."""
+    ways = [(variant, {}, {}) for variant in EVERY]
+    ways += [(variant, {"accumulate_grad_batches": 2}, {}) for variant in EVERY[:2]]
+    ways += [("lora", {"log_every_n_steps": 1}, {"reference": True})]
+    pairs, done = [], {}
+    for variant, options, changes in ways:
+        (one,) = planned(command, variant, options=SMALL.get(variant, {}), trainer=trainer | options)
+        done[one.id] = one
+        place = tmp_path / ("reference" if changes else "two")
+        two = dataclasses.replace(one, results_dir=str(place), trainer=one.trainer | {"devices": 2}, **changes)
+        two.write()
+        pairs.append((one, two))
+    carry_out(*done.values())
+    in_two(*(two for _, two in pairs))
+    return pairs
+
+
+def compare(pairs, near: float) -> None:
+    """Losses, metrics, the variant's own figures (AdaLoRA's ranks) and weights."""
+    for one, two in pairs:
+        assert one.id == two.id  # how a run is carried out does not name it
+        a, b = (ResultStore(run.results_dir).read(run.id) for run in (one, two))
+        assert [r.environment["devices"] for r in (a, b)] == [1, 2]
+        for epoch, other in zip(a.epochs, b.epochs, strict=True):
+            assert epoch == pytest.approx(other, abs=near), one.title
+        assert a.variant_metrics == pytest.approx(b.variant_metrics, abs=near), one.title
+        ours, theirs = adapter(one), adapter(two)
+        assert ours.keys() == theirs.keys()
+        for name, tensor in ours.items():
+            torch.testing.assert_close(theirs[name], tensor, rtol=0, atol=near, msg=f"{one.title}: {name}")
+
+
+@pytest.mark.slow
+def test_two_processes_compute_what_one_does(command, tmp_path):
+    """Uneven last batches in training and evaluation, gradients accumulated or not, fp32, no dropout: to 1e-5."""
+    compare(both(command, tmp_path, {"accelerator": "cpu"}), 1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.gpu("two of them, each replaying its own CUDA graphs", devices=2)
+def test_two_gpus_compute_what_one_does(command, tmp_path):
+    """The same with graphs, in enough epochs for each length to come up again."""
+    compare(both([*command, "--epochs", "4"], tmp_path, {"accelerator": "gpu"}), 1e-5)
