@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import logging
 import os
@@ -175,7 +176,7 @@ class Slurm(Queue):
                 srun_args=steps,
                 additional_parameters=more,
             )
-            with executor.batch():
+            with contextlib.redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it raises too
                 jobs = [executor.submit(each) for each in work]
         except library.core.utils.UncompletedJobError as error:
             raise UserError(f"SLURM refuses the jobs: {_said(error)}") from error
@@ -197,5 +198,5 @@ class Slurm(Queue):
 
 def _said(error: Exception) -> str:
     """sbatch's own words in an error of submitit's."""
-    lines = [line for line in str(error).splitlines() if "sbatch: error:" in line]
-    return lines[-1].partition("sbatch: error:")[2].strip() if lines else first_line(error)
+    words = [line.partition("sbatch: error:")[2].strip() for line in str(error).splitlines()]
+    return "; ".join(filter(None, words)) or first_line(error)

@@ -85,10 +85,17 @@ def test_a_requeued_job_goes_on_from_its_last_epoch(slurm_up, command, tmp_path,
 
 
 def test_a_failed_job_is_named_with_its_log(slurm_up, command, tmp_path):
-    code, _, err = end(start(*command, *LAUNCH, "--trainer.max_steps", "1"))
+    code = tmp_path / "broken.py"
+    code.write_text("""
+from variants import LoRA
+class Broken(LoRA):
+    def attach(self, *_, **__):
+        raise RuntimeError("broken on purpose")
+""")
+    code, _, err = end(start(*command, *LAUNCH, "--variant", f"{code}:Broken"))
     (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert code == 1 and "rte lora seed 0: training ended before the end of its 2 epochs" in line
-    assert Path(line.rpartition("the log of its job: ")[2]).is_file()
+    assert code == 1 and "seed 0 failed" in line
+    assert "broken on purpose" in Path(line.rpartition("the log of its job: ")[2]).read_text()
 
 
 def test_what_slurm_refuses_is_one_line(slurm_up, command):
