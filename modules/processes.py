@@ -6,14 +6,19 @@ import contextlib
 import errno
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TextIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NoReturn, TextIO
 
 WITH_PARENT = "LORA_VARIANTS_WITH_PARENT"
 """Variable that names the process with which a command that it starts shall end."""
+TERMINAL = "LORA_VARIANTS_TERMINAL"
+"""Variable that tells a process whose standard error is passed on whether a person watches it: 1 or 0."""
+PATIENCE = 10.0
+"""Seconds that a process has to end after SIGTERM."""
 STOPPING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 """What a person, a terminal or a scheduler sends to stop a command."""
 IMPATIENCE = 2.0  # seconds in which a second signal is the same wish, and changes nothing
@@ -76,6 +81,25 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
+def end(processes: Sequence[subprocess.Popen]) -> None:
+    """End those that still run: by SIGTERM, and after ``PATIENCE`` by SIGKILL."""
+    running = [process for process in processes if process.poll() is None]
+    for process in running:
+        process.terminate()
+    deadline = time.monotonic() + PATIENCE
+    for process in running:
+        try:
+            process.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def on_terminal() -> bool:
+    """Whether standard error is a terminal, or is passed on to one."""
+    return sys.stderr.isatty() or os.environ.get(TERMINAL) == "1"
+
+
 _abandoned: list[threading.Thread] = []
 
 
@@ -90,10 +114,15 @@ def leave(code: int) -> int:
     The threads that such a thread has started would be waited for when Python ends.
     """
     if any(thread.is_alive() for thread in _abandoned):
-        for stream in filter(None, (sys.stdout, sys.stderr)):
-            stream.flush()
-        os._exit(code)
+        end_now(code)
     return code
+
+
+def end_now(code: int) -> NoReturn:
+    """End this process without tidying up, which may wait for what does not come: a thread, or another rank."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):
+        stream.flush()
+    os._exit(code)
 
 
 class _Lasting:

@@ -25,8 +25,8 @@ from modules.command_line import guarded, place
 from modules.experiments.comparison import Comparison
 from modules.experiments.comparison_file import read
 from modules.experiments.wishes import Wishes
-from modules.launch.cluster import Launch
-from modules.launch.slurm import options_in
+from modules.launch.jobs.launch import Launch
+from modules.launch.jobs.slurm import options_in
 from modules.reports.show import show_table
 from variants.errors import UserError
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import platform
 import re
-import threading
-from contextlib import suppress
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from variants.errors import UserError
@@ -24,7 +26,50 @@ def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
     Raises UserError where the disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{threading.get_ident()}.tmp")
+    with _written_beside(path, content) as temporary:
+        os.replace(temporary, path)
+
+
+def write_new(path: str | Path, content: bytes) -> bool:
+    """Write `content` where no file is yet, so that one of several writers, on any machine, succeeds: whether this did.
+
+    A hard link of a whole file is made in one act on local file systems and on NFS, also on servers and clients whose
+    exclusive creation is not one. Should the answer to it get lost, NFS asks again and is told that the name is taken,
+    so the file itself is asked: no two writers may bring equal contents. File systems without hard links (FAT, some
+    network shares) create the file exclusively instead, in one act too, and readers may see it empty for a moment.
+
+    Raises UserError where it cannot be written.
+    """
+    path = Path(path)
+    with _written_beside(path, content) as temporary:
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return os.stat(temporary).st_nlink == 2 or _reads(path, content)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            try:
+                with open(path, "xb") as file:
+                    file.write(content)
+            except FileExistsError:
+                return False
+        return True
+
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EINVAL}
+
+
+def _reads(path: Path, content: bytes) -> bool:
+    with suppress(OSError):
+        return path.read_bytes() == content
+    return False
+
+
+@contextmanager
+def _written_beside(path: Path, content: str | bytes | memoryview) -> Iterator[Path]:
+    """The content in a file of another name in the same folder, which is removed if it is still there afterwards."""
+    temporary = path.with_name(f".{path.name}.{_HOST}-{os.getpid()}-{secrets.randbits(62)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_leftovers(path.parent, path.name)
@@ -32,7 +77,7 @@ def write_atomic(path: str | Path, content: str | bytes | memoryview) -> None:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        yield temporary
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(

@@ -10,10 +10,10 @@ from modules.command_line import guarded
 from modules.experiments.config_files import expanded
 from modules.experiments.flags import make_parser, variant_in
 from modules.experiments.plan import Plan, make_plan, merge
-from modules.experiments.stacking import stacks, takes_several
+from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
-from modules.launch.claims import forget, say_what_is_missing
-from modules.launch.cluster import Launch, run_jobs
+from modules.launch.holders import forget, say_what_is_missing
+from modules.launch.jobs.launch import Launch, run_jobs
 from modules.launch.pool import default_jobs, run_workers
 from modules.paths import PUBLISHED
 from modules.reports.show import show_paper_table, show_table
@@ -86,8 +86,9 @@ def execute(
         results_dir: where results are looked up and written.
         benchmark: whose table is shown.
         force: run again what is done.
-        jobs: worker processes at once; None for one per GPU or core.
-        stack: train the seeds of a task at once.
+        jobs: worker processes at once; None for one per GPU or core, or for as many as have the GPUs or cores of
+            their ranks.
+        stack: train the seeds of a task at once: a stack on each of the devices that Trainer options ask for.
         launch: jobs of a scheduler in place of workers; `jobs` is then how many run at once.
 
     Returns:
@@ -98,6 +99,7 @@ def execute(
     """
     from modules.runs.results import ResultStore
 
+    trainer = plan.runs[0].trainer if plan.runs else {}
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
     if stack:
@@ -112,15 +114,16 @@ def execute(
         print("\n".join(plan.about))
         finished = f", {done} done before" if done else ""
         print(f"{len(plan.runs)} runs{finished}; results: {os.path.join(results_dir, 'runs')}", flush=True)
-        for run in missing:
-            run.write()
     groups = stacks(missing) if stack else [[run] for run in missing]
-    alone = _several_processes(plan)
+    if first:
+        for run in (run for group in groups for run in group):
+            run.write()
     if launch:
-        code = run_jobs(groups, results_dir, launch, jobs, alone)
+        code = run_jobs(groups, results_dir, launch, jobs, trainer, stacked=stack)
     else:
         words = ["+".join(run.id for run in group) for group in groups]
-        code = run_workers(words, results_dir, default_jobs() if jobs is None else jobs, one_by_one=alone)
+        jobs = default_jobs(trainer, stacked=stack) if jobs is None else jobs
+        code = run_workers(words, results_dir, jobs, trainer, stacked=stack)
     if not first:
         return code
     ids = {run.id for run in plan.runs}
@@ -131,8 +134,3 @@ def execute(
 def _first_process() -> bool:
     """Whether this is the first of the processes that a launcher started, or the only one."""
     return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
-
-
-def _several_processes(plan: Plan) -> bool:
-    """Whether a run itself takes several processes: then each run has a command of its own."""
-    return takes_several(plan.runs[0].trainer if plan.runs else {})

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from modules.experiments.published_runs import PlannedRun, planned_runs, run_key
 from modules.experiments.wishes import Wishes
-from modules.launch.cluster import Launch
-from modules.launch.slurm import script
+from modules.launch.jobs.launch import Launch
+from modules.launch.jobs.slurm import script
 from modules.reports.tables.section import short_name
 from modules.runs.results import ResultStore
 

@@ -61,12 +61,14 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     add(
         "--jobs",
         type=int | None,
-        help="runs at once, each in a process of its own, spread over the GPUs (default: one for each GPU or core)",
+        help="runs at once, each in processes of its own, spread over the GPUs (default: one for each GPU or core, or "
+        "for as many of them as --trainer.devices says)",
     )
     add(
         "--stack_seeds",
         **switch,
-        help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each",
+        help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each; with "
+        "--trainer.devices N a stack on each of N devices",
     )
     add("--launch", type=str | None, help="carry the runs out as jobs, by submitit: local or slurm (docs/clusters.md)")
     add("--slurm", type=dict[str, str] | None, help="any option of sbatch, as --slurm.partition X --slurm.time 2:00:00")

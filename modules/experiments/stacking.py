@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from modules.benchmarks.base import settings_of
 from modules.runs.config import RunConfig
+from modules.runs.ranks import launched, local_ranks
 from variants.errors import UserError
 
 
 def stacks(runs: Sequence[RunConfig], where_possible: bool = False) -> list[list[RunConfig]]:
     """The runs that differ in their seeds alone, together, in the order of the first of each.
 
+    Where Trainer options name several devices of this machine, the seeds are dealt to them: each device trains a stack
+    of its own, and no run is spread over several. Configurations therefore come back without ``devices``.
+
     Args:
         where_possible: leave a run that cannot be stacked to itself.
 
     Raises:
-        UserError: a run cannot be stacked with others.
+        UserError: a run cannot be stacked with others, or is to be spread in another way.
     """
     groups: dict[str, list[RunConfig]] = {}
     for run in runs:
+        if run.trainer.get("num_nodes", 1) != 1 or "strategy" in run.trainer or launched():
+            raise UserError(
+                "--stack_seeds trains each seed on one device, and starts the processes itself: leave it out, or "
+                "--trainer.num_nodes, --trainer.strategy and a launcher such as torchrun or srun"
+            )
         if reason := _why_alone(run):
             if not where_possible:
                 raise UserError(reason)
@@ -30,7 +38,15 @@ def stacks(runs: Sequence[RunConfig], where_possible: bool = False) -> list[list
             continue
         shared = dataclasses.asdict(run) | {"seed": None, "init_from": run.init_from and run.init_from["task"]}
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
-    return list(groups.values())
+    return [part for group in groups.values() for part in _dealt(group)]
+
+
+def _dealt(group: list[RunConfig]) -> list[list[RunConfig]]:
+    """A stack for each device that the runs' Trainer options ask for, of about equally many seeds."""
+    devices = local_ranks(group[0].trainer)
+    trainer = {name: value for name, value in group[0].trainer.items() if name != "devices"}
+    alone = [dataclasses.replace(run, trainer=trainer) for run in group]
+    return [alone[k::devices] for k in range(min(devices, len(alone)))]
 
 
 def _why_alone(run: RunConfig) -> str | None:
@@ -41,13 +57,6 @@ def _why_alone(run: RunConfig) -> str | None:
     if reason := why_not(resolve(run.variant)):
         name = run.variant.rpartition(":")[2]
         return f"--stack_seeds: {name} cannot be stacked, since {reason}; leave the flag out"
-    if takes_several(run.trainer):
-        return "--stack_seeds trains all seeds on one device: leave it out, or --trainer.devices and such"
     if settings_of(run).precision.startswith("16"):
         return "--stack_seeds is not for fp16, where one seed's overflow would skip the steps of all"
     return None
-
-
-def takes_several(trainer: Mapping[str, Any]) -> bool:
-    """Whether Trainer options spread one run over several processes."""
-    return trainer.get("devices", 1) not in (1, "1") or trainer.get("num_nodes", 1) != 1 or "strategy" in trainer

@@ -2,8 +2,9 @@
 
 ``ID+ID+ID`` are runs that are trained at once, as seeds stacked on one backbone.
 
-Runs live in processes of their own: under DDP Lightning starts this very command again for the other ranks. Several
-workers may be given the same list: each run is locked by whoever works on it, and what is done is not done again.
+Several workers may be given the same list: each run is claimed by whoever works on it, and what is done is not done
+again. At the end come the runs that another machine held and gave up. A run that takes several processes is started in
+as many, which this one watches (`ranks.py`).
 """
 
 from __future__ import annotations
@@ -12,12 +13,16 @@ import contextlib
 import os
 import sys
 import time
-import traceback
+from collections.abc import Iterator
+from itertools import chain
 
-from modules.command_line import is_user_error, one_line
-from modules.launch.claims import claim, holder
-from modules.processes import WITH_PARENT, end_with_parent, lasting_output, leave
+from modules.launch.claims import claim, given_up, holder
+from modules.launch.failures import Failure
+from modules.launch.peers import watching_peers
+from modules.launch.ranks import RanksFailed, run_in_ranks
+from modules.processes import WITH_PARENT, end_now, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
+from modules.runs.ranks import launched, local_ranks
 from modules.runs.results import ResultStore
 
 
@@ -26,36 +31,43 @@ def main(arguments: list[str]) -> int:
     results_dir, *words = arguments
     together = {id: word.split("+") for word in words for id in word.split("+")}
     code = 0
-    for word in words:
+    for word in chain(words, _given_up(results_dir, words)):
         title = word
         try:
             title = RunConfig.read(results_dir, word.partition("+")[0]).title
             _carry_out(word.split("+"), ResultStore(results_dir), together)
         except KeyboardInterrupt:
             return 130
+        except RanksFailed as error:
+            code = max(code, error.failure.say())
         except Exception as error:
-            if is_user_error(error):
-                print(f"error: {title}: {one_line(error)}", file=sys.stderr, flush=True)
-                code = 2
-            else:
-                traceback.print_exc()
-                print(f"error: {title} failed; the other runs go on", file=sys.stderr, flush=True)
-                code = code or 1
+            code = max(code, Failure.of(error, title).say())
     return code
+
+
+def _given_up(results_dir: str, words: list[str]) -> Iterator[str]:
+    """Those of the words with runs that another machine held, and that are free now."""
+    folders = {ResultStore(results_dir).runs / id: word for word in words for id in word.split("+")}
+    missing = [folder for folder in folders if not folder.with_suffix(".json").is_file()]
+    yield from dict.fromkeys(folders[folder] for folder in given_up(missing))
 
 
 def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]) -> None:
     """Those of the runs that are neither done nor in another worker's hands; several of them at once."""
-    with contextlib.ExitStack() as locks:
+    with contextlib.ExitStack() as claims:
         configs = [RunConfig.read(store.root, id) for id in ids]
-        mine = [c for c in configs if locks.enter_context(claim(c.folder)) and not store.path(c.id).is_file()]
+        held = {config.id: claims.enter_context(claim(config.folder)) for config in configs}
+        mine = [config for config in configs if held[config.id] and not store.path(config.id).is_file()]
         for config in mine:
             if config.init_from:
                 _complete(config.init_from["id"], store, together)
-        if mine:
+        if len(mine) == 1 and local_ranks(mine[0].trainer) > 1 and not launched():
+            run_in_ranks(mine[0])
+        elif mine:
             from modules.training.run import run_seeds  # takes seconds
 
-            run_seeds(mine)
+            with watching_peers(mine[0]):
+                run_seeds(mine, before_writing=lambda: [held[config.id].check() for config in mine])
 
 
 def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:
@@ -73,6 +85,8 @@ def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> No
 
 
 if __name__ == "__main__":
-    end_with_parent(None if "LOCAL_RANK" in os.environ else int(os.environ.get(WITH_PARENT, "0")))
+    end_with_parent(int(os.environ.get(WITH_PARENT, "0")))
     with lasting_output():
-        sys.exit(leave(main(sys.argv[1:])))
+        if (code := main(sys.argv[1:])) and launched():
+            end_now(code)
+        sys.exit(leave(code))

@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from modules.runs.ranks import launched, local_ranks, named_devices, on_cpu
 from variants.errors import UserError
 
 OWNED = {
@@ -28,9 +29,6 @@ OWNED = {
     "every run needs it as it is",
 )  # fmt: skip
 """Trainer options that the framework sets itself, and what to do instead."""
-
-LAUNCHED = ("MASTER_ADDR", "TORCHELASTIC_RUN_ID", "SLURM_NTASKS", "LSB_JOBID", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")
-"""Environment variables of which a launcher over several machines sets one."""
 
 
 def _whole(low: int) -> Callable[[Any], bool]:
@@ -81,11 +79,24 @@ def check_trainer(options: Mapping[str, Any]) -> None:
         if fits and not fits(value):
             raise UserError(f"--trainer.{name} must be {words}, not {value!r}")
     _check_accelerator(options.get("accelerator", "auto"))
-    if options.get("num_nodes", 1) > 1 and not any(name in os.environ for name in LAUNCHED):
+    _check_devices(options)
+    if options.get("num_nodes", 1) > 1 and not launched() and "MASTER_ADDR" not in os.environ:
         raise UserError(
             f"--trainer.num_nodes {options['num_nodes']} alone would wait for the other machines for ever: start the "
             "command on each by torchrun or srun (docs/scaling.md)"
         )
+
+
+def _check_devices(options: Mapping[str, Any]) -> None:
+    """Raise UserError where the run is to use more GPUs than are here; a launcher may show each rank its own alone."""
+    import torch
+
+    if launched() or on_cpu(options):
+        return
+    here = torch.accelerator.device_count()
+    highest = max(named_devices(options) or [local_ranks(options) - 1])
+    if highest >= here:
+        raise UserError(f"--trainer.devices {options['devices']}: this machine has {here} of them, numbered from 0")
 
 
 def _check_accelerator(name: Any) -> None:

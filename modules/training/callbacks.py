@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.trainer.states import TrainerFn
 
+from modules.processes import on_terminal
 from modules.runs.results import finite_losses
 from modules.training.lightning_module import FineTuner
 from variants.adapters.adapted_model import AdaptedModel
@@ -29,6 +30,17 @@ class EpochSeeds(Callback):
         """Seed by run, epoch and rank."""
         seed = self.seed * 100_003 + trainer.current_epoch * 17 + trainer.global_rank
         seed_everything(seed % 2**32, verbose=False)  # the most that it takes
+
+
+class BeforeWriting(Callback):
+    """Asks before each evaluation whether the files that follow it may be written; what it raises ends the run."""
+
+    def __init__(self, ask: Callable[[], object]) -> None:
+        self._ask = ask
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Ask."""
+        self._ask()
 
 
 class History(Callback):
@@ -178,7 +190,7 @@ class Progress(Callback):
         self.title, self.history = title, history
         # the lines of several runs would overwrite each other
         alone = os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1") == "1"
-        self.live = alone and sys.stderr.isatty() if live is None else live
+        self.live = alone and on_terminal() if live is None else live
         self.bar: Any = None
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:

@@ -6,13 +6,13 @@ score -> record.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from modules.benchmarks.base import Prepared
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.training.acceleration import PlainComputation, accelerate
-from modules.training.callbacks import History, Progress
+from modules.training.callbacks import BeforeWriting, History, Progress
 from modules.training.checkpoint import usable
 from modules.training.lightning_module import FineTuner
 from modules.training.record import make_result, notes
@@ -37,13 +37,17 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
     return next(iter(run_seeds([config], live)), None)
 
 
-def run_seeds(configs: Sequence[RunConfig], live: bool | None = None) -> list[RunResult]:
+def run_seeds(
+    configs: Sequence[RunConfig], live: bool | None = None, before_writing: Callable[[], object] = lambda: None
+) -> list[RunResult]:
     """Train, score and store runs that differ in their seeds alone; several are trained at once, as a stack.
 
     Goes on from the last checkpoint of the very same runs.
 
     Args:
         live: show a moving progress bar; by default where standard error is a terminal.
+        before_writing: called before each evaluation, after which adapters and checkpoints are written, and before the
+            result is; what it raises ends the runs without that.
 
     Returns:
         The results as they were written; none in a process that is not the first of several.
@@ -59,7 +63,7 @@ def run_seeds(configs: Sequence[RunConfig], live: bool | None = None) -> list[Ru
         handle = adapted if len(configs) == 1 else Stack(adapted, [config.id for config in configs])
     except VariantError as error:
         print(f"{error}; the seeds are trained one after the other", flush=True)
-        return [result for config in configs for result in run_seeds([config], live)]
+        return [result for config in configs for result in run_seeds([config], live, before_writing)]
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
@@ -70,6 +74,7 @@ def run_seeds(configs: Sequence[RunConfig], live: bool | None = None) -> list[Ru
     logger = make_logger(first) if len(configs) == 1 else None  # a dashboard takes one run at a time
     progress = Progress(title, history, live)
     trainer = make_trainer(first, history, progress, precision, place, logger, computation.averages)
+    trainer.callbacks.insert(0, BeforeWriting(before_writing))
     if prepared.objective.scores_frozen and not handle.trained():
         trainer.validate(module, datamodule=prepared.data, verbose=False)
     else:
@@ -95,6 +100,7 @@ def run_seeds(configs: Sequence[RunConfig], live: bool | None = None) -> list[Ru
             stacked=len(configs),
             reference=computation.reference,
         )
+        before_writing()
         ResultStore(config.results_dir).write(result)
         results.append(result)
     for config in configs:

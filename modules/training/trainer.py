@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
+from modules.runs.ranks import launched
 from modules.runs.results import run_id
 from modules.training.callbacks import EpochSeeds, History, Progress
 from modules.training.checkpoint import CheckpointFiles, EpochCheckpoint
@@ -87,8 +89,9 @@ def make_trainer(
         "log_every_n_steps": 10,
     } | config.trainer
     options["precision"] = precision
+    options["plugins"] = [] if launched() else [LightningEnvironment()]  # a SLURM job alone has started no ranks
     if options.get("strategy", "auto") in ("auto", "ddp"):  # others have files of their own
-        options["plugins"] = [CheckpointFiles()]
+        options["plugins"].append(CheckpointFiles())
     if not devices.in_one_process(config):
         options["strategy"] = strategy(options.get("strategy", "auto"), averages)
     try:

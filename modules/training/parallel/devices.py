@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import torch
 
+from modules.runs import ranks
 from modules.runs.config import RunConfig
 
 
 def on_cpu(config: RunConfig) -> bool:
     """Whether the run computes on the CPU."""
-    accelerator = config.trainer.get("accelerator", "auto")
-    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    return ranks.on_cpu(config.trainer)
+
+
+def in_one_process(config: RunConfig) -> bool:
+    """Whether the run is one process on one device."""
+    return ranks.on_one_device(config.trainer)
 
 
 def on_gpu(config: RunConfig) -> bool:
     """Whether the run computes on GPUs of NVIDIA's or AMD's."""
     return torch.cuda.is_available() and config.trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
-
-
-def in_one_process(config: RunConfig) -> bool:
-    """Whether the run is one process on one device."""
-    trainer = config.trainer
-    return trainer.get("devices", 1) in (1, "1") and trainer.get("num_nodes", 1) == 1 and "strategy" not in trainer

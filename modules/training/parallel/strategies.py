@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.ddp import _sync_module_states
 
-TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others: nothing that one of them does alone takes longer."""
+from modules.runs.ranks import longest_wait
 
 
 class Replicated(DDPStrategy):
@@ -44,6 +42,6 @@ def strategy(name: Any, averages: bool) -> Strategy | Any:
     if name not in ("auto", "ddp"):
         return name
     if averages:
-        return Replicated(timeout=TIMEOUT)
+        return Replicated(timeout=longest_wait())
     # every rank computes the same buffers (a shared bank from its seed): no need to send them at each step
-    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=TIMEOUT)
+    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=longest_wait())

@@ -105,7 +105,7 @@ def test_malformed_tsv_names_file_and_line(command, tiny_tsv, tmp_path, capsys):
 
 def test_a_full_disk_is_one_line_and_leaves_no_half_file(command, capfd, monkeypatch, tmp_path):
     """/dev/full stands for the disk: every write to it fails with the system's own error."""
-    from modules.launch.worker import is_user_error, one_line
+    from modules.command_line import is_user_error, one_line
 
     with open("/dev/full", "w") as file, pytest.raises(OSError) as caught:
         file.write("x" * 100_000)

@@ -1,121 +1,285 @@
-"""Runs that another command is at: said, waited for, never taken from it."""
+"""One holder at a time: processes that are killed, machines that fall silent, holders that were asleep."""
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 import os
-import platform
 import signal
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from modules.benchmarks.glue import GLUE
-from modules.experiments.command import main
-from modules.launch import pool, worker
-from modules.launch.claims import LOCK, claim, holder
+from modules.launch import claims, heartbeat, worker
+from modules.launch.claims import SILENCE, ClaimLost, Holder, claim, given_up, holder, last_holder, newest
 from modules.runs.results import ResultStore
-from tests.support.runs import carry_out, planned
+from tests.support.claims_stress import ROOT, stress
+from tests.support.runs import planned
+from variants.errors import UserError
 
 
 @pytest.fixture
-def held(command):
-    """The runs of seeds 0 and 1, the first of which another process trains."""
-    runs = planned([*command, "--variant", "head", "--seeds", "0,1"], "head")
-    (runs[0].folder / "last.ckpt").write_text("half way")
-    with claim(runs[0].folder) as mine:
-        assert mine
-        yield runs
+def clock(monkeypatch):
+    """The observers' clock, in seconds: set by the test."""
+    now = [100.0]
+    monkeypatch.setattr(heartbeat, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
 
 
-def test_a_lock_says_whose_it_is(held):
-    """The command, the machine and the time."""
-    words = holder(held[0].folder)
-    assert f"process {os.getpid()} on {platform.node()}, since 20" in words
-    assert holder(held[1].folder) is None
-    with claim(held[0].folder) as mine:
+def claimed_elsewhere(folder, **changes):
+    """A claim of a machine that cannot be asked."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = dataclasses.asdict(Holder.here()) | {"machine": "another boot", "host": "b"} | changes
+    path = folder / f"claim.{newest(folder) + 1}"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_claim_is_released_with_its_block_and_its_number_never_given_twice(tmp_path):
+    folder = tmp_path / "run"
+    for number in (1, 2, 3):
+        with claim(folder) as mine:
+            assert mine and not mine.lost and newest(folder) == number
+            assert [file.name for file in folder.iterdir()] == [f"claim.{number}"]
+            with claim(folder) as second:
+                assert not second
+        assert holder(folder) is None and last_holder(folder).until
+    with pytest.raises(KeyError), claim(folder):
+        raise KeyError
+    assert holder(folder) is None
+
+
+def test_other_ranks_belong_to_the_first(tmp_path, monkeypatch):
+    with claim(tmp_path):
+        monkeypatch.setenv("RANK", "1")
+        with claim(tmp_path) as mine:
+            mine.check()
+            assert mine and newest(tmp_path) == 1
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from modules.launch import claims, machine
+from modules.launch.claims import ClaimLost, claim
+if len(sys.argv) > 2:
+    claims.this_machine = lambda: sys.argv[2]
+with claim(Path(sys.argv[1])) as mine:
+    print("mine" if mine else "not mine", flush=True)
+    sys.stdin.readline()
+    try:
+        mine.check()
+        print("writes", flush=True)
+    except ClaimLost as error:
+        print(error, flush=True)
+"""
+
+
+def child(folder, *arguments, **variables):
+    process = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(folder), *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ) | {"PYTHONPATH": str(ROOT)} | variables,
+    )
+    assert process.stdout.readline() == "mine\n"
+    return process
+
+
+def test_a_killed_process_of_this_machine_holds_nothing_at_once(tmp_path):
+    process = child(tmp_path)
+    with claim(tmp_path) as mine:
         assert not mine
-    assert holder(held[0].folder) == words, "who asks in vain leaves the lock as it is"
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its parent has not asked for its exit code yet
+    assert holder(tmp_path) is None
+    with claim(tmp_path) as mine:
+        assert mine
+    process.communicate()
 
 
-def test_a_table_without_the_runs_of_another_command_is_said_to_be_partial(held, command, in_this_process, capfd):
-    """Fault B1: the command exits with 1 and names who holds which runs."""
-    flags = [*command, "--variant", "head", "--seeds", "0,1"]
-    assert main(flags, GLUE) == 1
-    said = capfd.readouterr()
-    assert f"another command (process {os.getpid()}" in said.err and "1 of these 2 runs (rte head seed 0)" in said.err
-    assert [ResultStore(run.results_dir).done(run.id) for run in held] == [False, True]
+def test_a_holder_that_slept_while_it_was_taken_over_does_not_write(tmp_path):
+    """Suspended, as a machine in trouble is; when it wakes it sees the higher number."""
+    process = child(tmp_path, "another boot", LORA_VARIANTS_CLAIM_SILENCE="0.6")
+    process.send_signal(signal.SIGSTOP)
+    assert given_up([tmp_path]) == [tmp_path]
+    with claim(tmp_path) as mine:
+        assert mine
+        process.send_signal(signal.SIGCONT)
+        said, _ = process.communicate("\n")
+        mine.check()
+        assert said.startswith(f"was taken over by another command (process {os.getpid()} on")
+        assert [file.name for file in tmp_path.iterdir()] == ["claim.2"]
 
 
-def test_force_leaves_the_runs_of_another_command_alone(held, command, in_this_process, capfd):
-    """Fault B8: nothing is deleted, nothing trained."""
-    carry_out(held[1])
-    assert main([*command, "--variant", "head", "--seeds", "0,1", "--force"], GLUE) == 2
-    assert "--force: rte head seed 0 is being trained by another command (process" in capfd.readouterr().err
-    assert (held[0].folder / "last.ckpt").is_file() and ResultStore(held[1].results_dir).done(held[1].id)
+def test_a_beating_holder_on_another_machine_keeps_its_run(tmp_path):
+    process = child(tmp_path, "another boot", LORA_VARIANTS_CLAIM_SILENCE="1.2")
+    assert given_up([tmp_path]) == [], "a beat was seen"
+    with claim(tmp_path) as mine:
+        assert not mine
+    assert process.communicate("\n")[0] == "writes\n" and holder(tmp_path) is None
 
 
-def test_a_comparison_says_so_too(held, monkeypatch, tmp_path):
-    from modules.experiments.comparison import Comparison
-
-    monkeypatch.setattr("modules.experiments.comparison.run_workers", lambda *_: 0)
-    monkeypatch.setattr(Comparison, "missing", lambda self, runs, folder: [])
-    assert Comparison.carry_out(type("C", (), {"missing": Comparison.missing, "jobs": 1})(), held, tmp_path) == 1
-
-
-def test_asking_who_holds_a_run_keeps_nobody_from_it(held):
-    """`holder` has the lock for a moment: a worker that comes just then tries again."""
-    import fcntl
-
-    with open(held[1].folder / LOCK, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_SH)
-        threading.Timer(0.08, lambda: fcntl.flock(file, fcntl.LOCK_UN)).start()
-        with claim(held[1].folder) as mine:
-            assert mine
+@pytest.mark.parametrize("content", [None, "", "{}", '{"command": "x"}'])
+def test_a_silent_machine_is_followed_after_the_time_and_not_before(tmp_path, clock, content):
+    """Also where the file is not whole, as file systems without hard links may leave it."""
+    path = claimed_elsewhere(tmp_path)
+    if content is not None:
+        path.write_text(content)
+    assert holder(tmp_path).startswith("another command")
+    clock[0] += SILENCE - 1
+    with claim(tmp_path) as mine:
+        assert not mine
+    clock[0] += 2
+    assert holder(tmp_path) is None
+    with claim(tmp_path) as mine:
+        assert mine and newest(tmp_path) == 2
 
 
-def test_what_a_kill_left_is_removed_and_not_counted(command):
-    """Fault B3: half-written files in a run's folders."""
+def test_the_time_is_the_holders(tmp_path, clock):
+    """Machines with other settings: a holder that beats rarely says so."""
+    claimed_elsewhere(tmp_path, silence=1000.0)
+    assert holder(tmp_path)
+    clock[0] += 999
+    assert holder(tmp_path)
+    clock[0] += 2
+    assert holder(tmp_path) is None
+
+
+def test_of_several_takers_one_wins(tmp_path, clock, monkeypatch):
+    """All have seen the old claim, and then take."""
+    claimed_elsewhere(tmp_path)
+    assert holder(tmp_path)
+    clock[0] += SILENCE + 1
+    barrier, write, won, done = threading.Barrier(8), claims.write_new, [], threading.Event()
+    monkeypatch.setattr(claims, "write_new", lambda path, content: (barrier.wait(10), write(path, content))[1])
+    monkeypatch.setattr(claims, "TRIES", 1)
+
+    def take() -> None:
+        with claim(tmp_path) as mine:
+            won.append(bool(mine))
+            done.wait(10)
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    while len(won) < 8 and any(thread.is_alive() for thread in threads):
+        time.sleep(0.01)
+    done.set()
+    for thread in threads:
+        thread.join()
+    assert sorted(won) == [False] * 7 + [True]
+
+
+def test_a_taker_that_slept_since_its_look_does_not_win(tmp_path, clock, monkeypatch):
+    """Meanwhile two others have had the run, and the number that it wants is free again."""
+    claimed_elsewhere(tmp_path)
+    assert holder(tmp_path)
+    clock[0] += SILENCE + 1
+    write, slept = claims.write_new, []
+
+    def sleep_first(path, content):
+        if not slept:
+            slept.append(True)
+            with claim(tmp_path) as first:
+                assert first
+            held.__enter__()
+        return write(path, content)
+
+    held = claim(tmp_path)
+    monkeypatch.setattr(claims, "write_new", sleep_first)
+    with claim(tmp_path) as mine:
+        assert not mine
+    assert [file.name for file in tmp_path.iterdir()] == ["claim.3"] and holder(tmp_path)
+    held.__exit__(None, None, None)
+
+
+def test_a_full_disk_at_the_end_frees_the_run(tmp_path, monkeypatch):
+    def full(*_):
+        raise UserError("the disk is full")
+
+    with claim(tmp_path):
+        monkeypatch.setattr(heartbeat, "write_atomic", full)
+    assert holder(tmp_path) is None and newest(tmp_path) == 0
+
+
+@pytest.mark.parametrize("text", ["soon", "0", "-3", "inf", "nan"])
+def test_the_time_must_be_one(tmp_path, monkeypatch, text):
+    monkeypatch.setenv(claims.SILENCE_VARIABLE, text)
+    with pytest.raises(UserError, match="LORA_VARIANTS_CLAIM_SILENCE=.*a number of seconds above 0"), claim(tmp_path):
+        pass
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The ids of the runs that a worker carries out; each is said to be done."""
+    ids = []
+
+    def run_seeds(configs, before_writing):
+        before_writing()
+        for config in configs:
+            ids.append(config.id)
+            ResultStore(config.results_dir).path(config.id).write_text("{}")
+
+    monkeypatch.setattr("modules.training.run.run_seeds", run_seeds)
+    return ids
+
+
+def test_a_worker_does_at_last_what_a_silent_machine_has_left(command, trained, monkeypatch, capfd):
+    """And leaves a run alone whose holder gives signs of life, here after its first look."""
+    first, second, third = planned([*command, "--seeds", "0,1,2"], "head")
+    claimed_elsewhere(first.folder, silence=0.3)
+    alive = claimed_elsewhere(second.folder, silence=0.3)
+    sleep = time.sleep
+
+    def beat(seconds):
+        alive.write_text(alive.read_text() + " ")
+        sleep(seconds)
+
+    monkeypatch.setattr(claims, "time", SimpleNamespace(sleep=beat, monotonic=time.monotonic))
+    assert worker.main([first.results_dir, first.id, second.id, third.id]) == 0
+    assert trained == [third.id, first.id]
+    assert "no sign of life from another command (process" in capfd.readouterr().err
+
+
+def test_a_worker_whose_run_was_taken_over_says_so_and_writes_nothing(command, trained, monkeypatch, capfd):
+    first, second = planned([*command, "--seeds", "0,1"], "head")
+    check = claims.Claim.check
+
+    def overtaken(mine):
+        if mine._beat.path.parent == first.folder:
+            claimed_elsewhere(first.folder)
+        check(mine)
+
+    monkeypatch.setattr(claims.Claim, "check", overtaken)
+    monkeypatch.setattr(worker, "given_up", lambda folders: [])
+    assert worker.main([first.results_dir, first.id, second.id]) == 1
+    assert trained == [second.id]
+    (line,) = capfd.readouterr().err.splitlines()
+    assert line.startswith("error: rte head seed 0 was taken over by another command (process") and " on b, " in line
+
+
+def test_a_run_that_may_not_write_leaves_no_file(command):
+    from modules.training.run import run_seeds
+
+    def refuse():
+        raise ClaimLost("was taken over")
+
     (run,) = planned(command, "head")
-    gone = subprocess.Popen([sys.executable, "-c", ""])
-    gone.wait()
-    left = [run.folder / "best" / f".adapter.safetensors.{gone.pid}-1.tmp", run.folder / f".last.ckpt.{gone.pid}-1.tmp"]
-    writing = run.folder / "best" / f".adapter.json.{os.getpid()}-1.tmp"
-    (run.folder / "best").mkdir(parents=True)
-    for file in (*left, writing):
-        file.write_bytes(b"0" * 100_000)
-    carry_out(run)
-    assert not any(file.exists() for file in left) and writing.exists(), "one that lives may still be writing"
-    (kept,) = (ResultStore(run.results_dir).read(run.id),)
-    sizes = sum((run.folder / "best" / name).stat().st_size for name in ("adapter.safetensors", "adapter.json"))
-    assert kept.cost["file_bytes"] == sizes
+    with pytest.raises(ClaimLost):
+        run_seeds([run], before_writing=refuse)
+    assert [path.name for path in run.folder.rglob("*")] == ["config.json"]
 
 
-def test_a_worker_that_was_killed_is_named_and_the_code_is_1(command, monkeypatch, capfd):
-    """Fault B10: not the signal's number, and what it was at."""
-    (run,) = planned(command, "head")
-    die = f"import os; os.kill(os.getpid(), {int(signal.SIGKILL)})"
-    start = subprocess.Popen
-
-    def killed(arguments, env):
-        process = start([sys.executable, "-c", die])
-        (run.folder / LOCK).write_text(json.dumps({"command": 1, "worker": process.pid, "host": "h", "since": "s"}))
-        return process
-
-    monkeypatch.setattr(pool.subprocess, "Popen", killed)
-    assert pool.run_workers([run.id], run.results_dir, jobs=1) == 1
-    assert "error: rte head seed 0 was ended by signal 9 (SIGKILL), as the system does" in capfd.readouterr().err
-
-
-def test_who_waits_for_another_commands_run_says_so(command, monkeypatch, capsys):
-    """A run that starts from MNLI's, which another command trains."""
-    runs = planned([*command, "--tasks", "mrpc"], mnli_init=True)
-    store = ResultStore(runs[0].results_dir)
-    end = SimpleNamespace(sleep=lambda _: store.path(runs[0].id).write_text("{}"))
-    monkeypatch.setattr(worker, "time", end)
-    with claim(runs[0].folder):
-        worker._complete(runs[0].id, store, {})
-    assert "waiting for mnli lora seed 0, which another command (process" in capsys.readouterr().out
+@pytest.mark.slow
+def test_every_run_is_done_once_by_processes_that_are_killed(tmp_path):
+    numbers = {"processes": 4, "runs": 16, "kills": 6, "stops": 0, "machines": 1}
+    seconds = {"seconds": 0.15, "silence": 30.0, "every": 0.1, "limit": 60.0}
+    found = stress(tmp_path, argparse.Namespace(**numbers, **seconds))
+    assert found == {"runs": 16, "done": 16, "twice": 0, "together": 0, "lost": 0, "kills": 6, "suspended": 0}

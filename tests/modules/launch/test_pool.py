@@ -54,6 +54,60 @@ def test_workers_take_the_gpus_in_turn(monkeypatch, tmp_path):
     started.clear()
     launcher.run_workers(["a", "b"], str(tmp_path), jobs=1)
     assert started == [("a", None)], "a run that is alone may use what it likes"
+    started.clear()
+    for name, value in (("TORCHELASTIC_RUN_ID", "x"), ("RANK", "1")):
+        monkeypatch.setenv(name, value)
+    launcher.run_workers(["a", "b"], str(tmp_path), 8, {"devices": 2})
+    assert started == [("a", None), ("b", None)], "one after the other, in the place of a launcher's rank"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "stacked", "jobs", "started"),
+    [
+        ({"devices": 2}, False, 8, ["0,1", "2,3"]),
+        ({"devices": "2"}, False, 1, [None]),
+        ({"devices": 3}, False, 8, [None]),
+        ({"devices": -1}, False, 8, [None]),
+        ({"devices": [1, 3]}, False, 8, [None]),
+        ({"devices": [3]}, False, 2, [None, None]),
+        ({}, False, 3, ["0", "1", "2"]),
+        ({}, True, 3, ["0", "1", "2"]),
+        ({"devices": 2}, True, 8, ["0", "1", "0", "1"]),
+        ({"devices": "1,3"}, True, 2, ["1", "3"]),
+        ({"devices": [3]}, True, 1, ["3"]),
+    ],
+)
+def test_runs_of_several_ranks_take_groups_of_gpus_and_stacks_one_each(
+    monkeypatch, tmp_path, trainer, stacked, jobs, started
+):
+    """Where a run names its devices it sees all of them; where no second group is there, runs follow each other."""
+    given = []
+
+    class Process:
+        def __init__(self, command, env):
+            given.append(env.get("CUDA_VISIBLE_DEVICES"))
+
+        wait = poll = staticmethod(lambda: 0)
+
+    monkeypatch.setattr(launcher.subprocess, "Popen", Process)
+    monkeypatch.setattr(launcher, "visible_gpus", lambda: ["0", "1", "2", "3"])
+    monkeypatch.setattr("torch.accelerator.is_available", lambda: True)
+    monkeypatch.setattr("torch.accelerator.device_count", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    launcher.run_workers(["a", "b", "c", "d"], str(tmp_path), jobs, trainer, stacked)
+    assert given == started
+
+
+@pytest.mark.parametrize(
+    ("trainer", "stacked", "gpus", "jobs"),
+    [({}, False, 4, 4), ({"devices": 2}, False, 4, 2), ({"devices": 3}, False, 4, 1), ({"devices": 2}, True, 4, 2),
+     ({}, True, 4, 4), ({}, False, 0, 8), ({"devices": 3}, False, 0, 2), ({"devices": 2}, True, 0, 2),
+     ({"accelerator": "cpu", "devices": 16}, False, 4, 1)],
+)  # fmt: skip
+def test_default_jobs(monkeypatch, trainer, stacked, gpus, jobs):
+    monkeypatch.setattr(launcher, "visible_gpus", lambda: [str(k) for k in range(gpus)])
+    monkeypatch.setattr(launcher.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert launcher.default_jobs(trainer, stacked) == jobs
 
 
 @pytest.mark.slow

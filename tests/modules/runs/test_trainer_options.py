@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from modules.runs.trainer_options import LAUNCHED, check_trainer
+from modules.runs.trainer_options import check_trainer
 from variants.errors import UserError
 
 
@@ -27,8 +27,7 @@ from variants.errors import UserError
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_an_option_that_cannot_work_is_refused(monkeypatch, options, says):
-    for name in LAUNCHED:
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UserError, match=says):
         check_trainer(options)
 
@@ -37,6 +36,19 @@ def test_an_option_that_cannot_work_is_refused(monkeypatch, options, says):
 def test_a_gpu_that_is_not_there_is_refused():
     with pytest.raises(UserError, match="accelerator gpu: there is none on this machine"):
         check_trainer({"accelerator": "gpu"})
+
+
+@pytest.mark.parametrize("devices", [3, "3", [0, 2], "0,2"])
+def test_gpus_that_are_not_there_are_refused(monkeypatch, devices):
+    """But not of a rank that a launcher started, which may see its own GPU alone."""
+    monkeypatch.setattr("modules.runs.ranks.on_cpu", lambda options: False)
+    monkeypatch.setattr("modules.runs.trainer_options.on_cpu", lambda options: False)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="this machine has 2 of them"):
+        check_trainer({"devices": devices})
+    check_trainer({"devices": 2, "precision": 16})
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    check_trainer({"devices": devices})
 
 
 def test_options_that_work(monkeypatch):

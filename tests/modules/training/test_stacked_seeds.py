@@ -20,8 +20,9 @@ from modules.experiments.stacking import stacks
 from modules.launch import worker
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
-from modules.training import acceleration, devices
+from modules.training import acceleration
 from modules.training.clipping import clip_each
+from modules.training.parallel import devices
 from modules.training.run import run, run_seeds
 from modules.training.stacked_seeds import StackedTuner
 from modules.training.trainer import checkpoint_path
@@ -277,10 +278,35 @@ def test_the_command_stacks_what_is_missing(command, monkeypatch, capfd):
     assert ResultStore(done.results_dir).read(done.id).cost.get("stacked") is None
 
 
+@pytest.mark.slow
+def test_seeds_are_dealt_to_devices_and_come_out_the_same(command, monkeypatch, tmp_path):
+    """A stack for each device; no run is spread over two, and which seeds were stacked together changes nothing."""
+    given = []
+
+    def carry_out(words, folder, jobs, trainer, stacked):
+        given.append((words, jobs, trainer.get("devices"), stacked))
+        return worker.main([folder, *words])
+
+    flags = [*command, "--epochs", "1", "--stack_seeds", "--seeds", "0,1,2", "--trainer.limit_train_batches", "2"]
+    whole = ["--results_dir", str(tmp_path / "whole")]
+    monkeypatch.setattr("modules.experiments.command.run_workers", carry_out)
+    assert main([*flags, *whole, "--jobs", "7"], GLUE) == 0
+    assert main([*flags, "--trainer.devices", "2"], GLUE) == 0
+    one, two = ({r.seed: r for r in ResultStore(folder).all()} for folder in (tmp_path / "whole", tmp_path / "results"))
+    assert given[0] == (["+".join(one[seed].id for seed in (0, 1, 2))], 7, None, True)
+    assert given[1] == ([f"{one[0].id}+{one[2].id}", one[1].id], 2, 2, True)
+    assert {seed: r.cost.get("stacked") for seed, r in two.items()} == {0: 2, 1: None, 2: 2}
+    for seed, result in two.items():
+        assert result.id == one[seed].id and result.environment["devices"] == 1
+        assert result.epochs[0] == pytest.approx(one[seed].epochs[0], abs=1e-5)
+        assert "devices" not in RunConfig.read(str(tmp_path / "results"), result.id).trainer
+
+
 @pytest.mark.parametrize(
     ("flags", "reason"),
     [(["--variant", "full"], "full cannot be stacked"), (["--variant", "prefix_layer"], "prefix_layer cannot be"),
-     (["--trainer.devices", "2"], "one device"), (["--trainer.precision", "16-mixed"], "fp16"), (["--plan"], "--plan")],
+     (["--trainer.devices", "2", "--trainer.strategy", "ddp"], "one device"),
+     (["--trainer.precision", "16-mixed"], "fp16"), (["--plan"], "--plan")],
 )  # fmt: skip
 def test_what_cannot_be_stacked_is_refused_in_one_line(command, capsys, tmp_path, flags, reason):
     assert main([*command, "--stack_seeds", *flags], GLUE) == 2

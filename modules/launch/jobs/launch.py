@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.launch import slurm
-from modules.launch.claims import claim, holder
-from modules.launch.pool import default_jobs
-from modules.launch.queues import Local, Queue, Slurm, submitit
+from modules.launch.claims import claim
+from modules.launch.holders import holder
+from modules.launch.jobs import slurm
+from modules.launch.jobs.queues import Local, Queue, Slurm, submitit
+from modules.launch.pool import NOTHING, default_jobs
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 from variants.errors import UserError
@@ -71,20 +72,25 @@ class Launch:
 
 
 def run_jobs(
-    groups: Sequence[Sequence[RunConfig]], results_dir: str, launch: Launch, jobs: int | None, alone: bool = False
+    groups: Sequence[Sequence[RunConfig]],
+    results_dir: str,
+    launch: Launch,
+    jobs: int | None,
+    trainer: Mapping[str, Any] = NOTHING,
+    stacked: bool = False,
 ) -> int:
     """Submit a job for each group of runs that no job in the queue is for, and wait for all; the exit code.
 
     Args:
         groups: runs without a result, those first that others start from; several in a group are stacked.
-        jobs: how many run at once; None for one for each GPU or core, on SLURM for as many as it likes.
-        alone: whether a run takes all GPUs of this machine, so that local jobs run one by one.
+        jobs: how many run at once; None for as many as `run_workers` would, on SLURM for as many as it likes.
+        trainer, stacked: as for `run_workers`.
     """
     if not groups:
         return 0
     folder = Path(results_dir) / JOBS
     if launch.where == "local":
-        queue = Local(folder, 1 if alone else jobs or default_jobs())
+        queue = Local(folder, jobs or default_jobs(trainer, stacked), trainer, stacked)
     else:
         queue = Slurm(folder, jobs, launch.options)
     try:

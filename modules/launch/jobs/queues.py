@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from modules.documents import read_json
-from modules.launch import slurm
-from modules.launch.job import WorkerJob
-from modules.launch.pool import PATIENCE, visible_gpus
+from modules.launch.jobs import slurm
+from modules.launch.jobs.job import WorkerJob
+from modules.launch.pool import shared_out
 from modules.runs.config import RunConfig
 from variants.atomic import write_atomic
 from variants.errors import UserError, first_line
 
 NOTE = "job.json"
 """File name of the note about a run's job, in the run's folder."""
+PATIENCE = 20.0
+"""Seconds that local jobs have to end: their workers have half of that."""
 FOR_EVER = 10 * 365 * 24 * 60  # minutes: a local job has no time limit
 Runs = Sequence[RunConfig]
 
@@ -72,21 +74,21 @@ class Local(Queue):
     Those that start from another one's run wait for it in their workers, as without `--launch`.
     """
 
-    def __init__(self, folder: Path, at_once: int) -> None:
+    def __init__(self, folder: Path, at_once: int, trainer: Mapping[str, Any], stacked: bool) -> None:
         super().__init__(folder)
-        self.at_once = at_once
+        self.at_once, self.trainer, self.stacked = at_once, trainer, stacked
         self.waiting: list[WorkerJob] = []
         self.started: dict[str, Any] = {}
 
     def submit(self, groups: Sequence[Runs], results_dir: str) -> dict[str, str]:
         """Keep the groups for `states` to start."""
-        at_once = min(self.at_once, len(groups))
+        at_once, gpus = shared_out(min(self.at_once, len(groups)), self.trainer, self.stacked)
+        self.at_once = max(1, at_once)
         names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
         environment = {name: os.environ.get(name) for name in names}  # submitit would hide all GPUs
         environment["LORA_VARIANTS_RUNS_AT_ONCE"] = str(at_once)
         if at_once > 1 and environment["OMP_NUM_THREADS"] is None:
             environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
-        gpus = visible_gpus() if at_once > 1 else []
         found = {}
         for k, group in enumerate(groups):
             gpu = {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {}
@@ -113,7 +115,7 @@ class Local(Queue):
         for job in running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(job.job_id), signal.SIGTERM)
-        deadline = time.monotonic() + 2 * PATIENCE
+        deadline = time.monotonic() + PATIENCE
         while any(not job.done() for job in running) and time.monotonic() < deadline:
             time.sleep(0.1)
 

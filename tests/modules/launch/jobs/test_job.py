@@ -1,4 +1,4 @@
-"""What a job does besides its worker: it ends with its command, waits for a run that is held, and is queued again."""
+"""What a job does besides its worker: it ends with its command, waits when it is warned, and is queued again."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from modules.launch import job
-from modules.launch.job import WorkerJob
+from modules.launch.jobs import job
+from modules.launch.jobs.job import WorkerJob
 from modules.runs.config import RunConfig
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 ENDLESS = """
 import sys, time
-from modules.launch import job
+from modules.launch.jobs import job
+job.RunConfig.read = lambda *_: type("Run", (), {"trainer": {}})
 job.run_workers = lambda *_, **__: print("at work", flush=True) or time.sleep(60) or 0
 job.WorkerJob("results", "a", command=int(sys.argv[1]))()
 """
@@ -43,25 +44,10 @@ def test_a_local_job_ends_with_its_command(stopped):
             each.wait()
 
 
-def test_a_job_waits_for_a_run_that_is_held(monkeypatch, tmp_path):
-    """A machine that died may still hold the run that its job, queued again, goes on with."""
-    held, calls = ["another command", "another command", None], []
-    monkeypatch.setattr(RunConfig, "read", lambda folder, id: type("Run", (), {"id": id, "folder": tmp_path / id}))
-    monkeypatch.setattr(job, "holder", lambda folder: held.pop(0))
-    monkeypatch.setattr(job, "run_workers", lambda words, folder, jobs: calls.append(words) or 0)
-    monkeypatch.setattr(job, "PAUSE", 0.0)
-    before = signal.getsignal(signal.SIGTERM)
-    try:
-        WorkerJob(str(tmp_path), "a")()
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert calls == [["a"]] * 3 and not held
-
-
 def test_a_job_that_slurm_has_warned_waits_for_its_end(monkeypatch, tmp_path):
     """SIGTERM ends the worker too; the job must not count as failed before it is queued again."""
     waited = []
-    monkeypatch.setattr(RunConfig, "read", lambda folder, id: type("Run", (), {"id": id, "folder": tmp_path / id}))
+    monkeypatch.setattr(RunConfig, "read", lambda folder, id: type("Run", (), {"trainer": {}}))
     monkeypatch.setattr(job, "run_workers", lambda *_, **__: signal.raise_signal(signal.SIGTERM) or 1)
     monkeypatch.setattr(job.time, "sleep", waited.append)
     before = signal.getsignal(signal.SIGTERM)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from modules.launch.queues import NOTE
+from modules.launch.jobs.queues import NOTE
 from modules.runs.results import ResultStore
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 GLUE = [sys.executable, str(ROOT / "paper_repro" / "glue.py")]
 LAUNCH = ["--launch", "slurm", "--slurm.time", "30", "--slurm.mem", "100"]
 pytestmark = [pytest.mark.slow, pytest.mark.slurm]

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from modules.launch import slurm
+from modules.launch.jobs import slurm
 from variants.errors import UserError
 
 

@@ -8,19 +8,14 @@ import sys
 import threading
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from modules.launch.claims import holder
 from modules.launch.pool import run_workers
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 
-STALE = 180.0
-"""Seconds that a job waits for a run that somebody holds: a claim of a machine that has died is free before."""
 GRACE = 900.0
 """Seconds that a job which SLURM has warned (SIGTERM) waits for its end: it is cancelled or queued again before."""
-PAUSE = 5.0
 
 
 @dataclass
@@ -72,24 +67,21 @@ class WorkerJob:
             return 130
 
     def _slurm(self) -> int:
-        """The exit code; a run that somebody holds is waited for as long as the holder may be a machine that died."""
+        """The exit code."""
         warned = []
         signal.signal(signal.SIGTERM, lambda *_: warned.append(True))  # it has reached the workers too
-        deadline = time.monotonic() + STALE
-        while (code := self._work()) == 0 and any(map(holder, self._open())) and time.monotonic() < deadline:
-            time.sleep(PAUSE)
-        if warned and self._open():
+        code = self._work()
+        if warned and not self._done():
             time.sleep(GRACE)
         return code
 
     def _work(self) -> int:
-        return run_workers([self.word], self.results_dir, jobs=1)
+        trainer = RunConfig.read(self.results_dir, self.word.partition("+")[0]).trainer
+        return run_workers([self.word], self.results_dir, 1, trainer, "+" in self.word)
 
-    def _open(self) -> list[Path]:
-        """Folders of the runs without a result."""
+    def _done(self) -> bool:
         store = ResultStore(self.results_dir)
-        configs = [RunConfig.read(self.results_dir, id) for id in self.word.split("+")]
-        return [config.folder for config in configs if not store.path(config.id).is_file()]
+        return all(store.path(id).is_file() for id in self.word.split("+"))
 
 
 def _end_after(process: int) -> None:

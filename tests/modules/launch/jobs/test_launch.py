@@ -13,12 +13,12 @@ import pytest
 
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
-from modules.launch import cluster
-from modules.launch.cluster import Launch
+from modules.launch.jobs import launch as cluster
+from modules.launch.jobs.launch import Launch
 from modules.runs.results import ResultStore
 from variants.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[4]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,84 @@
+"""Ranks on several machines: one whose machine has gone leaves none waiting."""
+
+from __future__ import annotations
+
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from modules.launch import peers
+from modules.launch.heartbeat import Heartbeat
+from modules.runs.ranks import MADE
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A run of two ranks of which this process is the first; ``ended`` says with which code it would have ended."""
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv(MADE, raising=False)
+    monkeypatch.setenv(peers.SILENCE, "0.4")
+    config = SimpleNamespace(title="mrpc lora seed 0", folder=tmp_path, trainer={"num_nodes": 2}, ended=[])
+    monkeypatch.setattr(os, "_exit", config.ended.append)
+    return config
+
+
+def other(run) -> Heartbeat:
+    return Heartbeat(run.folder / peers.FOLDER / "1.json", 0.03, {"host": "node7"})
+
+
+def test_a_rank_that_gives_no_sign_is_named_and_this_one_ends(run, capsys):
+    with peers.watching_peers(run):
+        with other(run):
+            time.sleep(0.6)
+        assert not run.ended, "it beats"
+        until = time.monotonic() + 20
+        while not run.ended and time.monotonic() < until:
+            time.sleep(0.02)
+    assert run.ended[0] == 1
+    line = "error: rank 1 of mrpc lora seed 0 on node7 has given no sign of life for 0.4 s, and rank 0 ends; the same"
+    assert capsys.readouterr().err.startswith(line)
+
+
+@pytest.mark.parametrize("case", ["done", "earlier try", "not there yet"])
+def test_who_is_done_or_has_not_come_yet_is_not_silent(run, case):
+    (run.folder / peers.FOLDER).mkdir()
+    if case == "earlier try":
+        other(run).beat()
+    with peers.watching_peers(run):
+        if case == "done":
+            with other(run) as peer:
+                time.sleep(0.1)
+            peer.beat(done=True)
+        time.sleep(0.9)
+    assert not run.ended
+    assert '"done": true' in (run.folder / peers.FOLDER / "0.json").read_text()
+
+
+def test_a_rank_that_was_stopped_itself_counts_anew(run):
+    watch = peers._Watch(run)
+    with other(run):
+        watch._look()
+    watch._looked -= 1.0
+    time.sleep(0.5)
+    watch._look()
+    watch._looked = time.monotonic()
+    watch._look()
+    assert not run.ended
+    time.sleep(0.5)
+    watch._looked = time.monotonic()
+    watch._look()
+    assert run.ended == [1], "and still knows that the other one came"
+
+
+def test_nobody_beats_where_a_worker_watches_all_ranks(run, monkeypatch):
+    monkeypatch.setenv(MADE, "2")
+    run.trainer = {"devices": 2}
+    with peers.watching_peers(run):
+        assert not (run.folder / peers.FOLDER).exists()
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    run.trainer = {"num_nodes": 2}
+    with peers.watching_peers(run):
+        assert not (run.folder / peers.FOLDER).exists()
