@@ -43,12 +43,12 @@ def stop_on_signals() -> None:
 
 @contextlib.contextmanager
 def not_interrupted() -> Iterator[None]:
-    """What is started meanwhile gets no Ctrl-C of the terminal: the command alone does, and ends its workers. One that
-    comes meanwhile comes afterwards."""
+    """What is started meanwhile gets neither Ctrl-C of the terminal nor a scheduler's warning: the command alone does,
+    and ends its workers. One that comes meanwhile comes afterwards."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2})
     try:
         yield
     finally:

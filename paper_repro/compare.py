@@ -25,7 +25,8 @@ from modules.command_line import guarded, place
 from modules.experiments.comparison import Comparison
 from modules.experiments.comparison_file import read
 from modules.experiments.wishes import Wishes
-from modules.launch.pool import default_jobs
+from modules.launch.jobs.launch import Launch
+from modules.launch.jobs.slurm import options_in
 from modules.reports.show import show_table
 from variants.errors import UserError
 
@@ -44,6 +45,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--budget", help="trained adapter parameters, such as 0.3M, or a comma list: picks r, p, ...")
     parser.add_argument("--jobs", type=int, help="runs at once, over all GPUs (default: one for each GPU or core)")
+    parser.add_argument("--launch", help="carry the runs out as jobs: local or slurm, --slurm.partition X and such")
     parser.add_argument(
         "--stack_seeds",
         action="store_true",
@@ -55,16 +57,19 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--reference", action="store_true", help="switch all acceleration off: plain PyTorch, for checking results"
     )
-    return parser.parse_args(argv)
+    words, slurm = options_in(sys.argv[1:] if argv is None else argv)
+    options = parser.parse_args(words)
+    options.slurm = slurm
+    return options
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     options = parse(argv)
+    if options.jobs is not None and options.jobs < 1:
+        raise UserError(f"--jobs must be at least 1, not {options.jobs}")
+    launch = Launch.of(options.launch, options.slurm, submits=not options.plan)
     content = read(options.file)
-    jobs = default_jobs(content.trainer or {}, options.stack_seeds) if options.jobs is None else options.jobs
-    if jobs < 1:
-        raise UserError(f"--jobs must be at least 1, not {jobs}")
     wishes = Wishes(
         benchmark=benchmark(content.benchmark),
         model=options.model,
@@ -75,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reference=options.reference,
     )
     code = frozenset(listed(options.code))
-    comparison = Comparison(options.file, content, wishes, jobs, options.stack_seeds, code)
+    comparison = Comparison(options.file, content, wishes, options.jobs, options.stack_seeds, code, launch)
     rows = comparison.rows(listed(options.variants), listed(options.budget))
     if options.plan:
         return comparison.show_plan(rows)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.support.loopback_slurm import why_not
+
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
@@ -40,7 +42,8 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of acceleration folders; skip those for a GPU where there is none."""
+    """Mark the tests of acceleration folders; skip those for a GPU, or for SLURM, where there is none."""
+    no_slurm = why_not()
     for item in items:
         if "acceleration" in item.path.relative_to(ROOT).parts:
             item.add_marker("acceleration")
@@ -49,6 +52,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             if torch.cuda.device_count() < many:
                 needs = "a GPU" if many == 1 else f"{many} GPUs"
                 item.add_marker(pytest.mark.skip(reason=f"needs {needs}: {gpu.args[0]}"))
+        if no_slurm and item.get_closest_marker("slurm"):
+            item.add_marker(pytest.mark.skip(reason=f"needs a SLURM to start: {no_slurm}"))
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:

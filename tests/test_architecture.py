@@ -77,6 +77,7 @@ FLOORS = {
         "training/parallel",
         "training",
         "launch",
+        "launch/jobs",
         "reports/tables",
         "reports/formats",
         "reports/plots",

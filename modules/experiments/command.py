@@ -13,6 +13,7 @@ from modules.experiments.plan import Plan, make_plan, merge
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
 from modules.launch.holders import forget, say_what_is_missing
+from modules.launch.jobs.launch import Launch, run_jobs
 from modules.launch.pool import default_jobs, run_workers
 from modules.paths import PUBLISHED
 from modules.reports.show import show_paper_table, show_table
@@ -35,6 +36,7 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
     flags = make_parser(cls, benchmark).parse_args(argv)
     if flags.table_only:
         return show_table(flags.results_dir, write=True, benchmark=benchmark)
+    launch = Launch.of(flags.launch, flags.get("slurm"), submits=not flags.plan)
     wishes = Wishes.of(flags, benchmark, cls)
     wanted, about = [wishes], []
     if flags.rows and not flags.table:
@@ -47,10 +49,10 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
     if flags.plan:
         from modules.experiments.dry_run import show_plan
 
-        return show_plan(wanted, about, flags.results_dir)
+        return show_plan(wanted, about, flags.results_dir, launch, flags.jobs)
     plan = merge([make_plan(each, resolve(each.variant)) for each in wanted])
     plan.about += about
-    code = execute(plan, flags.results_dir, benchmark, flags.force, flags.jobs, stack)
+    code = execute(plan, flags.results_dir, benchmark, flags.force, flags.jobs, stack, launch)
     if flags.table and _first_process():
         show_paper_table(flags.results_dir, flags.table)
     return code
@@ -76,6 +78,7 @@ def execute(
     force: bool = False,
     jobs: int | None = None,
     stack: bool = False,
+    launch: Launch | None = None,
 ) -> int:
     """Do what is missing of a plan, each run in a worker process or seeds stacked, and show the table.
 
@@ -86,6 +89,7 @@ def execute(
         jobs: worker processes at once; None for one per GPU or core, or for as many as have the GPUs or cores of
             their ranks.
         stack: train the seeds of a task at once: a stack on each of the devices that Trainer options ask for.
+        launch: jobs of a scheduler in place of workers; `jobs` is then how many run at once.
 
     Returns:
         The exit code.
@@ -96,8 +100,7 @@ def execute(
     from modules.runs.results import ResultStore
 
     trainer = plan.runs[0].trainer if plan.runs else {}
-    jobs = default_jobs(trainer, stacked=stack) if jobs is None else jobs
-    if jobs < 1:
+    if jobs is not None and jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {jobs}")
     if stack:
         stacks(plan.runs)  # refuses before anything is done
@@ -115,8 +118,12 @@ def execute(
     if first:
         for run in (run for group in groups for run in group):
             run.write()
-    words = ["+".join(run.id for run in group) for group in groups]
-    code = run_workers(words, results_dir, jobs, trainer, stacked=stack)
+    if launch:
+        code = run_jobs(groups, results_dir, launch, jobs, trainer, stacked=stack)
+    else:
+        words = ["+".join(run.id for run in group) for group in groups]
+        jobs = default_jobs(trainer, stacked=stack) if jobs is None else jobs
+        code = run_workers(words, results_dir, jobs, trainer, stacked=stack)
     if not first:
         return code
     ids = {run.id for run in plan.runs}

@@ -17,7 +17,8 @@ from modules.experiments.plan import make_plan, open_source
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
 from modules.launch.holders import say_what_is_missing
-from modules.launch.pool import run_workers
+from modules.launch.jobs.launch import Launch, run_jobs
+from modules.launch.pool import default_jobs, run_workers
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from variants.atomic import write_atomic
@@ -48,17 +49,19 @@ class Comparison:
     Attributes:
         path, content: of the file.
         wishes: of the command line, for every run: model, data, results folder and how runs are carried out.
-        jobs: runs at once.
+        jobs: runs at once; None for one for each GPU or core.
         stack: train seeds at once where the variant can be stacked.
         code: the variants from outside (``FILE.py:CLASS``) that the caller has named: a file brings no code.
+        launch: jobs of a scheduler in place of workers.
     """
 
     path: Path
     content: ComparisonFile
     wishes: Wishes
-    jobs: int = 1
+    jobs: int | None = 1
     stack: bool = False
     code: frozenset[str] = frozenset()
+    launch: Launch | None = None
     _source: Source | None = field(default=None, repr=False)
 
     @property
@@ -173,8 +176,13 @@ class Comparison:
         groups = self.missing(runs, folder)
         for run in (run for group in groups for run in group):
             run.write()
-        words = ["+".join(run.id for run in group) for group in groups]
-        code = run_workers(words, str(folder), self.jobs, self.content.trainer or {}, self.stack)
+        trainer = self.content.trainer or {}
+        if self.launch:
+            code = run_jobs(groups, str(folder), self.launch, self.jobs, trainer, self.stack)
+        else:
+            words = ["+".join(run.id for run in group) for group in groups]
+            jobs = default_jobs(trainer, self.stack) if self.jobs is None else self.jobs
+            code = run_workers(words, str(folder), jobs, trainer, self.stack)
         return max(code, say_what_is_missing(runs, folder))
 
     def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:

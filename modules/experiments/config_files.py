@@ -59,8 +59,8 @@ def flags_of(path: str) -> list[str]:
             raise UserError(f"--config {path}: {name[:60]!r} is no flag that a file can give")
         if name == "variant" and ":" in str(value):
             raise UserError(f"a file brings no code: name it yourself, --variant {value}, not in --config {path}")
-        if name == "trainer" and isinstance(value, dict):
-            words += [f"--trainer.{key}={_text(item)}" for key, item in value.items() if item is not None]
+        if name in ("trainer", "slurm") and isinstance(value, dict):
+            words += [f"--{name}.{key}={_text(item)}" for key, item in value.items() if item is not None]
         elif value is not None:
             words.append(f"--{name}={_text(value, name in LISTS)}")
     return words

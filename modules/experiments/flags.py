@@ -70,6 +70,8 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
         help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each; with "
         "--trainer.devices N a stack on each of N devices",
     )
+    add("--launch", type=str | None, help="carry the runs out as jobs, by submitit: local or slurm (docs/clusters.md)")
+    add("--slurm", type=dict[str, str] | None, help="any option of sbatch, as --slurm.partition X --slurm.time 2:00:00")
     add("--table_only", **switch, help="rebuild the table from the result files")
     add("--results_dir", type=place, default="results", help="where runs and tables are written (default: results)")
     add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")

@@ -35,7 +35,7 @@ class PlannedRun:
         model: by name.
         recipe, seed: of the run.
         training, variant: what the recipe and the flags amount to.
-        starts: whether it starts from another run's weights.
+        start: the key of the run whose weights it starts from; None without one.
         rows: of training data, and of the dev set that is scored after each epoch (0 where that is generation).
     """
 
@@ -45,7 +45,7 @@ class PlannedRun:
     seed: int
     training: dict[str, Any]
     variant: BaseVariant
-    starts: bool
+    start: str | None
     rows: tuple[int, int]
 
     @property
@@ -102,13 +102,14 @@ def planned_runs(wishes: Wishes) -> list[PlannedRun]:
     rows: dict[str, tuple[int, int]] = {}
     for recipe in recipes_for(model, preset, cls.name, own, wishes.tasks, wishes.mnli_init).values():
         for seed in wishes.seeds or recipe.seeds:
+            start = None
             for each in (recipe.start, recipe) if recipe.start else (recipe,):
                 training, variant = settings(wishes, cls, each)
                 if each.task not in rows:
                     rows[each.task] = data_rows(own, model, wishes.data_dir, each.task)
-                starts = each.start is not None
-                run = PlannedRun(wishes, model, each, seed, training, variant, starts, rows[each.task])
+                run = PlannedRun(wishes, model, each, seed, training, variant, start, rows[each.task])
                 found.setdefault(run.key, run)
+                start = run.key
     return list(found.values())
 
 

@@ -68,6 +68,20 @@ def visible_gpus() -> list[str]:
     return [gpu.strip() for gpu in gpus if gpu.strip()][: torch.cuda.device_count()]
 
 
+def shared_out(at_once: int, trainer: Mapping[str, Any], stacked: bool) -> tuple[int, list[str]]:
+    """(how many of ``at_once`` runs can be at once, what they take in turn: values of CUDA_VISIBLE_DEVICES).
+
+    Args:
+        trainer, stacked: as for `places`.
+    """
+    dealt, gpus = _dealt(trainer, stacked), places(trainer, stacked)
+    if not dealt and gpus and local_ranks(trainer) > 1:
+        at_once = min(at_once, len(gpus))
+    if not dealt and (at_once == 1 or named_devices(trainer)):
+        gpus = []  # a run that is alone may use what it likes, and one that names its devices sees them all
+    return at_once, gpus
+
+
 def run_workers(
     ids: list[str], results_dir: str, jobs: int, trainer: Mapping[str, Any] = NOTHING, stacked: bool = False
 ) -> int:
@@ -82,16 +96,12 @@ def run_workers(
     """
     if not ids:
         return 0
-    dealt, one_by_one = _dealt(trainer, stacked), launched()
-    ranks = 1 if dealt or one_by_one else local_ranks(trainer)
-    gpus = [] if one_by_one else places(trainer, stacked)
-    at_once = 1 if one_by_one else min(jobs, len(ids))
-    if ranks > 1 and gpus:
-        at_once = min(at_once, len(gpus))
-    if not dealt and (at_once == 1 or named_devices(trainer)):
-        gpus = []  # a run that is alone may use what it likes, and one that names its devices sees them all
+    one_by_one = launched()
+    at_once, gpus = (1, []) if one_by_one else shared_out(min(jobs, len(ids)), trainer, stacked)
+    ranks = 1 if one_by_one or _dealt(trainer, stacked) else local_ranks(trainer)
     lists = [[id] for id in ids] if one_by_one else [ids[k:] + ids[:k] for k in range(at_once)]
-    environment = dict(os.environ) | {"LORA_VARIANTS_RUNS_AT_ONCE": str(at_once), WITH_PARENT: str(os.getpid())}
+    all_runs = at_once * int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))  # this may be one of several jobs
+    environment = dict(os.environ) | {"LORA_VARIANTS_RUNS_AT_ONCE": str(all_runs), WITH_PARENT: str(os.getpid())}
     if at_once * ranks > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (at_once * ranks))))
     environment = KEEP_MEMORY | environment

@@ -30,3 +30,24 @@ def test_a_plan_needs_neither_hub_nor_training(tmp_path, capsys, monkeypatch):
     for line in commands:  # each is a whole command
         parsed = make_parser(resolve("lora"), GLUE).parse_args(shlex.split(line)[2:])
         assert parsed.results_dir == str(tmp_path) and parsed.model == "FacebookAI/roberta-base"
+
+
+def test_for_slurm_it_is_the_script_of_an_array(tmp_path, capsys, monkeypatch):
+    """A task for each run, and those that start from it after it in the same task: none waits for another."""
+    monkeypatch.setattr("modules.experiments.cost_estimate._hours", lambda group: (2.0, "measured"))
+    monkeypatch.setenv("PATH", "")  # neither sbatch nor submitit is needed
+    recipe = tmp_path / "slurm.yaml"
+    recipe.write_text("slurm: {time: '1:30:00', partition: gpu}\nlaunch: slurm\n")
+    flags = ["--table", "lora-2", "--rows", "roberta-base lora", "--seeds", "0,1", "--config", str(recipe)]
+    assert main([*flags, "--plan", "--jobs", "3", "--results_dir", str(tmp_path)], GLUE) == 0
+    text = capsys.readouterr().out
+    lines = text.splitlines()
+    assert lines[0] == "#!/bin/bash" and "#SBATCH --array=0-9%3" in lines
+    assert "#SBATCH --time=90" in lines and "#SBATCH --partition=gpu" in lines
+    tasks = shlex.split(text[text.index("commands=(") + len("commands=(") : text.index("\n)\n")])
+    chains = [task for task in tasks if " && " in task]
+    assert len(tasks) == 10 and len(chains) == 2
+    for seed, chain in enumerate(chains):
+        words = [shlex.split(command) for command in chain.split(" && ")]
+        assert [each[each.index("--tasks") + 1] for each in words] == ["mnli", "mrpc", "rte", "stsb"]
+        assert {each[each.index("--seeds") + 1] for each in words} == {str(seed)}

@@ -23,8 +23,8 @@ def test_a_row_becomes_its_recipes_runs():
     found = planned_runs(able[0])
     assert len(found) == 8 * 5 and {job.seed for job in found} == {0, 1, 2, 3, 4}
     by_task = {job.recipe.task: job for job in found}
-    assert by_task["rte"].steps == 78 * 80 and by_task["rte"].starts  # ceil(2,490 / 32) batches, 80 epochs
-    assert by_task["mnli"].steps == 24_544 * 30 and not by_task["mnli"].starts  # ceil(392,702 / 16)
+    assert by_task["rte"].steps == 78 * 80 and by_task["rte"].start  # ceil(2,490 / 32) batches, 80 epochs
+    assert by_task["mnli"].steps == 24_544 * 30 and not by_task["mnli"].start  # ceil(392,702 / 16)
     small, _ = wishes("adalora-1", "adalora 0.32M")
     assert small[0].options == {"init_r": 4, "target_r": 2}
     (only,) = wishes(words="roberta-base lora", tasks=["rte"], seeds=[7])[0]

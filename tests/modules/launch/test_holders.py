@@ -62,7 +62,7 @@ def test_a_comparison_says_so_too(held, monkeypatch, tmp_path):
     from modules.experiments.comparison import Comparison
 
     monkeypatch.setattr("modules.experiments.comparison.run_workers", lambda *_: 0)
-    comparison = SimpleNamespace(jobs=1, stack=False, content=SimpleNamespace(trainer=None))
+    comparison = SimpleNamespace(jobs=1, launch=None, stack=False, content=SimpleNamespace(trainer=None))
     comparison.missing = lambda runs, folder: []
     assert Comparison.carry_out(comparison, held, tmp_path) == 1
 

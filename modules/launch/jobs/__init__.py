@@ -1,0 +1,1 @@
+"""`--launch`: runs as jobs of a scheduler."""

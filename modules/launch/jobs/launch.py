@@ -1,0 +1,155 @@
+"""`--launch local|slurm`: each run is a job of its own, submitted by submitit, on this machine or by SLURM.
+
+Result files are the only truth: what a job is said to have done is not asked. A run's job is noted in its folder, so
+that the same command, started again, finds it in the queue.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modules.launch.claims import claim
+from modules.launch.holders import holder
+from modules.launch.jobs import slurm
+from modules.launch.jobs.queues import Local, Queue, Slurm, submitit
+from modules.launch.pool import NOTHING, default_jobs
+from modules.runs.config import RunConfig
+from modules.runs.results import ResultStore
+from variants.errors import UserError
+
+JOBS = "jobs"
+"""Folder of the jobs' logs and of submitit's files, in the results folder."""
+LONGEST = 30.0  # seconds between two looks at the queue; the first come sooner
+SAY = 600.0  # seconds after which a line about the jobs comes even where nothing has changed
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How `--launch` carries out runs.
+
+    Attributes:
+        where: local or slurm.
+        options: SLURM's: see `slurm.options_of`.
+    """
+
+    where: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, where: str | None, options: Mapping[str, Any] | None, submits: bool = True) -> Launch | None:
+        """The launch that flags ask for; None without one.
+
+        Args:
+            submits: whether jobs are to be submitted from here, and not only a script written.
+
+        Raises:
+            UserError: flags do not fit together, or what the launch needs is not on this machine.
+        """
+        if where is None:
+            if options:
+                raise UserError(f"--slurm.{next(iter(options))} needs --launch slurm")
+            return None
+        if where not in ("local", "slurm"):
+            raise UserError(f"--launch must be local or slurm, not {where!r}")
+        if where == "local" and options:
+            raise UserError(f"--slurm.{next(iter(options))} is for --launch slurm, not for --launch local")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise UserError("--launch starts the processes itself: leave torchrun or srun out")
+        launch = cls(where, slurm.options_of(options or {}) if where == "slurm" else {})
+        if submits:
+            submitit()
+            if where == "slurm":
+                slurm.needs_slurm()
+        return launch
+
+
+def run_jobs(
+    groups: Sequence[Sequence[RunConfig]],
+    results_dir: str,
+    launch: Launch,
+    jobs: int | None,
+    trainer: Mapping[str, Any] = NOTHING,
+    stacked: bool = False,
+) -> int:
+    """Submit a job for each group of runs that no job in the queue is for, and wait for all; the exit code.
+
+    Args:
+        groups: runs without a result, those first that others start from; several in a group are stacked.
+        jobs: how many run at once; None for as many as `run_workers` would, on SLURM for as many as it likes.
+        trainer, stacked: as for `run_workers`.
+    """
+    if not groups:
+        return 0
+    folder = Path(results_dir) / JOBS
+    if launch.where == "local":
+        queue = Local(folder, jobs or default_jobs(trainer, stacked), trainer, stacked)
+    else:
+        queue = Slurm(folder, jobs, launch.options)
+    try:
+        with _one_command(folder):
+            known = queue.known([run for group in groups for run in group])
+            new = [left for group in groups if (left := [run for run in group if run.id not in known])]
+            if known:
+                print(f"{len(known)} runs have jobs already", flush=True)
+            known |= queue.submit(new, results_dir)
+        return _wait({run.id: run for group in groups for run in group}, known, queue, ResultStore(results_dir))
+    except BaseException:
+        queue.stop()
+        raise
+
+
+@contextlib.contextmanager
+def _one_command(folder: Path) -> Iterator[None]:
+    """Two commands submit one after the other, so that the second finds the jobs of the first."""
+    while True:
+        with claim(folder) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(1)
+
+
+def _wait(runs: Mapping[str, RunConfig], jobs: Mapping[str, str], queue: Queue, store: ResultStore) -> int:
+    """Wait until each run has a result or its job has ended without one; 1 where a job failed, else 0."""
+    begin = said = time.monotonic()
+    shown, missed, failed = "", set(), set()
+    while True:
+        live = queue.states()
+        open = [id for id in runs if not store.path(id).is_file()]
+        ended = {id for id in open if jobs[id] not in live}
+        for id in sorted((ended & missed) - failed):  # missed twice: a result may come late on a network's folder
+            failed.add(id)
+            _tell(runs[id], queue.logs.get(jobs[id], ""))
+        missed = ended
+        states = Counter(live[jobs[id]][0] for id in open if jobs[id] in live)
+        reasons = Counter(reason for id in open if (reason := live.get(jobs[id], ("", ""))[1]))
+        why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
+        line = f"jobs: {len(runs) - len(open)} of {len(runs)} runs done, {states['running']} running, "
+        line += f"{states['pending']} pending{why}, {len(failed)} failed"
+        now = time.monotonic()
+        if line != shown or now - said > SAY:
+            print(line, flush=True)
+            shown, said = line, now
+        if len(failed) == len(open):
+            return 1 if failed else 0
+        time.sleep(min(LONGEST, max(1.0, (now - begin) / 20)))
+
+
+def _tell(run: RunConfig, log: str) -> None:
+    """One line about a run whose job ended without a result: the last error in its log, and where that is."""
+    if holder(run.folder):
+        return  # whose command says more at the end
+    errors = []
+    with contextlib.suppress(OSError):
+        lines = Path(log).read_text(encoding="utf-8", errors="replace").splitlines()
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    said = errors[-1] if errors else f"{run.title}: its job ended without a result"
+    print(f"error: {said}; the log of its job: {log}", file=sys.stderr, flush=True)

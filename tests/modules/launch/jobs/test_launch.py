@@ -1,0 +1,122 @@
+"""`--launch`: its flags, and jobs on this machine by submitit's local executor."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from modules.benchmarks.glue import GLUE
+from modules.experiments.command import main
+from modules.launch.jobs import launch as cluster
+from modules.launch.jobs.launch import Launch
+from modules.runs.results import ResultStore
+from variants.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[4]
+
+
+@pytest.mark.parametrize(
+    ("where", "options", "words"),
+    [
+        (None, {"time": "3"}, "--slurm.time needs --launch slurm"),
+        ("local", {"time": "3"}, "--slurm.time is for --launch slurm"),
+        ("cloud", {}, "--launch must be local or slurm"),
+        ("slurm", {"no_such": "3"}, "--slurm.no_such is not known"),
+        ("slurm", {}, "sbatch, which is not on PATH"),
+    ],
+)
+def test_flags_that_do_not_fit(monkeypatch, where, options, words):
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(UserError, match=words):
+        Launch.of(where, options)
+
+
+def test_without_submitit_the_extra_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"pip install 'lora-variants\[slurm\]'"):
+        Launch.of("local", None)
+    assert Launch.of("slurm", None, submits=False).options["time"] == 240, "a script needs no submitit"
+
+
+def test_under_a_launcher_it_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="leave torchrun or srun out"):
+        Launch.of("local", None)
+
+
+def test_what_has_a_job_is_not_submitted_again(monkeypatch, tmp_path, capsys):
+    """A queue that knows one run's job is given the others; what ends without a result is named, once."""
+
+    class Run:
+        def __init__(self, id):
+            self.id, self.title, self.folder = id, f"mrpc lora seed {id}", tmp_path / id
+
+    class Queue:
+        logs = {"old": "old.log", "a": str(tmp_path / "a.log"), "b": "no-such.log"}
+        live = [{"old": ("running", ""), "a": ("pending", "Priority")}, {"old": ("running", "")}]
+
+        def known(self, runs):
+            return {"1": "old"}
+
+        def submit(self, groups, results_dir):
+            self.submitted = [[run.id for run in group] for group in groups]
+            return {"2": "a", "3": "a", "4": "b"}
+
+        def states(self):
+            return self.live.pop(0) if self.live else {}
+
+        def stop(self):
+            raise AssertionError("nothing stopped the command")
+
+    queue = Queue()
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "1.json").write_text("")
+    (tmp_path / "a.log").write_text("error: early\nerror: mrpc lora seeds 2,3: no memory\nlast words\n")
+    monkeypatch.setattr(cluster, "Local", lambda *_: queue)
+    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
+    runs = [Run("1"), Run("2"), Run("3"), Run("4")]
+    code = cluster.run_jobs([runs[:2], runs[2:3], runs[3:]], str(tmp_path), Launch("local"), 1)
+    out, err = capsys.readouterr()
+    assert code == 1 and queue.submitted == [["2"], ["3"], ["4"]]
+    assert "1 runs have jobs already" in out
+    assert out.splitlines()[1] == "jobs: 1 of 4 runs done, 0 running, 2 pending (Priority), 0 failed"
+    assert out.splitlines()[-1] == "jobs: 1 of 4 runs done, 0 running, 0 pending, 3 failed"
+    assert sorted(err.splitlines()) == [
+        "error: mrpc lora seed 4: its job ended without a result; the log of its job: no-such.log",
+        *[f"error: mrpc lora seeds 2,3: no memory; the log of its job: {tmp_path / 'a.log'}"] * 2,
+    ]
+
+
+@pytest.mark.slow
+def test_local_jobs(command, tmp_path, capsys, monkeypatch):
+    """A job with a log of its own, then the table; started again nothing is left to do."""
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    words = [*command, "--launch", "local", "--jobs", "1"]
+    assert main(words, GLUE) == 0
+    out = capsys.readouterr().out
+    assert "jobs: 1 of 1 runs done" in out and "seeds: 1" in out
+    (run,) = ResultStore(tmp_path / "results").all()
+    (log,) = (tmp_path / "results" / "jobs").glob("*_log.out")
+    assert "rte lora seed 0: epoch 2/2" in log.read_text()
+    assert main(words, GLUE) == 0 and "1 done before" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_local_jobs_end_with_the_command(command, tmp_path):
+    words = [sys.executable, str(ROOT / "paper_repro" / "glue.py"), *command, "--launch", "local", "--epochs", "5000"]
+    process = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
+    folder = tmp_path / "results" / "runs"
+    deadline = time.monotonic() + 120
+    while not (checkpoints := list(folder.glob("*/last.ckpt"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    stamp = checkpoints[0].stat().st_mtime_ns
+    time.sleep(1)
+    assert checkpoints[0].stat().st_mtime_ns == stamp
