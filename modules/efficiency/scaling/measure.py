@@ -16,6 +16,7 @@ import torch
 from modules.efficiency.jobs.processes import call_ranks
 from modules.efficiency.scaling.command_run import LORA, SETTINGS, command, measure_command, scratch
 from modules.efficiency.scaling.plan import SMALL
+from modules.efficiency.scaling.sharded_job import LLAMA_7B
 from modules.efficiency.scaling.workloads import (
     CPU,
     GPU,
@@ -29,12 +30,14 @@ from modules.efficiency.scaling.workloads import (
 )
 from variants.errors import UserError
 
-OURS = "ours"
+OURS, SHARDED = "ours", "sharded"
+WIDTH = 1024
+"""Tokens of a row of the sharded decoder."""
 BUFFERS = (500_000, 1_000_000, 3_000_000, 10_000_000)
 """Bytes of the all-reduced buffers; those of the workloads' own gradients are added."""
 STEPS, EPOCHS, QUICK_EPOCHS = 50, 12, 5
 """Steps of an epoch, and epochs, of the command; PEFT takes a third of the epochs."""
-LIMIT_S = {"command": 200.0, "peft": 240.0, "all-reduce": 90.0}
+LIMIT_S = {"command": 200.0, "peft": 240.0, "all-reduce": 90.0, "sharded": 150.0}
 """The most seconds that a process may take: one that hangs is a failed row."""
 
 
@@ -161,6 +164,19 @@ class Session:
         self.say(f"all-reduce on {gpus}: {told}")
         self.keep()
 
+    def sharded(self) -> None:
+        """A LLaMA of 7B on one GPU, and in shards on all: peak memory and step time, rows of all kept."""
+        each = self.scaling["sharded"] = {"rows": self.gpus, "width": WIDTH, "r": 16}
+        settings = {"config": LLAMA_7B, "r": 16, "rows": self.gpus, "width": WIDTH, "steps": 6, "gpu": self.gpu}
+        for gpus in (1, self.gpus):
+            found = each[str(gpus)] = self._job("sharded_job", self._folder(), settings, "sharded", gpus)
+            if "failed" in found:
+                told = f"failed: {found['failed']}"
+            else:
+                told = f"{found['peak_mb'] / 1024:.1f} GiB, {found['step_ms']:.0f} ms a step"
+            self.say(f"LLaMA 7B on {gpus}: {told}")
+            self.keep()
+
     def _job(
         self, name: str, folder: Path, settings: dict[str, Any], kind: str, gpus: int | None = None
     ) -> dict[str, Any]:
@@ -240,6 +256,8 @@ def _beside(session: Session, records: list[tuple[Workload, Record]]) -> None:
         for way in work.peft:
             if session.wants(f"peft {way}") and (not session.options.quick or way.startswith("eager")):
                 session.peft(work, record, way)
+    if session.gpu and session.gpus > 1 and session.wants(SHARDED) and not session.options.shape:
+        session.sharded()
     for work, record in records:
         if session.wants(OURS) and not session.options.quick:
             session.run(work, record, 1, work.rows // SMALL)

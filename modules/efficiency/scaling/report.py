@@ -89,7 +89,21 @@ def _sharded(scaling: dict[str, Any]) -> list[str]:
     found = scaling.get("sharded")
     if not found:
         return []
-    return ["## A model that is shared by two GPUs (FSDP2)", "", *(f"- {k}: {v}" for k, v in found.items()), ""]
+    lines = [
+        "## A model larger than a GPU, in shards (`--trainer.strategy fsdp2`)",
+        "",
+        f"LLaMA 7B, LoRA r={found['r']} on all linear maps, {found['rows']} rows of {found['width']} tokens in all, "
+        "bf16, plain eager steps, no gradient checkpointing.",
+        "",
+        "| GPUs | peak memory of each, GiB | step, ms | loss of the first step |",
+        "|---|---|---|---|",
+    ]
+    for gpus, one in found.items():
+        if isinstance(one, dict) and "failed" in one:
+            lines.append(f"| {gpus} | {_cell(one['failed'])} | | |")
+        elif isinstance(one, dict):
+            lines.append(f"| {gpus} | {one['peak_mb'] / 1024:.1f} | {one['step_ms']:.0f} | {one['loss']:.4f} |")
+    return [*lines, ""]
 
 
 def plans(scaling: dict[str, Any]) -> dict[str, Plan]:

@@ -24,10 +24,9 @@ def rows(scaling: dict[str, Any]) -> list[dict[str, Any]]:
     if scaling.get("device") == "cuda":  # processes that share a CPU say nothing of scaling
         for shape, record in scaling.get("workloads", {}).items():
             found += _workload(shape, record)
-    sharded = scaling.get("sharded", {})
-    if sharded.get("one_peak_mb") and sharded.get("each_peak_mb"):
-        value = sharded["each_peak_mb"] / sharded["one_peak_mb"]
-        found.append(_row("FSDP2, peak memory for each GPU", "2 GPUs / 1", (value,) * 3, SHARDED))
+    one, two = (scaling.get("sharded", {}).get(gpus, {}).get("peak_mb") for gpus in "12")
+    if one and two:
+        found.append(_row("LLaMA 7B in shards, peak memory of each GPU", "2 GPUs / 1", (two / one,) * 3, SHARDED))
     return found
 
 
