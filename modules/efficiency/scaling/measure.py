@@ -165,16 +165,16 @@ class Session:
         self.keep()
 
     def sharded(self) -> None:
-        """A LLaMA of 7B on one GPU, and in shards on all: peak memory and step time, rows of all kept."""
-        each = self.scaling["sharded"] = {"rows": self.gpus, "width": WIDTH, "r": 16}
-        settings = {"config": LLAMA_7B, "r": 16, "rows": self.gpus, "width": WIDTH, "steps": 6, "gpu": self.gpu}
-        for gpus in (1, self.gpus):
-            found = each[str(gpus)] = self._job("sharded_job", self._folder(), settings, "sharded", gpus)
-            if "failed" in found:
-                told = f"failed: {found['failed']}"
-            else:
-                told = f"{found['peak_mb'] / 1024:.1f} GiB, {found['step_ms']:.0f} ms a step"
-            self.say(f"LLaMA 7B on {gpus}: {told}")
+        """A LLaMA of 7B on one GPU, and in shards on all: peak memory and step time, with the same rows in all, and with
+        the same rows, and so activations, on each."""
+        record = self.scaling["sharded"] = {"width": WIDTH, "r": 16, "runs": {}}
+        for gpus, rows in ((1, self.gpus), (self.gpus, 1), (1, 1)):
+            settings = {"config": LLAMA_7B, "r": 16, "rows": gpus * rows, "width": WIDTH, "steps": 6, "gpu": self.gpu}
+            found = self._job("sharded_job", self._folder(), settings, "sharded", gpus)
+            record["runs"][run_name(gpus, rows)] = found
+            peak, ms = found.get("peak_mb", 0) / 1024, found.get("step_ms", 0)
+            told = f"failed: {found['failed']}" if "failed" in found else f"{peak:.1f} GiB, {ms:.0f} ms a step"
+            self.say(f"LLaMA 7B, {gpus} x {rows} rows: {told}")
             self.keep()
 
     def _job(

@@ -92,17 +92,16 @@ def _sharded(scaling: dict[str, Any]) -> list[str]:
     lines = [
         "## A model larger than a GPU, in shards (`--trainer.strategy fsdp2`)",
         "",
-        f"LLaMA 7B, LoRA r={found['r']} on all linear maps, {found['rows']} rows of {found['width']} tokens in all, "
-        "bf16, plain eager steps, no gradient checkpointing.",
+        f"LLaMA 7B, LoRA r={found['r']} on all linear maps, rows of {found['width']} tokens, bf16, plain eager steps, "
+        "no gradient checkpointing. Rows of all kept: the same command with more GPUs.",
         "",
-        "| GPUs | peak memory of each, GiB | step, ms | loss of the first step |",
+        "| GPUs x rows of each | peak memory of each, GiB | step, ms | loss of the first step |",
         "|---|---|---|---|",
     ]
-    for gpus, one in found.items():
-        if isinstance(one, dict) and "failed" in one:
-            lines.append(f"| {gpus} | {_cell(one['failed'])} | | |")
-        elif isinstance(one, dict):
-            lines.append(f"| {gpus} | {one['peak_mb'] / 1024:.1f} | {one['step_ms']:.0f} | {one['loss']:.4f} |")
+    for name, one in found["runs"].items():
+        told = _cell(one["failed"]) + " | | " if "failed" in one else ""
+        told = told or f"{one['peak_mb'] / 1024:.1f} | {one['step_ms']:.0f} | {one['loss']:.4f}"
+        lines.append(f"| {name.replace('x', ' x ')} | {told} |")
     return [*lines, ""]
 
 

@@ -24,9 +24,11 @@ def rows(scaling: dict[str, Any]) -> list[dict[str, Any]]:
     if scaling.get("device") == "cuda":  # processes that share a CPU say nothing of scaling
         for shape, record in scaling.get("workloads", {}).items():
             found += _workload(shape, record)
-    one, two = (scaling.get("sharded", {}).get(gpus, {}).get("peak_mb") for gpus in "12")
+    runs = scaling.get("sharded", {}).get("runs", {})
+    one, two = (runs.get(name, {}).get("peak_mb") for name in (run_name(1, 2), run_name(2, 1)))
     if one and two:
-        found.append(_row("LLaMA 7B in shards, peak memory of each GPU", "2 GPUs / 1", (two / one,) * 3, SHARDED))
+        spread = (two / one,) * 3
+        found.append(_row("LLaMA 7B in shards, peak memory of each", "2 GPUs / 1, rows of all kept", spread, SHARDED))
     return found
 
 
