@@ -41,10 +41,11 @@ from variants.errors import UserError
 from variants.schema import built
 
 SILENCE_VARIABLE = "LORA_VARIANTS_CLAIM_SILENCE"
-SILENCE, BEATS = 90.0, 6
+SILENCE, BEATS = 180.0, 12
 """Seconds without a sign of life after which other machines take a run over, and how many beats are due in them.
 
-They are more than the minute for which NFS clients keep what they know of a folder.
+An NFS server that loses a client lets the others' beats wait until that client's lease is over (90 s on Linux) and a
+little longer: they must not be taken for lost as well.
 """
 TRIES = 20
 """How often others may be faster, with claims that they release again at once."""
