@@ -6,6 +6,7 @@
     python paper_repro/efficiency.py --scenarios host --precision bf16     # what an eager step costs the host, on a CPU
     python paper_repro/efficiency.py --ways "ours lora,limit" --modes graphs,trained
     python paper_repro/efficiency.py --job --data_dir GLUE    # whole jobs: RTE and MRPC against transformers' Trainer
+    python paper_repro/efficiency.py --scaling --data_dir GLUE --e2e_dir E2E    # 1, 2, ... all GPUs, PEFT beside
     python paper_repro/efficiency.py --since COMMIT           # the embedded GLUE command, at that commit and now
     python paper_repro/efficiency.py --reference --ways "ours,limit"       # ours with and without its acceleration
     python paper_repro/efficiency.py --report_only            # table and plot from the result file
@@ -15,11 +16,16 @@ take a step (limit, full fine-tuning, ours and PEFT's LoRA, DoRA, VeRA, AdaLoRA;
 trains) in turn within each round. No download: backbones have their published sizes and random weights. Written are
 DEVICE.json, DEVICE.md and, with matplotlib (pip install -e ".[plots]"), DEVICE.png and .svg; a scenario that
 is measured again replaces its entry. A way that fails is a row with the reason. Without PEFT its rows are left out.
+
+--scaling writes DEVICE-xN files: weak and strong scaling, PEFT under accelerate on all GPUs, and what up to 64 GPUs
+would give, planned on paper. A first round of everything comes before the further rounds of --repeats.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,9 +57,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--reference", action="store_true", help="also measure ours without acceleration: ways named ours-reference")
     add("--out", type=place, default=Path("results/efficiency"), help="folder of the result files")
     add("--job", action="store_true", help="whole jobs in fresh processes, instead of steps")
-    add("--data_dir", type=place, default=None, help="GLUE's TSV folders, for --job (default: $GLUE_DIR)")
+    add("--data_dir", type=place, default=None, help="GLUE's TSV folders, for --job and --scaling (default: $GLUE_DIR)")
+    add("--e2e_dir", type=place, default=None, help="E2E's CSV files, for --scaling (default: $E2E_DIR)")
+    add("--scaling", action="store_true", help="the commands on 1, 2, ... all visible GPUs, instead of steps")
+    add("--network_gbps", type=above_zero, help="Gbit/s between hosts that --scaling's plan assumes (default: 400)")
+    add("--network_us", type=above_zero, help="microseconds of a message between hosts, likewise (default: 5)")
     add("--model", default=None, help="backbone of --job (default: written here, roberta-base with random weights)")
-    add("--repeats", type=positive, default=1, help="of each whole job, in turn (default: 1)")
+    add("--repeats", type=positive, default=1, help="of each whole job, and rounds of --scaling (default: 1)")
     add("--epochs", type=positive, default=3, help="of each whole job (default: 3)")
     add("--tasks", type=names, default=("rte", "mrpc"), help="of the whole jobs (default: rte,mrpc)")
     add("--since", default=None, metavar="COMMIT", help="the README's embedded command, then and now, instead of steps")
@@ -77,6 +87,14 @@ def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a number from 1, not {text!r}")
     return int(text)
+
+
+def above_zero(text: str) -> float:
+    """A number above 0."""
+    with contextlib.suppress(ValueError):
+        if math.inf > float(text) > 0:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

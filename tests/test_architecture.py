@@ -88,6 +88,7 @@ FLOORS = {
         "efficiency/inference",
         "efficiency/steps",
         "efficiency/jobs",
+        "efficiency/scaling",
         "efficiency",
     ),
 }

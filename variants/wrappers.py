@@ -1,8 +1,8 @@
-"""Wrappers that other loops put around a model, and what they do to the names of its parameters."""
+"""Wrappers that other loops put around a model, what they do to the names of its parameters, and to the parameters."""
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 from variants.errors import VariantError
 
@@ -52,3 +52,13 @@ def plain(name: str) -> str:
 def wrapper_of(name: str) -> str:
     """Who put the first segment before a name of a file, such as ``module.``; "" where it is none of theirs."""
     return _SEGMENTS.get(name.partition(".")[0], "")
+
+
+def in_shards(parameter: Tensor) -> bool:
+    """Whether a parameter is spread over several devices now, as ``fully_shard`` leaves it between passes."""
+    return hasattr(parameter, "device_mesh")
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether a model's parameters are in shards: every process must then go through the same passes."""
+    return any(map(in_shards, model.parameters()))

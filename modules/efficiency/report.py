@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.efficiency import thresholds
+from modules.efficiency.scaling import report as scaling
 from modules.efficiency.steps.implementations import LIMIT_PACKED, LIMIT_TOGETHER, REFERENCE, TOGETHER
 from modules.efficiency.steps.loss_curves import AGREE, FIGURES, ROUNDED, agrees
 from modules.reports.plots.image_files import saved_figure
@@ -35,12 +36,16 @@ _COLOURS = {
 
 def markdown(result: dict[str, Any]) -> str:
     """The whole result: thresholds, loss curves, whole jobs, then every scenario."""
-    environment = result["environment"]
+    environment, scaled = result["environment"], result.get("scaling")
+    title = f"Training at the hardware's limit: {environment['device']}"
+    if scaled:
+        title = f"Scaling: {environment['devices']} × {environment['device']}"
+    reading = (scaling.READING if scaled else READING).split()
     parts = [
-        f"# Training at the hardware's limit: {environment['device']}",
+        f"# {title}",
         "",
         f"torch {environment['torch']}, transformers {environment['transformers']}, "
-        f"PEFT {result.get('peft') or 'absent'}. {' '.join([*READING.split(), *result.get('remarks', ())])}",
+        f"PEFT {result.get('peft') or 'absent'}. {' '.join([*reading, *result.get('remarks', ())])}",
         "",
     ]
     if not result.get("peft"):
@@ -48,6 +53,7 @@ def markdown(result: dict[str, Any]) -> str:
     parts += [*_thresholds(result), *_loss_curves(result.get("curves", [])), *_jobs(result.get("jobs", []))]
     for scenario in result.get("scenarios", {}).values():
         parts += [*_scenario(scenario), ""]
+    parts += scaling.markdown(scaled) if scaled else []
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -63,7 +69,7 @@ def _thresholds(result: dict[str, Any]) -> list[str]:
         return []
     lines = ["## Bars", "", "| bar | measured as | must be | measured | |", "|---|---|---|---|---|"]
     for row in rows:
-        bound = f"{'<' if row['strict'] else '≤'} {row['limit']:g}"
+        bound = f"{'≥' if row.get('least') else '<' if row['strict'] else '≤'} {row['limit']:g}"
         met = "met" if row["met"] else "**not met**"
         lines.append(f"| {row['bar']} | {row['what']} | {bound} | {bracketed(row['measured'])} | {met} |")
     return [*lines, ""]
@@ -136,11 +142,14 @@ def _number(value: float | None) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Write step times of every scenario as bars with quartiles, the limit as a line, to ``path``.png and ``path``.svg.
+    """Write step times of every scenario as bars with quartiles, the limit as a line, to ``path``.png and ``path``.svg;
+    of a scaling benchmark its own plot.
 
     Raises:
         UserError: matplotlib is not installed.
     """
+    if result.get("scaling"):
+        return scaling.plot(result["scaling"], result["environment"]["device"], path)
     scenarios = [s for s in result["scenarios"].values() if any("step_ms" in r for r in s["ways"].values())]
     heights = [0.9 + 0.24 * sum("step_ms" in r for r in s["ways"].values()) for s in scenarios]
     with saved_figure(path, 8, sum(heights) + 0.3) as figure:

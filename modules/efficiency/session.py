@@ -11,6 +11,7 @@ import torch
 
 from modules.efficiency import report
 from modules.efficiency.result_file import FORMAT, peft_version, read, save, slug
+from modules.efficiency.scaling.measure import assume_network, measure_scaling
 from modules.efficiency.steps import loss_curves, measure, peft_implementation
 from modules.efficiency.steps.implementations import MODES, Implementation, grid
 from modules.efficiency.steps.scenarios import DEFAULT, SCENARIOS, Scenario
@@ -35,15 +36,24 @@ def run(options: argparse.Namespace) -> int:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: there is no GPU that torch can use; take --device cpu")
     result = {"format": FORMAT, "environment": environment(str(device)), "peft": peft_version()}
-    path = options.out / f"{slug(result['environment']['device'], device.type)}.json"
+    name = slug(result["environment"]["device"], device.type)
+    if options.scaling:
+        devices = torch.cuda.device_count() if device.type == "cuda" else 2
+        name, result["environment"]["devices"] = f"{name}-x{devices}", devices
+    path = options.out / f"{name}.json"
     path = Path(options.report_only or path)
     before = read(path)
     if options.report_only is not None:
         if not before:
             raise UserError(f"{path} does not exist: measure first, or name its folder with --out")
+        if "scaling" in before:
+            assume_network(options, before["scaling"])
         return write_report(path, before)
     result |= {key: before.get(key, empty) for key, empty in KEPT.items()}
-    if options.job or options.since:
+    if options.scaling:
+        scaling = result["scaling"] = before.get("scaling", {})
+        measure_scaling(options, device, scaling, lambda: save(path, result))
+    elif options.job or options.since:
         jobs = _jobs(options, device)
         result["jobs"] = [j for j in result["jobs"] if j["title"] not in {new["title"] for new in jobs}] + jobs
     else:
@@ -145,7 +155,7 @@ def write_report(path: Path, result: dict[str, Any]) -> int:
     write_atomic(path.with_suffix(".md"), text)
     written = [path, path.with_suffix(".md")]
     print("\n" + text)
-    if result["scenarios"]:
+    if result.get("scenarios") or result.get("scaling"):
         try:
             report.plot(result, path.with_suffix(""))
             written += [path.with_suffix(".png"), path.with_suffix(".svg")]

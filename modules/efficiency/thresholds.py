@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from modules.efficiency.scaling import thresholds as scaling
 from modules.efficiency.steps.implementations import STACKED, TOGETHER
 from modules.efficiency.steps.measure import quartiles
 
@@ -13,7 +14,8 @@ Row = dict[str, Any]
 """A threshold as it is kept in result files.
 
 ``bar`` is its name, ``what`` the two implementations that were divided, ``measured`` the ratio (q1, median, q3),
-``limit`` the threshold, ``strict`` whether the ratio must be below it, ``met`` whether the median is.
+``limit`` the threshold, ``strict`` whether the ratio must be below it, ``least`` (where it is there) that it must reach
+it instead, ``met`` whether the median does.
 """
 PEFTS = ("peft", "peft-bf16")
 """PEFT's two precisions."""
@@ -28,7 +30,8 @@ def rows(result: dict[str, Any]) -> list[Row]:
     for key in ("base", "e2e", "large", "compiled"):
         if key in scenarios:
             found += {"base": _base, "e2e": _e2e, "large": _memory, "compiled": _compiled}[key](scenarios[key])
-    return found + [row for job in result.get("jobs", []) for row in _job(job)]
+    found += [row for job in result.get("jobs", []) for row in _job(job)]
+    return found + scaling.rows(result.get("scaling", {}))
 
 
 def ratio(scenario: dict[str, Any], over: str, under: str) -> Spread | None:

@@ -92,6 +92,7 @@ class Cost(TypedDict, total=False):
     """What a run cost: see `modules.training.cost`."""
 
     step_ms: float | None
+    epoch_step_ms: list[float]
     peak_memory_mb: float | None
     wall_s: float | None
     diverged: bool

@@ -45,6 +45,19 @@ def _devices(value: Any) -> bool:
     return number or value == "auto" or isinstance(value, (list, str)) and bool(value) and value not in ("0", "x")
 
 
+STRATEGIES = ("auto", "ddp", "fsdp2")
+"""Values of --trainer.strategy: the whole model on each device (auto, ddp), or the frozen base in shards (fsdp2)."""
+
+REFUSED = {
+    "deepspeed": "it would shard what trains and write checkpoints of its own",
+    "fsdp": "it flattens frozen weights and trained ones into one, and writes checkpoints of its own",
+    "model_parallel": "it writes checkpoints of its own",
+    "ddp_find": "every tensor that trains gets a gradient here, or the run says which does not",
+    "ddp_": "processes that are spawned or forked do not give their results back",
+}
+"""By the beginning of a strategy's name: why it is refused."""
+
+
 VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "devices": (_devices, "a number from 1, a list of them, or auto"),
     "num_nodes": (_whole(1), "a whole number from 1"),
@@ -78,6 +91,7 @@ def check_trainer(options: Mapping[str, Any]) -> None:
         fits, words = VALUES.get(name, (None, ""))
         if fits and not fits(value):
             raise UserError(f"--trainer.{name} must be {words}, not {value!r}")
+    _check_strategy(options.get("strategy", "auto"))
     _check_accelerator(options.get("accelerator", "auto"))
     _check_devices(options)
     if options.get("num_nodes", 1) > 1 and not launched() and "MASTER_ADDR" not in os.environ:
@@ -97,6 +111,16 @@ def _check_devices(options: Mapping[str, Any]) -> None:
     highest = max(named_devices(options) or [local_ranks(options) - 1])
     if highest >= here:
         raise UserError(f"--trainer.devices {options['devices']}: this machine has {here} of them, numbered from 0")
+
+
+def _check_strategy(name: Any) -> None:
+    """Raise UserError where a strategy could not keep what the project promises: its files, resuming, equal numbers."""
+    if name not in STRATEGIES:
+        why = next((f": {reason}" for start, reason in REFUSED.items() if str(name).startswith(start)), "")
+        raise UserError(
+            f"--trainer.strategy {name} is not supported{why}; leave it out for the whole model on each device (ddp), "
+            "or name fsdp2 for a model that is larger than a GPU, its frozen weights in shards"
+        )
 
 
 def _check_accelerator(name: Any) -> None:

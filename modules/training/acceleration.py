@@ -22,6 +22,7 @@ from modules.paths import has_acceleration
 from modules.runs.config import RunConfig
 from modules.training.clipping import clip_each
 from modules.training.parallel import devices
+from modules.training.parallel.plain_step import PlainStep
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.variant import BaseVariant
@@ -76,15 +77,18 @@ def wanted(config: RunConfig) -> bool:
 
 
 def uses_graphs(config: RunConfig, precision: str) -> bool:
-    """Whether training steps are replayed as CUDA graphs: on GPUs, not under fp16, whose scale may skip a step."""
-    if not wanted(config) or config.compile == "off" or precision == "16-mixed":
+    """Whether training steps are replayed as CUDA graphs: on GPUs, not under fp16, whose scale may skip a step, and not
+    over a base in shards, which messages to other processes bring together."""
+    if not wanted(config) or config.compile == "off" or precision == "16-mixed" or devices.in_shards(config):
         return False
     return devices.on_gpu(config) and (devices.in_one_process(config) or averages(config, precision))
 
 
 def averages(config: RunConfig, precision: str) -> bool:
     """Whether the run is in several processes and averages their gradients itself: not under fp16, whose scale
-    DistributedDataParallel's gradients must have."""
+    DistributedDataParallel's gradients must have; always over a base in shards, for which there is nobody else."""
+    if devices.in_shards(config):
+        return True
     several = not devices.in_one_process(config) and config.trainer.get("strategy", "auto") in ("auto", "ddp")
     return wanted(config) and several and precision != "16-mixed"
 
@@ -121,7 +125,7 @@ def accelerate(
         precision: Lightning's, from :func:`lower_backbone`.
     """
     if not wanted(config):
-        return PlainComputation()
+        return PlainComputation(averages(config, precision))
     graphs = uses_graphs(config, precision)
     data.fill = graphs  # every batch of a length has one shape
     return Acceleration(handle, data, graphs, averages(config, precision), pack_rows(handle, data, config))
@@ -155,7 +159,10 @@ class PlainComputation:
     """
 
     reference = True
-    graphs = averages = False
+    graphs = False
+
+    def __init__(self, averages: bool = False) -> None:
+        self.averages = averages
 
     def forward_pass(self) -> AbstractContextManager[None]:
         """``with`` this, one forward pass of the adapted model."""
@@ -174,7 +181,7 @@ class PlainComputation:
             compute: batch -> tensors, of which the first is the scalar to differentiate.
             parameters: all that trains.
         """
-        return None
+        return PlainStep(compute, parameters) if self.averages else None
 
     def adamw(self, groups: list[dict[str, Any]], eps: float, scaled: bool) -> torch.optim.Optimizer:
         """AdamW for parameter groups.

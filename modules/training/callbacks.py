@@ -16,6 +16,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from modules.processes import on_terminal
 from modules.runs.results import finite_losses
 from modules.training.lightning_module import FineTuner
+from modules.training.parallel.replicas import check_replicas
 from variants.adapters.adapted_model import AdaptedModel
 from variants.formats.native import save_adapter
 
@@ -41,6 +42,14 @@ class BeforeWriting(Callback):
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Ask."""
         self._ask()
+
+
+class SameReplicas(Callback):
+    """Ends a run whose processes have drifted apart, before an adapter is saved that is the first one's alone."""
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Compare what every process has learnt. Raises UserError."""
+        check_replicas(module.state_dict())
 
 
 class History(Callback):

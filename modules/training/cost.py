@@ -66,14 +66,15 @@ def cost(history: History, data: PaddedDataModule, config: RunConfig, stacked: i
         stacked: how many seeds were trained at once; time and memory are those of all of them.
 
     Returns:
-        ``step_ms`` (median over the epochs; None where nothing was trained), ``steps``, ``tokens`` (without padding),
-        ``tokens_per_s``, ``peak_memory_mb`` (MiB), ``wall_s``, ``file_bytes`` of the best adapter, ``diverged``, and
-        ``stacked`` where it is more than one.
+        ``step_ms`` (median over the epochs; None where nothing was trained), ``epoch_step_ms`` (each epoch's mean),
+        ``steps``, ``tokens`` (without padding), ``tokens_per_s``, ``peak_memory_mb`` (MiB), ``wall_s``, ``file_bytes``
+        of the best adapter, ``diverged``, and ``stacked`` where it is more than one.
     """
     tokens = data.tokens_per_epoch * len(history.step_seconds)
     seconds = sum(history.step_seconds) * data.steps_per_epoch
     found = {
         "step_ms": round(1000 * statistics.median(history.step_seconds), 3) if history.steps else None,
+        "epoch_step_ms": [round(1000 * mean, 3) for mean in history.step_seconds],
         "steps": history.steps,
         "tokens": tokens,
         "tokens_per_s": round(tokens * stacked / seconds, 1) if seconds else None,

@@ -201,31 +201,48 @@ class FineTuner(LightningModule):
                 self.adapted.after_step(self.trainer.global_step + 1, self.total_steps)
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Average gradients over processes; check before the first step that everything that trains got one.
+        """Average gradients over processes; before the first step, check them.
+
+        Raises:
+            UserError: something that trains got none.
+        """
+        if self.step is not None:
+            self.step.average()
+        if self.trainer.global_step == 0:
+            self._check_gradients()
+
+    def _check_gradients(self) -> None:
+        """Whether everything that trains got a gradient, in some process at least; all of them come to one end.
 
         A layer that no pass has called is only named: a router may send tokens there later.
 
         Raises:
             UserError: a parameter of another layer has none, or no layer was called.
         """
-        if self.step is not None:
-            self.step.average()
-        if self.trainer.global_step == 0:
-            without = {id(p) for p in self.step.unused} if self.step else set()
-            unused = [name for name, p in self.adapted.trained().items() if p.grad is None or id(p) in without]
-            uncalled = tuple(f"{path}." for path in self.adapted.uncalled())
-            if lost := [name for name in unused if not name.startswith(uncalled)]:
-                raise UserError(
-                    f"{lost[0]} trains but gets no gradient ({len(lost)} such tensors): the model does not use it, "
-                    "so leave it out of the target"
-                )
-            if uncalled:
-                text = f"no pass has called {uncalled[0][:-1]} before the first step ({len(uncalled)} such layers)"
-                if len(uncalled) == len(self.adapted.layers):
-                    raise UserError(f"{text}: the model reads these weights itself, so name other maps as the target")
+        trained, layers = self.adapted.trained(), [layer.site.path for layer in self.adapted.layers]
+        without, passed_over = {id(p) for p in self.step.unused} if self.step else set(), set(self.adapted.uncalled())
+        got = self._anywhere([p.grad is not None and id(p) not in without for p in trained.values()])
+        called = self._anywhere([path not in passed_over for path in layers])
+        unused = [name for name, found in zip(trained, got, strict=True) if not found]
+        uncalled = tuple(f"{path}." for path, found in zip(layers, called, strict=True) if not found)
+        if lost := [name for name in unused if not name.startswith(uncalled)]:
+            raise UserError(
+                f"{lost[0]} trains but gets no gradient ({len(lost)} such tensors): the model does not use it, "
+                "so leave it out of the target"
+            )
+        if uncalled:
+            text = f"no pass has called {uncalled[0][:-1]} before the first step ({len(uncalled)} such layers)"
+            if len(uncalled) == len(layers):
+                raise UserError(f"{text}: the model reads these weights itself, so name other maps as the target")
+            if self.trainer.is_global_zero:
                 warnings.warn(
                     f"{text}: unless a router sends tokens there later, leave it out of the target", stacklevel=2
                 )
+
+    def _anywhere(self, found: list[bool]) -> list[bool]:
+        """Of each whether it is so in any process."""
+        flags = torch.tensor(found, dtype=torch.int32, device=self.device)
+        return self.trainer.strategy.reduce(flags, reduce_op="max").bool().tolist()
 
     # ---- checkpoints: what trains, never the frozen backbone -------------------------------------------------
 

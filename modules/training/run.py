@@ -15,6 +15,8 @@ from modules.training.acceleration import PlainComputation, accelerate
 from modules.training.callbacks import BeforeWriting, History, Progress
 from modules.training.checkpoint import usable
 from modules.training.lightning_module import FineTuner
+from modules.training.parallel import devices
+from modules.training.parallel.sharded import check_shardable
 from modules.training.record import make_result, notes
 from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner
@@ -64,6 +66,8 @@ def run_seeds(
     except VariantError as error:
         print(f"{error}; the seeds are trained one after the other", flush=True)
         return [result for config in configs for result in run_seeds([config], live, before_writing)]
+    if devices.in_shards(first):
+        check_shardable(adapted, precision)
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds

@@ -18,7 +18,7 @@ from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
 from modules.runs.ranks import launched
 from modules.runs.results import run_id
-from modules.training.callbacks import EpochSeeds, History, Progress
+from modules.training.callbacks import EpochSeeds, History, Progress, SameReplicas
 from modules.training.checkpoint import CheckpointFiles, EpochCheckpoint
 from modules.training.cost import reset_peak_memory
 from modules.training.lightning_module import FineTuner
@@ -79,7 +79,7 @@ def make_trainer(
     Raises:
         UserError: Lightning refuses one of ``config.trainer``'s options.
     """
-    callbacks = [EpochSeeds(config.seed), history, progress, EpochCheckpoint(checkpoint)]
+    callbacks = [EpochSeeds(config.seed), SameReplicas(), history, progress, EpochCheckpoint(checkpoint)]
     if logger:
         callbacks.append(LearningRateMonitor("step"))
     options = {
@@ -89,9 +89,11 @@ def make_trainer(
         "log_every_n_steps": 10,
     } | config.trainer
     options["precision"] = precision
-    options["plugins"] = [] if launched() else [LightningEnvironment()]  # a SLURM job alone has started no ranks
-    if options.get("strategy", "auto") in ("auto", "ddp"):  # others have files of their own
-        options["plugins"].append(CheckpointFiles())
+    options["plugins"] = [CheckpointFiles()]
+    if not launched():
+        options["plugins"].append(LightningEnvironment())  # a SLURM job alone has started no ranks
+    if devices.in_shards(config):  # weights that were gathered first in inference mode could not be trained through
+        options["inference_mode"] = False
     if not devices.in_one_process(config):
         options["strategy"] = strategy(options.get("strategy", "auto"), averages)
     try:
@@ -120,6 +122,7 @@ def quieten() -> None:
         warnings.filterwarnings("ignore", pattern)
     warnings.filterwarnings("ignore", ".*number of training batches.*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", ".*`broadcast_buffers` is deprecated.*|.*all_gather is deprecated.*")
+    warnings.filterwarnings("ignore", ".*returned a view tensor.*")  # of blocks in shards: nothing writes into it
     warnings.filterwarnings("ignore", ".*`srun` command is available.*")
     warnings.filterwarnings("ignore", ".*treespec.*|.*LeafSpec.*|.*isinstance.treespec.*")
     assert "weights_only" in inspect.signature(Trainer.fit).parameters, "needs lightning >= 2.6"

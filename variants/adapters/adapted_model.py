@@ -44,7 +44,13 @@ def attach(
 
 
 class AdaptedModel(Switching):
-    """A frozen model and its adapters, one of them active. Made by :func:`attach`."""
+    """A frozen model and its adapters, one of them active. Made by :func:`attach`.
+
+    Attributes:
+        base_values: what files say of a base in shards (`variants.formats.native.note_base`).
+    """
+
+    base_values: Mapping[str, str | None] = {"fingerprint": None}
 
     def combine(self, weights: Mapping[str, float], name: str, rank: int | None = None) -> float:
         """Add ``name``, the weighted sum of other adapters as one LoRA: see `variants.adapters.combine`."""

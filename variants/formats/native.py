@@ -22,6 +22,7 @@ from variants.outside.files import code_hash
 from variants.registry import spec_of
 from variants.sites.architectures import head_parameters
 from variants.variant import BaseVariant
+from variants.wrappers import is_sharded
 
 TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
 FORMAT = 1
@@ -145,9 +146,16 @@ def load(
     return adapted
 
 
+def note_base(adapted: AdaptedModel) -> None:
+    """Work out now what files say of the base, before it is put in shards, which nobody can read."""
+    adapted.base_values = _base_values(adapted)
+
+
 def _base_values(adapted: AdaptedModel) -> dict[str, str | None]:
     """Fingerprint and sketch of what stays frozen, sites of a residual variant as they were before: equal for every
     adapter of one base."""
+    if is_sharded(adapted.model):
+        return adapted.base_values
     if is_stand_in(adapted.model):
         return {"fingerprint": None}
     active, skip = adapted.active, {*adapted.head, *adapted.adapter.in_place}

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from variants.errors import VariantError
 from variants.sites.kinds import Plain, Quantised, is_conv1d, is_linear, kind_of
 from variants.sites.rows import Rows
+from variants.wrappers import in_shards
 
 __all__ = ["ModuleSite", "Site", "is_conv1d", "is_linear"]
 
@@ -118,15 +119,20 @@ class Site:
         """The module's parameter that holds the weight: to ask whether it trains or is tied, never for its values."""
         return self.kind.parameter(self.module)
 
+    @property
+    def in_shards(self) -> bool:
+        """The weight is spread over several devices now; it is whole while its block computes (``fully_shard``)."""
+        return in_shards(self.parameter)
+
     def weight(self) -> Tensor:
         """The base weight, (out_features, in_features).
 
         A view where the module keeps it so; a copy of interleaved rows, or where it is kept in another form.
 
         Raises:
-            VariantError: only the module itself can read it.
+            VariantError: only the module itself can read it, or it is in shards (:attr:`in_shards`).
         """
-        self._refuse_quantised()
+        self._refuse_unreadable()
         return self.kind.weight(self.module, self.rows)
 
     def bias(self) -> Tensor | None:
@@ -136,13 +142,13 @@ class Site:
 
     def times(self, x: Tensor) -> Tensor:
         """x Wᵀ without the bias, (..., in_features) -> (..., out_features)."""
-        self._refuse_quantised()
+        self._refuse_unreadable()
         return self.kind.times(self.module, self.rows, x)
 
     @torch.no_grad()
     def write(self, weight: Tensor, bias: Tensor | None) -> None:
         """Overwrite the base weight (and bias) of this site in place."""
-        self._refuse_quantised()
+        self._refuse_unreadable()
         self.kind.write(self.module, self.rows, weight)
         if bias is not None and self.module.bias is not None:
             self.rows.write(self.module.bias, bias)
@@ -154,7 +160,7 @@ class Site:
         Args:
             bias: the bias too; not where None is written for it, since it may be trained meanwhile.
         """
-        self._refuse_quantised()
+        self._refuse_unreadable()
         own = self.bias() if bias else None
         return self.kind.kept(self.module, self.rows), None if own is None else own.detach().clone()
 
@@ -166,11 +172,17 @@ class Site:
         if bias is not None:
             self.rows.write(self.module.bias, bias)
 
-    def _refuse_quantised(self) -> None:
+    def _refuse_unreadable(self) -> None:
         if self.kind and not self.kind.readable:
             raise VariantError(
                 f"{self.path} {_quantised(self.module)}, which only the module itself can read: lora, adalora and vera "
                 f"work there, but no method that computes with the weight, and no merging. {REMEDY}"
+            )
+        if self.in_shards:
+            raise VariantError(
+                f"{self.path} keeps its weight in shards, which are whole only while its block computes: a layer's "
+                "forward() can read it, but nothing between passes can, and it cannot be merged. Save the adapter and "
+                "load it on a whole model"
             )
 
     def unshare(self) -> None:

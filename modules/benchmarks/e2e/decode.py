@@ -27,6 +27,7 @@ from modules.documents import read_json
 from variants.atomic import write_atomic
 from variants.errors import UserError
 from variants.schema import between, checked
+from variants.wrappers import is_sharded
 
 
 @dataclass(frozen=True)
@@ -164,14 +165,17 @@ def decode_each(
     """By adapter one line of text per context, in their order, the same on every process.
 
     Contexts are sorted by length and cut into batches, which do not depend on the number of processes; each process
-    takes every world-th of them.
+    takes every world-th of them. Processes that share a model in shards take all: none can go through it alone.
 
     Args:
         size: how many adapters are stacked on the model; they share a batch's rows.
         keep: a folder for the outputs of each batch. What lies there already is not decoded again, so that a killed
-            decode loses at most the batch in hand; the caller names the folder by all that decides the outputs.
+            decode loses at most the batch in hand; the caller names the folder by all that decides the outputs. Of a
+            model in shards nothing is kept.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if is_sharded(model):
+        rank, world, keep = 0, 1, None
     order = sorted(range(len(contexts)), key=lambda row: (-len(contexts[row]), row))
     rows_at_once = max(1, decoding.batch_size // size)
     batches = [order[start : start + rows_at_once] for start in range(0, len(order), rows_at_once)]

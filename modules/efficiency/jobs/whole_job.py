@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from modules.efficiency.steps.backbones import build, sizes
+from modules.efficiency.jobs.model_folder import write_model
+from modules.efficiency.jobs.processes import call
 from modules.paths import PROJECT, checkout
-from modules.processes import WITH_PARENT
 from modules.runs.environment import environment
 from variants.errors import UserError
 
@@ -42,7 +42,7 @@ def whole_jobs(options: argparse.Namespace, device: Any) -> list[dict[str, Any]]
         raise UserError("--job needs GLUE's TSV folders: name them with --data_dir (or GLUE_DIR)")
     jobs = []
     with tempfile.TemporaryDirectory(prefix="efficiency-") as scratch:
-        model = Path(options.model or write_model(Path(scratch) / "roberta-base-random", Path(folder), options.tasks))
+        model = Path(options.model or _model(Path(scratch) / "roberta-base-random", Path(folder), options.tasks))
         for task in options.tasks:
             fits: dict[str, list[float]] = {OURS: [], THEIRS: []}
             processes: dict[str, list[float]] = {OURS: [], THEIRS: []}
@@ -67,32 +67,14 @@ def whole_jobs(options: argparse.Namespace, device: Any) -> list[dict[str, Any]]
     return jobs
 
 
-def write_model(folder: Path, data: Path, tasks: tuple[str, ...]) -> Path:
-    """A folder with roberta-base in random weights and a byte-level BPE of the tasks' own training sentences."""
-    import torch
-    import transformers
-    from tokenizers import ByteLevelBPETokenizer, processors
-
+def _model(folder: Path, data: Path, tasks: tuple[str, ...]) -> Path:
+    """roberta-base with a tokenizer of the tasks' own training sentences."""
     from modules.benchmarks.glue.sources import FolderSource
     from modules.benchmarks.glue.tasks import TASKS
 
     source = FolderSource(data)
     sentences = [s for task in tasks for texts in source.load(TASKS[task])["train"].texts for s in texts]
-    bpe = ByteLevelBPETokenizer()
-    special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    bpe.train_from_iterator(sentences, vocab_size=30_000, special_tokens=special, show_progress=False)
-    bpe._tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0))
-    names = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "sep_token": "</s>"}
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=bpe._tokenizer,
-        unk_token="<unk>",
-        mask_token="<mask>",
-        model_input_names=["input_ids", "attention_mask"],
-        **names,
-    )
-    tokenizer.save_pretrained(folder)
-    build(sizes("roberta-base"), torch.device("cpu")).save_pretrained(folder)
-    return folder
+    return write_model(folder, "roberta-base", sentences, vocabulary=30_000)
 
 
 def _ours(task: str, model: Path, data: Path, epochs: int, device: str, place: Path) -> float:
@@ -110,7 +92,7 @@ def _ours(task: str, model: Path, data: Path, epochs: int, device: str, place: P
         "gpu" if device == "cuda" else "cpu",
     ]
     command += ["--trainer.precision", "bf16-mixed"] if device == "cuda" else []
-    _call(command, place)
+    call(command, place / "cache")
     (result,) = (place / "runs").glob("*.json")
     return float(json.loads(result.read_text(encoding="utf-8"))["cost"]["wall_s"])
 
@@ -124,19 +106,9 @@ def _theirs(task: str, model: Path, data: Path, epochs: int, device: str, place:
     }
     settings |= {"folder": str(place / "trainer"), "result": str(place / "result.json")}
     (place / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
-    _call([sys.executable, "-m", "modules.efficiency.jobs.hf_trainer_job", str(place / "settings.json")], place)
+    job = "modules.efficiency.jobs.hf_trainer_job"
+    call([sys.executable, "-m", job, str(place / "settings.json")], place / "cache")
     return round(json.loads((place / "result.json").read_text(encoding="utf-8"))["seconds"], 2)
-
-
-def _call(command: list[str], place: Path, project: Path = PROJECT) -> None:
-    """Run a job in its folder, with a cache there. Raises UserError with the last line of its errors."""
-    paths = os.pathsep.join(filter(None, (str(project), os.environ.get("PYTHONPATH"))))
-    changes = {"LORA_VARIANTS_CACHE": str(place / "cache"), "PYTHONPATH": paths, "TOKENIZERS_PARALLELISM": "true"}
-    changes[WITH_PARENT] = str(os.getpid())
-    done = subprocess.run(command, cwd=project, env=os.environ | changes, capture_output=True, text=True)
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UserError(f"{Path(command[1]).name} of --job failed: {lines[-1] if lines else done.returncode}")
 
 
 # ---- the embedded command against itself ---------------------------------------------------------------------
@@ -157,7 +129,7 @@ def command_since(commit: str, repeats: int, arguments: tuple[str, ...] = ()) ->
                 command = [sys.executable, str(project / "paper_repro" / "glue.py"), "--variant", "lora", "--r", "8"]
                 command += ["--preset", "embedded", "--results_dir", str(place), "--wandb", "off", *arguments]
                 start = time.perf_counter()
-                _call(command, place, project)
+                call(command, place / "cache", project)
                 seconds[name].append(round(time.perf_counter() - start, 2))
                 print(f"embedded GLUE command, {name}: {seconds[name][-1]:.1f} s", flush=True)
     words = " ".join(["glue.py --variant lora --r 8 --preset embedded", *arguments])

@@ -21,3 +21,8 @@ def in_one_process(config: RunConfig) -> bool:
 def on_gpu(config: RunConfig) -> bool:
     """Whether the run computes on GPUs of NVIDIA's or AMD's."""
     return torch.cuda.is_available() and config.trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda")
+
+
+def in_shards(config: RunConfig) -> bool:
+    """Whether the frozen base is spread over the devices, a shard on each (``--trainer.strategy fsdp2``)."""
+    return config.trainer.get("strategy") == "fsdp2"

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 from lightning.pytorch.strategies.ddp import _sync_module_states
+from lightning.pytorch.trainer.states import TrainerFn
+from torch.distributed.device_mesh import init_device_mesh
 
 from modules.runs.ranks import longest_wait
+from modules.training.parallel.sharded import shard_base
+from variants.formats.native import note_base
+from variants.wrappers import is_sharded
 
 
 class Replicated(DDPStrategy):
@@ -29,6 +35,44 @@ def without_questions(trainer: Trainer) -> None:
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
+class Sharded(Replicated):
+    """The same, but the frozen base is in shards, one on each device (`modules.training.parallel.sharded`).
+
+    What trains is replicated, so that gradients, checkpoints and adapter files are those of :class:`Replicated`:
+    Lightning's ModelParallelStrategy would write both as one folder for all processes, in a format of its own.
+    """
+
+    def setup(self, trainer: Trainer) -> None:
+        """As DDPStrategy's; nothing asks for parameters of the base."""
+        self.accelerator.setup(trainer)
+        self.precision_plugin.convert_module(self.lightning_module)
+        self.model_to_device()
+        self.configure_ddp()
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.setup_optimizers(trainer)
+        self.setup_precision_plugin()
+
+    def model_to_device(self) -> None:
+        """Move the model to the device, of each block a shard."""
+        adapted = self.lightning_module.adapted
+        if not is_sharded(adapted.model):
+            if self.is_global_zero:  # which writes the files
+                note_base(adapted)
+            shard_base(adapted, init_device_mesh(self.root_device.type, (self.world_size,)))
+        super().model_to_device()
+
+    def configure_ddp(self) -> None:
+        """Give every process the first one's adapter; each has read the same base."""
+        for tensor in self.lightning_module.adapted.state_dict().values():
+            dist.broadcast(tensor, 0)
+
+    def teardown(self) -> None:
+        """Leave the model where it is: one in shards does not come back to the host."""
+        self.precision_plugin.teardown()
+        self.accelerator.teardown()
+        self.checkpoint_io.teardown()
+
+
 def strategy(name: Any, averages: bool) -> Strategy | Any:
     """Lightning's strategy of a run in several processes.
 
@@ -39,8 +83,10 @@ def strategy(name: Any, averages: bool) -> Strategy | Any:
     Returns:
         A strategy; ``name`` as it is where it is none of the project's.
     """
-    if name not in ("auto", "ddp"):
+    if name not in ("auto", "ddp", "fsdp2"):
         return name
+    if name == "fsdp2":
+        return Sharded(timeout=longest_wait())
     if averages:
         return Replicated(timeout=longest_wait())
     # every rank computes the same buffers (a shared bank from its seed): no need to send them at each step

@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import pytest
 
 from modules.launch import claims, heartbeat, worker
-from modules.launch.claims import SILENCE, ClaimLost, Holder, claim, given_up, holder, last_holder, newest
+from modules.launch.claims import SILENCE, ClaimLost, Holder, check_claim, claim, given_up, holder, last_holder, newest
 from modules.runs.results import ResultStore
 from tests.support.claims_stress import ROOT, stress
 from tests.support.runs import planned
@@ -283,3 +283,13 @@ def test_every_run_is_done_once_by_processes_that_are_killed(tmp_path):
     seconds = {"seconds": 0.15, "silence": 30.0, "every": 0.1, "limit": 60.0}
     found = stress(tmp_path, argparse.Namespace(**numbers, **seconds))
     assert found == {"runs": 16, "done": 16, "twice": 0, "together": 0, "lost": 0, "kills": 6, "suspended": 0}
+
+
+def test_a_process_of_the_worker_asks_whether_the_worker_still_holds_the_run(tmp_path):
+    """As the ranks of a run do, before they write."""
+    with claim(tmp_path):
+        check_claim(tmp_path, os.getpid())
+        content = json.loads((tmp_path / "claim.1").read_text())
+        (tmp_path / "claim.2").write_text(json.dumps(content | {"worker": 1, "host": "other", "machine": "other"}))
+        with pytest.raises(ClaimLost, match="taken over by another command .* on other"):
+            check_claim(tmp_path, os.getpid())

@@ -22,6 +22,12 @@ from variants.errors import UserError
         ({"overfit_batches": 1}, "overfit_batches is set by this project; use --trainer.limit_train_batches"),
         ({"accelerator": "bogus"}, "accelerator must be one of auto, gpu, cpu"),
         ({"log_every_n_steps": 0}, "log_every_n_steps must be a whole number from 1"),
+        ({"strategy": "deepspeed_stage_3"}, "deepspeed_stage_3 is not supported: it would shard what trains .*fsdp2"),
+        ({"strategy": "fsdp"}, "strategy fsdp is not supported: it flattens frozen weights and trained ones"),
+        ({"strategy": "ddp_spawn"}, "ddp_spawn is not supported: processes that are spawned or forked do not give"),
+        ({"strategy": "ddp_find_unused_parameters_true"}, "is not supported: every tensor that trains gets a gradient"),
+        ({"strategy": "ddp_notebook"}, "is not supported: processes that are spawned"),
+        ({"strategy": "single_device"}, "strategy single_device is not supported; leave it out"),
         ({"num_nodes": 3}, "alone would wait for the other machines for ever"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -54,4 +60,5 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch, devices):
 def test_options_that_work(monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "here")
     check_trainer({"devices": "0,1", "accelerator": "cpu", "num_nodes": 2, "limit_train_batches": 0.5, "precision": 16})
-    check_trainer({"devices": -1, "limit_val_batches": 3, "accelerator": "auto"})
+    check_trainer({"strategy": "fsdp2", "devices": 2, "accelerator": "cpu"})
+    check_trainer({"strategy": "ddp", "devices": -1, "limit_val_batches": 3, "accelerator": "auto"})

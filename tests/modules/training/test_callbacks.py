@@ -11,11 +11,13 @@ import pytest
 from modules.benchmarks.glue import GLUE
 from modules.reports.show import show_table
 from modules.runs.results import ResultStore, RunResult
+from modules.training import callbacks
 from modules.training.callbacks import EpochSeeds, History, dashboard
 from modules.training.lightning_module import FineTuner
 from modules.training.run import run as train
 from tests.support.results import run as result_of
 from tests.support.runs import planned
+from variants.errors import UserError
 
 
 @contextlib.contextmanager
@@ -59,6 +61,18 @@ def test_the_best_epoch_is_one_with_numbers(tmp_path):
     history.take({"epoch": 3, **figures, "loss": math.inf, "pearson": 0.9})
     assert history.best["epoch"] == 2 and history.diverged
     assert dashboard(history.last, {})["diverged"] == 1.0 and "diverged" not in dashboard(history.best, {})
+
+
+def test_replicas_are_compared_before_an_adapter_is_saved(command, monkeypatch):
+    def drifted(tensors):
+        assert any(name.endswith("lora_A") for name in tensors)
+        raise UserError("a tensor is another on rank 1")
+
+    monkeypatch.setattr(callbacks, "check_replicas", drifted)
+    (config,) = planned(command)
+    with pytest.raises(UserError, match="another on rank 1"):
+        train(config)
+    assert not (config.folder / "best").exists()
 
 
 def test_a_diverged_run_that_was_killed_does_not_train_on(command, monkeypatch):

@@ -44,8 +44,10 @@ def forward(layer: DoRALayer | StackedLayer, x: Tensor, y: Tensor) -> Tensor:
 
 @replaces(PREPARATIONS, DoRALayer.forward)
 def gains(layers: Sequence[DoRALayer]) -> Iterator[Override]:
-    """The gains of all layers, those of one shape computed together."""
-    for group in alike([layer for layer in layers if _has_plain_gain(layer)], "lora_A", "lora_B", "scaling"):
+    """The gains of all layers, those of one shape computed together; not of layers over a weight in shards, which can
+    be read in the layer's own pass alone."""
+    readable = [layer for layer in layers if _has_plain_gain(layer) and not layer.site.in_shards]
+    for group in alike(readable, "lora_A", "lora_B", "scaling"):
         A, B = stacked(group, "lora_A"), stacked(group, "lora_B")
         with full_precision(A):
             WA = torch.stack([_wide_product(layer.site.weight(), layer.lora_A) for layer in group]).detach()

@@ -34,6 +34,8 @@ def _can(layer: AdapterLayer) -> bool:
         return False
     if layer.drops or not isinstance(site.module, nn.Linear) or not frozen_linear(site.module):
         return False
+    if site.in_shards:  # the updated weights, kept for the backward pass, would be the whole base
+        return False
     if not layer.adds_low_rank:
         return False
     update = layer.low_rank()

@@ -225,7 +225,10 @@ def frozen_linear(module: nn.Module) -> bool:
 
 
 def _joinable(group: Sequence[nn.Module]) -> bool:
+    """Whether the maps' weights can be kept as one: they are alike, and whole."""
     sites = [Site(module, "", "") for module in group]
+    if any(site.in_shards for site in sites):
+        return False
     kinds = {(site.dtype, site.device, site.bias() is None, site.in_features) for site in sites}
     return len(kinds) == 1 and all(type(m) is nn.Linear for m in group)
 

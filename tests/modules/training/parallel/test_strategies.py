@@ -13,17 +13,19 @@ SMALL = {"adalora": {"init_r": 3, "target_r": 2}, "vera": {"r": 8}, "prefix_laye
 
 
 def both(command, tmp_path, trainer) -> list:
-    """(one process's run, two processes' run): of some variants, of gradients that are accumulated, and of
-    DistributedDataParallel, which averages under ``--reference``: an independent implementation."""
-    ways = [(variant, {}, {}) for variant in EVERY]
-    ways += [(variant, {"accumulate_grad_batches": 2}, {}) for variant in EVERY[:2]]
-    ways += [("lora", {"log_every_n_steps": 1}, {"reference": True})]
+    """(one process's run, two processes' run): of some variants, of accumulated gradients, of a base in shards, and
+    of DistributedDataParallel, which averages under ``--reference``: an independent implementation."""
+    accumulated, shards, reference = {"accumulate_grad_batches": 2}, {"strategy": "fsdp2"}, {"reference": True}
+    ways = [(variant, {}, {}, {}) for variant in EVERY]
+    ways += [(variant, accumulated, {}, {}) for variant in EVERY[:2]]
+    ways += [("lora", {"log_every_n_steps": 1}, {}, reference)]
+    ways += [("lora", {}, shards, reference), ("dora", {}, shards, {}), ("adalora", accumulated, shards, {})]
     pairs, done = [], {}
-    for variant, options, changes in ways:
+    for number, (variant, options, spread, changes) in enumerate(ways):
         (one,) = planned(command, variant, options=SMALL.get(variant, {}), trainer=trainer | options)
         done[one.id] = one
-        place = tmp_path / ("reference" if changes else "two")
-        two = dataclasses.replace(one, results_dir=str(place), trainer=one.trainer | {"devices": 2}, **changes)
+        changes = changes | {"trainer": one.trainer | {"devices": 2} | spread}
+        two = dataclasses.replace(one, results_dir=str(tmp_path / str(number)), **changes)
         two.write()
         pairs.append((one, two))
     carry_out(*done.values())

@@ -1,0 +1,1 @@
+"""How training scales from one GPU to several, and what more of them would give."""
