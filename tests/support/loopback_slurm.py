@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from modules.processes import end_with_parent
+
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
 CPUS = 8
 """Of the node, whatever the machine has: enough for the tests' jobs to run at once."""
@@ -56,7 +58,7 @@ def loopback_slurm(folder: Path) -> Iterator[dict[str, str]]:
                 started.append(
                     subprocess.Popen(
                         [program, *arguments], env=os.environ | environment, stdout=output, stderr=output,
-                        start_new_session=True,
+                        start_new_session=True, preexec_fn=end_with_parent,
                     )
                 )  # fmt: skip
             if name == "munged":

@@ -24,6 +24,7 @@ job.WorkerJob("results", "a", command=int(sys.argv[1]))()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped", [True, False])
 def test_a_local_job_ends_with_its_command(stopped):
     """It is told (SIGTERM), or finds the command gone."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -14,7 +12,9 @@ import pytest
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
 from modules.launch.jobs import launch as cluster
+from modules.launch.jobs.job import WorkerJob
 from modules.launch.jobs.launch import Launch
+from modules.launch.jobs.queues import Local
 from modules.runs.results import ResultStore
 from variants.errors import UserError
 
@@ -108,15 +108,23 @@ def test_local_jobs(command, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_local_jobs_end_with_the_command(command, tmp_path):
-    words = [sys.executable, str(ROOT / "paper_repro" / "glue.py"), *command, "--launch", "local", "--epochs", "5000"]
-    process = subprocess.Popen(words, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True)
-    folder = tmp_path / "results" / "runs"
-    deadline = time.monotonic() + 120
-    while not (checkpoints := list(folder.glob("*/last.ckpt"))) and time.monotonic() < deadline:
+def test_local_jobs_that_are_stopped_have_ended(tmp_path, monkeypatch):
+    """So many run at once; those that wait never start."""
+
+    class Endless(WorkerJob):
+        def _work(self) -> int:
+            print("at work", flush=True)
+            time.sleep(60)
+            return 0
+
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    queue = Local(tmp_path, 1, {}, False)
+    queue.waiting = [Endless(str(tmp_path), word, {}, os.getpid()) for word in "ab"]
+    assert queue.states() == {"a": ("running", ""), "b": ("pending", "")}
+    deadline = time.monotonic() + 60
+    while "at work" not in (Path(queue.logs["a"]).read_text() if Path(queue.logs["a"]).exists() else ""):
+        assert time.monotonic() < deadline
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(60) == 130
-    stamp = checkpoints[0].stat().st_mtime_ns
-    time.sleep(1)
-    assert checkpoints[0].stat().st_mtime_ns == stamp
+    queue.stop()
+    assert queue.started["a"].done() and list(queue.started) == ["a"]
+    assert "Job completed" not in Path(queue.logs["a"]).read_text()
