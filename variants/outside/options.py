@@ -23,10 +23,10 @@ from variants.outside.values import Unfit, choices, dataclass_in, from_text, is_
 
 RESERVED = frozenset({
     *("adam_eps", "batch_size", "beams", "budget", "cls_dropout", "compile", "config", "data_dir"),
-    *("decode_batch_size", "epochs", "force", "gradient_clip_val", "head_lr", "help", "jobs"),
+    *("decode_batch_size", "epochs", "force", "gradient_clip_val", "head_lr", "help", "jobs", "launch"),
     *("label_smoothing", "length_penalty", "linearisation", "lr", "max_length", "max_new_tokens", "mnli_init"),
     *("model", "model_dropout", "no_repeat_ngram", "only", "pad", "plan", "precision", "preset"),
-    *("print_config", "reference", "results_dir", "rows", "score_epoch", "seeds", "stack_seeds", "table"),
+    *("print_config", "reference", "results_dir", "rows", "score_epoch", "seeds", "slurm", "stack_seeds", "table"),
     *("table_only", "tasks", "trainer", "variant", "wandb", "warmup_ratio", "warmup_steps", "weight_decay"),
 })  # fmt: skip
 """Flags of the project's commands, which no option can share. A test holds it complete."""

@@ -162,7 +162,7 @@ def test_only_adapters_get_a_lowered_base(command, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("trainer", "compile", "wanted"),
     [({}, "auto", True), ({}, "off", False), ({"devices": 2}, "auto", True), ({"strategy": "ddp"}, "auto", True),
-     ({"accelerator": "cpu"}, "auto", False), ({"num_nodes": 2}, "auto", True), ({"strategy": "fsdp"}, "auto", False)],
+     ({"accelerator": "cpu"}, "auto", False), ({"num_nodes": 2}, "auto", True), ({"strategy": "fsdp2"}, "auto", False)],
 )  # fmt: skip
 def test_where_graphs_are_used(command, monkeypatch, trainer, compile, wanted):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # two machines need a launcher
