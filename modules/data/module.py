@@ -126,10 +126,8 @@ class PaddedDataModule(LightningDataModule):
     def _rows(self, tokens: Tokens, parts: int) -> Dataset:
         if self._first_position is None:
             return self.rows_type(tokens, self.pad_id, self.edges, self.fill)
-        rows = math.ceil(self.batch_size / self._place()[1])
-        return PackedRows(
-            tokens, self.pad_id, self._first_position, parts, multiple(rows, parts) if self._rounded else 1
-        )
+        of = multiple(math.ceil(self.batch_size / self._place()[1]), parts) if self._rounded else 1
+        return PackedRows(tokens, self.pad_id, self._first_position, parts, of)
 
     def _loader(self, tokens: Tokens, sampler: Sampler[Rows], parts: int = 1) -> DataLoader:
         return DataLoader(

@@ -5,7 +5,7 @@ import torch
 
 from modules.benchmarks.glue.data import GlueDataModule
 from modules.benchmarks.glue.tasks import TASKS
-from modules.data.packing import PackedRows
+from modules.data.packing import PackedRows, multiple
 from modules.data.padding import PaddedRows
 from tests.support.tokens import make_tokens
 
@@ -34,6 +34,11 @@ def test_packed_rows_are_the_padded_ones():
         assert torch.equal(found["labels"], padded["labels"]) and torch.equal(found["weight"], padded["weight"])
 
 
+def test_lengths_are_few_and_little_is_filled_up():
+    assert [multiple(rows) for rows in (1, 8, 16, 17, 32, 64)] == [64, 64, 64, 128, 128, 128]
+    assert multiple(32, parts=5) == 64
+
+
 def test_a_module_that_packs_gives_packed_batches():
     data = GlueDataModule(
         TASKS["rte"], {"train": make_tokens(list(range(3, 43)))}, pad_id=1, batch_size=4, max_length=64
@@ -43,7 +48,10 @@ def test_a_module_that_packs_gives_packed_batches():
     assert sum(int((batch["input_ids"] != 1).sum()) for batch in batches) == sum(range(3, 43))
     assert all(batch["ends"].max() == batch["input_ids"].numel() for batch in batches)
     data.pack(2, rounded=True)
+    assert all(batch["input_ids"].shape[1] % 64 == 0 for batch in data.train_dataloader())
+    data.batch_size = 32
     assert all(batch["input_ids"].shape[1] % 128 == 0 for batch in data.train_dataloader())
+    data.batch_size = 4
     data.seeds = [0, 1]
     assert all(batch["input_ids"].shape[1] % 64 == 0 for batch in data.train_dataloader())
     assert all(batch["input_ids"].shape[0] == 2 for batch in data.train_dataloader())
