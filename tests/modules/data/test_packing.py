@@ -15,10 +15,10 @@ def test_packed_rows_are_the_padded_ones():
     tokens = make_tokens([9, 3, 16, 5, 7, 11])
     rows = (np.array([4, 0, 2, 5]), np.ones(4, np.float32))
     padded = PaddedRows(tokens, 1, [16])[rows]
-    for parts, multiple, pieces in ((1, 1, 0), (2, 1, 1), (2, 100, 2)):
-        found = PackedRows(tokens, 1, 2, parts, multiple)[rows]
+    for parts, of, pieces in ((1, 1, 0), (2, 1, 1), (2, 100, 2)):
+        found = PackedRows(tokens, 1, 2, parts, of)[rows]
         n = found["input_ids"].shape[1]
-        assert found["input_ids"].shape == found["position_ids"].shape == (parts, n) and n % multiple == 0
+        assert found["input_ids"].shape == found["position_ids"].shape == (parts, n) and n % of == 0
         lengths = padded["attention_mask"].sum(1)
         starts, ends = found["starts"], found["ends"]
         assert starts.shape == (parts, 4 // parts) and ends.shape == (parts, 4 // parts + pieces)
