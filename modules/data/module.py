@@ -13,11 +13,16 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from modules.data.packing import PackedRows, multiple
+from modules.data.packing import PackedRows
 from modules.data.padding import EDGES, PaddedRows
 from modules.data.samplers import EvalBatches, Rows, StackedBatches, TrainBatches
 from modules.data.tokens import Tokens
 from variants.errors import UserError
+
+MULTIPLE = 128
+"""Under CUDA graphs, tokens of a packed batch come in multiples of this: each number of them costs a graph."""
+MULTIPLE_OF_MANY = 64
+"""The same for each of several seeds: their steps are long, so that filling up costs more than a graph."""
 
 
 class PaddedDataModule(LightningDataModule):
@@ -126,8 +131,8 @@ class PaddedDataModule(LightningDataModule):
     def _rows(self, tokens: Tokens, parts: int) -> Dataset:
         if self._first_position is None:
             return self.rows_type(tokens, self.pad_id, self.edges, self.fill)
-        of = multiple(math.ceil(self.batch_size / self._place()[1]), parts) if self._rounded else 1
-        return PackedRows(tokens, self.pad_id, self._first_position, parts, of)
+        multiple = (MULTIPLE if parts == 1 else MULTIPLE_OF_MANY) if self._rounded else 1
+        return PackedRows(tokens, self.pad_id, self._first_position, parts, multiple)
 
     def _loader(self, tokens: Tokens, sampler: Sampler[Rows], parts: int = 1) -> DataLoader:
         return DataLoader(

@@ -54,12 +54,6 @@ class Layout(NamedTuple):
         return torch.from_numpy(found)
 
 
-def multiple(rows: int, parts: int = 1) -> int:
-    """Of how many tokens a part's length is a multiple under CUDA graphs, where each length costs a graph, and what is
-    filled up costs time: about four for each row, from 64 to 128; 64 where several parts make a step long."""
-    return 64 if parts > 1 else min(128, max(64, _up_to_power(4 * rows)))
-
-
 class PackedRows(Dataset):
     """Indexed by `Rows`, gives a packed batch.
 

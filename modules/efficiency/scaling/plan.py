@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from modules.data.packing import multiple
+from modules.data.module import MULTIPLE
 from modules.data.padding import EDGES
 from modules.data.samplers import balanced
 from modules.efficiency.scaling.workloads import Record, Workload, run_name
@@ -170,7 +170,7 @@ def imbalance(work: Workload, gpus: int, rows: int, steps: int = 200) -> float:
     batches = [batch[balanced(everything, batch, gpus)] for batch in drawn.reshape(steps, -1)]
     lengths = np.stack(batches).reshape(steps, rows, gpus)
     if work.packed:
-        load = -(-lengths.sum(1) // multiple(rows)) * multiple(rows)
+        load = -(-lengths.sum(1) // MULTIPLE) * MULTIPLE
     else:
         load = np.asarray(EDGES)[np.searchsorted(EDGES, lengths.max(1))]
     return float(load.max(1).mean() / load.mean() - 1)

@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from modules.data.packing import Layout, multiple
+from modules.data import module
+from modules.data.packing import Layout
 from modules.data.padding import EDGES
 from modules.efficiency.steps.backbones import Batch, is_language_model
 from variants.sites.architectures import ARCHITECTURES
 
 LENGTHS = Path(__file__).with_name("lengths.json")
 """Histograms of row lengths, made by ``python -m modules.efficiency.row_lengths``."""
-PACKED = {"packed": multiple(32), "each": multiple(32, parts=5)}
+PACKED = {"packed": module.MULTIPLE, "each": module.MULTIPLE_OF_MANY}
 """Kinds of packed batches, for a single adapter and for several, with the multiples that their lengths have: a
 classifier's batch has their parts as ``packed.input_ids`` and so on, in addition to the padded ones."""
 MULTIPLE = 128
