@@ -48,7 +48,7 @@ def _workload(work: Workload, record: Record) -> Iterator[str]:
             yield f"{start} failed: {_cell(run['failed'])} | | | |"
             continue
         yield f"{start} {_spread(quartiles(known))} | {_against(work, record, run, one)} | " + (
-            f"{run['tokens']:,} | {run['peak_mb']:,.0f} |"
+            f"{run['tokens']:,} | {_mib(run.get('peak_mb'))} |"
         )
     for way, found in record["peft"].items():
         told = f"{steady(found['epoch_ms']):.2f}" if "epoch_ms" in found else f"failed: {_cell(found['failed'])}"
@@ -164,6 +164,11 @@ def _planned(step: Any) -> str:
 def _spread(spread: tuple[float, float, float]) -> str:
     low, median, high = (f"{value:.2f}" for value in spread)
     return median if low == median == high else f"{median} [{low}, {high}]"
+
+
+def _mib(peak: float | None) -> str:
+    """Nothing where it was not kept."""
+    return "" if peak is None else f"{peak:,.0f}"
 
 
 def _cell(text: str) -> str:
