@@ -115,9 +115,8 @@ def execute(
         finished = f", {done} done before" if done else ""
         print(f"{len(plan.runs)} runs{finished}; results: {os.path.join(results_dir, 'runs')}", flush=True)
     groups = stacks(missing) if stack else [[run] for run in missing]
-    if first:
-        for run in (run for group in groups for run in group):
-            run.write()
+    for run in (run for group in groups for run in group):
+        run.write()  # every rank of a launcher: one that waited for the first to do so would come too early
     if launch:
         code = run_jobs(groups, results_dir, launch, jobs, trainer, stacked=stack)
     else:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
+from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -126,6 +127,18 @@ def test_without_gpu_the_first_lines_name_the_embedded_source(tmp_path, capfd):
     table = (tmp_path / "tables" / "glue.md").read_text()
     assert "not RoBERTa" in table and "86.6" in table  # the paper's RTE beside ours
     assert (tmp_path / "tables" / "glue.csv").is_file()
+
+
+def test_a_rank_that_comes_before_the_first_finds_its_runs(command, monkeypatch, tmp_path, in_this_process):
+    """Under torchrun and srun nobody says which rank is first."""
+    found = []
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    folder = str(tmp_path / "shared")
+    read = lambda ids, *_, **__: found.extend(RunConfig.read(folder, id).id for id in ids) or 0  # noqa: E731
+    monkeypatch.setattr("modules.experiments.command.run_workers", read)
+    assert main([*command, "--results_dir", folder], GLUE) == 0
+    assert found
 
 
 def test_a_persons_own_runs_are_not_tracked():
