@@ -95,7 +95,7 @@ def make_trainer(
     if devices.in_shards(config):  # weights that were gathered first in inference mode could not be trained through
         options["inference_mode"] = False
     if not devices.in_one_process(config):
-        options["strategy"] = strategy(options.get("strategy", "auto"), averages)
+        options["strategy"] = strategy(options.get("strategy", "auto"), averages, config.id)
     try:
         trainer = Trainer(
             max_epochs=config.training["epochs"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from typing import Any
 
 import torch.distributed as dist
@@ -11,13 +12,42 @@ from lightning.pytorch.strategies.ddp import _sync_module_states
 from lightning.pytorch.trainer.states import TrainerFn
 from torch.distributed.device_mesh import init_device_mesh
 
-from modules.runs.ranks import longest_wait
+from modules.runs.ranks import launched, longest_wait
 from modules.training.parallel.sharded import shard_base
 from variants.formats.native import note_base
 from variants.wrappers import is_sharded
 
 
-class Replicated(DDPStrategy):
+class Spread(DDPStrategy):
+    """DistributedDataParallel, whose processes meet by a name of their run.
+
+    torchrun keeps one store for all runs of a command. There a process that is ahead would find the addresses at which
+    the processes of the run before listened.
+    """
+
+    def __init__(self, run: str, **options: Any) -> None:
+        super().__init__(timeout=longest_wait(), **options)
+        self.run = run
+
+    def setup_distributed(self) -> None:
+        """Under torchrun as Lightning's, with another store; elsewhere as Lightning's."""
+        if launched() and dist.is_torchelastic_launched() and not dist.is_initialized():
+            backend, device = self._get_process_group_backend(), self.root_device
+            store, number, count = next(dist.rendezvous("env://", timeout=self._timeout))
+            dist.init_process_group(
+                backend,
+                store=dist.PrefixStore(self.run, store),
+                rank=number,
+                world_size=count,
+                timeout=self._timeout,
+                device_id=None if device.type == "cpu" else device,
+            )
+            if backend == "nccl":  # which would warn
+                atexit.register(dist.destroy_process_group)
+        super().setup_distributed()
+
+
+class Replicated(Spread):
     """Every process holds the whole model, takes its rows of each batch, and averages all gradients at once, as
     :meth:`TrainingStep.average` does before the optimizer's step.
 
@@ -73,12 +103,13 @@ class Sharded(Replicated):
         self.checkpoint_io.teardown()
 
 
-def strategy(name: Any, averages: bool) -> Strategy | Any:
+def strategy(name: Any, averages: bool, run: str) -> Strategy | Any:
     """Lightning's strategy of a run in several processes.
 
     Args:
         name: the Trainer's option.
         averages: whether the run's own step averages gradients; else DistributedDataParallel does.
+        run: its id.
 
     Returns:
         A strategy; ``name`` as it is where it is none of the project's.
@@ -86,8 +117,8 @@ def strategy(name: Any, averages: bool) -> Strategy | Any:
     if name not in ("auto", "ddp", "fsdp2"):
         return name
     if name == "fsdp2":
-        return Sharded(timeout=longest_wait())
+        return Sharded(run)
     if averages:
-        return Replicated(timeout=longest_wait())
+        return Replicated(run)
     # every rank computes the same buffers (a shared bank from its seed): no need to send them at each step
-    return DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=longest_wait())
+    return Spread(run, broadcast_buffers=False, gradient_as_bucket_view=True)

@@ -4,8 +4,11 @@ import dataclasses
 
 import pytest
 import torch
+import torch.distributed as dist
+from lightning.pytorch.strategies import DDPStrategy
 
 from modules.runs.results import ResultStore
+from modules.training.parallel.strategies import strategy
 from tests.support.runs import adapter, carry_out, in_two, planned
 
 EVERY = ("lora", "adalora", "dora", "vera", "full", "bitfit", "adapter_h", "prefix_layer")
@@ -59,3 +62,18 @@ def test_two_processes_compute_what_one_does(command, tmp_path):
 def test_two_gpus_compute_what_one_does(command, tmp_path):
     """The same with graphs, in enough epochs for each length to come up again."""
     compare(both([*command, "--epochs", "4"], tmp_path, {"accelerator": "gpu"}), 1e-5)
+
+
+def test_runs_of_one_torchrun_do_not_meet_each_others_processes(monkeypatch):
+    """Its store lasts for all of them: what one run's ranks have left there, the next one's do not see."""
+    lasting, stores = dist.HashStore(), []
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
+    monkeypatch.setattr(dist, "rendezvous", lambda *_, **__: iter([(lasting, 1, 2)]))
+    monkeypatch.setattr(dist, "init_process_group", lambda *_, store, **__: stores.append(store))
+    monkeypatch.setattr(DDPStrategy, "setup_distributed", lambda self: None)
+    for run in ("a", "b"):
+        spread = strategy("ddp", averages=True, run=run)
+        monkeypatch.setattr(type(spread), "root_device", torch.device("cpu"))
+        spread.setup_distributed()
+    stores[0].set("address", "of a")
+    assert stores[0].check(["address"]) and not stores[1].check(["address"])
