@@ -18,7 +18,7 @@ from modules.documents import read_json
 from modules.launch.failures import AGAIN
 from modules.launch.heartbeat import Heartbeat, Observer
 from modules.runs.config import RunConfig
-from modules.runs.ranks import MADE, rank, seconds, world_size
+from modules.runs.ranks import MADE, longest_wait, rank, seconds, world_size
 from variants.errors import UserError
 
 SILENCE = "LORA_VARIANTS_RANKS_SILENCE"
@@ -61,6 +61,7 @@ class _Watch:
             self._file(rank()), self.silence / BEATS, {"host": platform.node(), "process": os.getpid()}, then=self._look
         )
         self._came: set[int] = set()
+        self._told = False
         self._begin()
 
     def _file(self, number: int) -> Path:
@@ -90,6 +91,16 @@ class _Watch:
                     flush=True,
                 )
                 os._exit(1)
+        late = [number for number in silent if number not in self._came]
+        if late and not self._told:
+            self._told = True
+            others = ", ".join(f"rank {number}" for number in late)
+            print(
+                f"{self.title}: rank {rank()} still waits for {others} to begin, at most "
+                f"{longest_wait().total_seconds():g} s; what the other machines print may say why",
+                file=sys.stderr,
+                flush=True,
+            )
 
     def _said(self, number: int) -> dict:
         with contextlib.suppress(UserError, OSError):

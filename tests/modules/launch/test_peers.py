@@ -43,7 +43,7 @@ def test_a_rank_that_gives_no_sign_is_named_and_this_one_ends(run, capsys):
 
 
 @pytest.mark.parametrize("case", ["done", "earlier try", "not there yet"])
-def test_who_is_done_or_has_not_come_yet_is_not_silent(run, case):
+def test_who_is_done_or_has_not_come_yet_is_not_silent(run, case, capsys):
     (run.folder / peers.FOLDER).mkdir()
     if case == "earlier try":
         other(run).beat()
@@ -54,6 +54,8 @@ def test_who_is_done_or_has_not_come_yet_is_not_silent(run, case):
             peer.beat(done=True)
         time.sleep(0.9)
     assert not run.ended
+    late = "" if case == "done" else "mrpc lora seed 0: rank 0 still waits for rank 1 to begin, at most 1800 s; "
+    assert capsys.readouterr().err.partition("what")[0] == late, "said once"
     assert '"done": true' in (run.folder / peers.FOLDER / "0.json").read_text()
 
 
