@@ -18,6 +18,7 @@ from modules.benchmarks.recipes import Recipe, recipes_for
 from modules.benchmarks.settings import TrainingSettings
 from modules.experiments.plan import choose_model, settings
 from modules.experiments.wishes import Wishes
+from modules.paths import PROJECT
 from modules.reports.papers.paper_rows import PaperRow, choose, paper_rows
 from modules.reports.tables.section import short_name
 from modules.runs.results import canonical
@@ -68,9 +69,12 @@ class PlannedRun:
 
     @property
     def command(self) -> str:
-        """The complete command line of this one run."""
+        """The complete command line of this one run, for the folder in which it is asked for."""
         wishes, own = self.wishes, self.wishes.benchmark
-        words = ["python", f"paper_repro/{own.script}", "--variant", wishes.variant, "--preset", wishes.preset]
+        script = PROJECT / "paper_repro" / own.script
+        if script.is_relative_to(Path.cwd()):
+            script = script.relative_to(Path.cwd())
+        words = ["python", str(script), "--variant", wishes.variant, "--preset", wishes.preset]
         words += ["--model", self.model] if wishes.model else []
         flags = {"data_dir": wishes.data_dir, **wishes.options, **wishes.training, "mnli_init": wishes.mnli_init}
         flags |= {f"trainer.{name}": value for name, value in wishes.trainer.items()}

@@ -1,6 +1,7 @@
 """`--plan` prints whole commands and starts nothing."""
 
 import shlex
+from pathlib import Path
 
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
@@ -51,3 +52,13 @@ def test_for_slurm_it_is_the_script_of_an_array(tmp_path, capsys, monkeypatch):
         words = [shlex.split(command) for command in chain.split(" && ")]
         assert [each[each.index("--tasks") + 1] for each in words] == ["mnli", "mrpc", "rte", "stsb"]
         assert {each[each.index("--seeds") + 1] for each in words} == {str(seed)}
+
+
+def test_from_another_folder_the_command_names_the_script_where_it_is(tmp_path, capsys, monkeypatch):
+    """Such as that of a method of one's own: the printed lines are carried out there."""
+    monkeypatch.setattr("modules.experiments.cost_estimate._hours", lambda group: (2.0, "measured"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["--model", "embedded", "--tasks", "rte", "--seeds", "0", "--plan"], GLUE) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if not line.startswith("#"))
+    script = Path(shlex.split(line)[1])
+    assert script.is_absolute() and script.is_file() and script.name == "glue.py"
