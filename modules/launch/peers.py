@@ -21,10 +21,10 @@ from modules.runs.config import RunConfig
 from modules.runs.ranks import MADE, rank, seconds, world_size
 from variants.errors import UserError
 
-SILENCE = "LORA_VARIANTS_RANKS_SILENCE"
-"""Variable with the seconds without a sign of life after which a rank counts as dead."""
-LONGEST_SILENCE = 45.0
-"""Its default: several times what a slow shared folder takes to show a file."""
+SILENCE_VARIABLE = "LORA_VARIANTS_RANKS_SILENCE"
+SILENCE = 45.0
+"""Seconds without a sign of life after which a rank counts as dead: several times what a slow shared folder takes to
+show a file."""
 BEATS = 9
 """Signs of life in that time."""
 FOLDER = "ranks"
@@ -38,7 +38,7 @@ def watching_peers(config: RunConfig) -> Iterator[None]:
     It does nothing where there is one rank, or a worker watches all of them.
 
     Raises:
-        UserError: the folder cannot be written, or ``SILENCE`` is no number.
+        UserError: the folder cannot be written, or `SILENCE_VARIABLE` is no time.
     """
     if world_size() == 1 or (MADE in os.environ and config.trainer.get("num_nodes", 1) == 1):
         yield
@@ -55,7 +55,7 @@ class _Watch:
 
     def __init__(self, config: RunConfig) -> None:
         self.title, self.folder = config.title, config.folder / FOLDER
-        self.silence = seconds(SILENCE, LONGEST_SILENCE)
+        self.silence = seconds(SILENCE_VARIABLE, SILENCE)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.heartbeat = Heartbeat(
             self._file(rank()), self.silence / BEATS, {"host": platform.node(), "process": os.getpid()}, then=self._look

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -48,10 +50,11 @@ def longest_wait() -> timedelta:
 
 def seconds(name: str, default: float) -> float:
     """The value of a variable that says how long something may last. Raises UserError where it is no such number."""
-    value = os.environ.get(name) or str(default)
-    if not value.replace(".", "", 1).isdigit() or not float(value):
-        raise UserError(f"{name} must be a number of seconds, not {value!r}")
-    return float(value)
+    text = os.environ.get(name) or str(default)
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise UserError(f"{name} must be a number of seconds above 0, not {text!r}")
 
 
 def on_cpu(trainer: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.delenv(MADE, raising=False)
-    monkeypatch.setenv(peers.SILENCE, "0.4")
+    monkeypatch.setenv(peers.SILENCE_VARIABLE, "0.4")
     config = SimpleNamespace(title="mrpc lora seed 0", folder=tmp_path, trainer={"num_nodes": 2}, ended=[])
     monkeypatch.setattr(os, "_exit", config.ended.append)
     return config

@@ -58,6 +58,7 @@ def test_the_longest_wait_is_the_persons(monkeypatch):
     assert ranks.longest_wait() == timedelta(minutes=30)
     monkeypatch.setenv(ranks.WAIT, "90")
     assert ranks.longest_wait() == timedelta(seconds=90)
-    monkeypatch.setenv(ranks.WAIT, "soon")
-    with pytest.raises(UserError, match="LORA_VARIANTS_RANKS_WAIT must be a number of seconds, not 'soon'"):
-        ranks.longest_wait()
+    for text in ("soon", "0", "-3", "inf", "nan", "²"):
+        monkeypatch.setenv(ranks.WAIT, text)
+        with pytest.raises(UserError, match=f"RANKS_WAIT must be a number of seconds above 0, not '{text}'"):
+            ranks.longest_wait()
