@@ -118,10 +118,9 @@ def in_this_process(monkeypatch):
     """Commands carry their runs out here: quicker, where a process for each worker is not the point."""
     from modules.launch import worker
 
-    for command in ("command", "comparison"):
-        monkeypatch.setattr(
-            f"modules.experiments.{command}.run_workers", lambda ids, folder, *_, **__: worker.main([folder, *ids])
-        )
+    monkeypatch.setattr(
+        "modules.launch.jobs.launch.run_workers", lambda ids, folder, *_, **__: worker.main([folder, *ids])
+    )
 
 
 @pytest.fixture

@@ -44,8 +44,10 @@ def test_without_submitit_the_extra_is_named(monkeypatch):
     assert Launch.of("slurm", None, submits=False).options["time"] == 240, "a script needs no submitit"
 
 
-def test_under_a_launcher_it_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_STEP_NUM_TASKS"])
+def test_under_torchrun_or_srun_it_is_refused(monkeypatch, variable):
+    """Each of their processes would submit every job."""
+    monkeypatch.setenv(variable, "2")
     with pytest.raises(UserError, match="leave torchrun or srun out"):
         Launch.of("local", None)
 
