@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from modules.launch.pool import run_workers
 
 ROOT = Path(__file__).resolve().parents[3]
 GLUE = str(ROOT / "paper_repro" / "glue.py")
+ENDED = {"wait": lambda: 0, "poll": lambda: 0}
 
 
 @pytest.mark.parametrize(
@@ -130,6 +132,19 @@ def test_workers_end_with_the_command(command, tmp_path):
 @pytest.mark.slow
 def test_a_failing_worker_is_reported(tmp_path, capfd):
     assert run_workers(["no-such-run"], str(tmp_path), jobs=1) == 2  # bad input, not an accident
+
+
+def test_cores_are_shared_out_among_the_ranks_of_all_jobs(monkeypatch, tmp_path):
+    """`--launch local --jobs 4` with runs of two ranks."""
+    given: list[dict[str, str]] = []
+    monkeypatch.setattr(
+        launcher.subprocess, "Popen", lambda command, env: given.append(env) or SimpleNamespace(**ENDED)
+    )
+    monkeypatch.setattr(launcher.os, "cpu_count", lambda: 16)
+    monkeypatch.setenv("LORA_VARIANTS_RUNS_AT_ONCE", "4")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    run_workers(["a"], str(tmp_path), 1, {"devices": 2, "accelerator": "cpu"})
+    assert given[0]["OMP_NUM_THREADS"] == "2" and given[0]["LORA_VARIANTS_RUNS_AT_ONCE"] == "4"
 
 
 def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):

@@ -6,12 +6,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
 from modules.launch.jobs import launch as cluster
+from modules.launch.jobs import queues
 from modules.launch.jobs.job import WorkerJob
 from modules.launch.jobs.launch import Launch
 from modules.launch.jobs.queues import Local
@@ -107,6 +109,29 @@ def test_local_jobs(command, tmp_path, capsys, monkeypatch):
     (log,) = (tmp_path / "results" / "jobs").glob("*_log.out")
     assert "rte lora seed 0: epoch 2/2" in log.read_text()
     assert main(words, GLUE) == 0 and "1 done before" in capsys.readouterr().out
+
+
+def test_a_local_job_takes_the_gpu_that_is_free(monkeypatch, tmp_path):
+    """Not the next in turn: jobs do not end in the order of their start."""
+    given, ended = {}, set()
+
+    class Executor:
+        def __init__(self, folder):
+            self.update_parameters = lambda **_: None
+
+        def submit(self, work):
+            given[work.word] = work.environment["CUDA_VISIBLE_DEVICES"]
+            paths = SimpleNamespace(stdout=tmp_path / "log")
+            return SimpleNamespace(done=lambda: work.word in ended, paths=paths)
+
+    monkeypatch.setattr(queues, "submitit", lambda: SimpleNamespace(LocalExecutor=Executor))
+    monkeypatch.setattr(queues, "shared_out", lambda at_once, *_: (at_once, ["0", "1"]))
+    queue = Local(tmp_path, 2, {}, False)
+    queue.submit([[SimpleNamespace(id=id)] for id in "abcd"], str(tmp_path))
+    for word in ("", "b", "c"):
+        ended.add(word)
+        queue.states()
+    assert given == {"a": "0", "b": "1", "c": "1", "d": "1"}
 
 
 @pytest.mark.slow
