@@ -97,7 +97,7 @@ def check_trainer(options: Mapping[str, Any]) -> None:
     if options.get("num_nodes", 1) > 1 and not launched() and "MASTER_ADDR" not in os.environ:
         raise UserError(
             f"--trainer.num_nodes {options['num_nodes']} alone would wait for the other machines for ever: start the "
-            "command on each by torchrun or srun (docs/scaling.md)"
+            "command on each by torchrun or srun (docs/clusters.md)"
         )
 
 

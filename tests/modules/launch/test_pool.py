@@ -16,7 +16,6 @@ from modules.launch.pool import run_workers
 
 ROOT = Path(__file__).resolve().parents[3]
 GLUE = str(ROOT / "paper_repro" / "glue.py")
-ENDED = {"wait": lambda: 0, "poll": lambda: 0}
 
 
 @pytest.mark.parametrize(
@@ -137,9 +136,8 @@ def test_a_failing_worker_is_reported(tmp_path, capfd):
 def test_cores_are_shared_out_among_the_ranks_of_all_jobs(monkeypatch, tmp_path):
     """`--launch local --jobs 4` with runs of two ranks."""
     given: list[dict[str, str]] = []
-    monkeypatch.setattr(
-        launcher.subprocess, "Popen", lambda command, env: given.append(env) or SimpleNamespace(**ENDED)
-    )
+    ended = SimpleNamespace(wait=lambda: 0, poll=lambda: 0)
+    monkeypatch.setattr(launcher.subprocess, "Popen", lambda command, env: given.append(env) or ended)
     monkeypatch.setattr(launcher.os, "cpu_count", lambda: 16)
     monkeypatch.setenv("LORA_VARIANTS_RUNS_AT_ONCE", "4")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
