@@ -58,7 +58,7 @@ def environments(config: RunConfig) -> Iterator[dict[str, str]]:
     the caller's.
     """
     count, machines = local_ranks(config.trainer), config.trainer.get("num_nodes", 1)
-    meeting = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    meeting = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     if machines > 1:
         meeting |= {name: os.environ[name] for name in meeting if name in os.environ}
     for k in range(count):
@@ -76,7 +76,8 @@ def environments(config: RunConfig) -> Iterator[dict[str, str]]:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at, for ranks to meet."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]
