@@ -18,7 +18,7 @@ from modules.documents import read_json
 from modules.launch.failures import AGAIN
 from modules.launch.heartbeat import Heartbeat, Observer
 from modules.runs.config import RunConfig
-from modules.runs.ranks import MADE, rank, seconds, world_size
+from modules.runs.ranks import BY_WORKER, rank, seconds, world_size
 from variants.errors import UserError
 
 SILENCE_VARIABLE = "LORA_VARIANTS_RANKS_SILENCE"
@@ -40,7 +40,7 @@ def watching_peers(config: RunConfig) -> Iterator[None]:
     Raises:
         UserError: the folder cannot be written, or `SILENCE_VARIABLE` is no time.
     """
-    if world_size() == 1 or (MADE in os.environ and config.trainer.get("num_nodes", 1) == 1):
+    if world_size() == 1 or (BY_WORKER in os.environ and config.trainer.get("num_nodes", 1) == 1):
         yield
         return
     watch = _Watch(config)

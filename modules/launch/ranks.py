@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from modules.launch.failures import Failure
 from modules.processes import TERMINAL, WITH_PARENT, end, not_interrupted, on_terminal
 from modules.runs.config import RunConfig
-from modules.runs.ranks import MADE, local_ranks
+from modules.runs.ranks import BY_WORKER, local_ranks
 
 GRACE = 10.0
 """Seconds after one rank has lost the others in which the one that ended before it may be found: the end of a process
@@ -66,7 +66,7 @@ def environments(config: RunConfig) -> Iterator[dict[str, str]]:
             os.environ
             | meeting
             | {
-                MADE: str(count),
+                BY_WORKER: str(count),
                 WITH_PARENT: str(os.getpid()),
                 TERMINAL: str(int(on_terminal())),
                 "LOCAL_RANK": str(k),

@@ -11,7 +11,7 @@ from typing import Any
 
 from variants.errors import UserError
 
-MADE = "LORA_VARIANTS_RANKS"
+BY_WORKER = "LORA_VARIANTS_RANKS"
 """Variable that a worker sets for the ranks that it starts (`modules/launch/ranks.py`): how many there are."""
 
 LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
@@ -25,7 +25,7 @@ LONGEST_WAIT = 1800.0
 
 def launched() -> bool:
     """Whether a launcher (torchrun, srun, mpirun) has started this process as a rank: no others are started then."""
-    if MADE in os.environ:
+    if BY_WORKER in os.environ:
         return False
     several = any(os.environ.get(name, "").isdigit() and int(os.environ[name]) > 1 for name in LAUNCHERS)
     return several or "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ

@@ -10,7 +10,7 @@ import pytest
 
 from modules.launch import peers
 from modules.launch.heartbeat import Heartbeat
-from modules.runs.ranks import MADE
+from modules.runs.ranks import BY_WORKER
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def run(tmp_path, monkeypatch):
     """A run of two ranks of which this process is the first; ``ended`` says with which code it would have ended."""
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.delenv(MADE, raising=False)
+    monkeypatch.delenv(BY_WORKER, raising=False)
     monkeypatch.setenv(peers.SILENCE_VARIABLE, "0.4")
     config = SimpleNamespace(title="mrpc lora seed 0", folder=tmp_path, trainer={"num_nodes": 2}, ended=[])
     monkeypatch.setattr(os, "_exit", config.ended.append)
@@ -74,7 +74,7 @@ def test_a_rank_that_was_stopped_itself_counts_anew(run):
 
 
 def test_nobody_beats_where_a_worker_watches_all_ranks(run, monkeypatch):
-    monkeypatch.setenv(MADE, "2")
+    monkeypatch.setenv(BY_WORKER, "2")
     run.trainer = {"devices": 2}
     with peers.watching_peers(run):
         assert not (run.folder / peers.FOLDER).exists()

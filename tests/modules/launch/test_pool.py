@@ -13,9 +13,9 @@ import pytest
 
 from modules.launch import pool as launcher
 from modules.launch.pool import run_workers
+from tests.support.runs import ENVIRONMENT, planned
 
 ROOT = Path(__file__).resolve().parents[3]
-GLUE = str(ROOT / "paper_repro" / "glue.py")
 
 
 @pytest.mark.parametrize(
@@ -111,11 +111,27 @@ def test_default_jobs(monkeypatch, trainer, stacked, gpus, jobs):
     assert launcher.default_jobs(trainer, stacked) == jobs
 
 
+COMMAND = """
+import sys
+from modules.command_line import guarded
+from modules.launch.pool import run_workers
+sys.exit(guarded(lambda: run_workers([sys.argv[2]], sys.argv[1], 1, {"accelerator": "cpu"})))
+"""
+
+
 @pytest.mark.slow
 def test_workers_end_with_the_command(command, tmp_path):
-    """SIGTERM to the command, as a scheduler sends it, leaves no process training."""
+    """SIGTERM to the command, as a scheduler sends it, leaves no process training.
+
+    `tests/modules/test_processes.py` tries every signal, on workers that do not train.
+    """
+    (run,) = planned([*command, "--epochs", "500"])
     process = subprocess.Popen(
-        [sys.executable, GLUE, *command, "--epochs", "500"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", COMMAND, run.results_dir, run.id],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
     )
     for line in process.stdout:
         if "epoch" in line:
