@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch.distributed as dist
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy, Strategy
@@ -73,18 +71,13 @@ class Sharded(Replicated):
         self.checkpoint_io.teardown()
 
 
-def strategy(name: Any, averages: bool) -> Strategy | Any:
+def strategy(name: str, averages: bool) -> Strategy:
     """Lightning's strategy of a run in several processes.
 
     Args:
-        name: the Trainer's option.
+        name: the Trainer's option, one of `modules.runs.trainer_options.STRATEGIES`.
         averages: whether the run's own step averages gradients; else DistributedDataParallel does.
-
-    Returns:
-        A strategy; ``name`` as it is where it is none of the project's.
     """
-    if name not in ("auto", "ddp", "fsdp2"):
-        return name
     if name == "fsdp2":
         return Sharded(timeout=longest_wait())
     if averages:
