@@ -12,7 +12,7 @@ import pytest
 
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
-from modules.launch.jobs import launch as cluster
+from modules.launch.jobs import launch as launching
 from modules.launch.jobs import queues
 from modules.launch.jobs.job import WorkerJob
 from modules.launch.jobs.launch import Launch
@@ -82,10 +82,10 @@ def test_what_has_a_job_is_not_submitted_again(monkeypatch, tmp_path, capsys):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "1.json").write_text("")
     (tmp_path / "a.log").write_text("error: early\nerror: mrpc lora seeds 2,3: no memory\nlast words\n")
-    monkeypatch.setattr(cluster, "Local", lambda *_: queue)
-    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(launching, "Local", lambda *_: queue)
+    monkeypatch.setattr(launching.time, "sleep", lambda seconds: None)
     runs = [Run("1"), Run("2"), Run("3"), Run("4")]
-    code = cluster.run_jobs([runs[:2], runs[2:3], runs[3:]], str(tmp_path), Launch("local"), 1)
+    code = launching.run_jobs([runs[:2], runs[2:3], runs[3:]], str(tmp_path), Launch("local"), 1)
     out, err = capsys.readouterr()
     assert code == 1 and queue.submitted == [["2"], ["3"], ["4"]]
     assert "1 runs have jobs already" in out
