@@ -41,9 +41,10 @@ def pytest_sessionfinish() -> None:
     gc.unfreeze()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of acceleration folders; skip those for a GPU, or for SLURM, where there is none."""
-    no_slurm = why_not()
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests of acceleration folders; skip those for a GPU, or for SLURM, where there is none. SLURM's take
+    minutes and have to be asked for."""
+    no_slurm = why_not() if "slurm" in config.option.markexpr else "pytest -m slurm does so"
     for item in items:
         if "acceleration" in item.path.relative_to(ROOT).parts:
             item.add_marker("acceleration")
@@ -117,10 +118,9 @@ def in_this_process(monkeypatch):
     """Commands carry their runs out here: quicker, where a process for each worker is not the point."""
     from modules.launch import worker
 
-    for command in ("command", "comparison"):
-        monkeypatch.setattr(
-            f"modules.experiments.{command}.run_workers", lambda ids, folder, *_, **__: worker.main([folder, *ids])
-        )
+    monkeypatch.setattr(
+        "modules.launch.jobs.launch.run_workers", lambda ids, folder, *_, **__: worker.main([folder, *ids])
+    )
 
 
 @pytest.fixture

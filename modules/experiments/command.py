@@ -13,10 +13,10 @@ from modules.experiments.plan import Plan, make_plan, merge
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
 from modules.launch.holders import forget, say_what_is_missing
-from modules.launch.jobs.launch import Launch, run_jobs
-from modules.launch.pool import default_jobs, run_workers
+from modules.launch.jobs.launch import Launch, carry_out
 from modules.paths import PUBLISHED
 from modules.reports.show import show_paper_table, show_table
+from modules.runs.ranks import rank
 from variants.errors import UserError
 from variants.registry import outline, resolve
 
@@ -53,7 +53,7 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
     plan = merge([make_plan(each, resolve(each.variant)) for each in wanted])
     plan.about += about
     code = execute(plan, flags.results_dir, benchmark, flags.force, flags.jobs, stack, launch)
-    if flags.table and _first_process():
+    if flags.table and rank() == 0:
         show_paper_table(flags.results_dir, flags.table)
     return code
 
@@ -104,7 +104,7 @@ def execute(
         raise UserError(f"--jobs must be at least 1, not {jobs}")
     if stack:
         stacks(plan.runs)  # refuses before anything is done
-    first = _first_process()
+    first = rank() == 0
     store = ResultStore(results_dir)
     if force and first:
         forget(plan.runs, store)
@@ -117,19 +117,9 @@ def execute(
     groups = stacks(missing) if stack else [[run] for run in missing]
     for run in (run for group in groups for run in group):
         run.write()  # every rank of a launcher: one that waited for the first to do so would come too early
-    if launch:
-        code = run_jobs(groups, results_dir, launch, jobs, trainer, stacked=stack)
-    else:
-        words = ["+".join(run.id for run in group) for group in groups]
-        jobs = default_jobs(trainer, stacked=stack) if jobs is None else jobs
-        code = run_workers(words, results_dir, jobs, trainer, stacked=stack)
+    code = carry_out(groups, results_dir, launch, jobs, trainer, stack)
     if not first:
         return code
     ids = {run.id for run in plan.runs}
     code = max(code, show_table(results_dir, write=bool(missing), ids=ids, benchmark=benchmark))
     return max(code, say_what_is_missing(plan.runs, results_dir))
-
-
-def _first_process() -> bool:
-    """Whether this is the first of the processes that a launcher started, or the only one."""
-    return os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"

@@ -17,8 +17,7 @@ from modules.experiments.plan import make_plan, open_source
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
 from modules.launch.holders import say_what_is_missing
-from modules.launch.jobs.launch import Launch, run_jobs
-from modules.launch.pool import default_jobs, run_workers
+from modules.launch.jobs.launch import Launch, carry_out
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from variants.atomic import write_atomic
@@ -176,13 +175,7 @@ class Comparison:
         groups = self.missing(runs, folder)
         for run in (run for group in groups for run in group):
             run.write()
-        trainer = self.content.trainer or {}
-        if self.launch:
-            code = run_jobs(groups, str(folder), self.launch, self.jobs, trainer, self.stack)
-        else:
-            words = ["+".join(run.id for run in group) for group in groups]
-            jobs = default_jobs(trainer, self.stack) if self.jobs is None else self.jobs
-            code = run_workers(words, str(folder), jobs, trainer, self.stack)
+        code = carry_out(groups, str(folder), self.launch, self.jobs, self.content.trainer or {}, self.stack)
         return max(code, say_what_is_missing(runs, folder))
 
     def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:

@@ -71,7 +71,7 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
         "--trainer.devices N a stack on each of N devices",
     )
     add("--launch", type=str | None, help="carry the runs out as jobs, by submitit: local or slurm (docs/clusters.md)")
-    add("--slurm", type=dict[str, str] | None, help="any option of sbatch, as --slurm.partition X --slurm.time 2:00:00")
+    add("--slurm", type=dict[str, str] | None, help="options of sbatch, as --slurm.partition X --slurm.time 2:00:00")
     add("--table_only", **switch, help="rebuild the table from the result files")
     add("--results_dir", type=place, default="results", help="where runs and tables are written (default: results)")
     add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")

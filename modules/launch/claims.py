@@ -35,7 +35,7 @@ from modules.documents import read_json
 from modules.launch.heartbeat import Heartbeat, Observer
 from modules.launch.machine import runs, started, this_machine
 from modules.processes import WITH_PARENT
-from modules.runs.ranks import rank
+from modules.runs.ranks import rank, seconds
 from variants.atomic import remove_leftovers, write_new
 from variants.errors import UserError
 from variants.schema import built
@@ -77,7 +77,7 @@ class Holder:
             since=_now(),
             machine=this_machine(),
             started=started(worker),
-            silence=_silence(),
+            silence=seconds(SILENCE_VARIABLE, SILENCE),
             token=secrets.token_hex(8),
         )
 
@@ -87,14 +87,6 @@ class Holder:
 
     def __str__(self) -> str:
         return f"another command (process {self.command} on {self.host}, since {self.since})"
-
-
-def _silence() -> float:
-    text = os.environ.get(SILENCE_VARIABLE, str(SILENCE))
-    with contextlib.suppress(ValueError):
-        if 0 < float(text) < float("inf"):
-            return float(text)
-    raise UserError(f"{SILENCE_VARIABLE}={text}: it must be a number of seconds above 0")
 
 
 def _now() -> str:

@@ -18,13 +18,13 @@ from modules.documents import read_json
 from modules.launch.failures import AGAIN
 from modules.launch.heartbeat import Heartbeat, Observer
 from modules.runs.config import RunConfig
-from modules.runs.ranks import MADE, longest_wait, rank, seconds, world_size
+from modules.runs.ranks import BY_WORKER, longest_wait, rank, seconds, world_size
 from variants.errors import UserError
 
-SILENCE = "LORA_VARIANTS_RANKS_SILENCE"
-"""Variable with the seconds without a sign of life after which a rank counts as dead."""
-LONGEST_SILENCE = 45.0
-"""Its default: several times what a slow shared folder takes to show a file."""
+SILENCE_VARIABLE = "LORA_VARIANTS_RANKS_SILENCE"
+SILENCE = 45.0
+"""Seconds without a sign of life after which a rank counts as dead: several times what a slow shared folder takes to
+show a file."""
 BEATS = 9
 """Signs of life in that time."""
 FOLDER = "ranks"
@@ -38,14 +38,18 @@ def watching_peers(config: RunConfig) -> Iterator[None]:
     It does nothing where there is one rank, or a worker watches all of them.
 
     Raises:
-        UserError: the folder cannot be written, or ``SILENCE`` is no number.
+        UserError: the folder cannot be written, or `SILENCE_VARIABLE` is no time.
     """
-    if world_size() == 1 or (MADE in os.environ and config.trainer.get("num_nodes", 1) == 1):
+    if world_size() == 1 or (BY_WORKER in os.environ and config.trainer.get("num_nodes", 1) == 1):
         yield
         return
     watch = _Watch(config)
     with watch.heartbeat:
         yield
+        import torch.distributed as dist  # takes seconds, which the run has spent
+
+        if dist.is_initialized():  # whoever began the next run while the first still writes would meet it there
+            dist.barrier()
     with contextlib.suppress(UserError):  # all else has been written
         watch.heartbeat.beat(done=True)  # the last: a rank that failed leaves without it
 
@@ -55,7 +59,7 @@ class _Watch:
 
     def __init__(self, config: RunConfig) -> None:
         self.title, self.folder = config.title, config.folder / FOLDER
-        self.silence = seconds(SILENCE, LONGEST_SILENCE)
+        self.silence = seconds(SILENCE_VARIABLE, SILENCE)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.heartbeat = Heartbeat(
             self._file(rank()), self.silence / BEATS, {"host": platform.node(), "process": os.getpid()}, then=self._look

@@ -102,8 +102,8 @@ def run_workers(
     lists = [[id] for id in ids] if one_by_one else [ids[k:] + ids[:k] for k in range(at_once)]
     all_runs = at_once * int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1"))  # this may be one of several jobs
     environment = dict(os.environ) | {"LORA_VARIANTS_RUNS_AT_ONCE": str(all_runs), WITH_PARENT: str(os.getpid())}
-    if at_once * ranks > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (at_once * ranks))))
+    if all_runs * ranks > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (all_runs * ranks))))
     environment = KEEP_MEMORY | environment
     worst = 0
     for start in range(0, len(lists), at_once):

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from modules.launch.failures import Failure
 from modules.processes import TERMINAL, WITH_PARENT, end, not_interrupted, on_terminal
 from modules.runs.config import RunConfig
-from modules.runs.ranks import MADE, local_ranks
+from modules.runs.ranks import BY_WORKER, local_ranks
 
 GRACE = 10.0
 """Seconds after one rank has lost the others in which the one that ended before it may be found: the end of a process
@@ -58,7 +58,7 @@ def environments(config: RunConfig) -> Iterator[dict[str, str]]:
     the caller's.
     """
     count, machines = local_ranks(config.trainer), config.trainer.get("num_nodes", 1)
-    meeting = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    meeting = {"NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     if machines > 1:
         meeting |= {name: os.environ[name] for name in meeting if name in os.environ}
     for k in range(count):
@@ -66,7 +66,7 @@ def environments(config: RunConfig) -> Iterator[dict[str, str]]:
             os.environ
             | meeting
             | {
-                MADE: str(count),
+                BY_WORKER: str(count),
                 WITH_PARENT: str(os.getpid()),
                 TERMINAL: str(int(on_terminal())),
                 "LOCAL_RANK": str(k),
@@ -76,7 +76,8 @@ def environments(config: RunConfig) -> Iterator[dict[str, str]]:
         )
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens at, for ranks to meet."""
     with socket.socket() as found:
         found.bind(("127.0.0.1", 0))
         return found.getsockname()[1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 from collections.abc import Mapping
 from datetime import timedelta
@@ -9,7 +11,7 @@ from typing import Any
 
 from variants.errors import UserError
 
-MADE = "LORA_VARIANTS_RANKS"
+BY_WORKER = "LORA_VARIANTS_RANKS"
 """Variable that a worker sets for the ranks that it starts (`modules/launch/ranks.py`): how many there are."""
 
 LAUNCHERS = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "JSM_NAMESPACE_SIZE")
@@ -23,7 +25,7 @@ LONGEST_WAIT = 1800.0
 
 def launched() -> bool:
     """Whether a launcher (torchrun, srun, mpirun) has started this process as a rank: no others are started then."""
-    if MADE in os.environ:
+    if BY_WORKER in os.environ:
         return False
     several = any(os.environ.get(name, "").isdigit() and int(os.environ[name]) > 1 for name in LAUNCHERS)
     return several or "TORCHELASTIC_RUN_ID" in os.environ or "LOCAL_RANK" in os.environ
@@ -48,10 +50,11 @@ def longest_wait() -> timedelta:
 
 def seconds(name: str, default: float) -> float:
     """The value of a variable that says how long something may last. Raises UserError where it is no such number."""
-    value = os.environ.get(name) or str(default)
-    if not value.replace(".", "", 1).isdigit() or not float(value):
-        raise UserError(f"{name} must be a number of seconds, not {value!r}")
-    return float(value)
+    text = os.environ.get(name) or str(default)
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < math.inf:
+            return float(text)
+    raise UserError(f"{name} must be a number of seconds above 0, not {text!r}")
 
 
 def on_cpu(trainer: Mapping[str, Any]) -> bool:

@@ -42,7 +42,12 @@ def _share(value: Any) -> bool:
 
 def _devices(value: Any) -> bool:
     number = value in (-1, "-1") or _whole(1)(value) or isinstance(value, str) and value.isdigit() and int(value) > 0
-    return number or value == "auto" or isinstance(value, (list, str)) and bool(value) and value not in ("0", "x")
+    listed = value.replace(" ", "").split(",") if isinstance(value, str) else value
+    return number or value == "auto" or isinstance(listed, list) and bool(listed) and value != "0" and _numbers(listed)
+
+
+def _numbers(values: list) -> bool:
+    return all(str(value).isdecimal() for value in values)
 
 
 STRATEGIES = ("auto", "ddp", "fsdp2")
@@ -97,7 +102,7 @@ def check_trainer(options: Mapping[str, Any]) -> None:
     if options.get("num_nodes", 1) > 1 and not launched() and "MASTER_ADDR" not in os.environ:
         raise UserError(
             f"--trainer.num_nodes {options['num_nodes']} alone would wait for the other machines for ever: start the "
-            "command on each by torchrun or srun (docs/scaling.md)"
+            "command on each by torchrun or srun (docs/clusters.md)"
         )
 
 

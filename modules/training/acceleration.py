@@ -89,8 +89,7 @@ def averages(config: RunConfig, precision: str) -> bool:
     DistributedDataParallel's gradients must have; always over a base in shards, for which there is nobody else."""
     if devices.in_shards(config):
         return True
-    several = not devices.in_one_process(config) and config.trainer.get("strategy", "auto") in ("auto", "ddp")
-    return wanted(config) and several and precision != "16-mixed"
+    return wanted(config) and not devices.in_one_process(config) and precision != "16-mixed"
 
 
 # ---- before and after adapters are attached ------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import socket
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from modules.experiments.flags import make_parser
 from modules.experiments.plan import make_plan
 from modules.experiments.wishes import Wishes
 from modules.launch import worker
+from modules.launch.ranks import free_port
 from modules.runs.config import RunConfig
 from variants.registry import resolve
 
@@ -44,8 +44,7 @@ def work(*runs: RunConfig, check: bool = True) -> subprocess.CompletedProcess:
 
 def in_two(*runs: RunConfig) -> None:
     """Carry the runs out in two processes, one after the other: quicker than two processes for each of them."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "NODE_RANK": "0"}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
     code = "import sys; from modules.runs.config import RunConfig; from modules.training.run import run\n"
     code += "for folder, id in zip(sys.argv[1::2], sys.argv[2::2]): run(RunConfig.read(folder, id))"
     command = [sys.executable, "-c", code, *(word for run in runs for word in (run.results_dir, run.id))]

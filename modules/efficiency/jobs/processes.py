@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+from modules.launch.ranks import free_port
 from modules.paths import PROJECT
-from modules.processes import WITH_PARENT
+from modules.processes import WITH_PARENT, end
 from variants.errors import UserError
 
 
@@ -44,20 +43,17 @@ def call_ranks(module: str, settings: Path, ranks: int, limit_s: float) -> None:
     Raises:
         UserError: a rank failed, with the last line of its output, or they took too long; the others are ended.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    common = _environment(PROJECT) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    common |= {"LOCAL_WORLD_SIZE": str(ranks), "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
-    with contextlib.ExitStack() as stack:
-        processes, outputs = [], [settings.parent / f"rank-{rank}.txt" for rank in range(ranks)]
+    common = _environment(PROJECT) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    common |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
+    common |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
+    command, name = [sys.executable, "-m", module, str(settings)], module.rpartition(".")[2]
+    processes, outputs = [], [settings.parent / f"rank-{rank}.txt" for rank in range(ranks)]
+    try:
         for rank, output in enumerate(outputs):
-            file = stack.enter_context(output.open("w", encoding="utf-8"))
             env = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            command = [sys.executable, "-m", module, str(settings)]
-            processes.append(subprocess.Popen(command, cwd=PROJECT, env=env, stdout=file, stderr=subprocess.STDOUT))
-            stack.callback(_end, processes[-1])
-        name, deadline = module.rpartition(".")[2], time.monotonic() + limit_s
+            with output.open("w", encoding="utf-8") as file:
+                processes.append(subprocess.Popen(command, cwd=PROJECT, env=env, stdout=file, stderr=subprocess.STDOUT))
+        deadline = time.monotonic() + limit_s
         while None in (ended := [process.poll() for process in processes]) and not any(ended):
             if time.monotonic() > deadline:
                 raise UserError(f"{name} was ended: it had not finished after {limit_s:.0f} s")
@@ -66,12 +62,8 @@ def call_ranks(module: str, settings: Path, ranks: int, limit_s: float) -> None:
             if code:
                 told = _last_line(outputs[rank].read_text(encoding="utf-8", errors="replace"))
                 raise UserError(f"rank {rank} of {name} failed: {told or code}")
-
-
-def _end(process: subprocess.Popen) -> None:
-    if process.poll() is None:
-        process.kill()
-    process.wait()
+    finally:
+        end(processes)
 
 
 def _environment(project: Path) -> dict[str, str]:

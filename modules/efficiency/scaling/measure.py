@@ -130,7 +130,7 @@ class Session:
         except UserError as error:
             found["rounds_ms"].append(None)
             found["failed"] = str(error)
-            self.say(f"{told}: failed: {str(error)}")
+            self.say(f"{told}: failed: {error}")
         else:
             found["rounds_ms"].append(round(steady(measured["epoch_ms"]), 4))
             record["bytes"] = measured.pop("bytes")

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -157,6 +158,7 @@ def plan(work: Workload, record: Record, all_reduce: AllReduce | None, network: 
     return Plan(steps(dict.fromkeys(numbers, work.rows)), steps(strong) if small is not None else {})
 
 
+@cache
 def imbalance(work: Workload, gpus: int, rows: int, steps: int = 200) -> float:
     """By what part the most loaded of ``gpus`` ranks has more to compute than the mean one, on average over steps.
 

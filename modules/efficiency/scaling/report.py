@@ -152,7 +152,8 @@ def _plan(one: Plan) -> Iterator[str]:
     if not one.strong:
         yield "Strong scaling needs the run with few rows on one GPU, which `--quick` leaves out."
     elif (stop := one.stops()) is not None:
-        yield f"Strong scaling pays up to {stop} GPU{'s' * (stop > 1)}: the next doubling gains less than 10 %."
+        gain = f"the next doubling gains less than {100 * (PAYS - 1):.0f} %."
+        yield f"Strong scaling pays up to {stop} GPU{'s' * (stop > 1)}: {gain}"
     else:
         yield f"Strong scaling pays up to {max(one.strong)} GPUs, where each has its last row."
 

@@ -10,6 +10,7 @@ from modules.data.source import Source
 from modules.data.task import Task
 from modules.efficiency.jobs.model_folder import write_model
 from modules.efficiency.steps.backbones import is_language_model, sizes
+from variants.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -80,8 +81,11 @@ CPU = (Workload("embedded-roberta", "glue", "mrpc", 32, peft=("eager",)),)
 
 
 def workload(shape: str) -> Workload:
-    """The workload of a backbone."""
-    return next(one for one in (*GPU, *CPU) if one.shape == shape)
+    """The workload of a backbone. Raises UserError where a result file names one that there is not."""
+    known = {one.shape: one for one in (*GPU, *CPU)}
+    if shape not in known:
+        raise UserError(f"--scaling has no workload {shape!r}; there are {', '.join(known)}")
+    return known[shape]
 
 
 def plan_of_steps(rows: int, batch: int, steps: int, epochs: int) -> tuple[int, int]:

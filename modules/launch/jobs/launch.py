@@ -7,7 +7,6 @@ that the same command, started again, finds it in the queue.
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 import time
 from collections import Counter
@@ -20,8 +19,9 @@ from modules.launch.claims import claim
 from modules.launch.holders import holder
 from modules.launch.jobs import slurm
 from modules.launch.jobs.queues import Local, Queue, Slurm, submitit
-from modules.launch.pool import NOTHING, default_jobs
+from modules.launch.pool import NOTHING, default_jobs, run_workers
 from modules.runs.config import RunConfig
+from modules.runs.ranks import launched
 from modules.runs.results import ResultStore
 from variants.errors import UserError
 
@@ -61,7 +61,7 @@ class Launch:
             raise UserError(f"--launch must be local or slurm, not {where!r}")
         if where == "local" and options:
             raise UserError(f"--slurm.{next(iter(options))} is for --launch slurm, not for --launch local")
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if launched():
             raise UserError("--launch starts the processes itself: leave torchrun or srun out")
         launch = cls(where, slurm.options_of(options or {}) if where == "slurm" else {})
         if submits:
@@ -69,6 +69,28 @@ class Launch:
             if where == "slurm":
                 slurm.needs_slurm()
         return launch
+
+
+def carry_out(
+    groups: Sequence[Sequence[RunConfig]],
+    results_dir: str,
+    launch: Launch | None,
+    jobs: int | None,
+    trainer: Mapping[str, Any],
+    stacked: bool,
+) -> int:
+    """Carry out runs, in workers or as jobs, and wait for them; the exit code.
+
+    Args:
+        groups: runs without a result, those first that others start from; several in a group are stacked.
+        launch: how they become jobs; None for workers of this process.
+        jobs: how many run at once; None for a choice by devices and cores (`default_jobs`), on SLURM by SLURM.
+        trainer, stacked: as for `run_workers`.
+    """
+    if launch:
+        return run_jobs(groups, results_dir, launch, jobs, trainer, stacked)
+    jobs = default_jobs(trainer, stacked) if jobs is None else jobs
+    return run_workers(["+".join(run.id for run in group) for group in groups], results_dir, jobs, trainer, stacked)
 
 
 def run_jobs(
@@ -82,9 +104,7 @@ def run_jobs(
     """Submit a job for each group of runs that no job in the queue is for, and wait for all; the exit code.
 
     Args:
-        groups: runs without a result, those first that others start from; several in a group are stacked.
-        jobs: how many run at once; None for as many as `run_workers` would, on SLURM for as many as it likes.
-        trainer, stacked: as for `run_workers`.
+        groups, jobs, trainer, stacked: as for `carry_out`.
     """
     if not groups:
         return 0
@@ -120,25 +140,25 @@ def _one_command(folder: Path) -> Iterator[None]:
 def _wait(runs: Mapping[str, RunConfig], jobs: Mapping[str, str], queue: Queue, store: ResultStore) -> int:
     """Wait until each run has a result or its job has ended without one; 1 where a job failed, else 0."""
     begin = said = time.monotonic()
-    shown, missed, failed = "", set(), set()
+    shown, before, failed = "", set(), set()
     while True:
         live = queue.states()
-        open = [id for id in runs if not store.path(id).is_file()]
-        ended = {id for id in open if jobs[id] not in live}
-        for id in sorted((ended & missed) - failed):  # missed twice: a result may come late on a network's folder
+        missing = [id for id in runs if not store.path(id).is_file()]
+        ended = {id for id in missing if jobs[id] not in live}
+        for id in sorted((ended & before) - failed):  # so twice: a result may come late on a network's folder
             failed.add(id)
             _tell(runs[id], queue.logs.get(jobs[id], ""))
-        missed = ended
-        states = Counter(live[jobs[id]][0] for id in open if jobs[id] in live)
-        reasons = Counter(reason for id in open if (reason := live.get(jobs[id], ("", ""))[1]))
+        before = ended
+        states = Counter(live[jobs[id]][0] for id in missing if jobs[id] in live)
+        reasons = Counter(reason for id in missing if (reason := live.get(jobs[id], ("", ""))[1]))
         why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
-        line = f"jobs: {len(runs) - len(open)} of {len(runs)} runs done, {states['running']} running, "
+        line = f"jobs: {len(runs) - len(missing)} of {len(runs)} runs done, {states['running']} running, "
         line += f"{states['pending']} pending{why}, {len(failed)} failed"
         now = time.monotonic()
         if line != shown or now - said > SAY:
             print(line, flush=True)
             shown, said = line, now
-        if len(failed) == len(open):
+        if len(failed) == len(missing):
             return 1 if failed else 0
         time.sleep(min(LONGEST, max(1.0, (now - begin) / 20)))
 

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -77,23 +78,22 @@ class Local(Queue):
     def __init__(self, folder: Path, at_once: int, trainer: Mapping[str, Any], stacked: bool) -> None:
         super().__init__(folder)
         self.at_once, self.trainer, self.stacked = at_once, trainer, stacked
+        self.gpus: list[str] = []
         self.waiting: list[WorkerJob] = []
         self.started: dict[str, Any] = {}
+        self.taken: dict[str, str] = {}  # job -> its value of CUDA_VISIBLE_DEVICES
 
     def submit(self, groups: Sequence[Runs], results_dir: str) -> dict[str, str]:
         """Keep the groups for `states` to start."""
-        at_once, gpus = shared_out(min(self.at_once, len(groups)), self.trainer, self.stacked)
+        at_once, self.gpus = shared_out(min(self.at_once, len(groups)), self.trainer, self.stacked)
         self.at_once = max(1, at_once)
         names = ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
         environment = {name: os.environ.get(name) for name in names}  # submitit would hide all GPUs
         environment["LORA_VARIANTS_RUNS_AT_ONCE"] = str(at_once)
-        if at_once > 1 and environment["OMP_NUM_THREADS"] is None:
-            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // at_once))
         found = {}
-        for k, group in enumerate(groups):
-            gpu = {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {}
+        for group in groups:
             word = "+".join(run.id for run in group)
-            self.waiting.append(WorkerJob(results_dir, word, environment | gpu, os.getpid()))
+            self.waiting.append(WorkerJob(results_dir, word, dict(environment), os.getpid()))
             found |= {run.id: word for run in group}
         return found
 
@@ -102,6 +102,10 @@ class Local(Queue):
         running = [id for id, job in self.started.items() if not job.done()]
         while self.waiting and len(running) < self.at_once:
             work = self.waiting.pop(0)
+            if self.gpus:  # those with the fewest jobs: jobs do not end in the order of their start
+                used = Counter(self.taken[id] for id in running)
+                self.taken[work.word] = min(self.gpus, key=used.__getitem__)
+                work.environment["CUDA_VISIBLE_DEVICES"] = self.taken[work.word]
             executor = submitit().LocalExecutor(self.folder)
             executor.update_parameters(timeout_min=FOR_EVER, stderr_to_stdout=True)
             self.started[work.word] = job = executor.submit(work)

@@ -32,12 +32,18 @@ RESTARTS = 20
 
 
 def options_in(words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """(other words, ``--slurm.NAME VALUE`` or ``--slurm.NAME=VALUE``) of a command whose parser knows no such flags."""
+    """(other words, ``--slurm.NAME VALUE`` or ``--slurm.NAME=VALUE``) of a command whose parser knows no such flags.
+
+    Raises:
+        UserError: an option is without a value.
+    """
     rest, found, words = [], {}, iter(words)
     for word in words:
         if word.startswith("--slurm."):
             name, equals, value = word.removeprefix("--slurm.").partition("=")
-            found[name] = value if equals else next(words, "")
+            found[name] = value if equals else next(words, "--")
+            if not equals and found[name].startswith("--"):
+                raise UserError(f"--slurm.{name} needs a value, such as true where sbatch's own --{name} takes none")
         else:
             rest.append(word)
     return rest, found

@@ -103,19 +103,14 @@ class Sharded(Replicated):
         self.checkpoint_io.teardown()
 
 
-def strategy(name: Any, averages: bool, run: str) -> Strategy | Any:
+def strategy(name: str, averages: bool, run: str) -> Strategy:
     """Lightning's strategy of a run in several processes.
 
     Args:
-        name: the Trainer's option.
+        name: the Trainer's option, one of `modules.runs.trainer_options.STRATEGIES`.
         averages: whether the run's own step averages gradients; else DistributedDataParallel does.
         run: its id.
-
-    Returns:
-        A strategy; ``name`` as it is where it is none of the project's.
     """
-    if name not in ("auto", "ddp", "fsdp2"):
-        return name
     if name == "fsdp2":
         return Sharded(run)
     if averages:

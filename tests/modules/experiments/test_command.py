@@ -135,8 +135,12 @@ def test_a_rank_that_comes_before_the_first_finds_its_runs(command, monkeypatch,
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")
     folder = str(tmp_path / "shared")
-    read = lambda ids, *_, **__: found.extend(RunConfig.read(folder, id).id for id in ids) or 0  # noqa: E731
-    monkeypatch.setattr("modules.experiments.command.run_workers", read)
+
+    def carry_out(groups, *_) -> int:
+        found.extend(RunConfig.read(folder, run.id) for group in groups for run in group)
+        return 0
+
+    monkeypatch.setattr("modules.experiments.command.carry_out", carry_out)
     assert main([*command, "--results_dir", folder], GLUE) == 0
     assert found
 

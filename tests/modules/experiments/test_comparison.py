@@ -60,7 +60,7 @@ def made(tiny_model, tiny_tsv, tmp_path):
 def workers(monkeypatch) -> list[list[str]]:
     """The lists of runs that workers would have been given."""
     given: list[list[str]] = []
-    monkeypatch.setattr("modules.experiments.comparison.run_workers", lambda ids, *_: given.append(ids) or 0)
+    monkeypatch.setattr("modules.launch.jobs.launch.run_workers", lambda ids, *_: given.append(ids) or 0)
     return given
 
 
@@ -279,9 +279,7 @@ def test_tuning_may_read_a_part_of_the_rows(made):
 @pytest.mark.slow
 def test_e2e_from_the_plan_to_the_table(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # no Java: METEOR takes seconds
-    monkeypatch.setattr(
-        "modules.experiments.comparison.run_workers", lambda ids, folder, *_: worker.main([folder, *ids])
-    )
+    monkeypatch.setattr("modules.launch.jobs.launch.run_workers", lambda ids, folder, *_: worker.main([folder, *ids]))
     plan = {
         "benchmark": "e2e",
         "seeds": [0],

@@ -61,7 +61,7 @@ def test_force_leaves_the_runs_of_another_command_alone(held, command, in_this_p
 def test_a_comparison_says_so_too(held, monkeypatch, tmp_path):
     from modules.experiments.comparison import Comparison
 
-    monkeypatch.setattr("modules.experiments.comparison.run_workers", lambda *_: 0)
+    monkeypatch.setattr("modules.launch.jobs.launch.run_workers", lambda *_: 0)
     comparison = SimpleNamespace(jobs=1, launch=None, stack=False, content=SimpleNamespace(trainer=None))
     comparison.missing = lambda runs, folder: []
     assert Comparison.carry_out(comparison, held, tmp_path) == 1

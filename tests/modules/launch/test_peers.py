@@ -10,7 +10,7 @@ import pytest
 
 from modules.launch import peers
 from modules.launch.heartbeat import Heartbeat
-from modules.runs.ranks import MADE
+from modules.runs.ranks import BY_WORKER
 
 
 @pytest.fixture
@@ -18,8 +18,8 @@ def run(tmp_path, monkeypatch):
     """A run of two ranks of which this process is the first; ``ended`` says with which code it would have ended."""
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.delenv(MADE, raising=False)
-    monkeypatch.setenv(peers.SILENCE, "0.4")
+    monkeypatch.delenv(BY_WORKER, raising=False)
+    monkeypatch.setenv(peers.SILENCE_VARIABLE, "0.4")
     config = SimpleNamespace(title="mrpc lora seed 0", folder=tmp_path, trainer={"num_nodes": 2}, ended=[])
     monkeypatch.setattr(os, "_exit", config.ended.append)
     return config
@@ -76,7 +76,7 @@ def test_a_rank_that_was_stopped_itself_counts_anew(run):
 
 
 def test_nobody_beats_where_a_worker_watches_all_ranks(run, monkeypatch):
-    monkeypatch.setenv(MADE, "2")
+    monkeypatch.setenv(BY_WORKER, "2")
     run.trainer = {"devices": 2}
     with peers.watching_peers(run):
         assert not (run.folder / peers.FOLDER).exists()
@@ -84,3 +84,12 @@ def test_nobody_beats_where_a_worker_watches_all_ranks(run, monkeypatch):
     run.trainer = {"num_nodes": 2}
     with peers.watching_peers(run):
         assert not (run.folder / peers.FOLDER).exists()
+
+
+def test_no_rank_goes_on_to_the_next_run_before_all_are_done(run, monkeypatch):
+    met = []
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.barrier", lambda: met.append("all"))
+    with peers.watching_peers(run):
+        assert not met
+    assert met == ["all"]

@@ -7,14 +7,15 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from modules.launch import pool as launcher
 from modules.launch.pool import run_workers
+from tests.support.runs import ENVIRONMENT, planned
 
 ROOT = Path(__file__).resolve().parents[3]
-GLUE = str(ROOT / "paper_repro" / "glue.py")
 
 
 @pytest.mark.parametrize(
@@ -110,11 +111,27 @@ def test_default_jobs(monkeypatch, trainer, stacked, gpus, jobs):
     assert launcher.default_jobs(trainer, stacked) == jobs
 
 
+COMMAND = """
+import sys
+from modules.command_line import guarded
+from modules.launch.pool import run_workers
+sys.exit(guarded(lambda: run_workers([sys.argv[2]], sys.argv[1], 1, {"accelerator": "cpu"})))
+"""
+
+
 @pytest.mark.slow
 def test_workers_end_with_the_command(command, tmp_path):
-    """SIGTERM to the command, as a scheduler sends it, leaves no process training."""
+    """SIGTERM to the command, as a scheduler sends it, leaves no process training.
+
+    `tests/modules/test_processes.py` tries every signal, on workers that do not train.
+    """
+    (run,) = planned([*command, "--epochs", "500"])
     process = subprocess.Popen(
-        [sys.executable, GLUE, *command, "--epochs", "500"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", COMMAND, run.results_dir, run.id],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT | {"PYTHONPATH": str(ROOT)},
     )
     for line in process.stdout:
         if "epoch" in line:
@@ -130,6 +147,18 @@ def test_workers_end_with_the_command(command, tmp_path):
 @pytest.mark.slow
 def test_a_failing_worker_is_reported(tmp_path, capfd):
     assert run_workers(["no-such-run"], str(tmp_path), jobs=1) == 2  # bad input, not an accident
+
+
+def test_cores_are_shared_out_among_the_ranks_of_all_jobs(monkeypatch, tmp_path):
+    """`--launch local --jobs 4` with runs of two ranks."""
+    given: list[dict[str, str]] = []
+    ended = SimpleNamespace(wait=lambda: 0, poll=lambda: 0)
+    monkeypatch.setattr(launcher.subprocess, "Popen", lambda command, env: given.append(env) or ended)
+    monkeypatch.setattr(launcher.os, "cpu_count", lambda: 16)
+    monkeypatch.setenv("LORA_VARIANTS_RUNS_AT_ONCE", "4")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    run_workers(["a"], str(tmp_path), 1, {"devices": 2, "accelerator": "cpu"})
+    assert given[0]["OMP_NUM_THREADS"] == "2" and given[0]["LORA_VARIANTS_RUNS_AT_ONCE"] == "4"
 
 
 def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):

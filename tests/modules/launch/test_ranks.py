@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from modules.launch import ranks
-from modules.runs.ranks import MADE
+from modules.runs.ranks import BY_WORKER
 from modules.runs.results import ResultStore
 from tests.support.kill_ranks import wait_for_ranks
 from tests.support.runs import ENVIRONMENT, carry_out, planned
@@ -109,7 +109,7 @@ def test_the_environment_of_ranks(monkeypatch):
     """One machine: a port of its own. Several machines by hand: as the person has set them."""
     for name in ("NODE_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.setenv(name, "7")
-    names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", MADE)
+    names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", BY_WORKER)
     first, second = ranks.environments(RUN)
     assert [first[name] for name in names] == ["0", "0", "2", "0", "127.0.0.1", "2"]
     assert [second[name] for name in names] == ["1", "1", "2", "0", "127.0.0.1", "2"]

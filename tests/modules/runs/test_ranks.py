@@ -14,7 +14,7 @@ from variants.errors import UserError
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
     """No launcher's variables."""
-    for name in (*ranks.LAUNCHERS, ranks.MADE, "TORCHELASTIC_RUN_ID", "LOCAL_RANK", "RANK", "SLURM_PROCID"):
+    for name in (*ranks.LAUNCHERS, ranks.BY_WORKER, "TORCHELASTIC_RUN_ID", "LOCAL_RANK", "RANK", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -45,7 +45,7 @@ def test_one_device_is_what_needs_no_word():
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1"}, False),  # srun of one task
         ({"SLURM_PROCID": "0", "SLURM_NTASKS": "2", "SLURM_JOB_ID": "7"}, False),  # a script of sbatch
         ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
-        ({"LOCAL_RANK": "1", ranks.MADE: "2"}, False),
+        ({"LOCAL_RANK": "1", ranks.BY_WORKER: "2"}, False),
     ],
 )
 def test_who_starts_ranks(monkeypatch, variables, launched):
@@ -58,6 +58,7 @@ def test_the_longest_wait_is_the_persons(monkeypatch):
     assert ranks.longest_wait() == timedelta(minutes=30)
     monkeypatch.setenv(ranks.WAIT, "90")
     assert ranks.longest_wait() == timedelta(seconds=90)
-    monkeypatch.setenv(ranks.WAIT, "soon")
-    with pytest.raises(UserError, match="LORA_VARIANTS_RANKS_WAIT must be a number of seconds, not 'soon'"):
-        ranks.longest_wait()
+    for text in ("soon", "0", "-3", "inf", "nan", "²"):
+        monkeypatch.setenv(ranks.WAIT, text)
+        with pytest.raises(UserError, match=f"RANKS_WAIT must be a number of seconds above 0, not '{text}'"):
+            ranks.longest_wait()

@@ -19,6 +19,7 @@ from variants.errors import UserError
         ({"limit_train_batches": 0.0}, "limit_train_batches must be a share above 0"),
         ({"check_val_every_n_epoch": 2}, "check_val_every_n_epoch is set by this project"),
         ({"accumulate_grad_batches": 0}, "accumulate_grad_batches must be a whole number from 1, not 0"),
+        ({"devices": "two"}, "devices must be a number from 1, a list of them, or auto, not 'two'"),
         ({"overfit_batches": 1}, "overfit_batches is set by this project; use --trainer.limit_train_batches"),
         ({"accelerator": "bogus"}, "accelerator must be one of auto, gpu, cpu"),
         ({"log_every_n_steps": 0}, "log_every_n_steps must be a whole number from 1"),

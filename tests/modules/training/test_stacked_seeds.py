@@ -257,7 +257,7 @@ def test_dropout_of_adapters_differs_between_seeds():
 @pytest.mark.slow
 def test_the_command_stacks_what_is_missing(command, monkeypatch, capfd):
     monkeypatch.setattr(
-        "modules.experiments.command.run_workers", lambda words, folder, *_, **__: worker.main([folder, *words])
+        "modules.launch.jobs.launch.run_workers", lambda words, folder, *_, **__: worker.main([folder, *words])
     )
     flags = [*command, "--epochs", "1", "--jobs", "1", "--stack_seeds"]
     (done,) = planned([*command, "--epochs", "1"], seeds=[1])
@@ -289,7 +289,7 @@ def test_seeds_are_dealt_to_devices_and_come_out_the_same(command, monkeypatch, 
 
     flags = [*command, "--epochs", "1", "--stack_seeds", "--seeds", "0,1,2", "--trainer.limit_train_batches", "2"]
     whole = ["--results_dir", str(tmp_path / "whole")]
-    monkeypatch.setattr("modules.experiments.command.run_workers", carry_out)
+    monkeypatch.setattr("modules.launch.jobs.launch.run_workers", carry_out)
     assert main([*flags, *whole, "--jobs", "7"], GLUE) == 0
     assert main([*flags, "--trainer.devices", "2"], GLUE) == 0
     one, two = ({r.seed: r for r in ResultStore(folder).all()} for folder in (tmp_path / "whole", tmp_path / "results"))

@@ -2,7 +2,8 @@
 
 import pytest
 
-from modules.efficiency.scaling.workloads import counts, plan_of_steps, runs_of, steady
+from modules.efficiency.scaling.workloads import counts, plan_of_steps, runs_of, steady, workload
+from variants.errors import UserError
 
 
 def test_numbers_of_gpus_double_up_to_all_of_them():
@@ -20,6 +21,12 @@ def test_runs_take_as_many_whole_steps_whatever_their_batch(rows, batch):
     each, epochs = plan_of_steps(rows, batch, steps=50, epochs=12)
     assert each <= 50 and each * batch <= rows
     assert 600 <= each * epochs < 600 + each
+
+
+def test_a_workload_that_there_is_not_is_one_line():
+    """As a result file of another version may name it."""
+    with pytest.raises(UserError, match="--scaling has no workload 'bert'; there are roberta-base, "):
+        workload("bert")
 
 
 def test_the_first_half_of_the_epochs_does_not_count():

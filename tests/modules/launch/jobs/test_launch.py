@@ -6,12 +6,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
-from modules.launch.jobs import launch as cluster
+from modules.launch.jobs import launch as launching
+from modules.launch.jobs import queues
 from modules.launch.jobs.job import WorkerJob
 from modules.launch.jobs.launch import Launch
 from modules.launch.jobs.queues import Local
@@ -44,8 +46,10 @@ def test_without_submitit_the_extra_is_named(monkeypatch):
     assert Launch.of("slurm", None, submits=False).options["time"] == 240, "a script needs no submitit"
 
 
-def test_under_a_launcher_it_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+@pytest.mark.parametrize("variable", ["LOCAL_RANK", "SLURM_STEP_NUM_TASKS"])
+def test_under_torchrun_or_srun_it_is_refused(monkeypatch, variable):
+    """Each of their processes would submit every job."""
+    monkeypatch.setenv(variable, "2")
     with pytest.raises(UserError, match="leave torchrun or srun out"):
         Launch.of("local", None)
 
@@ -78,10 +82,10 @@ def test_what_has_a_job_is_not_submitted_again(monkeypatch, tmp_path, capsys):
     (tmp_path / "runs").mkdir()
     (tmp_path / "runs" / "1.json").write_text("")
     (tmp_path / "a.log").write_text("error: early\nerror: mrpc lora seeds 2,3: no memory\nlast words\n")
-    monkeypatch.setattr(cluster, "Local", lambda *_: queue)
-    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(launching, "Local", lambda *_: queue)
+    monkeypatch.setattr(launching.time, "sleep", lambda seconds: None)
     runs = [Run("1"), Run("2"), Run("3"), Run("4")]
-    code = cluster.run_jobs([runs[:2], runs[2:3], runs[3:]], str(tmp_path), Launch("local"), 1)
+    code = launching.run_jobs([runs[:2], runs[2:3], runs[3:]], str(tmp_path), Launch("local"), 1)
     out, err = capsys.readouterr()
     assert code == 1 and queue.submitted == [["2"], ["3"], ["4"]]
     assert "1 runs have jobs already" in out
@@ -105,6 +109,29 @@ def test_local_jobs(command, tmp_path, capsys, monkeypatch):
     (log,) = (tmp_path / "results" / "jobs").glob("*_log.out")
     assert "rte lora seed 0: epoch 2/2" in log.read_text()
     assert main(words, GLUE) == 0 and "1 done before" in capsys.readouterr().out
+
+
+def test_a_local_job_takes_the_gpu_that_is_free(monkeypatch, tmp_path):
+    """Not the next in turn: jobs do not end in the order of their start."""
+    given, ended = {}, set()
+
+    class Executor:
+        def __init__(self, folder):
+            self.update_parameters = lambda **_: None
+
+        def submit(self, work):
+            given[work.word] = work.environment["CUDA_VISIBLE_DEVICES"]
+            paths = SimpleNamespace(stdout=tmp_path / "log")
+            return SimpleNamespace(done=lambda: work.word in ended, paths=paths)
+
+    monkeypatch.setattr(queues, "submitit", lambda: SimpleNamespace(LocalExecutor=Executor))
+    monkeypatch.setattr(queues, "shared_out", lambda at_once, *_: (at_once, ["0", "1"]))
+    queue = Local(tmp_path, 2, {}, False)
+    queue.submit([[SimpleNamespace(id=id)] for id in "abcd"], str(tmp_path))
+    for word in ("", "b", "c"):
+        ended.add(word)
+        queue.states()
+    assert given == {"a": "0", "b": "1", "c": "1", "d": "1"}
 
 
 @pytest.mark.slow

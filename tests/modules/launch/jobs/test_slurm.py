@@ -35,6 +35,9 @@ def test_options_by_sbatchs_names():
 def test_options_are_taken_out_of_a_command():
     words = ["FILE", "--slurm.time", "2:00:00", "--jobs", "3", "--slurm.gres=gpu:1"]
     assert slurm.options_in(words) == (["FILE", "--jobs", "3"], {"time": "2:00:00", "gres": "gpu:1"})
+    for words in (["--slurm.exclusive"], ["--slurm.exclusive", "--jobs", "3"]):
+        with pytest.raises(UserError, match="--slurm.exclusive needs a value, such as true"):
+            slurm.options_in(words)
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,7 @@ def shards(adapted: AdaptedModel) -> set[str]:
 
 
 def on_one_rank(device: torch.device) -> dict[str, object]:
-    """All of what is asked of two processes, in one pair of them, as starting them takes longer than the rest."""
+    """What two processes learn and refuse, all in one pair of them: starting a pair takes longer than the rest."""
     warnings.simplefilter("ignore")
     rank, mesh, found = dist.get_rank(), init_device_mesh(device.type, (WORLD,)), {}
     for kind, name in SUBJECTS:
@@ -125,6 +125,7 @@ def on_one_rank(device: torch.device) -> dict[str, object]:
         step({})
     step.average()
     found["averaged"] = [parameter.grad.tolist() for parameter in parameters], step.unused == parameters[2:]
+    policy.LARGE = LARGE
     return found
 
 
@@ -151,15 +152,8 @@ def compare(results: list[dict], device: torch.device, tolerance: float) -> None
 
 
 @pytest.mark.slow
-def test_two_processes_with_shards_learn_what_one_learns(tmp_path):
-    """Every built-in method; q, k, v in one map, interleaved, transposed; tied embeddings."""
-    compare(in_two_processes(tmp_path, on_one_rank), torch.device("cpu"), TOLERANCE)
-
-
-@pytest.mark.gpu("two of them")
+@pytest.mark.gpu("two of them", devices=WORLD)
 def test_two_gpus_with_shards_learn_what_one_learns(tmp_path):
-    if torch.cuda.device_count() < WORLD:
-        pytest.skip("needs two GPUs")
     compare(in_two_processes(tmp_path, on_one_rank, gpus=True), torch.device("cuda", 0), TOLERANCE)
 
 
@@ -196,8 +190,15 @@ def broken_off(device: torch.device, resumed: RunConfig, lacking: list[RunConfig
     return said
 
 
+def on_one_rank_with_runs(device: torch.device, resumed: RunConfig, lacking: list[RunConfig]) -> tuple[dict, list[str]]:
+    return on_one_rank(device), broken_off(device, resumed, lacking)
+
+
 @pytest.mark.slow
-def test_a_run_goes_on_where_it_was_broken_off_and_names_what_gets_no_gradient_on_all_ranks(command, tmp_path):
+def test_two_processes_with_shards(command, tmp_path):
+    """They learn what one learns, with every built-in method; q, k, v in one map, interleaved, transposed; tied
+    embeddings. A run goes on where it was broken off, and names what gets no gradient on any rank."""
+
     def spread(name: str, **trainer: object) -> RunConfig:
         return dataclasses.replace(
             whole, results_dir=str(tmp_path / name), trainer=whole.trainer | {"devices": 2} | trainer
@@ -208,7 +209,9 @@ def test_a_run_goes_on_where_it_was_broken_off_and_names_what_gets_no_gradient_o
     lacking = [spread("shards", strategy="fsdp2"), spread("ddp"), spread("one", strategy="fsdp2")]
     resumed = spread("resumed", strategy="fsdp2")
     (tmp_path / "work").mkdir()
-    for said in in_two_processes(tmp_path / "work", broken_off, resumed, lacking):
+    both = in_two_processes(tmp_path / "work", on_one_rank_with_runs, resumed, lacking)
+    compare([found for found, _ in both], torch.device("cpu"), TOLERANCE)
+    for _, said in both:
         assert all("lora_B trains but gets no gradient (4 such tensors)" in text for text in said[:2]), said
         assert said[2] == "", "what another rank uses is used"
     expected, found = (ResultStore(config.results_dir).read(config.id) for config in (whole, resumed))
