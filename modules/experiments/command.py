@@ -108,7 +108,8 @@ def execute(
     store = ResultStore(results_dir)
     if force and first:
         forget(plan.runs, store)
-    missing = [run for run in plan.runs if not store.done(run.id)]
+    # of several ranks the first alone removes results, and the others may have looked before
+    missing = [run for run in plan.runs if force or not store.done(run.id)]
     done = len(plan.runs) - len(missing)
     if first:
         print("\n".join(plan.about))

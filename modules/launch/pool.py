@@ -88,7 +88,8 @@ def run_workers(
     """Start workers for the runs ``ids`` (``id+id`` for runs that are stacked) and wait; the worst of their exit codes.
 
     Workers that run at once take the GPUs in turn. Where a launcher has started this process as one of several ranks,
-    it starts a worker for each run in this rank's place.
+    it starts a worker for each run in this rank's place, up to the first that fails: the other ranks may have failed
+    elsewhere, and ranks must not meet in different runs.
 
     Args:
         jobs: workers at once; fewer where the GPUs do not suffice for so many runs of several ranks.
@@ -119,7 +120,7 @@ def run_workers(
             end(workers)
         codes = [_told(code, workers[k], results_dir, parts[k]) for k, code in enumerate(codes)]
         worst = max([worst, *codes])
-        if worst == 2:
+        if worst == 2 or (worst and one_by_one):
             break
     return worst
 

@@ -16,13 +16,13 @@ import time
 from collections.abc import Iterator
 from itertools import chain
 
-from modules.launch.claims import claim, given_up, holder
-from modules.launch.failures import Failure
+from modules.launch.claims import ClaimLost, claim, given_up, holder
+from modules.launch.failures import AGAIN, Failure
 from modules.launch.peers import watching_peers
 from modules.launch.ranks import RanksFailed, run_in_ranks
 from modules.processes import WITH_PARENT, end_now, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
-from modules.runs.ranks import launched, local_ranks
+from modules.runs.ranks import launched, local_ranks, rank
 from modules.runs.results import ResultStore
 
 
@@ -53,11 +53,19 @@ def _given_up(results_dir: str, words: list[str]) -> Iterator[str]:
 
 
 def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]) -> None:
-    """Those of the runs that are neither done nor in another worker's hands; several of them at once."""
+    """Those of the runs that are neither done nor in another worker's hands; several of them at once.
+
+    Raises:
+        ClaimLost: this is the first rank of a launcher's, and others are at the run, or have just done it. The other
+            ranks begin with it and cannot know: a failure lets the launcher end them.
+    """
     with contextlib.ExitStack() as claims:
         configs = [RunConfig.read(store.root, id) for id in ids]
         held = {config.id: claims.enter_context(claim(config.folder)) for config in configs}
-        mine = [config for config in configs if held[config.id] and not store.path(config.id).is_file()]
+        mine = [config for config in configs if held[config.id] and (rank() or not store.path(config.id).is_file())]
+        if launched() and not mine:
+            whose = "done, by another command" if held[ids[0]] else f"with {holder(configs[0].folder) or 'others'}"
+            raise ClaimLost(f"is {whose}, and all ranks of this one end; {AGAIN}")
         for config in mine:
             if config.init_from:
                 _complete(config.init_from["id"], store, together)

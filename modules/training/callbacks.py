@@ -18,6 +18,7 @@ from modules.runs.results import finite_losses
 from modules.training.lightning_module import FineTuner
 from modules.training.parallel.replicas import check_replicas
 from variants.adapters.adapted_model import AdaptedModel
+from variants.errors import UserError
 from variants.formats.native import save_adapter
 
 
@@ -45,7 +46,23 @@ class BeforeWriting(Callback):
 
 
 class SameReplicas(Callback):
-    """Ends a run whose processes have drifted apart, before an adapter is saved that is the first one's alone."""
+    """Ends a run whose processes were given different runs, or have drifted apart: before an adapter is saved that is
+    the first one's alone.
+
+    Args:
+        run: the id of this process's run.
+    """
+
+    def __init__(self, run: str) -> None:
+        self.run = run
+
+    def setup(self, trainer: Trainer, module: LightningModule, stage: str) -> None:
+        """Compare what every process is at. Raises UserError."""
+        if (first := trainer.strategy.broadcast(self.run)) != self.run:
+            raise UserError(
+                f"rank {trainer.global_rank} is to train run {self.run} and rank 0 run {first}: they have seen the "
+                "results folder at different times; start the command again"
+            )
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Compare what every process has learnt. Raises UserError."""

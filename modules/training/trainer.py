@@ -79,7 +79,7 @@ def make_trainer(
     Raises:
         UserError: Lightning refuses one of ``config.trainer``'s options.
     """
-    callbacks = [EpochSeeds(config.seed), SameReplicas(), history, progress, EpochCheckpoint(checkpoint)]
+    callbacks = [EpochSeeds(config.seed), SameReplicas(config.id), history, progress, EpochCheckpoint(checkpoint)]
     if logger:
         callbacks.append(LearningRateMonitor("step"))
     options = {

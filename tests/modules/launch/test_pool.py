@@ -60,6 +60,10 @@ def test_workers_take_the_gpus_in_turn(monkeypatch, tmp_path):
         monkeypatch.setenv(name, value)
     launcher.run_workers(["a", "b"], str(tmp_path), 8, {"devices": 2})
     assert started == [("a", None), ("b", None)], "one after the other, in the place of a launcher's rank"
+    started.clear()
+    monkeypatch.setattr(Process, "wait", lambda _: 1)
+    assert launcher.run_workers(["a", "b"], str(tmp_path), 8, {"devices": 2}) == 1
+    assert started == [("a", None)], "other ranks may have failed elsewhere"
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,13 @@ def test_replicas_are_compared_before_an_adapter_is_saved(command, monkeypatch):
     assert not (config.folder / "best").exists()
 
 
+def test_processes_that_are_at_different_runs_do_not_train(command, monkeypatch):
+    monkeypatch.setattr("lightning.pytorch.strategies.SingleDeviceStrategy.broadcast", lambda *_: "another")
+    (config,) = planned(command)
+    with pytest.raises(UserError, match=f"is to train run {config.id} and rank 0 run another"):
+        train(config)
+
+
 def test_a_diverged_run_that_was_killed_does_not_train_on(command, monkeypatch):
     """It had stopped for good; what was left to do was its record."""
     (run,) = planned(command, "head")
