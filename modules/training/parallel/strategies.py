@@ -63,6 +63,8 @@ def without_questions(trainer: Trainer) -> None:
     """Let processes go ahead of their devices: Lightning (2.6) asks the first process before every step whether it got
     SIGTERM, and waits for the device to hear the answer. Whoever starts the processes ends all of them."""
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
+    if trainer.world_size > 1:  # its handler of SIGTERM sends a message that nobody waits for, and hangs
+        trainer._signal_connector.register_signal_handlers = lambda: None
 
 
 class Sharded(Replicated):

@@ -1,6 +1,7 @@
 """Two processes compute what one does, in every way to take a step."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
 
 from modules.runs.results import ResultStore
-from modules.training.parallel.strategies import strategy
+from modules.training.parallel.strategies import strategy, without_questions
 from tests.support.runs import adapter, carry_out, in_two, planned
 
 FEW = ("lora", "adalora", "full")
@@ -81,3 +82,13 @@ def test_runs_of_one_torchrun_do_not_meet_each_others_processes(monkeypatch):
         spread.setup_distributed()
     stores[0].set("address", "of a")
     assert stores[0].check(["address"]) and not stores[1].check(["address"])
+
+
+def test_sigterm_ends_one_of_several_processes_at_once():
+    """Lightning's handler would wait in a message to the others, which wait for this one's gradients."""
+    handlers = []
+    loop = SimpleNamespace(epoch_loop=SimpleNamespace())
+    connector = SimpleNamespace(register_signal_handlers=lambda: handlers.append("sigterm"))
+    without_questions(SimpleNamespace(fit_loop=loop, world_size=2, _signal_connector=connector))
+    connector.register_signal_handlers()
+    assert not handlers
