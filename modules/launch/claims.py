@@ -150,6 +150,8 @@ def check_claim(folder: Path, worker: int) -> None:
 
 
 def _lost(folder: Path) -> ClaimLost:
+    if not newest(folder):
+        return ClaimLost(f"lost its claim, which was removed from {folder}: nothing more is written")
     others = holder(folder) or "another command"
     return ClaimLost(f"was taken over by {others}, which saw no sign of life from here: nothing more is written")
 

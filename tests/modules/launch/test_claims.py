@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -293,3 +294,11 @@ def test_a_process_of_the_worker_asks_whether_the_worker_still_holds_the_run(tmp
         (tmp_path / "claim.2").write_text(json.dumps(content | {"worker": 1, "host": "other", "machine": "other"}))
         with pytest.raises(ClaimLost, match="taken over by another command .* on other"):
             check_claim(tmp_path, os.getpid())
+
+
+def test_a_folder_that_was_removed_is_not_called_taken_over(tmp_path):
+    with claim(tmp_path / "a") as mine:
+        assert mine
+        shutil.rmtree(tmp_path / "a")
+        with pytest.raises(ClaimLost, match="lost its claim, which was removed from"):
+            check_claim(tmp_path / "a", os.getpid())
