@@ -17,6 +17,7 @@ from modules.launch.jobs.launch import Launch, carry_out
 from modules.paths import PUBLISHED
 from modules.reports.show import show_paper_table, show_table
 from modules.runs.ranks import rank
+from modules.runs.trainer_options import check_trainer
 from variants.errors import UserError
 from variants.registry import outline, resolve
 
@@ -47,10 +48,11 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
     if flags.plan and stack:
         raise UserError("--plan prints one command per run: leave --stack_seeds out")
     if flags.plan:
+        check_trainer(wishes.trainer, here=False)
         from modules.experiments.dry_run import show_plan
 
         return show_plan(wanted, about, flags.results_dir, launch, flags.jobs)
-    plan = merge([make_plan(each, resolve(each.variant)) for each in wanted])
+    plan = merge([make_plan(each, resolve(each.variant), here=not (launch and launch.elsewhere)) for each in wanted])
     plan.about += about
     code = execute(plan, flags.results_dir, benchmark, flags.force, flags.jobs, stack, launch)
     if flags.table and rank() == 0:

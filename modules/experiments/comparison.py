@@ -146,7 +146,8 @@ class Comparison:
         )
         if self._source is None:  # read once for all plans
             self._source = open_source(wishes)
-        runs = make_plan(wishes, resolve(row.variant), self._source).runs
+        here = not (self.launch and self.launch.elsewhere)
+        runs = make_plan(wishes, resolve(row.variant), self._source, here).runs
         for run in runs:
             run.budget = row.budget  # what picked the size that the recipe now holds
         return runs

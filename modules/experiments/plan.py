@@ -30,17 +30,18 @@ class Plan:
     about: list[str]
 
 
-def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = None) -> Plan:
+def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = None, here: bool = True) -> Plan:
     """Resolve everything once (the Hub is asked at most once) and expand the grid of tasks and seeds.
 
     Args:
         cls: the class that the wishes' variant names.
         source: of the rows, where several plans share one that is already read (`open_source`).
+        here: whether the runs are carried out on this machine.
 
     Raises:
         UserError, VariantError: one line for whatever cannot be.
     """
-    check_trainer(wishes.trainer)
+    check_trainer(wishes.trainer, here)
     if wishes.compile not in COMPILE:
         raise UserError(f"--compile must be one of {', '.join(COMPILE)}, not {wishes.compile!r}")
     if wishes.wandb not in WANDB:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from modules.command_line import is_user_error, one_line
 from modules.launch.claims import ClaimLost
-from modules.runs.ranks import rank
+from modules.runs.ranks import WAIT, rank
 from variants.errors import first_line
 
 LONGEST = 20_000
@@ -84,7 +84,8 @@ def signal_of(code: int) -> signal.Signals | None:
 
 def _short(error: BaseException) -> str:
     """The first sentence of a collective operation's error, without the place in PyTorch's source."""
-    return re.sub(r"\[\S*/gloo/\S*\] ", "", first_line(error)).partition(". ")[0]
+    text = re.sub(r"\[\S*/gloo/\S*\] ", "", first_line(error)).partition(". ")[0]
+    return f"{text}; {WAIT} says how long to wait" if re.search("timed? ?out", text, re.IGNORECASE) else text
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

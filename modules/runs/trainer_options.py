@@ -74,8 +74,11 @@ VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
 """By option: whether a value can work, and those that can, in words. What Lightning refuses itself is not repeated."""
 
 
-def check_trainer(options: Mapping[str, Any]) -> None:
-    """Refuse, in one line, a Trainer option that does not exist, that is not the command's, or that cannot work here.
+def check_trainer(options: Mapping[str, Any], here: bool = True) -> None:
+    """Refuse, in one line, a Trainer option that does not exist, that is not the command's, or that cannot work.
+
+    Args:
+        here: whether the runs are carried out on this machine, so that what it lacks counts.
 
     Raises:
         UserError: naming option and value.
@@ -97,7 +100,9 @@ def check_trainer(options: Mapping[str, Any]) -> None:
         if fits and not fits(value):
             raise UserError(f"--trainer.{name} must be {words}, not {value!r}")
     _check_strategy(options.get("strategy", "auto"))
-    _check_accelerator(options.get("accelerator", "auto"))
+    _check_accelerator(options.get("accelerator", "auto"), here)
+    if not here:
+        return
     _check_devices(options)
     if options.get("num_nodes", 1) > 1 and not launched() and "MASTER_ADDR" not in os.environ:
         raise UserError(
@@ -128,8 +133,8 @@ def _check_strategy(name: Any) -> None:
         )
 
 
-def _check_accelerator(name: Any) -> None:
-    """Raise UserError where there is no such accelerator here."""
+def _check_accelerator(name: Any, here: bool) -> None:
+    """Raise UserError where there is no such accelerator; ``here``: on this machine."""
     from lightning.pytorch.accelerators import AcceleratorRegistry
 
     names = sorted(AcceleratorRegistry.available_accelerators())
@@ -137,9 +142,9 @@ def _check_accelerator(name: Any) -> None:
         return
     if name != "gpu" and name not in names:
         raise UserError(f"--trainer.accelerator must be one of auto, gpu, {', '.join(names)}, not {name!r}")
-    here = False
+    found = not here
     for each in ("cuda", "mps") if name == "gpu" else (name,):
         with contextlib.suppress(ImportError):  # of what a machine without such an accelerator lacks
-            here = here or AcceleratorRegistry.get(each).is_available()
-    if not here:
+            found = found or AcceleratorRegistry.get(each).is_available()
+    if not found:
         raise UserError(f"--trainer.accelerator {name}: there is none on this machine; leave it out, or name cpu")

@@ -43,6 +43,11 @@ class Launch:
     where: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether runs are carried out on other machines than this one."""
+        return self.where == "slurm"
+
     @classmethod
     def of(cls, where: str | None, options: Mapping[str, Any] | None, submits: bool = True) -> Launch | None:
         """The launch that flags ask for; None without one.

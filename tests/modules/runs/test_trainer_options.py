@@ -63,3 +63,14 @@ def test_options_that_work(monkeypatch):
     check_trainer({"devices": "0,1", "accelerator": "cpu", "num_nodes": 2, "limit_train_batches": 0.5, "precision": 16})
     check_trainer({"strategy": "fsdp2", "devices": 2, "accelerator": "cpu"})
     check_trainer({"strategy": "ddp", "devices": -1, "limit_val_batches": 3, "accelerator": "auto"})
+
+
+def test_what_this_machine_lacks_counts_only_for_runs_that_are_carried_out_here(monkeypatch):
+    """A cluster's login node has no GPU; what no machine could do is refused there too."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    options = {"accelerator": "gpu", "devices": 8, "num_nodes": 2}
+    with pytest.raises(UserError, match="there is none on this machine"):
+        check_trainer(options)
+    check_trainer(options, here=False)
+    with pytest.raises(UserError, match="deepspeed is not supported"):
+        check_trainer({"strategy": "deepspeed"}, here=False)
