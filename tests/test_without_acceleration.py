@@ -17,13 +17,11 @@ CHOSEN = (
     "tests/variants/adapters/test_combine.py",
     "tests/variants/adapters/test_mixed_batch.py",
     "tests/variants/formats/test_native.py",
-    "tests/variants/formats/peft",
     "tests/variants/contract",
-    "tests/variants/test_convert.py",
-    "tests/modules/data",
     "tests/modules/training/test_run.py",
 )
-"""What acceleration is to leave as it is: methods, adapters, files, the contract, batches, a run."""
+"""What acceleration is to leave as it is: methods, adapters, files, the contract, a run. Batches and other formats know
+nothing of it (`test_architecture.py`)."""
 
 
 @pytest.fixture(scope="module")
