@@ -38,7 +38,7 @@ Clip = Callable[[Iterable[nn.Parameter], float], Any]
 class TrainingStep(Protocol):
     """Forward and backward pass in one call, for steps that are no matter of Lightning's.
 
-    Of several processes each computes its own gradients; they are one's matter until :meth:`average`.
+    Of several processes each has the gradients of its own rows, until :meth:`average`.
 
     Attributes:
         unused: parameters that the last step gave no gradient.

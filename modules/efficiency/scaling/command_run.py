@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from modules.efficiency.jobs.processes import call
+from modules.efficiency.jobs.whole_job import LORA, RECIPE
 from modules.efficiency.scaling.workloads import Workload
 from modules.paths import PROJECT
 from variants.errors import UserError
 
-LORA = {"r": 8, "alpha": 16}
-SETTINGS = {"lr": 5e-4, "warmup_ratio": 0.06, "weight_decay": 0.01, "gradient_clip_val": 1.0, "max_length": 128}
+SETTINGS = {name: RECIPE[name] for name in ("lr", "warmup_ratio", "weight_decay", "gradient_clip_val", "max_length")}
 
 
 def command(

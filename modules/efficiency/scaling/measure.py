@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from modules.efficiency.jobs.processes import call_ranks
-from modules.efficiency.scaling.command_run import LORA, SETTINGS, command, measure_command, scratch
+from modules.efficiency.jobs.whole_job import LORA
+from modules.efficiency.scaling.command_run import SETTINGS, command, measure_command, scratch
 from modules.efficiency.scaling.plan import SMALL
 from modules.efficiency.scaling.sharded_job import LLAMA_7B
 from modules.efficiency.scaling.workloads import (
