@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import os
-import re
 import sys
 import typing
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from modules.benchmarks.base import Benchmark
+from modules.command_line.mistakes import explain
 from modules.runs.config import COMPILE
 from variants.errors import UserError
 from variants.outside.options import add_options, opened
-from variants.registry import BUILT_IN, names, outline
+from variants.registry import BUILT_IN, names
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -27,7 +25,7 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
 
     class Parser(ArgumentParser):
         def error(self, message: str, ex: Exception | None = None) -> typing.NoReturn:
-            raise UserError(_explain(message, self)) from ex
+            raise UserError(explain(message, self)) from ex
 
         def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
             return super().parse_args(opened(sys.argv[1:] if args is None else args, cls), *rest, **options)
@@ -118,28 +116,3 @@ def variant_in(argv: list[str]) -> str:
     if not found:
         raise UserError(f"--variant needs a name: {', '.join(names())}, or package.module:Class")
     return found
-
-
-def _explain(message: str, parser) -> str:
-    """jsonargparse's message, in the user's words."""
-    message = " ".join(message.split())
-    unknown = re.search(
-        r"[Uu]nrecognized arguments?: -+([\w.]+)|(?:Key|option) [\"'`]?(\w+)[\"'`]? is not expected", message
-    )
-    value = re.search(r'Parser key "([\w.]+)":.*Given value: (.*)$', message)
-    if value:
-        kinds = re.findall(r"Expected an? <class '(\w+)'>", message)
-        expected = " or ".join(dict.fromkeys(k for k in kinds if k != "NoneType")) or "another kind of value"
-        choices = re.search(r"Literal\[([^\]]*)\]", message)
-        return f"--{value[1]} must be {'one of ' + choices[1] if choices else expected}, not {value[2]!r}"
-    if not unknown:
-        return message
-    name = unknown[1] or unknown[2]
-    known = [a.dest for a in parser._actions]
-    owners = [other for other in BUILT_IN if name in {f.name for f in dataclasses.fields(outline(other))}]
-    variant = next((g.title for g in parser._action_groups if (g.title or "").startswith("options of ")), "")
-    if owners:
-        mine = variant.removeprefix("options of ") or "this variant"
-        return f"--{name} is an option of {', '.join(owners)}, not of {mine}"
-    near = difflib.get_close_matches(name, known, n=3)
-    return f"unknown option --{name}" + (f"; did you mean --{', --'.join(near)}?" if near else "; --help lists them")
