@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from modules.reports.plots.layout import add_legend, new_figure
+from modules.reports.plots.layout import add_legend, grid_of, new_figure
 from modules.reports.plots.style import MANY, Style, rows_for_curves
 from modules.reports.tables.section import Row, Section
 from modules.runs.results import finite_losses
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TOGETHER = 5
-"""Curves of a facet, the reference left out: more cannot be followed."""
+TOGETHER = 6
+"""The most curves of a facet, the reference left out: more cannot be followed."""
 REFERENCE = "lora"
 """The method whose curve is grey in the facets of the others."""
 
@@ -25,16 +26,17 @@ Curve = dict[int, list[float]]
 
 
 def curves(section: Section) -> Figure:
-    """A column of facets for each task and a row for every few methods: the dev metric after each epoch, as median and
-    range over the seeds."""
+    """Facets of the dev metric after each epoch, as median and range over the seeds: one for each task, or for each task
+    and every few methods."""
     lengths = {run.task: len(run.epochs) for row in section.rows for run in row.runs if len(run.epochs) > 1}
     names = [task for task in section.benchmark.tasks if task in lengths]
     shown = [pair for pair in rows_for_curves(section) if any(_curve(pair[0], task) for task in names)]
-    bundles = [shown[start : start + TOGETHER] for start in range(0, len(shown), TOGETHER)]
-    size = (max(2.4, 4.8 / len(names)), 1.75)
-    figure, axes = new_figure(section, "Dev score after each epoch", len(bundles), len(names), size)
-    for number, ax in enumerate(axes):
-        bundle, task = bundles[number // len(names)], names[number % len(names)]
+    each = math.ceil(len(shown) / math.ceil(len(shown) / TOGETHER))
+    bundles = [shown[start : start + each] for start in range(0, len(shown), each)]
+    rows, across = (len(bundles), len(names)) if len(bundles) > 1 else grid_of(len(names))
+    figure, axes = new_figure(section, "Dev score after each epoch", rows, across, (max(2.4, 4.8 / across), 1.75))
+    facets = [(bundle, task) for bundle in bundles for task in names]
+    for number, (ax, (bundle, task)) in enumerate(zip(axes, facets, strict=False)):
         _facet(ax, task, bundle, shown)
         if number < len(names):
             ax.set_title(section.benchmark.tasks[task].title)
@@ -42,8 +44,10 @@ def curves(section: Section) -> Figure:
         ax.set_xlim(1, lengths[task])
         ax.set_ylim(*_range(task, shown))
         ax.xaxis.get_major_locator().set_params(integer=True)
-    for ax in axes[-len(names) :]:
-        ax.set_xlabel("epoch", fontsize=8)
+        if number + across >= len(facets):
+            ax.set_xlabel("epoch", fontsize=8)
+    for ax in axes[len(facets) :]:
+        ax.remove()
     add_legend(figure, axes, "; ".join(_notes(section, names, shown, len(bundles))))
     return figure
 
