@@ -26,8 +26,8 @@ Curve = dict[int, list[float]]
 
 
 def curves(section: Section) -> Figure:
-    """Facets of the dev metric after each epoch, as median and range over the seeds: one for each task, or for each task
-    and every few methods."""
+    """Facets of the dev metric after each epoch, as median and range over the seeds: one for each task, or for each
+    task and every few methods."""
     lengths = {run.task: len(run.epochs) for row in section.rows for run in row.runs if len(run.epochs) > 1}
     names = [task for task in section.benchmark.tasks if task in lengths]
     shown = [pair for pair in rows_for_curves(section) if any(_curve(pair[0], task) for task in names)]
