@@ -39,6 +39,6 @@ def _dots(ax: Axes, cell: Cell, place: float, style: Style) -> None:
     values = [value for value in cell.values() if not math.isnan(value)]
     if len(values) > 1:
         ax.plot(values, [place] * len(values), ".", color=style.colour, alpha=0.45, ms=5, mec="none")
-    if not cell.diverged():
+    if not cell.fault():
         marks = {"fmt": style.marker, "color": style.colour, "capsize": 2.5, "ms": 5.5, "lw": 1.2}
         ax.errorbar(cell.centre(), place, xerr=cell.spread(), **marks)
