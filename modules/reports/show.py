@@ -20,6 +20,7 @@ def show_table(results_dir: str, benchmark: Benchmark, write: bool = True, ids: 
         The exit code: 1 where there are no results.
     """
     from modules.reports.formats.console import to_text
+    from modules.reports.html.write import write_report
     from modules.reports.tables.build import build
     from modules.reports.tables.published import load_published
     from modules.reports.write import write_tables
@@ -34,6 +35,7 @@ def show_table(results_dir: str, benchmark: Benchmark, write: bool = True, ids: 
     print(to_text(build(shown, benchmark, published)))
     if write:
         print("written:", *write_tables(os.path.join(results_dir, "tables"), results, benchmark, published))
+        print("report:", write_report(results_dir))
     return 0
 
 
