@@ -1,4 +1,5 @@
 """Metrics against independent formulas, published examples, and themselves on two processes."""
+
 import numpy as np
 import pytest
 import torch
