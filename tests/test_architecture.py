@@ -84,6 +84,7 @@ FLOORS = {
         "reports/papers",
         "reports",
         "analysis",
+        "inference",
         "experiments",
         "efficiency/inference",
         "efficiency/steps",

@@ -71,7 +71,7 @@ def run_seeds(
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
-    histories = [History(prepared.objective.metric, config.folder, notes(config)) for config in configs]
+    histories = [History(prepared.objective.metric, config.folder, notes(config, prepared)) for config in configs]
     history = histories[0] if len(configs) == 1 else StackedHistory(histories)
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
