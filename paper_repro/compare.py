@@ -14,6 +14,8 @@ not done again. configs/README.md explains the comparison file. With several GPU
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import os
 import sys
@@ -21,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.benchmarks.base import benchmark
-from modules.command_line import guarded, place
+from modules.command_line import Parser, guarded, place
 from modules.experiments.comparison import Comparison
 from modules.experiments.comparison_file import read
 from modules.experiments.wishes import Wishes
@@ -33,9 +35,7 @@ from variants.errors import UserError
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("file", type=place, help="YAML: common, tasks, tune, seeds and, by row, options and lr grid")
     parser.add_argument("--model", required=True, help="Hub id, folder, or embedded")
     parser.add_argument("--data_dir", help="folder of the benchmark's data (default: $GLUE_DIR or $E2E_DIR, else Hub)")
