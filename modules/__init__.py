@@ -13,10 +13,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from modules.inference.load import load_run as load_run
-    from modules.inference.predict import predict as predict
     from modules.api.results import Results as Results
     from modules.api.train import train as train
+    from modules.inference.load import load_run as load_run
+    from modules.inference.predict import predict as predict
     from modules.runs.results import RunResult as RunResult
 
 _MODULES = {

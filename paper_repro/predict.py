@@ -11,20 +11,20 @@ file.
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import sys
 from collections.abc import Sequence
 
-from modules.command_line import guarded, place
+from modules.command_line import Parser, guarded, place
 from variants.convert import VARIANT_HELP
 from variants.errors import UserError
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("run", help="the folder of a run, its id, its result file, or the folder of an adapter")
     add("--text", help="a text")

@@ -88,6 +88,7 @@ FLOORS = {
         "analysis",
         "inference",
         "experiments",
+        "api",
         "efficiency/inference",
         "efficiency/steps",
         "efficiency/jobs",

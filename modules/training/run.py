@@ -21,7 +21,7 @@ from modules.training.progress import Progress
 from modules.training.record import make_result, notes
 from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner
-from modules.training.trainer import begin, checkpoint_path, fit, make_trainer
+from modules.training.trainer import begin, checkpoint_path, fit, interruptible, make_trainer
 from modules.training.wandb_logger import finish_logging, log_epochs, make_logger
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
@@ -80,10 +80,11 @@ def run_seeds(
     progress = Progress(title, history, live)
     trainer = make_trainer(first, history, progress, precision, place, logger, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
-    if prepared.objective.scores_frozen and not handle.trained():
-        trainer.validate(module, datamodule=prepared.data, verbose=False)
-    else:
-        fit(trainer, module, prepared.data, checkpoint, history)
+    with interruptible():
+        if prepared.objective.scores_frozen and not handle.trained():
+            trainer.validate(module, datamodule=prepared.data, verbose=False)
+        else:
+            fit(trainer, module, prepared.data, checkpoint, history)
     metrics = module.metrics_of_each()
     restore = module.restore if handle.trained() else None
     tests = prepared.objective.test_each(module, restore, [config.folder for config in configs])

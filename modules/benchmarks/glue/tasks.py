@@ -1,8 +1,8 @@
 """The eight GLUE tasks of the papers' tables: fields, labels, metrics and dev splits.
 
 Fields are the columns of the texts in `nyu-mll/glue`, and the integer order of the labels is its order; folders are
-those of the official TSV download. `column` is the metric that Table 2 of the LoRA paper (Hu et al., 2021) prints: overall
-accuracy for MNLI (matched and mismatched rows pooled), Matthews correlation for CoLA, Pearson correlation for
+those of the official TSV download. `column` is the metric that Table 2 of the LoRA paper (Hu et al., 2021) prints:
+overall accuracy for MNLI (matched and mismatched rows pooled), Matthews correlation for CoLA, Pearson correlation for
 STS-B, accuracy elsewhere. This module imports nothing heavy, so that `--help` may use it.
 """
 
