@@ -148,7 +148,7 @@ def expect_weights(folder: Path, spec: str, wanted: str) -> None:
     """Raise UserError where the weights in ``folder``, named ``spec``, have another hash than a run started from."""
     if weights_hash(folder) != wanted:
         raise UserError(
-            f"the weights of {spec} are not those that the run started from; name them by --model (model= in Python)"
+            f"the weights of {spec} are not those that the run started from; name those: --model, or model="
         )
 
 

@@ -85,7 +85,5 @@ def _base(found: Trained, model: str | os.PathLike[str] | None) -> tuple[str, tu
     if spec == "embedded":
         return spec, (name, FOLDERS[name]) if name in FOLDERS else None
     if not model and found.backbone["source"] == "folder" and not Path(spec).is_dir():
-        raise UserError(
-            f"the base model of {found.folder} is not in {spec} any more: say where it is by --model (model= in Python)"
-        )
+        raise UserError(f"the base model of {found.folder} is not in {spec} any more; say where: --model, or model=")
     return spec, None
