@@ -15,7 +15,7 @@ from modules.runs.results import RunResult
 from variants.errors import UserError
 from variants.variant import BaseVariant
 
-Path_ = str | os.PathLike[str]
+_Place = str | os.PathLike[str]
 
 
 @overload
@@ -38,14 +38,14 @@ def train(
     tasks: str | Sequence[str] | None = None,
     seed: int | None = None,
     seeds: str | int | Sequence[int] | None = None,
-    model: Path_ | None = None,
-    data_dir: Path_ | None = None,
-    preset: Path_ | None = None,
+    model: _Place | None = None,
+    data_dir: _Place | None = None,
+    preset: _Place | None = None,
     lr: float | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     trainer: Mapping[str, Any] | None = None,
-    results_dir: Path_ = "results",
+    results_dir: _Place = "results",
     wandb: str = "auto",
     force: bool = False,
     stack_seeds: bool = False,

@@ -89,7 +89,7 @@ def as_keywords() -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        raise type(error)(re.sub(r"--(?=[A-Za-z])", "", str(error))) from None
+        raise type(error)(re.sub(r"--(?!help)(?=[A-Za-z])", "", str(error))) from None
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -222,7 +222,7 @@ class ResultStore:
         path, text = self.path(result.id), result.to_json()
         RunResult.from_json(text, path.name)  # what could not be read back is not written
         write_atomic(path, text)
-        result._folder = self.runs / result.id
+        result._folder = (self.runs / result.id).absolute()
         return path
 
     def read(self, id: str) -> RunResult | None:
@@ -247,7 +247,7 @@ class ResultStore:
         except UserError as error:
             self._move_aside(path, one_line(error))
             return None
-        result._folder = self.runs / id
+        result._folder = (self.runs / id).absolute()
         return result
 
     def done(self, id: str) -> bool:
