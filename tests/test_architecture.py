@@ -85,6 +85,7 @@ FLOORS = {
         "reports",
         "analysis",
         "experiments",
+        "comparison",
         "efficiency/inference",
         "efficiency/steps",
         "efficiency/jobs",
