@@ -31,6 +31,8 @@ def importance(space: Sequence[Dimension], trials: Sequence[Trial]) -> Importanc
     """
     good = [each for each in trials if each.score is not None and each.score > DIVERGED]
     scores = [each.score for each in good]
+    if len(space) == 1:
+        return Importance({}, "there is one dimension alone")
     if len(good) < FEWEST or max(scores) == min(scores):
         return Importance({}, f"fewer than {FEWEST} different scores")
     whole = len(good) == size(space) == len({repr(each.point) for each in good})
@@ -44,7 +46,8 @@ def _main_effects(space: Sequence[Dimension], trials: Sequence[Trial]) -> Import
             fmean(each.score for each in trials if each.point[dimension.key] == value) for value in dimension.values
         ]
         shares[dimension.key] = pvariance(means) / total
-    return _sorted(shares, "main effects: shares of the variance over the whole grid")
+    rest = f"main effects: shares of the variance over the whole grid; {1 - sum(shares.values()):.0%} are interactions"
+    return _sorted(shares, rest)
 
 
 def _ped_anova(space: Sequence[Dimension], trials: Sequence[Trial]) -> Importance:

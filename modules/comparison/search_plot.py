@@ -73,6 +73,7 @@ def _along(axis: Axes, dimension: Dimension, trials: Sequence[Trial], metric: st
     elif not numbers:
         axis.set_xticks(range(len(names)), names)
         axis.set_xlim(-0.5, len(names) - 0.5)
+    axis.margins(x=0.12)
     axis.set_xlabel(dimension.key)
     axis.grid(alpha=0.3)
     for side in ("top", "right"):

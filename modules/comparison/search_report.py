@@ -24,10 +24,10 @@ NOTE = (
 
 def show(comparison: Comparison, rows: Sequence[Row], trials: Trials) -> None:
     """Print the trials of each row, and leave tables and a picture in the results folder."""
-    rows = [row for row in rows if row.name in trials]
-    if not rows:
+    if not trials:
         return
     print("\n".join(screen(comparison, rows, trials)), flush=True)
+    rows = [row for row in rows if row.name in trials]
     folder = comparison.results_dir / "tables"
     write_atomic(folder / "search.md", markdown(comparison, rows, trials))
     write_atomic(folder / "search.csv", table_csv(comparison, rows, trials))
@@ -48,10 +48,19 @@ def ranked(trials: Iterable[Trial]) -> list[Trial]:
     return sorted(trials, key=lambda each: (each.score is None, -(each.score if each.score is not None else 0)))
 
 
-def screen(comparison: Comparison, rows: Sequence[Row], trials: Trials) -> list[str]:
+def unequal(rows: Sequence[Row], trials: Trials) -> list[str]:
+    """A line where rows had different numbers of trials."""
+    tried = {row.name: len(trials.get(row.name, [row])) for row in rows}
+    if len(set(tried.values())) == 1:
+        return []
+    numbers = ", ".join(f"{name} {number}" for name, number in tried.items())
+    return [f"not on equal terms: rows had different numbers of trials ({numbers}), and more make a row's best better"]
+
+
+def screen(comparison: Comparison, every: Sequence[Row], trials: Trials) -> list[str]:
     """The lines for a terminal."""
     lines = []
-    for row in rows:
+    for row in (row for row in every if row.name in trials):
         own = ranked(trials[row.name])
         lines += ["", heading(comparison, row, own)]
         table = _table(comparison, row, own)
@@ -61,10 +70,7 @@ def screen(comparison: Comparison, rows: Sequence[Row], trials: Trials) -> list[
         if len(own) > SHOWN:
             lines.append(f"and {len(own) - SHOWN} more, in search.csv")
         lines += remarks(comparison, row, own)
-    if len({len(own) for own in trials.values()}) > 1:
-        numbers = ", ".join(f"{row.name} {len(trials[row.name])}" for row in rows)
-        lines += ["", f"rows had different numbers of trials: {numbers}; more of them alone make a row's best better"]
-    return lines
+    return lines + unequal(every, trials)
 
 
 def heading(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> str:
@@ -72,7 +78,8 @@ def heading(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> str:
     rule, benchmark = comparison.content.tune, comparison.benchmark
     tasks = ", ".join(benchmark.tasks[task].title for task in rule.tasks)
     over = "" if len(rule.tasks) == 1 else ", mean of the tasks"
-    what = "lowest dev loss" if rule.metric == "loss" else f"best dev {rule.metric or 'metric'}"
+    metric = rule.metric or " or ".join(dict.fromkeys(benchmark.tasks[task].column for task in rule.tasks))
+    what = "lowest dev loss" if metric == "loss" else f"best dev {metric}"
     done = sum(each.score is not None for each in trials)
     return f"{row.name}: {done} settings tried ({rule.search}) on {tasks}, seed {rule.seed}; score: {what}{over}"
 
@@ -85,7 +92,8 @@ def remarks(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> list[s
     top = best(list(trials))
     for each in row.space if top else ():
         ends = [value for value in each.examples if type(value) in (int, float)]
-        if len(ends) == len(each.examples) > 1 and top.point[each.key] in (min(ends), max(ends)):
+        wide = len(ends) == len(each.examples) and len(each.values) != 2  # of two values each is at an end
+        if wide and top.point[each.key] in (min(ends), max(ends)):
             lines.append(
                 f"{each.key}={text(top.point[each.key])} is at the end of what was tried: better may lie beyond"
             )

@@ -64,7 +64,7 @@ def sweep(comparison: Comparison, row: Row) -> dict[str, Any]:
     if wishes.data_dir:
         words += ["--data_dir", str(Path(wishes.data_dir).absolute())]
     words += ["--tasks", rule.tasks[0], "--seeds", str(rule.seed)]
-    words += ["--results_dir", str(comparison.tuning.absolute()), "--wandb", "online"]
+    words += ["--results_dir", str(comparison.tuning.absolute())]
     trainer = comparison.content.for_all | row.trainer | (rule.trainer or {})
     for name, value in trainer.items():
         words += [f"--trainer.{name}", str(value)]

@@ -68,7 +68,6 @@ def test_recipes(tmp_path):
 def test_comparisons(tmp_path):
     from modules.comparison.comparison import Comparison
     from modules.comparison.file import read as read_comparison
-
     from modules.experiments.wishes import Wishes
 
     path = tmp_path / "plan.yaml"

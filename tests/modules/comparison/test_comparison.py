@@ -142,9 +142,7 @@ def test_option_sets_of_one_variant_are_rows_of_their_own(made, workers):
     }
     assert len({run.id for run in runs}) == 2 * 2 * 2 and {run.seed for run in runs} == {0, 1}
     trial = comparison.runs(wide, {"lr": 0.02}, tuning=True)
-    assert [(run.task, run.seed, run.training["epochs"], run.training["lr"]) for run in trial] == [
-        ("rte", 42, 3, 0.02)
-    ]
+    assert [(run.task, run.seed, run.training["epochs"], run.training["lr"]) for run in trial] == [("rte", 42, 3, 0.02)]
 
 
 # ---- budgets ------------------------------------------------------------------------------------------------------
