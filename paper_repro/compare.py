@@ -17,6 +17,8 @@ spread over them.
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import os
 import sys
@@ -24,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.benchmarks.base import benchmark
-from modules.command_line import guarded, place
+from modules.command_line import Parser, guarded, place
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.file import read
 from modules.experiments.wishes import Wishes
@@ -36,12 +38,8 @@ from variants.errors import UserError
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument(
-        "file", type=place, help="YAML: common, tasks, tune, seeds and, by row, options and learning rate"
-    )
+    parser = Parser(__doc__)
+    parser.add_argument("file", type=place, help="YAML: tasks, seeds, tune, common and, by row, options and lr")
     parser.add_argument("--model", required=True, help="Hub id, folder, or embedded")
     parser.add_argument("--data_dir", help="folder of the benchmark's data (default: $GLUE_DIR or $E2E_DIR, else Hub)")
     parser.add_argument("--variants", help="comma list of the file's rows (default: all)")

@@ -27,7 +27,9 @@ CARRIED_OUT = ("module", "function")
 
 FLOORS = {
     "variants": (
+        "start",
         "errors",
+        "command_line",
         "schema",
         "atomic",
         "wrappers",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from variants.command_line import Parser
 from variants.errors import VariantError, exit_code
 
 HELP = """\
@@ -88,12 +88,7 @@ def convert(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code: 0, or 2 after a mistake of the user's."""
-    parser = argparse.ArgumentParser(
-        prog="python -m variants.convert",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(HELP, prog="python -m variants.convert")
     parser.add_argument("source", metavar="SRC", help="adapter folder, or loralib file")
     parser.add_argument("target", metavar="DST", help="folder (ours, peft) or file (loralib) to write")
     parser.add_argument("--to", required=True, choices=("ours", "peft", "loralib"), help="format to write")
@@ -101,9 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
     parser.add_argument("--as", choices=("lora",), dest="as_", help="for --to peft: any low-rank update as exact LoRA")
     parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
-    given = parser.parse_args(arguments)
 
     def command() -> int:
+        given = parser.parse_args(arguments)
         print(convert(given.source, given.target, given.to, given.model, given.alpha, given.variant, bool(given.as_)))
         return 0
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -10,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from variants.command_line import Parser
 from variants.convert import MODEL_HELP, VARIANT_HELP
 from variants.errors import VariantError, exit_code
 
@@ -87,20 +87,15 @@ def merge(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code: 0, or 2 after a mistake of the user's."""
-    parser = argparse.ArgumentParser(
-        prog="python -m variants.merge",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(HELP, prog="python -m variants.merge")
     parser.add_argument("adapter", metavar="ADAPTER", help="adapter folder, or loralib file")
     parser.add_argument("--model", required=True, help=f"its base model ({MODEL_HELP})")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="model folder to write; it must not exist yet")
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
     parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
-    given = parser.parse_args(arguments)
 
     def command() -> int:
+        given = parser.parse_args(arguments)
         from variants.formats.boundary import refusing
 
         with refusing(f"cannot write {given.out}"):

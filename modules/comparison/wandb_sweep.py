@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.comparison.comparison import Comparison, Row
-from modules.comparison.space import Dimension
+from modules.comparison.space import Dimension, text
 from modules.paths import PROJECT
 from variants.atomic import write_atomic
 from variants.errors import UserError
@@ -67,7 +67,9 @@ def sweep(comparison: Comparison, row: Row) -> dict[str, Any]:
     words += ["--results_dir", str(comparison.tuning.absolute())]
     trainer = comparison.content.for_all | row.trainer | (rule.trainer or {})
     for name, value in trainer.items():
-        words += [f"--trainer.{name}", str(value)]
+        words += [f"--trainer.{name}", text(value)]
+    if rule.search != "grid":
+        words += ["--force"]  # W&B may choose a point again, and wants a score then too
     goal = "minimize" if rule.metric == "loss" else "maximize"
     content = {
         "name": f"{row.name} {rule.tasks[0]}",

@@ -12,11 +12,12 @@ from modules.benchmarks.base import Prepared
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.training.acceleration import PlainComputation, accelerate
-from modules.training.callbacks import BeforeWriting, History, Progress
+from modules.training.callbacks import BeforeWriting, History
 from modules.training.checkpoint import usable
 from modules.training.lightning_module import FineTuner
 from modules.training.parallel import devices
 from modules.training.parallel.sharded import check_shardable
+from modules.training.progress import Progress
 from modules.training.record import make_result, notes
 from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner

@@ -18,12 +18,13 @@ from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
 from modules.runs.ranks import launched
 from modules.runs.results import run_id
-from modules.training.callbacks import EpochSeeds, History, Progress, SameReplicas
+from modules.training.callbacks import EpochSeeds, History, SameReplicas
 from modules.training.checkpoint import CheckpointFiles, EpochCheckpoint
 from modules.training.cost import reset_peak_memory
 from modules.training.lightning_module import FineTuner
 from modules.training.parallel import devices
 from modules.training.parallel.strategies import strategy, without_questions
+from modules.training.progress import Progress
 from variants.errors import UserError, first_line
 
 CHECKPOINT = "last.ckpt"

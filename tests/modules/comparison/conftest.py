@@ -19,10 +19,10 @@ NOTHING: dict = {}
 
 
 @pytest.fixture
-def sweep(tiny_model, tiny_tsv, tmp_path):
+def make(tiny_model, tiny_tsv, tmp_path):
     """A comparison of one row, `lora`, from what its file says of it and of `tune`."""
 
-    def make(row: dict, tune: dict | None = NOTHING, **changes) -> Comparison:
+    def made(row: dict, tune: dict | None = NOTHING, **changes) -> Comparison:
         content = {
             "common": {"batch_size": 8, "max_length": 32, "epochs": 1, "lr": 0.01},
             "tasks": {"rte": {}},
@@ -37,7 +37,7 @@ def sweep(tiny_model, tiny_tsv, tmp_path):
         places = {"model": str(tiny_model), "data_dir": str(tiny_tsv), "results_dir": str(tmp_path / "results")}
         return Comparison(path, content, Wishes(benchmark=benchmark(content.benchmark), wandb="off", **places))
 
-    return make
+    return made
 
 
 @pytest.fixture

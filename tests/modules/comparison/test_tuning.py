@@ -16,9 +16,9 @@ def settings(run: RunConfig) -> dict:
     return run.options | run.training | run.trainer
 
 
-def test_every_list_is_searched_wherever_it_stands(sweep, scored):
+def test_every_list_is_searched_wherever_it_stands(make, scored):
     row = {"options": {"r": [1, 2], "target": ["q", "q,v"]}, "trainer": {"accumulate_grad_batches": [1, 2]}}
-    comparison = sweep(row | {"lr": [0.01, 0.02]}, common={"batch_size": [4, 8], "max_length": 32, "epochs": 1})
+    comparison = make(row | {"lr": [0.01, 0.02]}, common={"batch_size": [4, 8], "max_length": 32, "epochs": 1})
     runs = scored(lambda run: 0.5)
     trials, code = tuning.search(comparison, comparison.rows())
     names = ("r", "target", "lr", "batch_size", "accumulate_grad_batches")
@@ -27,8 +27,8 @@ def test_every_list_is_searched_wherever_it_stands(sweep, scored):
     assert {run.seed for run in runs} == {42} and all(run.results_dir.endswith("tuning") for run in runs)
 
 
-def test_the_best_point_is_trained_with_other_seeds(sweep, scored):
-    comparison = sweep({"options": {"r": [1, 2, 4]}, "lr": [0.01, 0.02]}, seeds=[0, 1])
+def test_the_best_point_is_trained_with_other_seeds(make, scored):
+    comparison = make({"options": {"r": [1, 2, 4]}, "lr": [0.01, 0.02]}, seeds=[0, 1])
     scored(lambda run: 0.9 if (run.options["r"], run.training["lr"]) == (2, 0.01) else 0.5)
     rows = comparison.rows()
     trials, _ = tuning.search(comparison, rows)
@@ -38,12 +38,12 @@ def test_the_best_point_is_trained_with_other_seeds(sweep, scored):
     assert [(run.options["r"], run.training["lr"], run.seed) for run in runs] == [(2, 0.01, 0), (2, 0.01, 1)]
 
 
-def test_a_random_search_goes_on_where_it_was(sweep, scored):
+def test_a_random_search_goes_on_where_it_was(make, scored):
     lr = {"min": 1e-4, "max": 1e-1, "log": True}
     runs = scored(lambda run: run.training["lr"])
-    few = sweep({"lr": lr}, {"search": "random", "trials": 3})
+    few = make({"lr": lr}, {"search": "random", "trials": 3})
     tuning.search(few, few.rows())
-    more = sweep({"lr": lr}, {"search": "random", "trials": 5})
+    more = make({"lr": lr}, {"search": "random", "trials": 5})
     trials, code = tuning.search(more, more.rows())
     assert code == 0 and len(trials["lora"]) == len(runs) == 5, "three of them were done before"
     best = max(run.training["lr"] for run in runs)
@@ -87,22 +87,22 @@ def test_a_random_search_goes_on_where_it_was(sweep, scored):
         ({"options": {"rank": [2, 4]}}, {}, "variants: lora: options: lora has no option 'rank'; it has"),
     ],
 )
-def test_what_is_wrong_with_a_search_is_one_line(sweep, row, changes, says):
+def test_what_is_wrong_with_a_search_is_one_line(make, row, changes, says):
     with pytest.raises(UserError, match=says) as caught:
-        sweep(row, **changes).rows()
+        make(row, **changes).rows()
     assert "\n" not in str(caught.value) and "sweep.yaml: " in str(caught.value)
 
 
-def test_a_file_without_a_list_needs_no_tune(sweep, scored):
-    comparison = sweep({"lr": [0.02]}, seeds=[0], tune=None)
+def test_a_file_without_a_list_needs_no_tune(make, scored):
+    comparison = make({"lr": [0.02]}, seeds=[0], tune=None)
     rows = comparison.rows()
     assert tuning.search(comparison, rows) == ({}, 0) and tuning.choose(comparison, rows, {}) == {"lora": {}}
     assert [run.training["lr"] for run in comparison.runs(rows[0], {})] == [0.02]
 
 
-def test_a_budget_and_a_list_of_options_are_refused_together(sweep):
+def test_a_budget_and_a_list_of_options_are_refused_together(make):
     with pytest.raises(UserError, match="--budget picks the size for given options, and r has several values"):
-        sweep({"options": {"r": [1, 2]}}).rows(budgets=["512"])
+        make({"options": {"r": [1, 2]}}).rows(budgets=["512"])
 
 
 # ---- what is shown ------------------------------------------------------------------------------------------------
@@ -116,8 +116,8 @@ def run_command(comparison, *more: str) -> int:
     ])  # fmt: skip
 
 
-def test_a_search_alone_shows_its_trials_best_first(sweep, scored, capsys):
-    comparison = sweep({"options": {"r": [1, 2, 4]}, "lr": [0.01, 0.02]})
+def test_a_search_alone_shows_its_trials_best_first(make, scored, capsys):
+    comparison = make({"options": {"r": [1, 2, 4]}, "lr": [0.01, 0.02]})
     scored(lambda run: run.options["r"] / 10 + run.training["lr"])
     assert run_command(comparison) == 0
     said = capsys.readouterr().out
@@ -136,9 +136,9 @@ def test_a_search_alone_shows_its_trials_best_first(sweep, scored, capsys):
     assert "|  | 41.00 | 4 | 0.01 |" in (comparison.results_dir / "tables" / "search.md").read_text()
 
 
-def test_the_differences_are_on_the_screen(sweep, scored, capsys):
+def test_the_differences_are_on_the_screen(make, scored, capsys):
     rows = {"wide": {"variant": "lora", "options": {"r": 4}}, "narrow": {"variant": "lora", "options": {"r": 1}}}
-    comparison = sweep({}, seeds=[0, 1, 2], variants=rows)
+    comparison = make({}, seeds=[0, 1, 2], variants=rows)
     scored(lambda run: 0.5 + run.options["r"] / 10 + run.seed / 1000)
     assert run_command(comparison) == 0
     said = capsys.readouterr().out
@@ -146,10 +146,10 @@ def test_the_differences_are_on_the_screen(sweep, scored, capsys):
     assert "lora r=4 - lora r=1" in said or "lora r=1 - lora r=4" in said
 
 
-def test_diverged_trials_are_last_and_never_chosen(sweep, scored, capsys, monkeypatch):
+def test_diverged_trials_are_last_and_never_chosen(make, scored, capsys, monkeypatch):
     from modules.comparison import trials as module
 
-    comparison = sweep({"options": {"r": [1, 2]}, "lr": [0.01, 0.02]})
+    comparison = make({"options": {"r": [1, 2]}, "lr": [0.01, 0.02]})
     scored(lambda run: 0.5 + run.options["r"] / 10)
     figure = module.figure
     broken = lambda result, metric: module.DIVERGED if result.training["lr"] == 0.02 else figure(result, metric)  # noqa: E731
@@ -160,9 +160,9 @@ def test_diverged_trials_are_last_and_never_chosen(sweep, scored, capsys, monkey
     assert [line.split()[0] for line in lines if "0.02" in line] == ["diverged", "diverged"]
 
 
-def test_unequal_numbers_of_trials_are_said(sweep, scored):
+def test_unequal_numbers_of_trials_are_said(make, scored):
     rows = {"lora": {"options": {"r": [1, 2, 4]}}, "dora": {"options": {"r": [1, 2]}}, "head": {}}
-    comparison = sweep({}, variants=rows, seeds=[0])
+    comparison = make({}, variants=rows, seeds=[0])
     scored(lambda run: 0.5)
     trials, _ = tuning.search(comparison, comparison.rows())
     said = search_report.screen(comparison, comparison.rows(), trials)
