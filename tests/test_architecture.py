@@ -85,6 +85,7 @@ FLOORS = {
         "reports/plots",
         "reports/papers",
         "reports",
+        "reports/dashboard",
         "analysis",
         "experiments",
         "comparison",
