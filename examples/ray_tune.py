@@ -17,10 +17,12 @@ def main(trials: int = 10, results_dir: str = "results/ray", **settings: Any) ->
 
     def trial(options: dict[str, Any]) -> None:
         result = train("lora", task="rte", preset="embedded", seed=42, results_dir=folder, **options, **settings)
-        tune.report({"score": result.score})
+        tune.report({"score": float("-inf") if result.score is None else result.score})  # None: it diverged
 
     space = {"r": tune.choice([2, 4, 8, 16]), "lr": tune.loguniform(5e-4, 2e-2)}
-    tuner = tune.Tuner(trial, param_space=space, tune_config=tune.TuneConfig("score", "max", num_samples=trials))
+    tuner = tune.Tuner(
+        trial, param_space=space, tune_config=tune.TuneConfig(metric="score", mode="max", num_samples=trials)
+    )
     return tuner.fit().get_best_result()
 
 
