@@ -13,6 +13,7 @@ from modules.comparison.comparison import Comparison, Row
 from modules.comparison.progress import told
 from modules.comparison.trials import DIVERGED, Trial, Trials, scored, trial
 from modules.launch.claims import alone, holder
+from modules.launch.holders import say_what_is_missing
 from modules.launch.pool import default_jobs
 from modules.runs.results import run_id
 from variants.errors import UserError
@@ -34,8 +35,9 @@ def search(comparison: Comparison, rows: list[Row]) -> tuple[Trials, int]:
             asked = {row.name: _ask(comparison, row, studies[row.name], each_round) for row in rows}
         trials = {row.name: list(known(comparison, row, studies[row.name])) for row in rows}
         runs = [run for own in asked.values() for each in own for run in each.runs]
-        if not runs:
-            return trials, 1 if any(each.score is None for own in trials.values() for each in own) else 0
+        if not runs:  # all have a result, or another command is at them
+            every = [run for own in trials.values() for each in own for run in each.runs]
+            return trials, say_what_is_missing(every, comparison.tuning)
         total = comparison.content.tune.trials * len(rows)
         with told(comparison, trials, total):
             code = comparison.carry_out(runs, comparison.tuning)

@@ -76,7 +76,7 @@ def test_a_failed_trial_ends_the_search_and_is_taken_up_by_the_next_command(make
     assert code == 0 and states(comparison) == ["COMPLETE"] * 4 and failed in {e.runs[0].id for e in trials["lora"]}
 
 
-def test_a_trial_that_another_command_is_at_is_left_to_it(make, scored):
+def test_a_trial_that_another_command_is_at_is_left_to_it(make, scored, capfd):
     """And counts: two commands have so many trials together."""
     comparison = make(SPACE, rule(3))
     (row,) = comparison.rows()
@@ -85,6 +85,7 @@ def test_a_trial_that_another_command_is_at_is_left_to_it(make, scored):
     runs = scored(peak)
     with claim(theirs.runs[0].folder):
         _, code = tuning.search(comparison, [row])
+    assert "is training 1 of these 3 runs (rte lora seed 42)" in capfd.readouterr().err
     assert code == 1 and theirs.runs[0].id not in {run.id for run in runs} and len(runs) == 2
     assert tuning.search(comparison, [row])[1] == 0 and len(runs) == 3 and states(comparison) == ["COMPLETE"] * 3
 
