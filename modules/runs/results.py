@@ -148,6 +148,11 @@ class RunResult:
         scored = (self.best, self.last)
         return bool(self.cost.get("diverged")) or not all(finite_losses(figures) for figures in scored)
 
+    @property
+    def truncated(self) -> bool:
+        """Whether Trainer options let it train or score on a part of the rows alone: its score is that of a trial."""
+        return any(name in self.trainer and _cuts(self.trainer[name]) for name in TRUNCATING)
+
     def to_json(self) -> str:
         """The file's text. Numbers that are not finite (a diverged loss) become null, as JSON has none."""
         return json.dumps(_finite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -176,6 +181,15 @@ class RunResult:
                 raise UserError(f"{name}: {part}: {wrong[0]} is no score")
         if self.init_from and self.init_from["id"] == self.id:
             raise UserError(f"{name}: it starts from itself")
+
+
+TRUNCATING = ("limit_train_batches", "limit_val_batches", "overfit_batches", "fast_dev_run")
+"""Trainer options of which each leaves rows out; the last two stand in older files alone."""
+
+
+def _cuts(value: Any) -> bool:
+    """Whether the value of one of them leaves rows out: 1.0 is all of the batches, 1 is one of them."""
+    return bool(value) and not (isinstance(value, float) and value == 1.0)
 
 
 def finite_losses(figures: Mapping[str, Any]) -> bool:
