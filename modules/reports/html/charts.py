@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from modules.reports.formats.differences import verdict_text
 from modules.reports.html.marks import Marked, scales
 from modules.reports.plots.layout import name_of, summed_columns
 from modules.reports.tables.section import Row, Section
@@ -48,7 +47,7 @@ class Chart:
     wide: bool = False
 
 
-def base(values: list[dict[str, Any]], height: int | dict[str, int] = 260) -> dict[str, Any]:
+def base(values: list[dict[str, Any]], height: int = 260) -> dict[str, Any]:
     """What all charts have: their data, the width of their place, and the rows that are shown.
 
     Args:
@@ -58,7 +57,7 @@ def base(values: list[dict[str, Any]], height: int | dict[str, int] = 260) -> di
         "data": {"values": values},
         "width": "container",
         "height": height,
-        "autosize": {"type": "fit-x" if isinstance(height, dict) else "fit", "contains": "padding"},
+        "autosize": {"type": "fit", "contains": "padding"},
         "params": [SHOWN],
         "transform": [IS_SHOWN],
     }
@@ -219,7 +218,7 @@ def differences(section: Section, marked: list[Marked]) -> Iterator[Chart]:
         colour = {"field": "verdict", "type": "nominal", "title": None, "legend": {"orient": "top"}}
         colour["scale"] = {"domain": ["told apart", "not told apart"], "range": ["#0072B2", "#909090"]}
         y = {"field": "row", "type": "nominal", "title": None, "sort": ranked, "axis": {"labelLimit": 240}}
-        spec = base(values, {"step": 20})
+        spec = base(values, 90 + 20 * len(ranked))
         spec["params"] = [SHOWN, {"name": "against", "value": _reference(ranked, marked)}]
         spec["transform"] = [IS_SHOWN, {"filter": "datum.against == against"}]
         spec |= {
@@ -239,8 +238,9 @@ def differences(section: Section, marked: list[Marked]) -> Iterator[Chart]:
                 },
             ],
         }
+        best = f"{marked[comparison.winner].name} is above every other row" if comparison.winner is not None else ""
         words = (
-            f"{verdict_text(section, comparison)} Each row minus the chosen one, paired by task and seed (seeds "
+            f"{best or 'No row is told apart from all others'}. Each row minus the chosen one, paired by task and seed (seeds "
             f"{', '.join(map(str, comparison.seeds))}). Intervals hold for all pairs together (Holm, 95 %): one "
             "without 0 is a difference that the spread supports; not told apart is not equal."
         )

@@ -41,7 +41,7 @@ def rank_maps(section: Section, marked: list[Marked]) -> Iterator[Chart]:
                 values.append({"layer": layer, "role": role, "rank": rank, "path": path, "row": one.name})
             layers = sorted({value["layer"] for value in values}, key=lambda layer: int(layer or 0))
             colour = {"field": "rank", "type": "quantitative", "scale": {"scheme": "blues", "zero": True}}
-            spec = base(values, {"step": 22}) | {
+            spec = base(values, 60 + 22 * len({value["role"] for value in values})) | {
                 "mark": "rect",
                 "encoding": {
                     "x": {"field": "layer", "type": "ordinal", "sort": layers, "axis": {"labelAngle": 0}},

@@ -90,7 +90,7 @@ def tuning_cost(section: Section, marked: list[Marked], tuning: Sequence[RunResu
     colour: dict[str, Any] = {"field": "what", "type": "nominal", "title": None, "legend": {"orient": "top"}}
     colour["scale"] = {"domain": ["tuning", "training"], "range": ["#D55E00", "#0072B2"]}
     y = {"field": "row", "type": "nominal", "title": None, "sort": [one.name for one in marked]}
-    spec = base(values, {"step": 16}) | {
+    spec = base(values, 90 + 16 * len(marked)) | {
         "mark": "bar",
         "encoding": {
             "x": {"field": "hours", "type": "quantitative", "title": "hours of runs"},
