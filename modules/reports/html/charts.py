@@ -214,7 +214,7 @@ def differences(section: Section, marked: list[Marked]) -> Iterator[Chart]:
                 values.append({k: round(v, 4) if isinstance(v, float) else v for k, v in value.items()})
         what = name_of(comparison.columns)
         ranked = [marked[row].name for row in comparison.rows]
-        x = {"type": "quantitative", "title": f"difference in {what}"}
+        x = {"type": "quantitative", "title": "difference"}
         colour = {"field": "verdict", "type": "nominal", "title": None, "legend": {"orient": "top"}}
         colour["scale"] = {"domain": ["told apart", "not told apart"], "range": ["#0072B2", "#909090"]}
         y = {"field": "row", "type": "nominal", "title": None, "sort": ranked, "axis": {"labelLimit": 240}}
@@ -238,9 +238,11 @@ def differences(section: Section, marked: list[Marked]) -> Iterator[Chart]:
                 },
             ],
         }
-        best = f"{marked[comparison.winner].name} is above every other row" if comparison.winner is not None else ""
+        best = "No row is told apart from all others."
+        if comparison.winner is not None:
+            best = f"{marked[comparison.winner].name} is above every other row."
         words = (
-            f"{best or 'No row is told apart from all others'}. Each row minus the chosen one, paired by task and seed (seeds "
+            f"{best} Each row minus the chosen one, paired by task and seed (seeds "
             f"{', '.join(map(str, comparison.seeds))}). Intervals hold for all pairs together (Holm, 95 %): one "
             "without 0 is a difference that the spread supports; not told apart is not equal."
         )

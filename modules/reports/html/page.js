@@ -68,8 +68,14 @@
     };
   };
 
-  // black stands for full fine-tuning: on a dark page it is white
-  const themed = (spec) => dark.matches ? JSON.parse(JSON.stringify(spec).replaceAll('"#000000"', '"#ffffff"')) : spec;
+  // on a dark page colours are lighter, and black, which stands for full fine-tuning, is white
+  const lighter = (_, hex) => {
+    const parts = [0, 2, 4].map((k) => parseInt(hex.slice(k, k + 2), 16));
+    const share = Math.max(...parts) ? 0.4 : 1;
+    return `"#${parts.map((part) => Math.round(part + (255 - part) * share).toString(16).padStart(2, "0")).join("")}"`;
+  };
+  const themed = (spec) =>
+    dark.matches ? JSON.parse(JSON.stringify(spec).replaceAll(/"#([0-9A-Fa-f]{6})"/g, lighter)) : spec;
 
   async function draw(id) {
     views[id]?.finalize();
