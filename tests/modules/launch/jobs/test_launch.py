@@ -88,7 +88,7 @@ def test_what_has_a_job_is_not_submitted_again(monkeypatch, tmp_path, capsys):
     code = launching.run_jobs([runs[:2], runs[2:3], runs[3:]], str(tmp_path), Launch("local"), 1)
     out, err = capsys.readouterr()
     assert code == 1 and queue.submitted == [["2"], ["3"], ["4"]]
-    assert "1 runs have jobs already" in out
+    assert "1 run with a job already" in out
     assert out.splitlines()[1] == "jobs: 1 of 4 runs done, 0 running, 2 pending (Priority), 0 failed"
     assert out.splitlines()[-1] == "jobs: 1 of 4 runs done, 0 running, 0 pending, 3 failed"
     assert sorted(err.splitlines()) == [

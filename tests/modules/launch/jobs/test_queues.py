@@ -79,7 +79,7 @@ def test_a_requeued_job_goes_on_from_its_last_epoch(slurm_up, command, tmp_path,
     code, _, err = end(process)
     assert code == 130 and f"the jobs go on; scancel {job} ends them" in err
     code, out, err = end(start(*words, *LAUNCH))
-    assert code == 0 and "1 runs have jobs already" in out and "submitted" not in out, err
+    assert code == 0 and "1 run with a job already" in out and "submitted" not in out, err
     assert logs(folder).count("epoch 1/60") == 1 and logs(folder).count("Starting with") == 2
     assert comparable(folder) == comparable(tmp_path / "unbroken") != []
 
