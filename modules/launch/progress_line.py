@@ -22,8 +22,8 @@ from variants.errors import UserError
 
 EVERY = 0.2
 """Seconds between two looks at the runs."""
-ROOM = 12
-"""Characters that the bar has at least."""
+BAR, NARROW = 12, 80
+"""Characters that the bar has at least; a terminal narrower than this has none."""
 
 
 class ProgressLine:
@@ -51,8 +51,7 @@ class ProgressLine:
         if self.live:
             from tqdm import tqdm
 
-            layout = "{desc} |{bar}| {percentage:3.0f}%"
-            self._bar = tqdm(total=1.0, bar_format=layout, dynamic_ncols=True, leave=False, file=sys.stderr)
+            self._bar = tqdm(total=1.0, bar_format="{desc}", dynamic_ncols=True, leave=False, file=sys.stderr)
             self.look()
         return self
 
@@ -140,7 +139,9 @@ class ProgressLine:
         head = [f"{len(self.done)}/{len(self.titles)} runs"]
         head.append(f"{clock(left)} left" if left is not None else f"{clock(now - self._start)} so far")
         text = ", ".join(head) + (f": {'; '.join(texts)}" if texts else ": starting" if not self.done else "")
-        room = max(20, (self._bar.ncols or _columns(self._bar)) - ROOM - len(" || 100%"))
+        columns = _columns(self._bar)
+        room = columns - (1 if columns < NARROW else BAR + len(" || 100%"))
+        self._bar.bar_format = "{desc}" if columns < NARROW else "{desc} |{bar}| {percentage:3.0f}%"
         self._bar.n = min(1.0, (done + sum(state.share for _, state in running)) / len(self.words))
         self._bar.set_description_str(text if len(text) <= room else f"{text[: room - 1]}…")
 
@@ -179,10 +180,9 @@ def outcome(result: RunResult) -> str:
 
 
 def words_of(state: progress.Progress) -> str:
-    """Such as ``epoch 2/5, accuracy 87.1``."""
-    words = [f"epoch {state.epoch}/{state.epochs}"] if state.epoch else []
-    words += [state.doing] if state.doing != "training" else []
-    return ", ".join([*words, *([state.score] if state.score else [])])
+    """Such as ``accuracy 87.1, epoch 2/5``: the score first, since a narrow terminal shows no more."""
+    words = [state.score, f"epoch {state.epoch}/{state.epochs}" if state.epoch else ""]
+    return ", ".join(filter(None, [*words, state.doing if state.doing != "training" else ""]))
 
 
 def runs_text(count: int) -> str:

@@ -94,8 +94,8 @@ class Progress(Callback):
         self._told = time.monotonic()
         epoch = min(epoch or trainer.current_epoch + 1, trainer.max_epochs)
         if self.bar is not None:
-            score = f", {self._score}" if self._score else ""
-            self.bar.set_description_str(f"{self.title}: epoch {epoch}/{trainer.max_epochs}{score}")
+            score = f"{self._score}, " if self._score else ""
+            self.bar.set_description_str(f"{self.title}: {score}epoch {epoch}/{trainer.max_epochs}")
         if self.shown_by:
             of = (trainer.global_step, self._steps, epoch, trainer.max_epochs)
             shown.Progress(doing, *of, self._score).write(self.folder)

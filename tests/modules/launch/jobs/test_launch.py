@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_local_jobs(command, tmp_path, capsys, monkeypatch):
     words = [*command, "--launch", "local", "--jobs", "1"]
     assert main(words, GLUE) == 0
     out = capsys.readouterr().out
-    assert "jobs: 1 of 1 runs done" in out and "seeds: 1" in out
+    assert "jobs: 1 of 1 run done" in out and re.search(r"^lora .*  1  [\d,]+$", out, re.M)
     (run,) = ResultStore(tmp_path / "results").all()
     (log,) = (tmp_path / "results" / "jobs").glob("*_log.out")
     assert "rte lora seed 0: epoch 2/2" in log.read_text()
@@ -116,7 +117,7 @@ def test_a_local_job_takes_the_gpu_that_is_free(monkeypatch, tmp_path):
     given, ended = {}, set()
 
     class Executor:
-        def __init__(self, folder):
+        def __init__(self, folder, python):
             self.update_parameters = lambda **_: None
 
         def submit(self, work):
