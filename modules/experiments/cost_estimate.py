@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modules.launch.progress_line import runs_text
 from modules.paths import PUBLISHED
 from modules.reports.tables.published import load_models
 from modules.reports.tables.section import short_name
@@ -61,7 +62,7 @@ def cost_lines(runs: Sequence[PlannedRun]) -> list[str]:
         groups.setdefault((run.model, run.wishes.variant, run.wishes.preset, str(sizes)), []).append(run)
     lines, notes, total, unknown = [], [], 0.0, 0
     for (model, variant, preset, _), group in groups.items():
-        line = f"{variant} on {short_name(model)} ({preset}): {len(group)} runs, {_steps(group)}"
+        line = f"{variant} on {short_name(model)} ({preset}): {runs_text(len(group))}, {_steps(group)}"
         try:
             hours, note = _hours(group)
             total += hours
@@ -72,7 +73,7 @@ def cost_lines(runs: Sequence[PlannedRun]) -> list[str]:
             lines.append(f"{line}; hours left out: {reason}")
     if not groups:
         return ["nothing is missing"]
-    together = f"together: {len(runs)} runs, {_steps(runs)}"
+    together = f"together: {runs_text(len(runs))}, {_steps(runs)}"
     if unknown < len(groups):
         together += f", about {hours_text(total)} on one such device"
         if unknown:
