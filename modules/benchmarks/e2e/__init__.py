@@ -61,7 +61,7 @@ class E2ENLG(Benchmark):
     data_help = "folder of the challenge's CSV files or of the LoRA authors' text files"
 
     reading = """\
-A cell is the mean over the seeds ± their standard deviation (n-1; `±-`: one seed) of a score of the challenge on the
+A cell is the mean over the seeds ± their standard deviation (n-1) of a score of the challenge on the
 test set: BLEU, METEOR and ROUGE-L times 100, NIST and CIDEr as they are. The outputs are decoded by beam search with
 the weights of the epoch that the row's note names (`score_epoch`): the best by greedy BLEU on the dev set, or the last.
 An empty cell under MET means that METEOR's Java parts were missing: no other metric stands in for it. Step time is the

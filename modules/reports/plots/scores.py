@@ -22,10 +22,10 @@ def scores(section: Section) -> Figure:
     row_styles, arrows = styles(section), False
     for number, (ax, column) in enumerate(zip(axes, columns, strict=False)):
         cells = {place: cell for place, row in enumerate(section.rows) if (cell := row.cells.get(column.key))}
-        lowest, highest = window([cell.centre() for cell in cells.values() if not cell.diverged()] or [0.0])
+        lowest, highest = window([cell.centre() for cell in cells.values() if not cell.fault()] or [0.0])
         left_out = False
         for place, cell in cells.items():
-            if cell.diverged() or cell.centre() >= lowest:
+            if cell.fault() or cell.centre() >= lowest:
                 _dots(ax, cell, -place, row_styles[place])
             else:
                 _off_the_axis(ax, cell, -place, row_styles[place])
@@ -49,7 +49,7 @@ def _dots(ax: Axes, cell: Cell, place: float, style: Style) -> None:
     values = [value for value in cell.values() if not math.isnan(value)]
     if len(values) > 1:
         ax.plot(values, [place] * len(values), ".", color=style.colour, alpha=0.45, ms=5, mec="none")
-    if not cell.diverged():
+    if not cell.fault():
         marks = style.drawn() | {"capsize": 2.5, "ms": 5.5, "lw": 1.2}
         ax.errorbar(cell.centre(), place, xerr=cell.spread(), **marks)
 
