@@ -89,6 +89,7 @@ FLOORS = {
         "analysis",
         "inference",
         "experiments",
+        "comparison",
         "api",
         "efficiency/inference",
         "efficiency/steps",
