@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ def read_table(path: Path) -> pd.DataFrame:
     readers = {
         ".csv": lambda: pd.read_csv(path, **as_text),
         ".tsv": lambda: pd.read_csv(path, sep="\t", quoting=3, **as_text),
-        ".jsonl": lambda: pd.read_json(path, lines=True, dtype=False, convert_dates=False),
+        ".jsonl": lambda: pd.DataFrame([json.loads(line) for line in path.open(encoding="utf-8-sig") if line.strip()]),
         ".parquet": lambda: pd.read_parquet(path),
     }
     try:
