@@ -49,7 +49,7 @@ def width(run: PlannedRun) -> int:
     settings = run.settings
     if settings.pad == "max":
         return settings.max_length
-    known = WIDTHS[run.recipe.task]
+    known = WIDTHS.get(run.recipe.task, {0: settings.max_length})
     return min(settings.max_length, known[min(known, key=lambda rows: abs(rows - settings.batch_size))])
 
 

@@ -76,7 +76,13 @@ class PlannedRun:
             script = script.relative_to(Path.cwd())
         words = ["python", str(script), "--variant", wishes.variant, "--preset", wishes.preset]
         words += ["--model", self.model] if wishes.model else []
-        flags = {"data_dir": wishes.data_dir, **wishes.options, **wishes.training, "mnli_init": wishes.mnli_init}
+        flags = {
+            **own.given,
+            "data_dir": wishes.data_dir,
+            **wishes.options,
+            **wishes.training,
+            "mnli_init": wishes.mnli_init,
+        }
         flags |= {f"trainer.{name}": value for name, value in wishes.trainer.items()}
         flags |= {"results_dir": wishes.results_dir if wishes.results_dir != "results" else None}
         flags |= {name: getattr(wishes, name) for name in ("wandb", "compile") if getattr(wishes, name) != "auto"}
@@ -119,11 +125,10 @@ def planned_runs(wishes: Wishes) -> list[PlannedRun]:
 
 def data_rows(own: Benchmark, model: str, data_dir: str | None, task: str) -> tuple[int, int]:
     """(training rows, dev rows scored after an epoch): of the folder or the embedded source, else the official ones."""
-    data_dir = data_dir or os.environ.get(own.data_env)
-    if model != "embedded" and not data_dir:
+    if own.official_rows and model != "embedded" and not (data_dir or os.environ.get(own.data_env)):
         train, scored = own.official_rows[task]
         return train, scored if own.scored_on == "dev" else 0
-    source = own.open_source("embedded", None) if model == "embedded" else own.open_source("folder", data_dir)
+    source = own.source("embedded" if model == "embedded" else "folder", data_dir)
     source.load(own.tasks[task])
     sizes = source.sizes[task]
     return sizes["train"], own.scored_rows(sizes) if own.scored_on == "dev" else 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from modules.benchmarks.base import Prepared
+from modules.benchmarks.base import Prepared, benchmark
 from modules.runs.config import NEUTRAL, RunConfig
 from modules.runs.environment import environment
 from modules.runs.results import RunResult
@@ -53,7 +53,7 @@ def make_result(
         machine["reference"] = True
     return RunResult(
         id=config.id,
-        benchmark=config.benchmark,
+        benchmark=benchmark(config.benchmark).name,
         task=config.task,
         variant=variant.name,
         variant_config=variant.options(),
