@@ -176,7 +176,7 @@ def test_names_of_labels_are_part_of_the_hash(tmp_path):
         (rows_of([1.5, "x", 2.0]), {"label_kind": "score"}, "row 2: 'label' is 'x', which is no score"),
         (rows_of("abab") + "one, two,a\n", {}, "notes.csv:6: 3 cells, and the header has 2; a text that holds a comma"),
         ("text,label\nhello, you,a\n", {}, "notes.csv:2: 3 cells, and the header has 2"),
-        ('text,label\n"open,a\n', {}, "is no csv table: unexpected end of data"),
+        ('text,label\n"open,a\n', {}, "is no csv table: Error: unexpected end of data"),
         (rows_of([2, 0]).replace("label", "a,b", 1).replace(",2", ",2,1").replace(",0", ",0,1"), {"label": "a,b"},
          "row 1: 'a' is '2': of several label columns each holds 1 or 0"),
     ],
