@@ -147,7 +147,9 @@ def _load(auto_class: str, place: tuple[str, str, Path], dtype: str, config: dic
 def expect_weights(folder: Path, spec: str, wanted: str) -> None:
     """Raise UserError where the weights in ``folder``, named ``spec``, have another hash than a run started from."""
     if weights_hash(folder) != wanted:
-        raise UserError(f"the weights of {spec} are not those that the run started from; name them by --model")
+        raise UserError(
+            f"the weights of {spec} are not those that the run started from; name those: --model, or model="
+        )
 
 
 def shapes_only(folder: Path, auto_class: str):

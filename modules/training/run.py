@@ -21,7 +21,7 @@ from modules.training.progress import Progress
 from modules.training.record import make_result, notes
 from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner
-from modules.training.trainer import begin, checkpoint_path, fit, make_trainer
+from modules.training.trainer import begin, checkpoint_path, fit, interruptible, make_trainer
 from modules.training.wandb_logger import finish_logging, log_epochs, make_logger
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
@@ -72,7 +72,7 @@ def run_seeds(
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
-    histories = [History(prepared.objective.metric, config.folder, notes(config)) for config in configs]
+    histories = [History(prepared.objective.metric, config.folder, notes(config, prepared)) for config in configs]
     history = histories[0] if len(configs) == 1 else StackedHistory(histories)
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
@@ -80,10 +80,11 @@ def run_seeds(
     progress = Progress(title, history, live)
     trainer = make_trainer(first, history, progress, precision, place, logger, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
-    if prepared.objective.scores_frozen and not handle.trained():
-        trainer.validate(module, datamodule=prepared.data, verbose=False)
-    else:
-        fit(trainer, module, prepared.data, checkpoint, history)
+    with interruptible():
+        if prepared.objective.scores_frozen and not handle.trained():
+            trainer.validate(module, datamodule=prepared.data, verbose=False)
+        else:
+            fit(trainer, module, prepared.data, checkpoint, history)
     metrics = module.metrics_of_each()
     restore = module.restore if handle.trained() else None
     tests = prepared.objective.test_each(module, restore, [config.folder for config in configs])

@@ -82,5 +82,9 @@ this epoch alone is scored on, do not. Rows of different data never share a tabl
         """See `Benchmark.prepare`."""
         return super(Custom, self.on(config.data["spec"])).prepare(config)
 
+    def inputs(self, config: RunConfig) -> dict[str, Any]:
+        """See `Benchmark.inputs`."""
+        return super(Custom, self.on(config.data["spec"])).inputs(config)
+
 
 CUSTOM = Custom()

@@ -42,8 +42,8 @@ def trained(tmp_path_factory) -> Path:
     classes, test = data(folder, "moods.jsonl", ["glad", "sad", "calm"]), data(folder, "t.jsonl", ["glad", "sad"], 10)
     several = data(folder, "tags.jsonl", [["a"], ["a", "b"], []])
     of = ["--text", "say", "--label", "y"]
-    assert command(folder, "--data", str(classes), *of, "--test", str(test), "--metric", "f1,accuracy", "--seeds", "0,1",
-                   "--stack_seeds") == 0  # fmt: skip
+    first = ["--data", str(classes), *of, "--test", str(test), "--metric", "f1,accuracy"]
+    assert command(folder, *first, "--seeds", "0,1", "--stack_seeds") == 0
     assert command(folder, "--data", str(several), *of) == 0
     return folder
 
