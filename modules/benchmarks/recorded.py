@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from modules.benchmarks.base import Benchmark, Column, benchmark
 from modules.data.task import Task
 from modules.runs.results import RunResult
+from modules.runs.score_form import form
 from variants.errors import UserError
 
 
@@ -44,8 +45,8 @@ def seen(own: Benchmark, results: Sequence[RunResult]) -> Benchmark:
 
 def _columns(task: Task, metric: str, tested: set[str]) -> list[Column]:
     """The dev column of a task, and that of its test set; an error keeps its unit."""
-    form = {"scale": 1.0, "digits": 3} if metric.startswith("neg_") else {}
-    columns = [Column(task.name, task.name, task.title, **form)]
+    scale, digits = form(metric)
+    columns = [Column(task.name, task.name, task.title, scale=scale, digits=digits)]
     if task.name in tested:
-        columns.append(Column(f"{task.name}_test", task.name, f"{task.title} test", metric, **form))
+        columns.append(Column(f"{task.name}_test", task.name, f"{task.title} test", metric, scale, digits))
     return columns

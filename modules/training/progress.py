@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.processes import on_terminal
 from modules.runs.results import finite_losses
+from modules.runs.score_form import printed
 from modules.training.callbacks import History
 
 
@@ -51,7 +52,11 @@ class Progress(Callback):
         if not trainer.is_global_zero:
             return
         figures, metric = self.history.last, self.history.metric
-        scored = f"{metric} {100 * figures[metric]:.1f}" if finite_losses(figures) else "diverged (a loss is no number)"
+        scored = (
+            f"{metric} {printed(metric, figures[metric])}"
+            if finite_losses(figures)
+            else "diverged (a loss is no number)"
+        )
         ms = 1000 * self.history.step_seconds[-1] if self.history.steps else 0.0
         if self.bar is not None:
             following = min(figures["epoch"] + 1, trainer.max_epochs)

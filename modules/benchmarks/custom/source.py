@@ -52,9 +52,8 @@ class TableSource(Source):
         if "validation" not in splits:
             splits = self._with_dev(splits, parts["train"].where)
             share, rows = wanted.dev_share, len(splits["validation"])
-            notes.append(
-                f"dev: {rows:,} rows, {share:.0%} of each class, cut from train by split seed {wanted.split_seed}"
-            )
+            evenly = "over their range" if self.labels.kind == "score" else "of each class"
+            notes.append(f"dev: {rows:,} rows, {share:.0%} {evenly}, cut from train by split seed {wanted.split_seed}")
         known = set(splits["train"].texts)
         for name in ("validation", "test"):
             if name in splits and (same := sum(row in known for row in splits[name].texts)):
@@ -64,11 +63,8 @@ class TableSource(Source):
     def _split(self, part: Part) -> Split:
         texts = list(zip(*(part.columns[name] for name in self.wanted.text), strict=True))
         for column, name in enumerate(self.wanted.text):
-            wrong = [
-                row
-                for row, words in enumerate(texts, 1)
-                if not isinstance(words[column], str) or not words[column].strip()
-            ]
+            cells = (words[column] for words in texts)
+            wrong = [row for row, cell in enumerate(cells, 1) if not isinstance(cell, str) or not cell.strip()]
             if wrong:
                 value = texts[wrong[0] - 1][column]
                 what = "is empty" if value is None or isinstance(value, str) else f"is {value!r}, and no text"
