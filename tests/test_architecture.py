@@ -73,6 +73,8 @@ FLOORS = {
         "backbones",
         "acceleration",
         "benchmarks",
+        "benchmarks/text",
+        "benchmarks/custom",
         "benchmarks/glue",
         "benchmarks/e2e",
         "pretraining",

@@ -77,6 +77,7 @@ def heading(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> str:
     tasks = ", ".join(benchmark.tasks[task].title for task in rule.tasks)
     over = "" if len(rule.tasks) == 1 else ", mean of the tasks"
     metric = rule.metric or " or ".join(dict.fromkeys(benchmark.tasks[task].column for task in rule.tasks))
+    metric = metric or "score"  # of own data it is known with their labels
     what = "lowest dev loss" if metric == "loss" else f"best dev {metric}"
     done = sum(each.score is not None for each in trials)
     return f"{row.name}: {done} settings tried ({rule.search}) on {tasks}, seed {rule.seed}; score: {what}{over}"
