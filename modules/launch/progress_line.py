@@ -25,6 +25,13 @@ EVERY = 0.2
 BAR, NARROW = 12, 80
 """Characters that the bar has at least; a terminal narrower than this has none."""
 
+_now: list[ProgressLine] = []
+
+
+def say(text: str) -> None:
+    """Print a line; above the moving one, where there is one."""
+    _now[-1].say(text) if _now else print(text, flush=True)
+
 
 class ProgressLine:
     """A context in which workers carry out runs.
@@ -53,9 +60,11 @@ class ProgressLine:
 
             self._bar = tqdm(total=1.0, bar_format="{desc}", dynamic_ncols=True, leave=False, file=sys.stderr)
             self.look()
+        _now.append(self)
         return self
 
     def __exit__(self, *_: Any) -> None:
+        _now.remove(self)
         for reader in self._readers:
             reader.join(1.0)
         if self._bar is not None:
