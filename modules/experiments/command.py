@@ -27,11 +27,11 @@ from variants.registry import outline, resolve
 
 def main(argv: list[str], benchmark: Benchmark) -> int:
     """Run a benchmark's command; the exit code: 0, 2 after a mistake of the user's, 1 after a failure."""
-    return guarded(lambda: _main(argv, benchmark))
+    return guarded(lambda: carry_out_flags(expanded(argv), benchmark))
 
 
-def _main(argv: list[str], benchmark: Benchmark) -> int:
-    argv = expanded(argv)
+def carry_out_flags(argv: list[str], benchmark: Benchmark) -> int:
+    """What a benchmark's command does with its flags, --config written out; the exit code. Raises UserError."""
     if "-h" in argv or "--help" in argv:
         make_parser(outline(variant_in(argv)), benchmark).print_help()
         return 0
@@ -42,6 +42,7 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
         return show_table(flags.results_dir, write=True, benchmark=benchmark)
     launch = Launch.of(flags.launch, flags.get("slurm"), submits=not flags.plan)
     wishes = Wishes.of(flags, benchmark, cls)
+    benchmark = wishes.benchmark
     wanted, about = [wishes], []
     if flags.rows and not flags.table:
         raise UserError("--rows needs --table, such as --table lora-2")

@@ -18,6 +18,7 @@ from modules.runs import progress
 from modules.runs.config import RunConfig
 from modules.runs.ranks import launched, rank
 from modules.runs.results import ResultStore, RunResult
+from modules.runs.score_form import printed
 from variants.errors import UserError
 
 EVERY = 0.2
@@ -185,7 +186,7 @@ def outcome(result: RunResult) -> str:
     if result.diverged or result.truncated:
         return "diverged (a loss is no number): no score" if result.diverged else "truncated: no score"
     best = result.best
-    return f"{result.metric} {100 * best[result.metric]:.1f}, best epoch {best['epoch']} of {result.last['epoch']}"
+    return f"{result.metric} {printed(result.metric, best[result.metric])}, best epoch {best['epoch']} of {result.last['epoch']}"
 
 
 def words_of(state: progress.Progress) -> str:

@@ -13,6 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from modules.processes import on_terminal
 from modules.runs import progress as shown
 from modules.runs.results import finite_losses
+from modules.runs.score_form import printed
 from modules.training.callbacks import History
 
 EVERY = 0.5
@@ -72,7 +73,7 @@ class Progress(Callback):
         if not trainer.is_global_zero:
             return
         figures, metric = self.history.last, self.history.metric
-        self._score = f"{metric} {100 * figures[metric]:.1f}"
+        self._score = f"{metric} {printed(metric, figures[metric])}"
         if not finite_losses(figures):
             self._score = "diverged (a loss is no number)"
         ms = 1000 * self.history.step_seconds[-1] if self.history.steps else 0.0
