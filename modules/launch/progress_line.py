@@ -185,8 +185,8 @@ def outcome(result: RunResult) -> str:
     """Its score, or why it has none."""
     if result.diverged or result.truncated:
         return "diverged (a loss is no number): no score" if result.diverged else "truncated: no score"
-    best = result.best
-    return f"{result.metric} {printed(result.metric, best[result.metric])}, best epoch {best['epoch']} of {result.last['epoch']}"
+    score = printed(result.metric, result.best[result.metric])
+    return f"{result.metric} {score}, best epoch {result.best['epoch']} of {result.last['epoch']}"
 
 
 def words_of(state: progress.Progress) -> str:
