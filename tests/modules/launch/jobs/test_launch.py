@@ -105,7 +105,7 @@ def test_local_jobs(command, tmp_path, capsys, monkeypatch):
     words = [*command, "--launch", "local", "--jobs", "1"]
     assert main(words, GLUE) == 0
     out = capsys.readouterr().out
-    assert "jobs: 1 of 1 run done" in out and re.search(r"^lora .*  1  [\d,]+$", out, re.M)
+    assert "jobs: 1 of 1 run done" in out and re.search(r"^lora .*  1 +[\d,]+$", out, re.M)
     (run,) = ResultStore(tmp_path / "results").all()
     (log,) = (tmp_path / "results" / "jobs").glob("*_log.out")
     assert "rte lora seed 0: epoch 2/2" in log.read_text()
