@@ -121,11 +121,11 @@ def code_lines(path: Path) -> int:
 
 
 def undocumented() -> list[str]:
-    """Public functions, classes and methods without a docstring; of an overloaded one, the function itself has it."""
+    """Public functions, classes and methods without a docstring; an overload's is its function's."""
     found = []
     for name in files():
         for node, path in _public(tree(name), name):
-            overload = "overload" in map(ast.unparse, node.decorator_list)
+            overload = any(ast.unparse(each) == "overload" for each in node.decorator_list)
             if ast.get_docstring(node) is None and not overload:
                 found.append(path)
     return found
