@@ -86,6 +86,7 @@ FLOORS = {
         "reports/formats",
         "reports/plots",
         "reports/papers",
+        "reports/html",
         "reports",
         "reports/dashboard",
         "analysis",

@@ -11,6 +11,7 @@ from typing import Any
 from modules.benchmarks.base import Benchmark
 from modules.benchmarks.recipes import Recipe, load_file, recipes_for
 from modules.data.source import Source
+from modules.experiments.announcement import recipe_line
 from modules.experiments.budget import line, pick
 from modules.experiments.wishes import Wishes
 from modules.runs.config import COMPILE, WANDB, RunConfig
@@ -64,6 +65,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     wishes = dataclasses.replace(wishes, preset=preset)
     known = "embedded" if kind == "embedded" else name
     recipes = recipes_for(known, preset, cls.name, benchmark, wishes.tasks, wishes.mnli_init)
+    about.append(recipe_line(list(recipes.values())))
     budget = None
     if wishes.budget is not None:
         first = next(iter(recipes.values()))
@@ -169,6 +171,7 @@ def _add(
         benchmark_code=benchmark.code,
         overrides=overrides,
         budget=found["budget"],
+        variant_name=cls.name,
         **wishes.execution() | {"results_dir": str(Path(wishes.results_dir))},
     )
     return runs.setdefault(run.id, run)

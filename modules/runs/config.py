@@ -75,6 +75,7 @@ class RunConfig(Execution):
     Attributes:
         benchmark: as on the command line: a name, ``module:Class`` or ``file.py:Class``.
         variant: as on the command line: a name or ``module:Class``.
+        variant_name: the name that the method itself has, as tables show it.
         options: every hyperparameter of the variant.
         protocol: the recipe's name; overrides: settings given by hand that differ from it.
         backbone, data: ``spec`` to load it by, and ``source``, ``name``, ``hash`` for the record;
@@ -100,6 +101,7 @@ class RunConfig(Execution):
     benchmark_code: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     budget: Budget | None = None
+    variant_name: str = ""
 
     @property
     def id(self) -> str:
@@ -118,9 +120,14 @@ class RunConfig(Execution):
         return Path(self.results_dir) / "runs" / self.id
 
     @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.variant_name or self.variant.rpartition(":")[2]
+
+    @property
     def title(self) -> str:
         """Such as ``mrpc lora seed 0``."""
-        return f"{self.task} {self.variant.rpartition(':')[2]} seed {self.seed}"
+        return f"{self.task} {self.name} seed {self.seed}"
 
     def write(self) -> None:
         """Leave the configuration in the run's folder, where a worker finds it."""

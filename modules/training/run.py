@@ -77,7 +77,7 @@ def run_seeds(
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
     logger = make_logger(first) if len(configs) == 1 else None  # a dashboard takes one run at a time
-    progress = Progress(title, history, live)
+    progress = Progress(title, history, first.folder, live)
     trainer = make_trainer(first, history, progress, precision, place, logger, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
     with interruptible():
@@ -128,4 +128,4 @@ def _title(configs: Sequence[RunConfig]) -> str:
     first = configs[0]
     if len(configs) == 1:
         return first.title
-    return f"{first.task} {first.variant.rpartition(':')[2]} seeds {','.join(str(config.seed) for config in configs)}"
+    return f"{first.task} {first.name} seeds {','.join(str(config.seed) for config in configs)}"
