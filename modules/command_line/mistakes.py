@@ -17,7 +17,9 @@ def explain(message: str, parser: ArgumentParser) -> str:
     """jsonargparse's message, in the user's words."""
     message = " ".join(message.split())
     unknown = re.search(
-        r"[Uu]nrecognized arguments?: -+([\w.-]+)|(?:Key|option) [\"'`]?(\w+)[\"'`]? is not expected", message
+        r"[Uu]nrecognized arguments?: -+([\w.-]+)"
+        r"|(?:Key|[Oo]ption) [\"'`]?([\w.]+)[\"'`]? is not (?:expected|accepted)",
+        message,
     )
     value = re.search(r'Parser key "([\w.]+)":.*(?:Given|Got) value: (.*)$', message)
     if value:

@@ -63,7 +63,7 @@ class Wishes(Execution):
 
         wishes = given(f.name for f in dataclasses.fields(cls))
         wishes |= {
-            "benchmark": benchmark,
+            "benchmark": benchmark.on({name: str(value) for name, value in given(benchmark.data_flags).items()}),
             "options": options.given(flags, variant),
             "training": given(benchmark.settings.flags()),
             "tasks": names_of(flags.get("tasks")),

@@ -22,6 +22,7 @@ from modules.launch.peers import watching_peers
 from modules.launch.ranks import RanksFailed, run_in_ranks
 from modules.processes import WITH_PARENT, end_now, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
+from modules.runs.progress import Progress
 from modules.runs.ranks import launched, local_ranks, rank
 from modules.runs.results import ResultStore
 
@@ -35,7 +36,7 @@ def main(arguments: list[str]) -> int:
         title = word
         try:
             title = RunConfig.read(results_dir, word.partition("+")[0]).title
-            _carry_out(word.split("+"), ResultStore(results_dir), together)
+            carry_out(word.split("+"), ResultStore(results_dir), together)
         except KeyboardInterrupt:
             return 130
         except RanksFailed as error:
@@ -52,7 +53,7 @@ def _given_up(results_dir: str, words: list[str]) -> Iterator[str]:
     yield from dict.fromkeys(folders[folder] for folder in given_up(missing))
 
 
-def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]) -> None:
+def carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]) -> None:
     """Those of the runs that are neither done nor in another worker's hands; several of them at once.
 
     Raises:
@@ -68,21 +69,23 @@ def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]
             raise ClaimLost(f"is {whose}, and all ranks of this one end; {AGAIN}")
         for config in mine:
             if config.init_from:
-                _complete(config.init_from["id"], store, together)
+                complete(config.init_from["id"], store, together)
         if len(mine) == 1 and local_ranks(mine[0].trainer) > 1 and not launched():
+            Progress("starting its processes").write(mine[0].folder)
             run_in_ranks(mine[0])
         elif mine:
+            Progress("loading model and data").write(mine[0].folder)
             from modules.training.run import run_seeds  # takes seconds
 
             with watching_peers(mine[0]):
                 run_seeds(mine, before_writing=lambda: [held[config.id].check() for config in mine])
 
 
-def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:
+def complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:
     """The run that another starts from: done by this worker if nobody else is at it, else waited for."""
     announced = None
     while not store.path(id).is_file():
-        _carry_out(together.get(id, [id]), store, together)
+        carry_out(together.get(id, [id]), store, together)
         if not store.path(id).is_file():
             config = RunConfig.read(store.root, id)
             other = holder(config.folder)

@@ -21,7 +21,7 @@ from modules.training.progress import Progress
 from modules.training.record import make_result, notes
 from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner
-from modules.training.trainer import begin, checkpoint_path, fit, make_trainer
+from modules.training.trainer import begin, checkpoint_path, fit, interruptible, make_trainer
 from modules.training.wandb_logger import finish_logging, log_epochs, make_logger
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
@@ -72,18 +72,19 @@ def run_seeds(
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
-    histories = [History(prepared.objective.metric, config.folder, notes(config)) for config in configs]
+    histories = [History(prepared.objective.metric, config.folder, notes(config, prepared)) for config in configs]
     history = histories[0] if len(configs) == 1 else StackedHistory(histories)
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
     logger = make_logger(first) if len(configs) == 1 else None  # a dashboard takes one run at a time
-    progress = Progress(title, history, live)
+    progress = Progress(title, history, first.folder, live)
     trainer = make_trainer(first, history, progress, precision, place, logger, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
-    if prepared.objective.scores_frozen and not handle.trained():
-        trainer.validate(module, datamodule=prepared.data, verbose=False)
-    else:
-        fit(trainer, module, prepared.data, checkpoint, history)
+    with interruptible():
+        if prepared.objective.scores_frozen and not handle.trained():
+            trainer.validate(module, datamodule=prepared.data, verbose=False)
+        else:
+            fit(trainer, module, prepared.data, checkpoint, history)
     metrics = module.metrics_of_each()
     restore = module.restore if handle.trained() else None
     tests = prepared.objective.test_each(module, restore, [config.folder for config in configs])
@@ -127,4 +128,4 @@ def _title(configs: Sequence[RunConfig]) -> str:
     first = configs[0]
     if len(configs) == 1:
         return first.title
-    return f"{first.task} {first.variant.rpartition(':')[2]} seeds {','.join(str(config.seed) for config in configs)}"
+    return f"{first.task} {first.name} seeds {','.join(str(config.seed) for config in configs)}"

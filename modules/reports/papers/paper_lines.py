@@ -89,7 +89,7 @@ def _our_cells(section: Section, row: Row, columns: dict[str, str], average: boo
 def is_subset(section: Section, runs: Sequence[RunResult]) -> bool:
     """Whether the runs are of fewer rows than the official splits have."""
     sizes, benchmark = runs[0].data["sizes"], section.benchmark
-    return (sizes.get("train", 0), benchmark.scored_rows(sizes)) != benchmark.official_rows[runs[0].task]
+    return (sizes.get("train", 0), benchmark.scored_rows(sizes)) != benchmark.official_rows.get(runs[0].task)
 
 
 def heading(rows: Sequence[PaperRow]) -> str:
@@ -106,7 +106,7 @@ def about(rows: Sequence[PaperRow]) -> str:
     if benchmark:
         epoch = "the scored epoch" if benchmark.columns[0].metric else "the best epoch of each run"
         words += (
-            f" Ours: {benchmark.statistic} over the seeds ± standard deviation (n-1; `±-`: one seed) of {epoch}, on "
+            f" Ours: {benchmark.statistic} over the seeds ± standard deviation (n-1) of {epoch}, on "
             f"the {benchmark.scored_on} set, of the row's own backbone; an empty cell has no run. Trained: parameters "
             "of the adapter, without the head. † starts from the MNLI run; ‡ on fewer rows than the official data."
         )

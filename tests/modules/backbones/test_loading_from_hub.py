@@ -68,7 +68,7 @@ def test_hub(tmp_path, roberta, folder):
         name, kind, shown, _, rows = json.loads(line)
         assert (name, kind, shown) == (task.name, "hub", f"nyu-mll/glue@{commit[:8]}")
         texts = [[f"{task.title} {field} number {i}" for field in task.fields] for i in range(2)]
-        labels = [0.0, 0.5, 1.0] if task.is_regression else [i % task.num_labels for i in range(3)]
+        labels = [0.0, 0.5, 1.0] if task.kind == "score" else [i % task.num_labels for i in range(3)]
         assert rows == {"train": [texts, labels, 10], **dict.fromkeys(task.eval_splits, [texts, labels, 5])}
     assert online[10] == "True False False"
     errors = [json.loads(line)[0] for line in online[11:]]

@@ -1,0 +1,238 @@
+"""A comparison of variants from a file: its rows, and the runs of each."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from modules.benchmarks.base import Benchmark, settings_of
+from modules.comparison.file import ComparisonFile, split
+from modules.comparison.space import Dimension, Point, words
+from modules.data.source import Source
+from modules.experiments.budget import line, pick
+from modules.experiments.plan import make_plan, open_source
+from modules.experiments.stacking import stacks
+from modules.experiments.wishes import Wishes
+from modules.launch.holders import say_what_is_missing
+from modules.launch.jobs.launch import Launch, carry_out
+from modules.launch.progress_line import runs_text
+from modules.runs.config import RunConfig
+from modules.runs.results import ResultStore
+from variants.atomic import write_atomic
+from variants.errors import UserError, VariantError
+from variants.outside.options import build
+from variants.registry import resolve
+
+NEAR = 0.5  # how far from a budget, as a share of it, a size may be and still count as one of that budget
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the comparison: one variant with one set of options.
+
+    Attributes:
+        options, common, trainer: its settings that have one value, those of the whole file included.
+        space: the others, of which a point is chosen.
+        seeds: of its runs; none where the file is a search alone.
+        budget: trained parameters, wanted and counted, where --budget picks the size.
+    """
+
+    name: str
+    variant: str
+    options: dict[str, Any]
+    common: dict[str, Any]
+    trainer: dict[str, Any]
+    space: tuple[Dimension, ...]
+    seeds: tuple[int, ...]
+    budget: dict[str, int] | None = None
+
+    def at(self, point: Point) -> Row:
+        """The row with the values of a point; without a dimension."""
+        chosen: dict[str, dict[str, Any]] = {"options": {}, "common": {}, "trainer": {}}
+        for each in self.space:
+            chosen[each.place][each.name] = point[each.key]
+        settings = {place: getattr(self, place) | values for place, values in chosen.items()}
+        return replace(self, space=(), **settings)
+
+
+@dataclass
+class Comparison:
+    """A comparison file, and what the command line adds to it.
+
+    Attributes:
+        path, content: of the file.
+        wishes: of the command line, for every run: model, data, results folder and how runs are carried out.
+        jobs: runs at once; None for one for each GPU or core.
+        stack: train seeds at once where the variant can be stacked.
+        code: the variants from outside (``FILE.py:CLASS``) that the caller has named: a file brings no code.
+        launch: jobs of a scheduler in place of workers.
+    """
+
+    path: Path
+    content: ComparisonFile
+    wishes: Wishes
+    jobs: int | None = 1
+    stack: bool = False
+    code: frozenset[str] = frozenset()
+    launch: Launch | None = None
+    _source: Source | None = field(default=None, repr=False)
+    _planned: dict[tuple[str, str, bool], list[RunConfig]] = field(default_factory=dict, repr=False)
+
+    @property
+    def benchmark(self) -> Benchmark:
+        """Whose tasks are compared."""
+        return self.wishes.benchmark
+
+    @property
+    def results_dir(self) -> Path:
+        """The folder of the comparison."""
+        return Path(self.wishes.results_dir)
+
+    @property
+    def tuning(self) -> Path:
+        """The folder of the tuning runs."""
+        return self.results_dir / "tuning"
+
+    @property
+    def folder(self) -> Path:
+        """The backbone's."""
+        from modules.backbones.loading import resolve as resolve_backbone
+
+        model = self.wishes.model
+        return resolve_backbone(model, self.benchmark.embedded() if model == "embedded" else None)[2]
+
+    # ---- rows -------------------------------------------------------------------------------------------------
+
+    def rows(self, names: list[str] | None = None, budgets: list[str] | None = None) -> list[Row]:
+        """Rows of the file, in its order; with budgets one for each of them where the variant has a size.
+
+        Raises:
+            UserError: the file has no such row, its variant is code that nobody has named, or refuses an option.
+        """
+        entries = self.content.variants
+        if unknown := [name for name in names or () if name not in entries]:
+            raise UserError(f"{self.path} has no variant {unknown[0]!r}; it has {', '.join(entries)}")
+        rows = [self._row(name) for name in names or entries]
+        return [sized for row in rows for sized in self._sized(row, budgets or [])]
+
+    def _row(self, name: str) -> Row:
+        entry = self.content.variants[name]
+        variant = entry.variant or name
+        if ":" in variant and variant not in self.code:
+            raise UserError(
+                f"a file brings no code, and {self.path}: {name!r} names {variant!r}: if you trust that code, name it "
+                f"yourself: --code {variant}"
+            )
+        where = f"{self.path}: variants: {name}"
+        fixed, space = split(self.content.settings(name, str(self.path)), where)
+        seeds = self.content.seeds if entry.seeds is None else entry.seeds
+        row = Row(name, variant, **fixed, space=space, seeds=tuple(seeds or ()))
+        for each in (each for each in space if each.place == "options"):
+            for value in each.examples:
+                try:
+                    build(resolve(variant), row.options | {each.name: value})
+                except VariantError as error:
+                    raise UserError(f"{where}: options: {error}") from None
+        return row
+
+    def _sized(self, row: Row, budgets: list[str]) -> list[Row]:
+        if not budgets:
+            return [row]
+        cls = resolve(row.variant)
+        if not cls.size:
+            print(f"budget: {row.name} has no size that a budget could set, and stays as it is", flush=True)
+            return [row]
+        if searched := [each.name for each in row.space if each.place == "options"]:
+            raise UserError(
+                f"{self.path}: variants: {row.name}: --budget picks the size for given options, and {searched[0]} has "
+                "several values: give each a row of its own"
+            )
+        found = []
+        for wanted in budgets:
+            variant = build(cls, row.options)
+            sizes, budget = pick(self.folder, self.benchmark.auto_class, variant, wanted)
+            near = abs(budget["counted"] / budget["wanted"] - 1) <= NEAR
+            print(line(row.name, sizes, budget) + ("" if near else ": not near, so it stays as it is"), flush=True)
+            name = f"{row.name}-{budget['wanted']}"
+            found.append(replace(row, name=name, options=row.options | sizes, budget=budget) if near else row)
+        return list({sized.name: sized for sized in found}.values())
+
+    # ---- runs -------------------------------------------------------------------------------------------------
+
+    def runs(self, row: Row, point: Point, tuning: bool = False) -> list[RunConfig]:
+        """The runs of a row at a point of its space; leaves their recipe file."""
+        key = row.name, repr(point), tuning
+        if key not in self._planned:
+            self._planned[key] = self._plan(row.at(point), words(point), tuning)
+        return self._planned[key]
+
+    def _plan(self, row: Row, point: str, tuning: bool) -> list[RunConfig]:
+        rule = self.content.tune
+        folder = self.tuning if tuning else self.results_dir
+        trial = "-" + re.sub(r"[^\w.+=,-]+", "_", point)[:150] if tuning else ""
+        recipe = folder / "recipes" / f"{row.name}{trial}.yaml"
+        write_atomic(recipe, self.recipe(row, tuning))
+        wishes = replace(
+            self.wishes,
+            variant=row.variant,
+            preset=str(recipe),
+            tasks=list(rule.tasks if tuning else self.content.tasks),
+            seeds=[rule.seed] if tuning else list(row.seeds),
+            results_dir=str(folder),
+            trainer=self.content.for_all | row.trainer | ((rule.trainer or {}) if tuning else {}),
+        )
+        if self._source is None:  # read once for all plans
+            self._source = open_source(wishes)
+        here = not (self.launch and self.launch.elsewhere)
+        runs = make_plan(wishes, resolve(row.variant), self._source, here).runs
+        for run in runs:
+            run.budget = row.budget  # what picked the size that the recipe now holds
+        return runs
+
+    def recipe(self, row: Row, tuning: bool) -> str:
+        """A recipe file (configs/README.md) of a row without dimensions; `tune` may shorten a tuning run."""
+        import yaml
+
+        rule = self.content.tune
+        tasks = {name: dict(values or {}) for name, values in self.content.tasks.items()}
+        if tuning and rule.epochs is not None:
+            tasks = {name: values | {"epochs": rule.epochs} for name, values in tasks.items()}
+        common = row.common | ((rule.common or {}) if tuning else {})
+        content = {
+            "backbone": str(self.wishes.model),
+            "protocol": "tuned",
+            "source": "ours",
+            "remarks": [f"settings picked by {self.path}"],
+            "seeds": list(row.seeds) or [0],
+            "variants": {resolve(row.variant).name: {"options": row.options, "common": common, "tasks": tasks}},
+        }
+        return yaml.safe_dump(content, sort_keys=False)
+
+    def carry_out(self, runs: list[RunConfig], folder: Path) -> int:
+        """Do what is missing of ``runs``; the exit code."""
+        groups = self.missing(runs, folder)
+        for run in (run for group in groups for run in group):
+            run.write()
+        code = carry_out(groups, str(folder), self.launch, self.jobs, self.content.for_all, self.stack)
+        return max(code, say_what_is_missing(runs, folder))
+
+    def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:
+        """What is not done yet, those that are stacked together: the longest first, so that workers end together, and
+        row by row, so that what a killed comparison leaves is complete rows."""
+        store = ResultStore(folder)
+        unique = {run.id: run for run in runs}
+        missing = [run for run in unique.values() if not store.done(run.id)]
+        groups = stacks(missing, where_possible=True) if self.stack else [[run] for run in missing]
+        at_once = f", in {len(groups)} stacks" if len(groups) < len(missing) else ""
+        print(f"{folder}: {runs_text(len(unique))}, {len(unique) - len(missing)} done before{at_once}", flush=True)
+        return sorted(groups, key=lambda group: -self.steps(group[0]) * len(group))
+
+    def steps(self, run: RunConfig) -> int:
+        """Optimizer steps of a run."""
+        settings = settings_of(run)
+        steps = math.ceil(self._source.sizes[run.task]["train"] / settings.batch_size)
+        limit = run.trainer.get("limit_train_batches", 1.0)
+        return (int(steps * limit) if isinstance(limit, float) else min(steps, limit)) * settings.epochs
