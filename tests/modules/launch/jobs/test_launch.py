@@ -117,7 +117,7 @@ def test_a_local_job_takes_the_gpu_that_is_free(monkeypatch, tmp_path):
     given, ended = {}, set()
 
     class Executor:
-        def __init__(self, folder, python):
+        def __init__(self, folder, **_):
             self.update_parameters = lambda **_: None
 
         def submit(self, work):
