@@ -82,7 +82,7 @@ def carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]
             from modules.training.run import run_seeds  # takes seconds
 
             with watching_peers(mine[0]):
-                run_seeds(mine, live, before_writing=lambda: [held[config.id].check() for config in mine])
+                run_seeds(mine, live=live, before_writing=lambda: [held[config.id].check() for config in mine])
 
 
 def complete(id: str, store: ResultStore, together: dict[str, list[str]], live: bool | None = None) -> None:
