@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modules.benchmarks.base import Benchmark
 from modules.command_line.mistakes import explain
 from modules.runs.config import COMPILE
+from modules.runs.tracking import ARTIFACTS_HELP, FLAGS
 from variants.errors import UserError
 from variants.outside.options import add_options, opened
 from variants.registry import BUILT_IN, names
@@ -72,7 +73,9 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     add("--slurm", type=dict[str, str] | None, help="options of sbatch, as --slurm.partition X --slurm.time 2:00:00")
     add("--table_only", **switch, help="rebuild the table from the result files")
     add("--results_dir", type=place, default="results", help="where runs and tables are written (default: results)")
-    add("--wandb", type=str, default="auto", help="online, offline, off, or auto: online if logged in, else offline")
+    for name, text in FLAGS.items():
+        add(f"--{name}", type=str | None, help=text)
+    add("--wandb_artifacts", **switch, help=ARTIFACTS_HELP)
     how = "; ".join(f"{name}: {text}" for name, text in COMPILE.items())
     add("--compile", type=str, default="auto", help=f"{how} (default: auto)")
     add("--reference", **switch, help="switch all acceleration off: plain PyTorch, for checking results")

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.processes import on_terminal
 from modules.runs.results import finite_losses
-from modules.training.callbacks import History
+from modules.training.history import History
 
 
 class Progress(Callback):
