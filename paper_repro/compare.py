@@ -24,10 +24,12 @@ from modules.benchmarks.base import benchmark
 from modules.command_line import guarded, place
 from modules.experiments.comparison import Comparison
 from modules.experiments.comparison_file import read
+from modules.experiments.dashboards import end
 from modules.experiments.wishes import Wishes
 from modules.launch.jobs.launch import Launch
 from modules.launch.jobs.slurm import options_in
 from modules.reports.show import show_table
+from modules.runs.tracking import ARTIFACTS_HELP, FLAGS
 from variants.errors import UserError
 
 
@@ -53,7 +55,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--plan", action="store_true", help="say what is missing; nothing trains")
     parser.add_argument("--results_dir", type=place, default=Path("results/compare"))
-    parser.add_argument("--wandb", default="off", help="online, offline, off or auto (default: off)")
+    for name, text in FLAGS.items():
+        parser.add_argument(f"--{name}", default="auto" if name == "wandb" else getattr(Wishes, name), help=text)
+    parser.add_argument("--wandb_artifacts", action="store_true", help=ARTIFACTS_HELP)
     parser.add_argument(
         "--reference", action="store_true", help="switch all acceleration off: plain PyTorch, for checking results"
     )
@@ -75,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model=options.model,
         data_dir=options.data_dir,
         results_dir=str(options.results_dir),
-        wandb=options.wandb,
+        **{name: getattr(options, name) for name in (*FLAGS, "wandb_artifacts")},
         compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
         reference=options.reference,
     )
@@ -90,7 +94,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"learning rates: {', '.join(f'{name} {lr:g}' for name, lr in chosen.items())}", flush=True)
     runs = [run for row in rows if row.name in chosen for run in comparison.runs(row, chosen[row.name])]
     code = max(code, comparison.carry_out(runs, options.results_dir))
-    return max(code, show_table(str(options.results_dir), benchmark=comparison.benchmark))
+    code = max(code, show_table(str(options.results_dir), benchmark=comparison.benchmark))
+    end(runs, runs, comparison.benchmark)
+    return code
 
 
 def listed(text: str | None) -> list[str]:

@@ -13,6 +13,7 @@ from modules.benchmarks.base import Benchmark, settings_of
 from modules.data.source import Source
 from modules.experiments.budget import line, pick
 from modules.experiments.comparison_file import ComparisonFile, Entry
+from modules.experiments.dashboards import begin
 from modules.experiments.plan import make_plan, open_source
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
@@ -142,6 +143,7 @@ class Comparison:
             tasks=list(rule.tasks if tuning else self.content.tasks),
             seeds=[rule.seed] if tuning else list(row.seeds),
             results_dir=str(folder),
+            job_type="tune" if tuning else "train",
             trainer=(self.content.trainer or {}) | ((rule.trainer or {}) if tuning else {}),
         )
         if self._source is None:  # read once for all plans
@@ -174,6 +176,7 @@ class Comparison:
     def carry_out(self, runs: list[RunConfig], folder: Path) -> int:
         """Do what is missing of ``runs``; the exit code."""
         groups = self.missing(runs, folder)
+        begin([run for group in groups for run in group])
         for run in (run for group in groups for run in group):
             run.write()
         code = carry_out(groups, str(folder), self.launch, self.jobs, self.content.trainer or {}, self.stack)

@@ -6,13 +6,21 @@ uploads. Code under test runs the real client with `server.environment`.
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
+import os
 import re
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import pytest
+
+from modules.training.loggers.wandb_mode import SETTLED
 
 KEY = "0123456789" * 4
 """A key of the form that the client accepts."""
@@ -39,16 +47,15 @@ class SentRun:
         return [row for row in self.rows if key in row]
 
     @property
-    def defined(self) -> dict[str, dict[str, Any]]:
-        """The definitions of metrics, by name or glob: as the client keeps them in the config."""
+    def defined(self) -> dict[str, tuple[str | None, str | None, bool]]:
+        """(axis, which value the summary has, whether it is hidden) of metrics, by name or glob."""
         found = {}
-        listed = self.config.get("_wandb", {}).get("m", [])
+        listed = self.config.get("_wandb", {}).get("m", [])  # of messages: fields by their numbers
         for metric in listed:
-            name = metric.get("1") or metric.get("2")
             axis = metric.get("5")
             axis = listed[axis - 1].get("1") if isinstance(axis, int) else metric.get("4")
-            found[name.replace("\\.", ".")] = {"axis": axis, "hidden": 2 in (metric.get("6") or []) or None}
-            found[name.replace("\\.", ".")]["summary"] = metric.get("7")
+            best = {1: "min", 2: "max"}.get((metric.get("7") or [None])[0])
+            found[metric.get("1") or metric.get("2")] = (axis, best, 2 in (metric.get("6") or []))
         return found
 
 
@@ -74,6 +81,7 @@ class WandbServer:
         handler = type("Handler", (_Handler,), {"wandb": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
+        self._server.handle_error = lambda *_: None  # a client that ends closes its connections
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
     @property
@@ -103,8 +111,8 @@ class WandbServer:
     def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         """The data of one operation."""
         name = re.search(r"(?:query|mutation)\s+(\w+)", query)
-        operation = name[1] if name else ""
-        self.operations.append(operation)
+        self.operations.append(name[1] if name else "")
+        given = variables.get("input", variables)
         viewer = {"id": "1", "entity": "me", "username": "me", "name": "me", "email": "me@example.org", "flags": "{}"}
         viewer |= {"admin": False, "teams": {"edges": []}, "apiKeys": {"edges": []}}
         versions = {"max_cli_version": "99.0.0"}
@@ -124,13 +132,22 @@ class WandbServer:
         elif "createArtifactManifest" in query or "updateArtifactManifest" in query:
             data = self._manifest(query)
         elif "createArtifactFiles" in query:
-            data = {"createArtifactFiles": {"files": {"edges": [self._file(v) for v in variables["artifactFiles"]]}}}
+            files = [self._file(spec) for spec in given["artifactFiles"]]
+            data = {"createArtifactFiles": {"files": {"edges": files}}}
         elif "createArtifact" in query and "createArtifactType" not in query:
-            self.artifacts.append(variables)
-            state = {"id": f"artifact-{len(self.artifacts)}", "digest": variables.get("digest"), "state": "PENDING"}
+            self.artifacts.append(variables.get("input", variables))
+            state = {
+                "id": f"artifact-{len(self.artifacts)}",
+                "digest": self.artifacts[-1].get("digest"),
+                "state": "PENDING",
+            }
             data = {"createArtifact": {"artifact": state | {"artifactSequence": {"id": "1", "latestArtifact": None}}}}
         elif "commitArtifact" in query:
-            data = {"commitArtifact": {"artifact": {"id": variables.get("artifactID"), "digest": "x"}}}
+            data = {
+                "commitArtifact": {
+                    "artifact": {"id": variables.get("input", variables).get("artifactID"), "digest": "x"}
+                }
+            }
         elif "__type" in query or "__schema" in query:
             data = {key: None for key in re.findall(r"(\w+)\s*:\s*__type", query)} or {"__type": None}
         return data
@@ -216,3 +233,22 @@ class _Handler(BaseHTTPRequestHandler):
             if place := re.search(r"/files/[^/]+/[^/]+/([^/]+)/file_stream", self.path):
                 self.wandb.stream(place[1], json.loads(content))
         self._send({"limits": {}})
+
+
+@contextlib.contextmanager
+def client_of(environment: Mapping[str, str], folder: Path) -> Iterator[None]:
+    """The client in this process speaks as the variables say, and leaves its files in a folder."""
+    import wandb
+
+    own = {"WANDB_DIR": str(folder), "HOME": str(folder), "WANDB_CONFIG_DIR": str(folder), **environment}
+    with pytest.MonkeyPatch.context() as patched:
+        for name in [name for name in os.environ if name.startswith("WANDB_")] + [SETTLED]:
+            patched.delenv(name, raising=False)
+        for name, value in own.items():
+            patched.setenv(name, value)
+        wandb.teardown()  # it has read the variables before
+        try:
+            yield
+        finally:
+            wandb.teardown()
+            os.environ.pop(SETTLED, None)

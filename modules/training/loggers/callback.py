@@ -16,7 +16,7 @@ from modules.runs.config import RunConfig
 from modules.runs.results import RunResult
 from modules.training.loggers import columns, keys
 from modules.training.loggers.heat_map import COLUMNS, LayerHistory
-from modules.training.loggers.layer_figures import by_layer, layer_figures
+from modules.training.loggers.layer_figures import LayerFigures, by_layer, layer_figures
 from modules.training.loggers.run_log import RunLogs
 
 if TYPE_CHECKING:
@@ -41,6 +41,7 @@ class Figures(Callback):
     def __init__(self, configs: Sequence[RunConfig], logs: Sequence[RunLogs], histories: Sequence[History]) -> None:
         self.configs, self.logs, self.histories = list(configs), list(logs), list(histories)
         self.maps: list[dict[str, LayerHistory]] = [{} for _ in logs]
+        self._layers: list[tuple[LayerFigures, list[str]]] = []  # of the last step
         self._base: dict[str, Tensor] = {}
         self._written: list[int | None] = [None] * len(self.logs)  # the epoch of the last row
         self._step, self._since, self._drawn = 0, 0.0, 0.0
@@ -59,9 +60,14 @@ class Figures(Callback):
         self._step, self._since = trainer.global_step, time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, module: FineTuner, *args: Any) -> None:
-        """A row every ``log_every_n_steps`` optimizer steps: the only wait for the device within an epoch."""
+        """A row every ``log_every_n_steps`` optimizer steps: the only wait for the device within an epoch. After the
+        last step of an epoch the figures of layers, as long as its gradients are there."""
         step = trainer.global_step
-        if not any(self.logs) or step == self._step or step % trainer.log_every_n_steps:
+        if not any(self.logs):
+            return
+        if trainer.is_last_batch:
+            self._layers = [layer_figures(*each, self._base) for each in module.each()]
+        if step == self._step or step % trainer.log_every_n_steps:
             return
         losses = module.last_losses.reshape(-1).tolist()
         now = time.perf_counter()
@@ -81,12 +87,12 @@ class Figures(Callback):
             return
         draw = time.perf_counter() - self._drawn > MAPS_EVERY
         metrics = module.metrics_of_each()
-        for index, (adapted, gradients) in enumerate(module.each()):
+        for index, (adapted, _) in enumerate(module.each()):
             logs, history = self.logs[index], self.histories[index]
             if not history.epochs or history.last["epoch"] == self._written[index]:
                 continue
             whole, own = by_layer(metrics[index], adapted)
-            norms, missing = layer_figures(adapted, gradients, self._base)
+            norms, missing = self._layers[index] if self._layers else ({}, [])
             self._tell(missing)
             epoch = self._written[index] = history.last["epoch"]
             for figure, values in (norms | own).items():

@@ -46,6 +46,7 @@ def say(why: str) -> None:
 
 
 def _asked(wish: str) -> str:
+    os.environ.setdefault("WANDB_SILENT", "true")  # before W&B reads it: where to look is said by the command
     import wandb
 
     settings = wandb.setup().settings

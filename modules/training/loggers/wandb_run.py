@@ -141,7 +141,6 @@ def start(tracking: Tracking, card: Card) -> WandbRun | None:
         return None
     import wandb
 
-    os.environ.setdefault("WANDB_SILENT", "true")
     agent = tracking.agent
     given = {
         "project": os.environ.get("WANDB_PROJECT") if agent else None,
