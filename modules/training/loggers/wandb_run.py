@@ -168,4 +168,5 @@ def start(tracking: Tracking, card: Card) -> WandbRun | None:
             return WandbRun(wandb.init(mode=mode, settings=wandb.Settings(**fixed), **options), card)
         except Exception as error:
             give_up(tracking.wandb, f"no run could begin online ({first_line(error)})")
+            options |= {"id": secrets.token_hex(6), "resume": None}  # W&B keeps the other one as begun
     return WandbRun(wandb.init(mode="offline", settings=wandb.Settings(**fixed), **options), card)

@@ -126,8 +126,9 @@ def test_name_group_tags_project(server, sent):
 
 
 def test_adapters_are_artifacts_with_their_base(server):
-    found = {a["aliases"][0]["alias"]: a for a in server.artifacts if a["artifactTypeName"] == "adapter"}
-    assert set(found) == {"best", "last"}
+    adapters = [a for a in server.artifacts if a["artifactTypeName"] == "adapter"]
+    found = {each["alias"]: a for a in adapters for each in a["aliases"]}
+    assert set(found) == {"best", "last", "latest"}
     facts = json.loads(found["best"]["metadata"])
     result = server.results[0]
     assert (facts["base"], facts["base_hash"]) == (result.backbone["name"], result.backbone["hash"])
