@@ -42,7 +42,8 @@ def layer_figures(
             try:
                 norm = update_norm(layer, adapted)
                 if norm is not None and path not in base:
-                    base[path] = torch.linalg.vector_norm(wide(layer.site.weight().detach()))
+                    weight, first = wide(layer.site.weight().detach()), _first(layer, adapted)
+                    base[path] = torch.linalg.vector_norm(weight if first is None else weight + first)
             except (RuntimeError, NotImplementedError, AttributeError) as error:
                 norm = None
                 missing.append(f"{type(layer).__name__} tells no update_norm: {first_line(error)}")
@@ -69,14 +70,21 @@ def update_norm(layer: AdapterLayer, adapted: AdaptedModel) -> Tensor | None:
     site = layer.site
     if site.kind is None or not adapted.variant.mergeable or site.in_shards:
         return None
-    first = getattr(adapted.adapter, "first", {}).get(site.path)
+    first = _first(layer, adapted)
     if type(layer).merged is not AdapterLayer.merged:
         weight = wide(site.weight())
         return torch.linalg.vector_norm(layer.merged(weight, site.bias())[0] - weight)
     if first is None and layer.declares_low_rank and (update := layer.low_rank()) is not None:
         return low_rank_norm(update)
     delta = wide(layer.delta_weight())
-    return torch.linalg.vector_norm(delta if first is None else delta - first.to(delta))
+    return torch.linalg.vector_norm(delta if first is None else delta - first)
+
+
+def _first(layer: AdapterLayer, adapted: AdaptedModel) -> Tensor | None:
+    """The update at the start where it was taken off the base weight, which then lacks it."""
+    if not adapted.variant.subtract_initial:
+        return None
+    return wide(adapted.adapter.first[layer.site.path]).to(layer.site.device)
 
 
 def low_rank_norm(update: LowRank) -> Tensor:

@@ -8,11 +8,12 @@ from torch import nn
 
 from modules.training.loggers.layer_figures import by_layer, layer_figures, low_rank_norm
 from tests.support.models import MODELS
-from variants import attach
+from tests.support.outside_variants import IA3, InputScale, PiSSA
+from variants import AdaLoRA, DoRA, LoRA, VeRA, attach
 from variants.layer import LowRank
 from variants.registry import resolve
 
-OPTIONS = {"vera": {"r": 8}, "adalora": {"init_r": 3, "target_r": 2}, "pissa": {"r": 2}}
+VARIANTS = [LoRA(r=2), DoRA(r=2), VeRA(r=8), AdaLoRA(init_r=3, target_r=2), IA3(), InputScale(), PiSSA(r=2)]
 
 
 @pytest.mark.parametrize("inner", [None, "vector", "matrix"])
@@ -25,11 +26,12 @@ def test_a_norm_by_gram_matrices_is_the_norm_of_the_product(inner, outer):
     torch.testing.assert_close(low_rank_norm(update), update.delta_weight().norm())
 
 
-@pytest.mark.parametrize("name", ["lora", "dora", "vera", "adalora", "ia3", "oft", "pissa", "hra"])
-def test_update_norms_are_those_of_the_merged_weights(name):
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda variant: type(variant).__name__)
+def test_update_norms_are_those_of_the_merged_weights(variant):
+    """Of low-rank products, of a weight that is written out, of a scaled output, of one that was taken off the base."""
     model = MODELS["roberta"]()
     before = {path: m.weight.detach().clone() for path, m in model.named_modules() if isinstance(m, nn.Linear)}
-    adapted = attach(model, resolve(name)(**OPTIONS.get(name, {})), seed=1)
+    adapted = attach(model, variant, seed=1)
     with torch.no_grad():
         for parameter in adapted.trained().values():
             parameter.add_(0.05 * torch.randn_like(parameter))
