@@ -111,7 +111,8 @@ def test_a_logger_that_is_not_installed_is_refused_before_anything_trains(comman
 def test_compare_has_the_flags_and_refuses_the_same(tmp_path):
     file = tmp_path / "c.yaml"
     file.write_text(
-        "benchmark: glue\ntasks: {rte: {}}\nseeds: [0]\ncommon: {epochs: 1}\nvariants: {lora: {lr: [1.0e-3]}}\n"
+        "benchmark: glue\ntasks: {rte: {epochs: 1}}\nseeds: [0]\ntune: {tasks: [rte], seed: 9}\n"
+        "common: {batch_size: 8, max_length: 32}\nvariants: {lora: {lr: [1.0e-3]}}\n"
     )
     options = compare.parse([str(file), "--model", "embedded"])
     assert (options.wandb, options.logger) == ("auto", "wandb")
