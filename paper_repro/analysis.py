@@ -13,20 +13,20 @@ same seed start from the same first rows of A: compare runs of different seeds, 
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.command_line import guarded, place
+from modules.command_line import Parser, guarded, place
 from variants.convert import VARIANT_HELP
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("runs", metavar="RUN", nargs="+", help="id of a run, its folder, or an adapter folder")
     add("--results_dir", type=place, default=Path("results"), help="where ids are looked up (default: results)")

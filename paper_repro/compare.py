@@ -1,18 +1,23 @@
-"""Compare variants on equal terms: a learning rate for each from a stated grid, then seeds, then the table.
+"""Compare variants on equal terms: for each the best setting that a search finds, then seeds, then the table.
 
+    python paper_repro/compare.py configs/compare/sweep.yaml --model embedded   # a search: minutes on a CPU
     python paper_repro/compare.py configs/compare/minilm.yaml --model FOLDER --data_dir GLUE_TSVS
     python paper_repro/compare.py configs/compare/e2e.yaml --model FOLDER --data_dir E2E_CSVS --jobs 8
-    python paper_repro/compare.py configs/compare/rank-study.yaml --model FOLDER --data_dir GLUE_TSVS
     python paper_repro/compare.py FILE --model FOLDER --budget 18K,74K     # every variant at two equal sizes
     python paper_repro/compare.py FILE --model FOLDER --plan               # what is missing, and its steps
+    python paper_repro/compare.py FILE --model FOLDER --export wandb-sweep # the search as a sweep of W&B
 
-The learning rate of a row is the one of its grid with the best mean dev figure over the tuning tasks, with a seed that
-the comparison itself does not use; a grid of one value needs no tuning. Tuning runs lie under RESULTS_DIR/tuning, the
-chosen recipes under RESULTS_DIR/recipes, the runs of the comparison and its table under RESULTS_DIR. What is done is
-not done again. configs/README.md explains the comparison file. With several GPUs the --jobs runs are spread over them.
+Every list among a row's settings (options, learning rate, batch size, options of the Trainer) is searched: by a grid,
+at random or by Optuna. The setting of a row is the one with the best mean dev figure over the tuning tasks, with a seed
+that the comparison itself does not use. Tuning runs lie under RESULTS_DIR/tuning, the chosen recipes under
+RESULTS_DIR/recipes, the runs of the comparison and its table under RESULTS_DIR. What is done is not done again: several
+commands and machines may share a folder. configs/README.md explains the file. With several GPUs the --jobs runs are
+spread over them.
 """
 
 from __future__ import annotations
+
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
 
 import argparse
 import os
@@ -21,9 +26,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from modules.benchmarks.base import benchmark
-from modules.command_line import guarded, place
-from modules.experiments.comparison import Comparison
-from modules.experiments.comparison_file import read
+from modules.command_line import Parser, guarded, place
+from modules.comparison.comparison import Comparison, Row
+from modules.comparison.file import read
 from modules.experiments.dashboards import end
 from modules.experiments.wishes import Wishes
 from modules.launch.jobs.launch import Launch
@@ -35,10 +40,8 @@ from variants.errors import UserError
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    parser.add_argument("file", type=place, help="YAML: common, tasks, tune, seeds and, by row, options and lr grid")
+    parser = Parser(__doc__)
+    parser.add_argument("file", type=place, help="YAML: tasks, seeds, tune, common and, by row, options and lr")
     parser.add_argument("--model", required=True, help="Hub id, folder, or embedded")
     parser.add_argument("--data_dir", help="folder of the benchmark's data (default: $GLUE_DIR or $E2E_DIR, else Hub)")
     parser.add_argument("--variants", help="comma list of the file's rows (default: all)")
@@ -54,6 +57,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="train the seeds of a row and task at once where its variant can be stacked",
     )
     parser.add_argument("--plan", action="store_true", help="say what is missing; nothing trains")
+    parser.add_argument(
+        "--export",
+        nargs="+",
+        metavar=("wandb-sweep", "FILE"),
+        help="write the search of a row as a sweep of Weights & Biases; nothing trains",
+    )
     parser.add_argument("--results_dir", type=place, default=Path("results/compare"))
     for name, text in FLAGS.items():
         parser.add_argument(f"--{name}", default="auto" if name == "wandb" else getattr(Wishes, name), help=text)
@@ -86,17 +95,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     code = frozenset(listed(options.code))
     comparison = Comparison(options.file, content, wishes, options.jobs, options.stack_seeds, code, launch)
     rows = comparison.rows(listed(options.variants), listed(options.budget))
+    if options.export:
+        return _export(comparison, rows, options.export)
+
+    from modules.comparison import search_report, tuning
+
     if options.plan:
-        return comparison.show_plan(rows)
-    chosen, code = comparison.tune(rows)
+        return tuning.show_plan(comparison, rows)
+    trials, code = tuning.search(comparison, rows)
+    search_report.show(comparison, rows, trials)
+    chosen = tuning.choose(comparison, rows, trials)
+    code = code if len(chosen) == len(rows) else code or 1
     if code == 130 or not chosen:
         return code
-    print(f"learning rates: {', '.join(f'{name} {lr:g}' for name, lr in chosen.items())}", flush=True)
-    runs = [run for row in rows if row.name in chosen for run in comparison.runs(row, chosen[row.name])]
+    if said := search_report.chosen_words(chosen):
+        print(f"chosen: {said}", flush=True)
+    runs = [run for row in rows if row.name in chosen and row.seeds for run in comparison.runs(row, chosen[row.name])]
+    if not runs:
+        return code  # a search alone
     code = max(code, comparison.carry_out(runs, options.results_dir))
-    code = max(code, show_table(str(options.results_dir), benchmark=comparison.benchmark))
+    code = max(code, show_table(str(options.results_dir), benchmark=comparison.benchmark, differences=True))
     end(runs, runs, comparison.benchmark)
     return code
+
+
+def _export(comparison: Comparison, rows: list[Row], words: list[str]) -> int:
+    kind, *path = words
+    if kind != "wandb-sweep" or len(path) > 1:
+        raise UserError(f"--export takes wandb-sweep, and after it the file to write, not {' '.join(words)!r}")
+    from modules.comparison.wandb_sweep import export
+
+    written = export(comparison, rows, Path(path[0]).expanduser() if path else None)
+    print(f"written: {written}\nwandb sweep --project lora-variants {written}")
+    return 0
 
 
 def listed(text: str | None) -> list[str]:

@@ -9,6 +9,8 @@ file stays as it is, since its figures are of its own settings.
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import json
 import sys
@@ -16,16 +18,14 @@ from collections.abc import Sequence
 
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.e2e.settings import SEARCH
-from modules.command_line import guarded, place
+from modules.command_line import Parser, guarded, place
 from variants.atomic import write_atomic
 from variants.convert import VARIANT_HELP
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("run", type=place, help="the folder of a finished run, with its adapters")
     for name in SEARCH:
         setting = E2E.settings.flags()[name]

@@ -23,21 +23,21 @@ OUTPUTS  plain text: one output per line, in the order of the references; or a .
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import json
 import sys
 from collections.abc import Sequence
 
-from modules.command_line import guarded, place
+from modules.command_line import Parser, guarded, place
 from modules.scores import files, ptb, score
 from variants.errors import UserError
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("refs", metavar="REFS", nargs="?", type=place, help="the references")
     parser.add_argument("outputs", metavar="OUTPUTS", nargs="?", type=place, help="what the system wrote")
     parser.add_argument(

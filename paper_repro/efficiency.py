@@ -23,6 +23,8 @@ would give, planned on paper. A first round of everything comes before the furth
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import contextlib
 import math
@@ -30,14 +32,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.command_line import guarded, place
+from modules.command_line import Parser, guarded, place
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add(
         "--scenarios",

@@ -8,6 +8,8 @@
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import sys
 from collections.abc import Sequence
 

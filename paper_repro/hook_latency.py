@@ -11,19 +11,19 @@ Acceleration is for training alone: this measures the plain path of the hooks, w
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.command_line import guarded, place
+from modules.command_line import Parser, guarded, place
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--rounds", type=int, default=60, help="(default: 60)")
     parser.add_argument("--reference", action="store_true", help="the plain path, which is measured in any case")

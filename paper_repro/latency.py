@@ -16,19 +16,19 @@ Acceleration is for training alone: this measures the plain path of the hooks, w
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.command_line import guarded, place
+from modules.command_line import Parser, guarded, place
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", default="gpt2-medium", help="shape of params.py, folder, embedded or Hub id (default: gpt2-medium)")
     add("--variants", default="lora,adapter_h,adapter_l", help="comma list (default: lora,adapter_h,adapter_l)")

@@ -11,20 +11,20 @@ The prints, their sources and the arithmetic are in paper_repro/published/parame
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 
-from modules.command_line import guarded
+from modules.command_line import Parser, guarded
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("--model", help="only this model's rows, such as gpt3-175b")
     parser.add_argument("--table", help="only rows whose table has this in its name, such as 'VeRA, Table 1'")
     parser.add_argument("--bf16", action="store_true", help="frozen weights take 2 bytes each (default: fp32, 4)")

@@ -1,6 +1,6 @@
 """Pretrain a GPT-2 by next-token prediction: the small one that ships with the project, or one on your own text files.
 
-    python paper_repro/pretrain_gpt2.py                                          # as the shipped weights were made
+    python paper_repro/pretrain_gpt2.py --out modules/embedded/gpt2              # as the shipped weights were made
     python paper_repro/pretrain_gpt2.py --steps 100 --out tried-gpt2             # a short try
     python paper_repro/pretrain_gpt2.py --text a.txt.gz,b.txt --bpe FOLDER --layers 8 --hidden 512 --heads 8 \\
         --positions 512 --length 512 --batch_size 64 --lr 1e-3 --minutes 5 --out FOLDER               # on a GPU
@@ -12,6 +12,8 @@ made by all cores and kept for the next call. The folder's pretraining.json says
 """
 
 from __future__ import annotations
+
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
 
 import sys
 from collections.abc import Sequence

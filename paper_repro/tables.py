@@ -12,18 +12,18 @@ bytes. Plots need matplotlib (pip install 'lora-variants[plots]'); without it ev
 
 from __future__ import annotations
 
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
 import argparse
 import sys
 from collections.abc import Sequence
 
-from modules.command_line import guarded, place
+from modules.command_line import Parser, guarded, place
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The command's arguments."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(__doc__)
     parser.add_argument("folders", nargs="*", type=place, metavar="DIR", help="results folders (default: all)")
     parser.add_argument("--check", action="store_true", help="write nothing; exit code 1 where a file would change")
     parser.add_argument("--no_plots", action="store_true", help="the text tables alone")

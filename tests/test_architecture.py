@@ -27,7 +27,9 @@ CARRIED_OUT = ("module", "function")
 
 FLOORS = {
     "variants": (
+        "start",
         "errors",
+        "command_line",
         "schema",
         "atomic",
         "wrappers",
@@ -84,8 +86,12 @@ FLOORS = {
         "reports/plots",
         "reports/papers",
         "reports",
+        "reports/dashboard",
         "analysis",
+        "inference",
         "experiments",
+        "comparison",
+        "api",
         "efficiency/inference",
         "efficiency/steps",
         "efficiency/jobs",

@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ("variants", "modules", "paper_repro", "configs", "results", "tests", "pyproject.toml", "README.md", "LICENSE")
 COMMANDS = [
-    *(f"paper_repro.{file.stem}" for file in sorted((ROOT / "paper_repro").glob("*.py")) if file.stem != "__init__"),
+    *(f"paper_repro.{file.stem}" for file in sorted((ROOT / "paper_repro").glob("[!_]*.py"))),
     *(f"variants.{name}" for name in ("check", "convert", "merge")),
 ]
 pytestmark = pytest.mark.slow
@@ -113,6 +113,9 @@ def test_commands_do_their_work(installed: Installed) -> None:
     run, here, before = installed.command, installed.here, installed.files()
     origin = installed.run("-c", "import modules, variants; print(variants.__file__, modules.__file__)")
     assert origin.count(str(installed.site)) == 2, origin
+
+    (program,) = installed.site.glob("bin/lora-variants")  # where pip puts it for a folder
+    assert all(f"  {name.rpartition('.')[2]} " in installed.run(str(program)) for name in COMMANDS)
 
     small = ("--preset", "embedded", "--tasks", "rte", "--seeds", "0", "--epochs", "1", "--wandb", "off", "--jobs", "1")
     trained = run("paper_repro.glue", "--variant", "lora", "--r", "8", *small, "--trainer.limit_train_batches", "4")

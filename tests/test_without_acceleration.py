@@ -4,24 +4,25 @@ from pathlib import Path
 
 import pytest
 
+from modules.runs.results import ResultStore
 from tests.support.copies import copy_without, python
+from tests.support.runs import carry_out, planned
 
 PARTS = ("variants", "modules", "paper_repro", "configs", "tests", "pyproject.toml", "README.md")
 DELETED = ("variants/acceleration", "modules/acceleration")
 CHOSEN = (
+    "tests/variants/contract",
     "tests/variants/methods/test_lora.py",
     "tests/variants/methods/test_dora.py",
     "tests/variants/methods/test_vera.py",
-    "tests/variants/methods/test_adalora.py",
-    "tests/variants/adapters/test_adapted_model.py",
     "tests/variants/adapters/test_combine.py",
     "tests/variants/adapters/test_mixed_batch.py",
     "tests/variants/formats/test_native.py",
-    "tests/variants/contract",
     "tests/modules/training/test_run.py",
 )
-"""What acceleration is to leave as it is: methods, adapters, files, the contract, a run. Batches and other formats know
-nothing of it (`test_architecture.py`)."""
+METHODS = "not test_holds or lora or dora or vera or adapter_h"  # adalora too: those that have fast passes of their own
+"""What acceleration is to leave as it is: the contract, methods, adapters, files, a run. That no other code knows of the
+folders is `test_architecture.py`'s and `test_one_file_of_modules_imports_acceleration`'s."""
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +34,19 @@ def without(tmp_path_factory) -> Path:
 @pytest.mark.slow
 def test_the_reference_tests_pass(without) -> None:
     marks = "not acceleration and not gpu and not slow"
-    done = python(without, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-m", marks, *CHOSEN)
+    done = python(without, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-m", marks, "-k", METHODS, *CHOSEN)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 @pytest.mark.slow
-def test_a_run_trains(without, command) -> None:
-    done = python(without, "paper_repro/glue.py", *command, "--variant", "dora", "--reference")
+def test_a_run_is_the_reference(without, command, tmp_path) -> None:
+    """A worker does the run there; here `--reference` leaves acceleration out."""
+    (there,) = planned(command, "dora")
+    (here,) = planned(command, "dora", results_dir=str(tmp_path / "here"), reference=True)
+    done = python(without, "-m", "modules.launch.worker", there.results_dir, there.id)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "rte dora seed 0: epoch 2/2" in done.stdout
+    result = ResultStore(there.results_dir).read(there.id)
+    assert result.environment["reference"] is True
+    carry_out(here)
+    assert result.epochs == ResultStore(here.results_dir).read(here.id).epochs

@@ -7,7 +7,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +30,7 @@ _AUTO = {
     "SEQ_2_SEQ_LM": "AutoModelForSeq2SeqLM",
     "CAUSAL_LM": "AutoModelForCausalLM",
 }
+MODELS = "lora_variants.models"
 
 
 @dataclass
@@ -40,6 +44,9 @@ class Outline:
         model_type: transformers' name of the architecture, or "".
         transposed: the maps are GPT-2's Conv1D.
         tied: parameter of the head -> all names of it, where the model has it in several places.
+        labels: names of the head's classes, in the order of their numbers.
+        problem_type: of the head, in transformers' words, or "".
+        base: what the model is loaded by, or "".
     """
 
     maps: dict[str, tuple[int, int] | None]
@@ -48,6 +55,9 @@ class Outline:
     model_type: str = ""
     transposed: bool = False
     tied: dict[str, list[str]] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=list)
+    problem_type: str = ""
+    base: str = ""
 
 
 def outline(path: str | os.PathLike) -> Outline:
@@ -59,8 +69,17 @@ def outline(path: str | os.PathLike) -> Outline:
         head = {key: tensors[key] for key in config.get("head") or [] if key in tensors}
         shapes = _shapes({key: t for key, t in tensors.items() if "::" not in key and key not in head})
         model_type = base.get("model_type") or ""
-        transposed = family_of(model_type).transposed
-        return Outline(shapes, head, base.get("class") or "", model_type, transposed, base.get("tied", {}))
+        return Outline(
+            shapes,
+            head,
+            base.get("class") or "",
+            model_type,
+            transposed=family_of(model_type).transposed,
+            tied=base.get("tied", {}),
+            labels=config.get("labels", []),
+            problem_type=config.get("problem_type") or "",
+            base=config.get("backbone", {}).get("spec") or "",
+        )
     if kind == "peft":
         config, tensors = peft.read(path)
         layers, head = peft.split(tensors, peft.kind(config))
@@ -104,6 +123,26 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def place_of(source: str | None, path: str | os.PathLike) -> str:
+    """The folder or Hub id of an adapter's base model.
+
+    Args:
+        source: as a person names it; None: as the adapter's file does. A name that a package has given to a model of
+            its own (entry points of the group `MODELS`, each a function from an architecture's name to a folder)
+            stands for that model.
+
+    Raises:
+        VariantError: the file names none.
+    """
+    known = outline(path)
+    if not (named := source or known.base):
+        raise VariantError(f"{path} does not name its base model: give it (--model)")
+    for entry in entry_points(group=MODELS):
+        if entry.name == named and not Path(named).is_dir():
+            return str(entry.load()(known.model_type))
+    return named
+
+
 def load_model(source: str, path: str | os.PathLike) -> nn.Module:
     """The transformers model in folder (or of Hub id) ``source``, of the class and labels that an adapter needs.
 
@@ -115,7 +154,12 @@ def load_model(source: str, path: str | os.PathLike) -> nn.Module:
     known = outline(path)
     labels = [len(tensor) for key, tensor in known.head.items() if _LABELS.search(key)]
     with quiet(), refusing(f"cannot load the model {source!r}"):
-        changes = {"num_labels": labels[-1]} if labels else {}
+        changes: dict[str, Any] = {"num_labels": labels[-1]} if labels else {}
+        if labels and len(known.labels) == labels[-1]:
+            names = dict(enumerate(known.labels))
+            changes |= {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+        if known.problem_type:
+            changes["problem_type"] = known.problem_type
         config = transformers.AutoConfig.from_pretrained(source, trust_remote_code=False, **changes)
         name = known.class_name or (_AUTO["SEQ_CLS"] if labels else (config.architectures or ["AutoModel"])[0])
         cls, autos = getattr(transformers, name, None), {*_AUTO.values(), "AutoModel"}

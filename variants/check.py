@@ -5,7 +5,6 @@ Prints a table of the properties that hold. Exit code: 0 if all do, 1 if one fai
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import logging
 import re
@@ -13,8 +12,9 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from variants.command_line import Parser
 from variants.errors import UserError, exit_code
 from variants.outside.options import add_options, build, given, opened
 from variants.outside.places import definition, has_place, located
@@ -136,23 +136,13 @@ def table(findings: list[Finding]) -> str:
     return "\n".join(map(_line, findings))
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        """Bad usage is one line.
-
-        Raises:
-            UserError: always.
-        """
-        raise UserError(message)
-
-
 def parse(argv: list[str]) -> tuple[BaseVariant, list[str]]:
     """The variant that a command line names, with its options; and the properties to try, all where none is named.
 
     Raises:
         UserError: there is no such variant, option or property, or the variant refuses an option's value.
     """
-    parser = _Parser(prog="python -m variants.check", description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = Parser(__doc__, prog="python -m variants.check")
     parser.add_argument("variant", help="a known name, package.module:Class or path/to/file.py:Class")
     parser.add_argument("--only", metavar="PROPERTY", action="append", help="try this one alone; may be given again")
     if not argv or argv[0].startswith("-"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from variants.command_line import Parser
 from variants.errors import VariantError, exit_code
 
 HELP = """\
@@ -22,10 +22,10 @@ LoRA, DoRA, VeRA and AdaLoRA can be taken to PEFT and back; what a format cannot
 Any other declared low-rank update goes to PEFT as a LoRA that computes the same: --as lora.
 
 examples:
-  python -m variants.convert results/runs/a1b2c3/adapter my-peft-adapter --to peft
+  python -m variants.convert results/runs/a1b2c3/best my-peft-adapter --to peft
   python -m variants.convert roberta_base_lora_mnli.bin mnli --to ours --alpha 16 --model roberta-base
   python -m variants.convert gpt2-vera peft-vera --to peft --model gpt2-medium
-  python -m variants.convert results/runs/d4e5f6/adapter my-lora --to peft --as lora --variant my_file.py:MyVariant
+  python -m variants.convert results/runs/d4e5f6/best my-lora --to peft --as lora --variant my_file.py:MyVariant
 """
 MODEL_HELP = "transformers model folder or Hub id"
 VARIANT_HELP = "the method's own file, if it is not the project's: an adapter folder names it, but brings no code"
@@ -69,7 +69,7 @@ def convert(
         raise VariantError(f"{target} is the source itself: choose another place")
     if as_lora and to != "peft":
         raise VariantError(f"--as lora is for --to peft, not for {to}")
-    loaded = base.load_model(model, source) if model else base.stand_in(source)
+    loaded = base.load_model(base.place_of(model, source), source) if model else base.stand_in(source)
     adapted = formats.load(loaded, source, alpha=alpha, variant=variant)
     adapted.shrink()  # what was pruned is in no file
     note = ""
@@ -88,12 +88,7 @@ def convert(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code: 0, or 2 after a mistake of the user's."""
-    parser = argparse.ArgumentParser(
-        prog="python -m variants.convert",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(HELP, prog="python -m variants.convert")
     parser.add_argument("source", metavar="SRC", help="adapter folder, or loralib file")
     parser.add_argument("target", metavar="DST", help="folder (ours, peft) or file (loralib) to write")
     parser.add_argument("--to", required=True, choices=("ours", "peft", "loralib"), help="format to write")
@@ -101,9 +96,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
     parser.add_argument("--as", choices=("lora",), dest="as_", help="for --to peft: any low-rank update as exact LoRA")
     parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
-    given = parser.parse_args(arguments)
 
     def command() -> int:
+        given = parser.parse_args(arguments)
         print(convert(given.source, given.target, given.to, given.model, given.alpha, given.variant, bool(given.as_)))
         return 0
 

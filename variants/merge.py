@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import sys
@@ -10,15 +9,16 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from variants.command_line import Parser
 from variants.convert import MODEL_HELP, VARIANT_HELP
 from variants.errors import VariantError, exit_code
 
 HELP = """\
 Fold an adapter (of any format that python -m variants.convert knows) into its base model and write a plain
-transformers model folder: configuration, weights, and the tokenizer where the base has one.
+transformers model folder: configuration (with the names of the labels), weights, and the base's tokenizer.
 
 example:
-  python -m variants.merge results/runs/a1b2c3/adapter --model roberta-base --out roberta-mrpc
+  python -m variants.merge results/runs/a1b2c3/best --out roberta-mrpc
   python -c "from transformers import pipeline; print(pipeline('text-classification', 'roberta-mrpc')('A|A'))"
 """
 TOKENIZER = (
@@ -30,7 +30,7 @@ TOKENIZER = (
 
 def merge(
     adapter: str | os.PathLike,
-    model: str,
+    model: str | None,
     out: str | os.PathLike,
     alpha: float | None = None,
     variant: str | None = None,
@@ -39,7 +39,7 @@ def merge(
 
     Args:
         adapter: adapter folder, or loralib file.
-        model: folder or Hub id of the base model.
+        model: folder or Hub id of the base model; None: the one that the adapter's file names.
         out: folder to write; it must be absent or empty.
         alpha: LoRA's alpha, which loralib's files do not hold.
         variant: ``FILE.py:CLASS`` of an adapter whose variant is not the project's.
@@ -61,6 +61,7 @@ def merge(
         out.parent.mkdir(parents=True, exist_ok=True)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise VariantError(f"{out} exists already: choose another folder, or empty it")
+    model = base.place_of(model, adapter)
     adapted = formats.load(base.load_model(model, adapter), adapter, alpha=alpha, variant=variant)
     state = adapted.state_dict()
     if broken := [key for key, t in state.items() if t.is_floating_point() and not t.isfinite().all()]:
@@ -87,20 +88,15 @@ def merge(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code: 0, or 2 after a mistake of the user's."""
-    parser = argparse.ArgumentParser(
-        prog="python -m variants.merge",
-        description=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = Parser(HELP, prog="python -m variants.merge")
     parser.add_argument("adapter", metavar="ADAPTER", help="adapter folder, or loralib file")
-    parser.add_argument("--model", required=True, help=f"its base model ({MODEL_HELP})")
+    parser.add_argument("--model", help=f"its base model ({MODEL_HELP}; default: the one that its file names)")
     parser.add_argument("--out", required=True, metavar="FOLDER", help="model folder to write; it must not exist yet")
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
     parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
-    given = parser.parse_args(arguments)
 
     def command() -> int:
+        given = parser.parse_args(arguments)
         from variants.formats.boundary import refusing
 
         with refusing(f"cannot write {given.out}"):

@@ -51,13 +51,24 @@ class Outputs(Protocol):
 
     @property
     def problem_type(self) -> str:
-        """ "regression" or "single_label_classification"."""
+        """ "regression", "single_label_classification" or "multi_label_classification"."""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of their numbers; none where they have no names."""
 
 
 Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerBase", Backbone]  # noqa: F821
 
 
-def load_backbone(spec: str | os.PathLike, task: Outputs, seed: int = 0, dtype: str = "float32", **config) -> Loaded:
+def load_backbone(
+    spec: str | os.PathLike,
+    task: Outputs,
+    seed: int = 0,
+    dtype: str = "float32",
+    embedded: tuple[str, Path] | None = None,
+    **config,
+) -> Loaded:
     """Loads a model for sequence classification, with a fresh head, and its tokenizer.
 
     Args:
@@ -65,13 +76,17 @@ def load_backbone(spec: str | os.PathLike, task: Outputs, seed: int = 0, dtype: 
         task: gives the head its size and its kind (classes or a score).
         seed: decides the head's initial values, alone: the state of the global generators is neither used nor changed.
         dtype: of all weights ("float32", "bfloat16", "float16").
+        embedded: name and folder of what "embedded" stands for; by default the small RoBERTa.
         config: overrides of the model's config, for example `hidden_dropout_prob=0.0`.
 
     Raises:
         UserError: no such model, files missing, or weights that lack a part of the backbone.
     """
     config |= {"num_labels": task.num_labels, "problem_type": task.problem_type}
-    model, tokenizer, backbone = _load("AutoModelForSequenceClassification", resolve(spec), dtype, config)
+    if task.labels:
+        names = dict(enumerate(task.labels))
+        config |= {"id2label": names, "label2id": {name: number for number, name in names.items()}}
+    model, tokenizer, backbone = _load("AutoModelForSequenceClassification", resolve(spec, embedded), dtype, config)
     init_head(model, seed)
     return model, tokenizer, backbone
 
@@ -127,6 +142,14 @@ def _load(auto_class: str, place: tuple[str, str, Path], dtype: str, config: dic
     _check_weights(model, report, name, whole=auto_class == "AutoModelForCausalLM")
     _check_tokenizer(model, tokenizer, name)
     return model, tokenizer, Backbone(name, kind, weights_hash(folder), _positions(model.config))
+
+
+def expect_weights(folder: Path, spec: str, wanted: str) -> None:
+    """Raise UserError where the weights in ``folder``, named ``spec``, have another hash than a run started from."""
+    if weights_hash(folder) != wanted:
+        raise UserError(
+            f"the weights of {spec} are not those that the run started from; name those: --model, or model="
+        )
 
 
 def shapes_only(folder: Path, auto_class: str):

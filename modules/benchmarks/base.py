@@ -8,7 +8,7 @@ this interface alone.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -144,6 +144,38 @@ class Benchmark:
     def prepare(self, config: RunConfig) -> Prepared:
         """Data, model and objective of a run; raises UserError where they are not what its id was made of."""
         raise NotImplementedError
+
+    def inputs(self, config: RunConfig) -> dict[str, Any]:
+        """What turns new texts into rows of a trained model: `fields`, their names, `max_length`,
+        `padding_side`, and whatever `predict` asks for. It is part of adapter files."""
+        length = self.settings.of(config.training).max_length
+        return {"fields": list(self.tasks[config.task].fields), "max_length": length, "padding_side": "right"}
+
+    def predict(
+        self,
+        model: Any,
+        tokenizer: Any,
+        rows: Sequence[tuple[str, ...]],
+        inputs: Mapping[str, Any],
+        done: Callable[[int], object],
+    ) -> list[dict[str, Any]]:
+        """What a trained model says of new rows: classes with their probabilities, or scores.
+
+        Args:
+            model: in eval mode; its configuration tells what its outputs are.
+            rows: of each the texts, in the order of the fields.
+            inputs: as `inputs` gave them.
+            done: called with a number of rows whenever so many more are done.
+
+        Returns:
+            For each row columns of a table, by name.
+
+        Raises:
+            UserError: a row cannot be read.
+        """
+        from modules.benchmarks.prediction import classify
+
+        return classify(model, tokenizer, rows, done)
 
     def scored_rows(self, sizes: Mapping[str, int]) -> int:
         """Rows that the table's figures are of, from a run's sizes by split."""

@@ -4,3 +4,4 @@ from modules.command_line.ending import guarded as guarded
 from modules.command_line.ending import is_user_error as is_user_error
 from modules.command_line.ending import one_line as one_line
 from modules.command_line.ending import place as place
+from variants.command_line import Parser as Parser

@@ -15,6 +15,8 @@ class Task:
         metrics: names of all its scores.
         column: the metric of the table, which also picks the best epoch; higher is better.
         eval_splits: the splits that are scored after each epoch; `val_dataloader()` keeps their order.
+        fields: names of the texts of a row, in their order.
+        labels: names of the classes, in the order of their numbers; none where a label is a score or a text.
     """
 
     name: str
@@ -22,3 +24,5 @@ class Task:
     metrics: tuple[str, ...]
     column: str
     eval_splits: tuple[str, ...] = ("validation",)
+    fields: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()

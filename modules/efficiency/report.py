@@ -32,6 +32,22 @@ _COLOURS = {
     "peft": "#cf222e",
     "peft-bf16": "#fa7a83",
 }
+_WORDS = {
+    "ours": "this project",
+    REFERENCE: "this project without its acceleration",
+    TOGETHER: "this project, five seeds in one step",
+    "peft": "PEFT, fp32 adapters under autocast",
+    "peft-bf16": "PEFT, bf16 adapters",
+    "full": "full fine-tuning",
+    "limit": "the frozen model's forward pass and backward pass to its activations, without an adapter",
+    LIMIT_PACKED: "the same without padding",
+    LIMIT_TOGETHER: "the same with the rows of five seeds",
+}
+"""What the names of libraries stand for; in the order of the legend."""
+_MODES = (
+    "point: median; line: quartiles over the rounds. eager: kernel by kernel; compiled: torch.compile;\n"
+    "graphs: the step as one CUDA graph; trained: as this project's command trains"
+)
 
 
 def markdown(result: dict[str, Any]) -> str:
@@ -142,8 +158,8 @@ def _number(value: float | None) -> str:
 
 
 def plot(result: dict[str, Any], path: Path) -> None:
-    """Write step times of every scenario as bars with quartiles, the limit as a line, to ``path``.png and ``path``.svg;
-    of a scaling benchmark its own plot.
+    """Write step times of every scenario as points with quartiles, the limit as a line, to ``path``.png and
+    ``path``.svg; of a scaling benchmark its own plot.
 
     Raises:
         UserError: matplotlib is not installed.
@@ -151,29 +167,50 @@ def plot(result: dict[str, Any], path: Path) -> None:
     if result.get("scaling"):
         return scaling.plot(result["scaling"], result["environment"]["device"], path)
     scenarios = [s for s in result["scenarios"].values() if any("step_ms" in r for r in s["ways"].values())]
-    heights = [0.9 + 0.24 * sum("step_ms" in r for r in s["ways"].values()) for s in scenarios]
-    with saved_figure(path, 8, sum(heights) + 0.3) as figure:
+    heights = [0.9 + 0.2 * sum("step_ms" in r for r in s["ways"].values()) for s in scenarios]
+    libraries = {r["library"] for s in scenarios for r in s["ways"].values() if "step_ms" in r}
+    with saved_figure(path, 8, sum(heights) + 0.9 + 0.15 * len(libraries)) as figure:
+        from matplotlib.lines import Line2D
+
         axes = figure.subplots(len(scenarios), height_ratios=heights, squeeze=False)
         for s, axis in zip(scenarios, axes[:, 0], strict=True):
             _panel(axis, s)
-        figure.suptitle(result["environment"]["device"], fontsize=9, color=_MUTED)
+        figure.suptitle(f"Time of a training step on {result['environment']['device']}", fontsize=11, color=_INK)
+        marks = [
+            Line2D([], [], marker="o", ls="", color=_COLOURS[name], label=f"{name}: {words}")
+            for name, words in _WORDS.items()
+            if name in libraries
+        ]
+        figure.legend(
+            handles=marks, loc="outside lower left", title=_MODES, title_fontsize=8, fontsize=8, frameon=False
+        )
 
 
 def _panel(axis, s: dict[str, Any]) -> None:
     ways = sorted(((n, r) for n, r in s["ways"].items() if "step_ms" in r), key=lambda x: -x[1]["step_ms"])
-    times = [r["step_ms"] for _, r in ways]
-    spread = [
-        [max(0.0, r["step_ms"] - r["step_ms_quartiles"][0]) for _, r in ways],
-        [max(0.0, r["step_ms_quartiles"][1] - r["step_ms"]) for _, r in ways],
-    ]
-    colours = [_COLOURS[r["library"]] for _, r in ways]
-    axis.barh([n for n, _ in ways], times, xerr=spread, color=colours, height=0.7, error_kw={"elinewidth": 0.8})
     limits = [r["step_ms"] for _, r in ways if r["library"] == "limit"]
     if limits:
         axis.axvline(min(limits), color=_INK, linewidth=0.8, linestyle=":")
-    axis.bar_label(axis.containers[-1], [f"{t:.1f}" for t in times], padding=4, fontsize=7, color=_INK)
+    for place, (_, r) in enumerate(ways):
+        colour, (low, high) = _COLOURS[r["library"]], r["step_ms_quartiles"]
+        axis.plot([min(low, r["step_ms"]), max(high, r["step_ms"])], [place, place], color=colour, linewidth=1.5)
+        axis.plot(r["step_ms"], place, "o", color=colour, markersize=5)
+        text = {"xytext": (9, 0), "textcoords": "offset points", "va": "center", "fontsize": 7, "color": _INK}
+        axis.annotate(f"{r['step_ms']:.1f}", (max(high, r["step_ms"]), place), **text)
+    axis.set_yticks(range(len(ways)), [n for n, _ in ways])
     axis.set_title(f"{s['title']}, {s['precision']}", loc="left", fontsize=9, color=_INK)
-    axis.set_xlabel("one training step, ms (dotted: the fastest limit)", fontsize=8, color=_MUTED)
+    axis.set_xscale("log")
+    low, high = (pick(r["step_ms"] for _, r in ways) for pick in (min, max))
+    ticks = [
+        t
+        for t in (0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 50, 100, 200, 500, 1000, 2000)
+        if low / 1.3 <= t <= high * 1.5
+    ]
+    axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
+    axis.minorticks_off()
+    axis.set_xlim(low / 1.15, high * 1.35)
+    axis.set_xlabel("ms, logarithmic (dotted: the fastest limit)", fontsize=8, color=_INK)
     axis.tick_params(labelsize=7)
-    axis.margins(x=0.12, y=0.02)
+    axis.grid(axis="x", color="#dddddd", linewidth=0.6)
+    axis.margins(y=0.03)
     axis.spines[["top", "right"]].set_visible(False)

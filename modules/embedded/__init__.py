@@ -14,10 +14,27 @@ import json
 from pathlib import Path
 from typing import Any
 
+from variants.errors import UserError
+
 ROBERTA = Path(__file__).parent / "roberta"
 """Folder of the small RoBERTa: config.json, model.safetensors (fp16), tokenizer."""
 GPT2 = Path(__file__).parent / "gpt2"
 """Folder of the small GPT-2, in the same form."""
+FOLDERS = {"embedded-roberta": ROBERTA, "embedded-gpt2": GPT2}
+"""By the names that result and adapter files give them."""
+
+
+def folder_of(model_type: str) -> Path:
+    """The folder of the small model of an architecture, by transformers' name of it: what `embedded` stands for in the
+    commands of `variants`, which find this function by its entry point.
+
+    Raises:
+        UserError: none of that architecture ships.
+    """
+    if (folder := Path(__file__).parent / model_type) not in FOLDERS.values():
+        raise UserError(f"no embedded model is a {model_type!r}: name the base model by its folder or Hub id")
+    return folder
+
 
 SIZES = {  # training rows, rows of each evaluation split
     "mnli": (3000, 600), "sst2": (2000, 800), "mrpc": (2000, 600), "cola": (2500, 800), "qnli": (2000, 800),

@@ -12,6 +12,7 @@ from modules.benchmarks.base import Benchmark
 from modules.command_line.mistakes import explain
 from modules.runs.config import COMPILE
 from modules.runs.tracking import ARTIFACTS_HELP, FLAGS
+from variants.command_line import HelpFormatter, ShowVersion, canonical
 from variants.errors import UserError
 from variants.outside.options import add_options, opened
 from variants.registry import BUILT_IN, names
@@ -29,12 +30,13 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
             raise UserError(explain(message, self)) from ex
 
         def parse_args(self, args: Sequence[str] | None = None, *rest: Any, **options: Any) -> Any:
-            return super().parse_args(opened(sys.argv[1:] if args is None else args, cls), *rest, **options)
+            words = canonical(sys.argv[1:] if args is None else args)
+            return super().parse_args(opened(words, cls), *rest, **options)
 
     parser = Parser(
         prog=benchmark.script,
         description=benchmark.description,
-        epilog=benchmark.examples,
+        epilog=benchmark.examples.replace("``", ""),
         formatter_class=_formatter(benchmark.script),
         allow_abbrev=False,
         default_env=False,
@@ -45,15 +47,16 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     add("--preset", type=str, default="auto", help=f"{', '.join(benchmark.presets)}, or a recipe file (default: auto)")
     add("--model", type=str | None, help="Hub id, folder, or embedded")
     add("--data_dir", type=place, help=f"{benchmark.data_help} (default: ${benchmark.data_env}, else the Hub)")
-    add("--tasks", type=str | list[str] | None, help="comma list of tasks (default: all that the recipe knows)")
-    add("--seeds", type=str | int | list[int] | None, help="comma list (default: the recipe's)")
+    add("--tasks", type=str, help=f"comma list of {', '.join(benchmark.tasks)} (default: all that the recipe knows)")
+    add("--seeds", type=str, help="comma list such as 0,1,2 or 0-4 (default: the recipe's)")
     if benchmark.first_task:
         first = benchmark.tasks[benchmark.first_task].title
         text = f"start {benchmark.later_words} from the {first} run (default: the recipe's)"
-        add("--mnli_init", type=bool | None, help=text)
+        add("--mnli_init", type=bool | None, metavar="{true,false}", help=text)
     add("--budget", type=str | int | float | None, help="trained adapter parameters, such as 0.3M: picks r, p, ...")
     add("--table", type=str | None, help="a published table, such as lora-2: runs its rows (paper_repro/published)")
     add("--rows", type=str | None, help="with --table: rows that have these words, such as 'roberta-base lora'")
+    add("--version", action=ShowVersion)
     switch = {"type": bool, "nargs": "?", "const": True, "default": False}
     add("--plan", **switch, help="run nothing: print a command per run, and cost")
     add("--force", **switch, help="run again what is done")
@@ -69,7 +72,12 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
         help="train the seeds of a task at once, as stacked adapters on one backbone: far less than a run each; with "
         "--trainer.devices N a stack on each of N devices",
     )
-    add("--launch", type=str | None, help="carry the runs out as jobs, by submitit: local or slurm (docs/clusters.md)")
+    add(
+        "--launch",
+        type=str | None,
+        metavar="{local,slurm}",
+        help="carry the runs out as jobs, by submitit: local or slurm (docs/clusters.md)",
+    )
     add("--slurm", type=dict[str, str] | None, help="options of sbatch, as --slurm.partition X --slurm.time 2:00:00")
     add("--table_only", **switch, help="rebuild the table from the result files")
     add("--results_dir", type=place, default="results", help="where runs and tables are written (default: results)")
@@ -77,12 +85,13 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
         add(f"--{name}", type=str | None, help=text)
     add("--wandb_artifacts", **switch, help=ARTIFACTS_HELP)
     how = "; ".join(f"{name}: {text}" for name, text in COMPILE.items())
-    add("--compile", type=str, default="auto", help=f"{how} (default: auto)")
+    add("--compile", type=str, default="auto", metavar="{" + ",".join(COMPILE) + "}", help=f"{how} (default: auto)")
     add("--reference", **switch, help="switch all acceleration off: plain PyTorch, for checking results")
     add("--trainer", type=dict[str, Any] | None, help="any option of lightning.Trainer, as --trainer.devices 2")
     group = parser.add_argument_group("training (first the recipe's value, then the default)")
     for name, setting in benchmark.settings.flags().items():
-        group.add_argument(f"--{name}", type=setting.kind | None, help=setting.described)
+        words = "{" + ",".join(setting.choices) + "}" if setting.choices else None
+        group.add_argument(f"--{name}", type=setting.kind | None, metavar=words, help=setting.described)
     add_options(parser, cls, taken={action.dest for action in parser._actions})
     return parser
 
@@ -93,14 +102,12 @@ def place(text: str) -> str:
 
 
 def _formatter(script: str) -> type:
-    import argparse
-
     from jsonargparse import DefaultHelpFormatter
 
-    class Formatter(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        """Keeps the examples' lines, and leaves jsonargparse's notes about types and defaults out."""
+    class Formatter(HelpFormatter, DefaultHelpFormatter):
+        """Leaves jsonargparse's notes about types and defaults out."""
 
-        def _get_help_string(self, action: argparse.Action) -> str | None:
+        def _get_help_string(self, action: Any) -> str | None:
             return action.help and action.help.replace("%%", "%")  # argparse would take one for two
 
         def _format_usage(self, usage, actions, groups, prefix) -> str:
@@ -112,6 +119,7 @@ def _formatter(script: str) -> type:
 def variant_in(argv: list[str]) -> str:
     """The variant's name, looked up before there is a parser. Raises UserError where --variant has none."""
     found = "lora"
+    argv = canonical(argv)
     for position, word in enumerate(argv):
         name, equals, value = word.partition("=")
         if name == "--variant":

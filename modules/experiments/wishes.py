@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,9 @@ from modules.runs.tracking import FLAGS
 from variants.errors import UserError
 from variants.outside import options
 from variants.schema import Seed, checked
+
+MOST_SEEDS = 1000
+"""Seeds of a range; more are a slip of the finger."""
 
 
 @dataclass(kw_only=True)
@@ -90,7 +94,7 @@ class Wishes(Execution):
         return shlex.join(words)
 
 
-def names_of(value: str | list[str] | None) -> list[str]:
+def names_of(value: str | None) -> list[str]:
     """Task names from a comma list: lower case and without hyphens; none for "all".
 
     Raises:
@@ -98,17 +102,30 @@ def names_of(value: str | list[str] | None) -> list[str]:
     """
     if value is None or value == "all":
         return []
-    parts = value.split(",") if isinstance(value, str) else value
-    if not (found := [part.strip().lower().replace("-", "") for part in parts if part.strip()]):
+    if not (found := [part.lower().replace("-", "") for part in parts_of(value)]):
         raise UserError("--tasks names no task; leave it out for all")
     return found
 
 
-def seeds_of(value: str | int | list[int] | None) -> list[int]:
-    """Seeds from a comma list. Raises UserError where one is not a whole number, or none that libraries take."""
-    parts = str(value).split(",") if isinstance(value, (str, int)) else value or []
-    try:
-        seeds = [int(part) for part in parts]
-    except ValueError:
-        raise UserError(f"--seeds must be whole numbers such as 0,1,2, not {value!r}") from None
-    return list(checked(tuple[Seed, ...], seeds, "--seeds"))
+def seeds_of(value: str | int | None) -> list[int]:
+    """Seeds from a comma list of numbers and ranges: 0-2,7 is 0, 1, 2 and 7.
+
+    Raises:
+        UserError: one is not a whole number, or none that libraries take.
+    """
+    if value is None:
+        return []
+    seeds: list[int] = []
+    for part in parts_of(str(value)):
+        if not (found := re.fullmatch(r"(-?\d+)(?:-(\d+))?", part)):
+            raise UserError(f"--seeds must be whole numbers such as 0,1,2 or 0-4, not {value!r}")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if not 0 <= last - first < MOST_SEEDS:
+            raise UserError(f"--seeds {part}: a range goes up, by fewer than {MOST_SEEDS} seeds")
+        seeds += range(first, last + 1)
+    return list(checked(tuple[Seed, ...], list(dict.fromkeys(seeds)), "--seeds"))
+
+
+def parts_of(text: str) -> list[str]:
+    """The parts of a comma list, also of one in brackets as YAML writes it."""
+    return [part.strip().strip("'\"") for part in text.strip().strip("[]").split(",") if part.strip()]

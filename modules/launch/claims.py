@@ -175,6 +175,17 @@ def claim(folder: Path) -> Iterator[Claim]:
         mine._release()
 
 
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """``with alone(folder):`` one command at a time, on whatever machine; the others wait."""
+    while True:
+        with claim(folder) as mine:
+            if mine:
+                yield
+                return
+        time.sleep(1)
+
+
 def _take(folder: Path) -> Claim:
     folder.mkdir(parents=True, exist_ok=True)
     me = Holder.here()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +13,7 @@ from modules.launch.holders import last_held_by
 from modules.processes import WITH_PARENT, end, not_interrupted
 from modules.runs.config import RunConfig
 from modules.runs.ranks import launched, local_ranks, named_devices, rank
+from variants.start import python
 
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(32 * 2**20),
@@ -113,7 +113,7 @@ def run_workers(
             with not_interrupted():
                 for k, part in enumerate(parts):
                     gpu = {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {}
-                    command = [sys.executable, "-m", "modules.launch.worker", results_dir, *part]
+                    command = python("modules.launch.worker", results_dir, *part)
                     workers.append(subprocess.Popen(command, env=environment | gpu))
             codes = [worker.wait() for worker in workers]
         finally:  # stopped by hand or by a scheduler: no worker is left behind

@@ -15,6 +15,7 @@ from modules.launch.failures import Failure
 from modules.processes import TERMINAL, WITH_PARENT, end, not_interrupted, on_terminal
 from modules.runs.config import RunConfig
 from modules.runs.ranks import BY_WORKER, local_ranks
+from variants.start import python
 
 GRACE = 10.0
 """Seconds after one rank has lost the others in which the one that ended before it may be found: the end of a process
@@ -93,7 +94,7 @@ class _Rank:
         self.who = f"rank {environment['RANK']} of {config.title}"
         self._one_failed, self._told = one_failed, b""
         self._report, report = os.pipe()
-        command = [sys.executable, "-m", "modules.launch.rank", config.results_dir, config.id, str(report)]
+        command = python("modules.launch.rank", config.results_dir, config.id, str(report))
         try:
             self.process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, pass_fds=(report,))
         finally:

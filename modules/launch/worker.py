@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         title = word
         try:
             title = RunConfig.read(results_dir, word.partition("+")[0]).title
-            _carry_out(word.split("+"), ResultStore(results_dir), together)
+            carry_out(word.split("+"), ResultStore(results_dir), together)
         except KeyboardInterrupt:
             return 130
         except RanksFailed as error:
@@ -52,7 +52,7 @@ def _given_up(results_dir: str, words: list[str]) -> Iterator[str]:
     yield from dict.fromkeys(folders[folder] for folder in given_up(missing))
 
 
-def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]) -> None:
+def carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]) -> None:
     """Those of the runs that are neither done nor in another worker's hands; several of them at once.
 
     Raises:
@@ -68,7 +68,7 @@ def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]
             raise ClaimLost(f"is {whose}, and all ranks of this one end; {AGAIN}")
         for config in mine:
             if config.init_from:
-                _complete(config.init_from["id"], store, together)
+                complete(config.init_from["id"], store, together)
         if len(mine) == 1 and local_ranks(mine[0].trainer) > 1 and not launched():
             run_in_ranks(mine[0])
         elif mine:
@@ -78,11 +78,11 @@ def _carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]
                 run_seeds(mine, before_writing=lambda: [held[config.id].check() for config in mine])
 
 
-def _complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:
+def complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:
     """The run that another starts from: done by this worker if nobody else is at it, else waited for."""
     announced = None
     while not store.path(id).is_file():
-        _carry_out(together.get(id, [id]), store, together)
+        carry_out(together.get(id, [id]), store, together)
         if not store.path(id).is_file():
             config = RunConfig.read(store.root, id)
             other = holder(config.folder)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import os
 from collections.abc import Sequence
@@ -10,10 +9,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from modules.command_line import Parser
 from modules.embedded import GPT2, ROBERTA
-from modules.paths import checkout
+from modules.paths import PROJECT, checkout
+from variants.errors import UserError
 
 Settings = TypeVar("Settings")
+
+NOWHERE = Path()
+"""No folder was named."""
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -41,7 +45,7 @@ class CausalSettings:
     weight_decay: float = _setting(0.01, "of AdamW, on matrices")
     text: str = _setting("", "comma list of text files, plain, .gz, .bz2 or .xz, with empty lines between documents")
     bpe: str = _setting("", "folder of a GPT-2 tokenizer, for --text")
-    out: Path = _setting(GPT2, "folder to write: by default the one that ships with the project")
+    out: Path = _setting(NOWHERE, "folder to write")
     reference: bool = _setting(False, "without acceleration: no CUDA graphs")
 
 
@@ -59,7 +63,7 @@ class MaskedSettings:
     seed: int = _setting(0, "seed of corpus, masks and initial weights")
     device: str = _setting("auto", "auto, cpu or cuda")
     workers: int = _setting(os.cpu_count() or 1, "processes that write the corpus")
-    out: Path = _setting(ROBERTA, "folder to write: by default the one that ships with the project")
+    out: Path = _setting(NOWHERE, "folder to write")
     reference: bool = _setting(False, "without acceleration: no CUDA graphs")
 
 
@@ -70,20 +74,31 @@ def parse_settings(kind: type[Settings], description: str, argv: Sequence[str] |
         description: of the command, for `--help`.
 
     Raises:
-        UserError: an installed copy would replace the model that ships with it.
+        UserError: there is no --out, or an installed copy would replace the model that ships with it.
     """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
+    parser = Parser(description)
     for item in dataclasses.fields(kind):
         text = item.metadata["help"]
         if isinstance(item.default, bool):
             parser.add_argument(f"--{item.name}", action="store_true", help=text)
         else:
             parser.add_argument(
-                f"--{item.name}", type=type(item.default), default=item.default, help=f"{text} (default %(default)s)"
+                f"--{item.name}", type=type(item.default), default=item.default, help=text + _default(item.default)
             )
     settings = kind(**vars(parser.parse_args(argv)))
-    if settings.out in (GPT2, ROBERTA):
-        checkout("name a folder with --out; without it the model that ships with a checkout is replaced")
+    if settings.out == NOWHERE:
+        shipped = (GPT2 if kind is CausalSettings else ROBERTA).relative_to(PROJECT)
+        raise UserError(f"name a folder with --out; --out {shipped} replaces the model that ships with a checkout")
+    if settings.out.resolve() in (GPT2, ROBERTA):
+        checkout("name another folder with --out: this one is the model that ships")
     return settings
+
+
+def _default(value: Any) -> str:
+    return (
+        ""
+        if value in ("", NOWHERE)
+        else f" (default: {value:g})"
+        if isinstance(value, float)
+        else f" (default: {value})"
+    )

@@ -10,16 +10,24 @@ from modules.benchmarks.base import Benchmark
 from modules.paths import PUBLISHED
 
 
-def show_table(results_dir: str, benchmark: Benchmark, write: bool = True, ids: set[str] | None = None) -> int:
+def show_table(
+    results_dir: str,
+    benchmark: Benchmark,
+    write: bool = True,
+    ids: set[str] | None = None,
+    differences: bool = False,
+) -> int:
     """Print the table of the results under ``results_dir``, write its files, and name them.
 
     Args:
         ids: print the rows of these runs alone; the files hold all runs.
+        differences: print those between the rows too.
 
     Returns:
         The exit code: 1 where there are no results.
     """
     from modules.reports.formats.console import to_text
+    from modules.reports.formats.differences import differences_text
     from modules.reports.tables.build import build
     from modules.reports.tables.published import load_published
     from modules.reports.write import write_tables
@@ -31,7 +39,10 @@ def show_table(results_dir: str, benchmark: Benchmark, write: bool = True, ids: 
         return 1
     shown = [result for result in results if ids is None or result.id in ids]
     published = load_published(PUBLISHED, benchmark.name)
-    print(to_text(build(shown, benchmark, published)))
+    sections = build(shown, benchmark, published)
+    print(to_text(sections))
+    if differences and (text := differences_text(sections)):
+        print(text)
     if write:
         print("written:", *write_tables(os.path.join(results_dir, "tables"), results, benchmark, published))
     return 0

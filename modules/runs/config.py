@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from modules.documents import read_json
-from modules.runs.results import Budget, Origin, Start, run_id
+from modules.runs.record_types import Budget, Origin, Start
+from modules.runs.results import run_id
 from modules.runs.tracking import Tracking
 from variants.atomic import write_atomic
 from variants.schema import Seed, built

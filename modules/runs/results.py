@@ -11,12 +11,17 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from modules.documents import decoded, parse_json
+from modules.runs.record_types import Budget, Cost, Data, Machine, Origin, Parameters, Score, Start
 from variants.atomic import move_aside, write_atomic
 from variants.errors import UserError, one_line
 from variants.schema import built
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SCHEMA = 1
 log = logging.getLogger(__name__)
@@ -48,72 +53,14 @@ def run_id(outcome: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-Score = float | None
-"""A figure; null in the file where it is not finite."""
-
-
-class Origin(TypedDict):
-    """Where a backbone or data are from."""
-
-    source: str
-    name: str
-    hash: str
-
-
-class Data(Origin):
-    """The rows of a run, and how many there are by split."""
-
-    sizes: dict[str, int]
-
-
-class Start(TypedDict):
-    """The run whose weights another started from."""
-
-    task: str
-    id: str
-
-
-class Budget(TypedDict):
-    """Trained adapter parameters: as --budget asked for, and counted."""
-
-    wanted: int
-    counted: int
-
-
-class Parameters(TypedDict):
-    """Counts; those of adapter and head train."""
-
-    adapter: int
-    head: int
-    total: int
-
-
-class Cost(TypedDict, total=False):
-    """What a run cost: see `modules.training.cost`."""
-
-    step_ms: float | None
-    epoch_step_ms: list[float]
-    peak_memory_mb: float | None
-    wall_s: float | None
-    diverged: bool
-    stacked: int
-
-
-class Machine(TypedDict, total=False):
-    """Where a run was carried out: see `modules.runs.environment`."""
-
-    device: str
-    devices: int
-    runs_at_once: int
-    time: str
-
-
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class RunResult:
     """One finished run, field by field what its JSON file holds. Metrics are fractions, not percentages.
 
     A file is checked against the types of these fields when it is read.
     """
+
+    _folder = None  # no field: where it was read from or written to, which is not in the file
 
     schema: int = SCHEMA
     id: str
@@ -148,6 +95,53 @@ class RunResult:
         scored = (self.best, self.last)
         return bool(self.cost.get("diverged")) or not all(finite_losses(figures) for figures in scored)
 
+    @property
+    def truncated(self) -> bool:
+        """Whether Trainer options let it train or score on a part of the rows alone: its score is that of a trial."""
+        return any(name in self.trainer and _cuts(self.trainer[name]) for name in TRUNCATING)
+
+    @property
+    def score(self) -> float | None:
+        """The figure that the table prints, as a fraction: `metric` of the test where there is one, else of the best
+        epoch; None where the run diverged or was truncated, or where it is no number."""
+        return None if self.diverged or self.truncated else self._figure()
+
+    def _figure(self) -> float | None:
+        figures = self.test if self.test is not None and self.metric in self.test else self.best
+        value = figures.get(self.metric)
+        return value if isinstance(value, (int, float)) and math.isfinite(value) else None
+
+    @property
+    def folder(self) -> Path:
+        """Its folder of adapters, `best` and `last`. Raises UserError where it belongs to no results folder."""
+        if self._folder is None:
+            raise UserError(f"run {self.id} was not read from a results folder: it has no adapters")
+        return self._folder
+
+    def load(self, which: str = "best", **options: Any) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+        """Its model with the adapter of the best or the last epoch, and the tokenizer: see `modules.load_run`."""
+        from modules import load_run
+
+        return load_run(self, which, **options)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A row for each epoch: what names the run, then `epoch`, `train_loss`, `loss` and the metrics."""
+        import pandas as pd
+
+        names = {name: getattr(self, name) for name in ("id", "benchmark", "task", "variant", "seed")}
+        return pd.DataFrame([names | figures for figures in self.epochs])
+
+    def __repr__(self) -> str:
+        """One line: `RunResult(3f0b6c1d2e4a: rte lora seed 0, accuracy 95.2)`."""
+        return f"RunResult({self.id}: {self.task} {self.variant} seed {self.seed}, {self._score_words()})"
+
+    def _score_words(self) -> str:
+        if self.diverged:
+            return "diverged"
+        value = self._figure()
+        words = f"{self.metric} {'-' if value is None else f'{100 * value:.1f}'}"
+        return f"{words}, truncated" if self.truncated else words
+
     def to_json(self) -> str:
         """The file's text. Numbers that are not finite (a diverged loss) become null, as JSON has none."""
         return json.dumps(_finite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
@@ -176,6 +170,15 @@ class RunResult:
                 raise UserError(f"{name}: {part}: {wrong[0]} is no score")
         if self.init_from and self.init_from["id"] == self.id:
             raise UserError(f"{name}: it starts from itself")
+
+
+TRUNCATING = ("limit_train_batches", "limit_val_batches", "overfit_batches", "fast_dev_run")
+"""Trainer options of which each leaves rows out; the last two stand in older files alone."""
+
+
+def _cuts(value: Any) -> bool:
+    """Whether the value of one of them leaves rows out: 1.0 is all of the batches, 1 is one of them."""
+    return bool(value) and not (isinstance(value, float) and value == 1.0)
 
 
 def finite_losses(figures: Mapping[str, Any]) -> bool:
@@ -219,6 +222,7 @@ class ResultStore:
         path, text = self.path(result.id), result.to_json()
         RunResult.from_json(text, path.name)  # what could not be read back is not written
         write_atomic(path, text)
+        result._folder = (self.runs / result.id).absolute()
         return path
 
     def read(self, id: str) -> RunResult | None:
@@ -243,6 +247,7 @@ class ResultStore:
         except UserError as error:
             self._move_aside(path, one_line(error))
             return None
+        result._folder = (self.runs / id).absolute()
         return result
 
     def done(self, id: str) -> bool:

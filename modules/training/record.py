@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from modules.benchmarks.base import Prepared
+from modules.benchmarks.base import Prepared, benchmark
 from modules.runs.config import NEUTRAL, RunConfig
 from modules.runs.environment import environment
 from modules.runs.results import RunResult
@@ -17,9 +17,28 @@ from variants.outside.options import build
 from variants.registry import resolve
 
 
-def notes(config: RunConfig) -> dict[str, Any]:
-    """Readable facts for adapter files."""
-    return {"task": config.task, "run": config.id, "spec": config.variant}
+def notes(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
+    """What an adapter file says beside its variant: its run, its base, the names of its labels, how texts are read.
+
+    With it `modules.load_run` needs nothing but the adapter's folder.
+    """
+    model, own = prepared.model.config, benchmark(config.benchmark)
+    backbone = {name: config.backbone.get(name) for name in ("source", "name", "spec", "hash")}
+    if backbone["source"] == "folder":
+        backbone["spec"] = os.path.abspath(os.path.expanduser(str(backbone["spec"])))
+    head: dict[str, Any] = {}
+    if model.problem_type:
+        labels = [] if model.problem_type == "regression" else [model.id2label[k] for k in range(model.num_labels)]
+        head = {"problem_type": model.problem_type, "num_labels": model.num_labels, "labels": labels}
+    return {
+        "spec": config.variant,
+        "run": config.id,
+        "benchmark": config.benchmark,
+        "task": config.task,
+        "backbone": backbone,
+        **head,
+        "inputs": own.inputs(config),
+    }
 
 
 def make_result(

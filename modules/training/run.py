@@ -25,7 +25,7 @@ from modules.training.progress import Progress
 from modules.training.record import make_result, notes
 from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner
-from modules.training.trainer import begin, checkpoint_path, fit, make_trainer
+from modules.training.trainer import begin, checkpoint_path, fit, interruptible, make_trainer
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.errors import VariantError
@@ -75,7 +75,7 @@ def run_seeds(
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
-    histories = [History(prepared.objective.metric, config.folder, notes(config)) for config in configs]
+    histories = [History(prepared.objective.metric, config.folder, notes(config, prepared)) for config in configs]
     history = histories[0] if len(configs) == 1 else StackedHistory(histories)
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
@@ -84,7 +84,7 @@ def run_seeds(
         first, (history, Progress(title, history, live), figures), precision, place, computation.averages
     )
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
-    with figures:
+    with figures, interruptible():
         if prepared.objective.scores_frozen and not handle.trained():
             trainer.validate(module, datamodule=prepared.data, verbose=False)
         else:

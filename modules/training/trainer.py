@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
+import signal
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -59,6 +62,24 @@ def fit(trainer: Trainer, module: FineTuner, data: PaddedDataModule, checkpoint:
             f"training ended before the end of its {trainer.max_epochs} epochs and is not recorded: leave out what "
             "stops it, such as --trainer.max_steps; the same command goes on from the last whole epoch"
         )
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """What a person interrupts inside ends by KeyboardInterrupt, and can be interrupted again.
+
+    Lightning ends the process instead, and lets it ignore any further SIGINT: a notebook would be lost.
+    """
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGINT) if main else None
+    try:
+        yield
+    except SystemExit as error:
+        if not isinstance(error.__context__, KeyboardInterrupt):
+            raise
+        if main:
+            signal.signal(signal.SIGINT, before)
+        raise KeyboardInterrupt from None
 
 
 def make_trainer(

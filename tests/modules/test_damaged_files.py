@@ -66,8 +66,8 @@ def test_recipes(tmp_path):
 
 
 def test_comparisons(tmp_path):
-    from modules.experiments.comparison import Comparison
-    from modules.experiments.comparison_file import read as read_comparison
+    from modules.comparison.comparison import Comparison
+    from modules.comparison.file import read as read_comparison
     from modules.experiments.wishes import Wishes
 
     path = tmp_path / "plan.yaml"
@@ -79,7 +79,7 @@ def test_comparisons(tmp_path):
             raise UserError("a comparison names a method of one's own by its file (docs/invent.md): not run here")
         comparison = Comparison(path, content, wishes)
         for row in comparison.rows()[:2]:
-            comparison.runs(row, row.grid[0], tuning=True)
+            comparison.runs(row, {each.key: each.examples[0] for each in row.space}, tuning=row.space != ())
 
     sources = [path.read_bytes() for path in sorted((CONFIGS / "compare").glob("*.yaml"))]
     survey(of_text(path, sources, yaml.safe_load), read, tmp_path).settle()

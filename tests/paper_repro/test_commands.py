@@ -14,7 +14,7 @@ import pytest
 import paper_repro
 
 FOLDER = Path(paper_repro.__file__).parent
-COMMANDS = sorted(path.stem for path in FOLDER.glob("*.py") if path.stem != "__init__")
+COMMANDS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 HEAVY = ("torch", "transformers", "lightning", "matplotlib", "numpy")
 WITHOUT_ADAPTERS = ("analysis", "e2e_score", "params", "tables")
 """Commands that compute no pass through adapters, and so have nothing to accelerate."""

@@ -111,17 +111,27 @@ def unbroken(flags: Sequence[str], folder: Path) -> Whole:
     return Whole(result, folder / "runs" / result.id, set(errors.splitlines()), came - begin, time.monotonic() - begin)
 
 
-def kill_one(flags: Sequence[str], folder: Path, whole: Whole, moment: float, rank: int, exactly: bool = True) -> Kill:
+def kill_one(
+    flags: Sequence[str], folder: Path, whole: Whole, moment: float, rank: int, exactly: bool = True
+) -> Kill | None:
     """Kill a rank ``moment`` seconds after the ranks have started, look how the command ends, and let it go on.
 
     Args:
         exactly: whether the result must be the unbroken run's to the last bit.
+
+    Returns:
+        None where the run was faster than the unbroken one, and had ended well before its moment came.
     """
     command = start(flags, folder)
     found = wait_for_ranks(command)
     time.sleep(moment)
     processes = family(command.pid)
-    os.kill(found[rank], signal.SIGKILL)
+    try:
+        os.kill(found[rank], signal.SIGKILL)
+    except ProcessLookupError:
+        errors = command.communicate()[1]
+        assert command.returncode == 0, f"rank {rank} had ended by itself:\n{errors}"
+        return None
     killed = time.monotonic()
     try:
         errors = command.communicate(timeout=2 * SECONDS)[1]
@@ -172,9 +182,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         whole = unbroken(flags, Path(folder) / "whole")
         print(f"unbroken: ranks after {whole.begin:.1f} s, end after {whole.end:.1f} s; {' '.join(flags)}")
         print("kill  rank  moment s  seconds to the end  code  checks  line", flush=True)
+        latest = 0.8 * (whole.end - whole.begin)
         for k in range(options.times):
-            moment, rank = draw.uniform(0, 0.8 * (whole.end - whole.begin)), draw.randrange(2)
-            kill = kill_one(flags, Path(folder) / str(k), whole, moment, rank, exactly=options.accelerator == "cpu")
+            moment, rank = draw.uniform(0, latest), draw.randrange(2)
+            exactly = options.accelerator == "cpu"
+            while (kill := kill_one(flags, Path(folder) / f"{k}-{moment:.2f}", whole, moment, rank, exactly)) is None:
+                print(f"the run had ended before second {moment:.2f}: nobody killed, again at half of it", flush=True)
+                moment /= 2
             checks = "failed: " + ", ".join(kill.failed) if kill.failed else "all"
             print(f"{k + 1:4}  {rank:4}  {moment:8.2f}  {kill.seconds:18.2f}  {kill.code:4}  {checks:6}  {kill.line}")
             sys.stdout.flush()

@@ -2,8 +2,10 @@
 
 import dataclasses
 import os
-import subprocess
-import sys
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
@@ -15,6 +17,9 @@ from modules.experiments.wishes import Wishes
 from modules.launch import worker
 from modules.launch.ranks import free_port
 from modules.runs.config import RunConfig
+from modules.runs.results import ResultStore
+from modules.training import run as training
+from tests.support.forked import Forked
 from variants.registry import resolve
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -36,24 +41,34 @@ def carry_out(*runs: RunConfig) -> None:
     assert worker.main([runs[0].results_dir, *(run.id for run in runs)]) == 0
 
 
-def work(*runs: RunConfig, check: bool = True) -> subprocess.CompletedProcess:
-    """Carry the runs out in a worker process, as the command does."""
-    arguments = [sys.executable, "-m", "modules.launch.worker", runs[0].results_dir, *(run.id for run in runs)]
-    return subprocess.run(arguments, env=ENVIRONMENT, capture_output=True, text=True, check=check, timeout=300)
+def start(*runs: RunConfig, **options) -> Forked:
+    """A worker process that carries the runs out, as the command starts it; options of `Forked`."""
+    words = [runs[0].results_dir, *(run.id for run in runs)]
+    return Forked(worker.main, words, environment=ENVIRONMENT, **options)
+
+
+def start_and_kill(run: RunConfig, ready: Callable[[], bool]) -> None:
+    """Carry the run out in a process, and kill it as soon as ``ready()``."""
+    process = start(run)
+    deadline = time.monotonic() + 120
+    while not ready() and process.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    assert not ResultStore(run.results_dir).done(run.id), "it was done before it could be killed"
 
 
 def in_two(*runs: RunConfig) -> None:
     """Carry the runs out in two processes, one after the other: quicker than two processes for each of them."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
-    code = "import sys; from modules.runs.config import RunConfig; from modules.training.run import run\n"
-    code += "for folder, id in zip(sys.argv[1::2], sys.argv[2::2]): run(RunConfig.read(folder, id))"
-    command = [sys.executable, "-c", code, *(word for run in runs for word in (run.results_dir, run.id))]
-    ranks = []
-    for rank in "01":
-        environment = ENVIRONMENT | place | {"LOCAL_RANK": rank}
-        ranks.append(subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True))
-    errors = [rank.communicate(timeout=600)[1] for rank in ranks]
-    assert not any(rank.returncode for rank in ranks), "\n".join(errors)
+    log = Path(runs[0].results_dir) / "ranks.log"
+    ranks = [Forked(_each, runs, environment=ENVIRONMENT | place | {"LOCAL_RANK": k}, output=log) for k in "01"]
+    assert [rank.wait(600) for rank in ranks] == [0, 0], log.read_text()
+
+
+def _each(runs: tuple[RunConfig, ...]) -> None:
+    for run in runs:
+        training.run(run)
 
 
 def adapter(run: RunConfig, which: str = "last") -> dict[str, torch.Tensor]:

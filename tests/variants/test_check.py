@@ -133,7 +133,7 @@ def test_what_data_gives_is_tried(monkeypatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "required: variant"),
+        ([], "variant is missing"),
         (["lora", "--only", "nothing"], "there is no property 'nothing'; they are something trains, identity"),
         (["my_file.py"], "my_file.py is a file: name its class too"),
         (["lroa"], "did you mean lora"),

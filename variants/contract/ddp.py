@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from variants.contract.models import NotApplicable, Subject, distance, optimizer_steps, target_outputs
 from variants.outside.files import load_file, loaded_by_path
 from variants.outside.places import located
+from variants.start import python
 
 NAME = "DDP"
 WORLD, STEPS, LR, TOLERANCE = 2, 3, 0.02, 1e-5
@@ -90,7 +91,7 @@ def _launch(subjects: Sequence[Subject], folder: Path, timeout: float) -> list[l
     files = {name: str(Path(sys.modules[name].__file__).resolve()) for name in modules}
     (folder / JOBS).write_bytes(pickle.dumps((sys.path, files, pickle.dumps(list(subjects)))))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-m", "variants.contract.ddp", str(folder)]
+    command = python("variants.contract.ddp", str(folder))
     with open(folder / "log", "w+") as log:
         workers = [subprocess.Popen([*command, str(r)], env=environment, stderr=log) for r in range(WORLD)]
         for worker in workers:

@@ -45,6 +45,9 @@ class _Config(TypedDict, total=False):
     base: _Base
     epoch: int
     task: str | None
+    backbone: dict
+    problem_type: str | None
+    labels: list[str]
 
 
 def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str | None = None, **notes: Any) -> Path:

@@ -16,6 +16,8 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
+from variants.outside.cells import cell_hash
+
 PREFIX = "_variant_folder_"
 """How the names of these packages begin."""
 
@@ -66,13 +68,15 @@ def sources(path: Path) -> list[Path]:
 def code_hash(cls: type) -> str | None:
     """Hash of the code that defines a class from outside the project: editing a method makes another of it.
 
-    Of a file that was loaded by its path the files beside it count that it imports.
+    Of a file that was loaded by its path the files beside it count that it imports; of a class in no file, as in a
+    notebook, the code that it uses of its own module.
     """
     if cls.__module__.partition(".")[0] == "variants":
         return None
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    if not file:
-        return None
+    module = sys.modules.get(cls.__module__)
+    file = getattr(module, "__file__", None)
+    if not file or not Path(file).is_file():  # a notebook, or what was typed in or piped
+        return cell_hash(cls) if module else None
     first, *others = sources(Path(file)) if loaded_by_path(cls.__module__) else [Path(file)]
     digest = hashlib.sha256(first.read_bytes())
     for other in sorted(others):

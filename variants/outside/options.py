@@ -27,7 +27,7 @@ RESERVED = frozenset({
     *("label_smoothing", "length_penalty", "linearisation", "lr", "max_length", "max_new_tokens", "mnli_init"),
     *("model", "model_dropout", "no_repeat_ngram", "only", "pad", "plan", "precision", "preset"),
     *("print_config", "reference", "results_dir", "rows", "score_epoch", "seeds", "slurm", "stack_seeds", "table"),
-    *("table_only", "tasks", "trainer", "variant", "warmup_ratio", "warmup_steps", "weight_decay"),
+    *("table_only", "tasks", "trainer", "variant", "version", "warmup_ratio", "warmup_steps", "weight_decay"),
     *("logger", "wandb", "wandb_artifacts", "wandb_entity", "wandb_notes", "wandb_project", "wandb_tags"),
 })  # fmt: skip
 """Flags of the project's commands, which no option can share. A test holds it complete."""
@@ -184,9 +184,8 @@ def add_options(parser: Any, cls: type, taken: Container[str] = ()) -> None:
 
 
 def _add(group: Any, option: Option) -> None:
-    default = "required" if option.default is MISSING else f"default: {_shown(option.default)}"
     settings: dict[str, Any] = {"type": partial(_given, option), "default": argparse.SUPPRESS}
-    settings["help"] = f"{option.text} ({default})".strip().replace("%", "%%")
+    settings["help"] = f"{option.text} {_default(option.default)}".strip().replace("%", "%%")
     if is_switch(option.kind):
         switch, short = settings | {"nargs": "?", "const": True}, option.name.replace("_", "-")
         group.add_argument(f"--{option.name}", **switch)
@@ -206,8 +205,13 @@ def _given(option: Option, value: Any) -> Any:
         raise UserError(str(error)) from None  # a ValueError would become the parser's own message
 
 
-def _shown(value: Any) -> Any:
-    return getattr(value, "name", value) if not dataclasses.is_dataclass(value) else ""
+def _default(value: Any) -> str:
+    """A default in a help text; "" where there is nothing to say of it."""
+    if value is MISSING:
+        return "(required)"
+    if value is None or value is False or value in ("", {}, ()) or dataclasses.is_dataclass(value):
+        return ""
+    return f"(default: {value:g})" if isinstance(value, float) else f"(default: {getattr(value, 'name', value)})"
 
 
 def opened(argv: Sequence[str], cls: type) -> list[str]:

@@ -6,12 +6,12 @@ the dev curve, `decode` the beam search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from modules.benchmarks.base import Benchmark, Column, Prepared, batch_sizes
-from modules.benchmarks.e2e.settings import E2ESettings
+from modules.benchmarks.e2e.settings import SEARCH, E2ESettings
 from modules.benchmarks.e2e.tasks import TASK, TASKS
 from variants.errors import UserError
 
@@ -61,7 +61,7 @@ class E2ENLG(Benchmark):
     data_help = "folder of the challenge's CSV files or of the LoRA authors' text files"
 
     reading = """\
-A cell is the mean over the seeds ± their standard deviation (n-1; `±-`: one seed) of a score of the challenge on the
+A cell is the mean over the seeds ± their standard deviation (n-1) of a score of the challenge on the
 test set: BLEU, METEOR and ROUGE-L times 100, NIST and CIDEr as they are. The outputs are decoded by beam search with
 the weights of the epoch that the row's note names (`score_epoch`): the best by greedy BLEU on the dev set, or the last.
 An empty cell under MET means that METEOR's Java parts were missing: no other metric stands in for it. Step time is the
@@ -135,6 +135,25 @@ own figures on the model they name: beside ours, not comparable unless the model
         objective = Generation(groups, tokenizer, decoding, settings.label_smoothing, settings.score_epoch)
         sizes = source.sizes[TASK.name] | {f"{name}_inputs": len(group.ids) for name, group in groups.items()}
         return Prepared(data, model, objective, sizes)
+
+    def inputs(self, config: RunConfig) -> dict[str, Any]:
+        """See `Benchmark.inputs`: how meaning representations are written, and the settings of the search too."""
+        settings = self.settings.of(config.training)
+        search = {name: getattr(settings, name) for name in ("linearisation", *SEARCH)}
+        return super().inputs(config) | {"padding_side": "left"} | search
+
+    def predict(
+        self,
+        model: Any,
+        tokenizer: Any,
+        rows: Sequence[tuple[str, ...]],
+        inputs: Mapping[str, Any],
+        done: Callable[[int], object],
+    ) -> list[dict[str, Any]]:
+        """See `Benchmark.predict`: a sentence for each meaning representation, in either of the published forms."""
+        from modules.benchmarks.e2e.describe import describe
+
+        return describe(model, tokenizer, [text for (text,) in rows], inputs, done)
 
     def scored_rows(self, sizes: Mapping[str, int]) -> int:
         """Meaning representations of the test set."""

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from modules.backbones.loading import expect_weights
 from modules.backbones.loading import resolve as resolve_backbone
-from modules.backbones.weights import weights_hash
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.e2e.decode import decode
 from modules.benchmarks.e2e.settings import SEARCH
@@ -56,8 +56,8 @@ def redecode(
     config.reference = config.reference or reference
     config.backbone["spec"] = model or config.backbone.get("spec", "")
     config.data["spec"] = data_dir or config.data.get("spec", "")
-    if weights_hash(resolve_backbone(config.backbone["spec"], E2E.embedded())[2]) != config.backbone["hash"]:
-        raise UserError(f"the weights of {config.backbone['spec']} are not those that the run started from")
+    folder_of_weights = resolve_backbone(config.backbone["spec"], E2E.embedded())[2]
+    expect_weights(folder_of_weights, config.backbone["spec"], config.backbone["hash"])
     prepared = E2E.prepare(config)
     adapted = attach(prepared.model, build(cls, config.options), config.seed)
     if adapted.trained():

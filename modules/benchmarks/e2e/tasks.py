@@ -5,6 +5,10 @@ from __future__ import annotations
 from modules.data.task import Task
 
 TASK = Task(
-    name="e2e", title="E2E", metrics=("BLEU", "NIST", "NIST_python", "METEOR", "ROUGE_L", "CIDEr"), column="BLEU"
+    name="e2e",
+    title="E2E",
+    fields=("mr",),
+    metrics=("BLEU", "NIST", "NIST_python", "METEOR", "ROUGE_L", "CIDEr"),
+    column="BLEU",
 )
 TASKS: dict[str, Task] = {TASK.name: TASK}

@@ -1,8 +1,8 @@
 """The eight GLUE tasks of the papers' tables: fields, labels, metrics and dev splits.
 
-Field names and the integer order of the labels are those of `nyu-mll/glue`; folders are those of the
-official TSV download. `column` is the metric that Table 2 of the LoRA paper (Hu et al., 2021) prints: overall
-accuracy for MNLI (matched and mismatched rows pooled), Matthews correlation for CoLA, Pearson correlation for
+Fields are the columns of the texts in `nyu-mll/glue`, and the integer order of the labels is its order; folders are
+those of the official TSV download. `column` is the metric that Table 2 of the LoRA paper (Hu et al., 2021) prints:
+overall accuracy for MNLI (matched and mismatched rows pooled), Matthews correlation for CoLA, Pearson correlation for
 STS-B, accuracy elsewhere. This module imports nothing heavy, so that `--help` may use it.
 """
 
@@ -19,13 +19,9 @@ class GlueTask(Task):
 
     Attributes:
         folder: of the official TSV download.
-        fields: the columns of the texts in `nyu-mll/glue`.
-        labels: names of the classes, in the order of their numbers; none where the label is a score.
     """
 
     folder: str
-    fields: tuple[str, ...]
-    labels: tuple[str, ...]
 
     @property
     def num_labels(self) -> int:
@@ -118,7 +114,6 @@ TASKS: dict[str, GlueTask] = {
             title="STS-B",
             folder="STS-B",
             fields=("sentence1", "sentence2"),
-            labels=(),
             metrics=("pearson", "spearman"),
             column="pearson",
         ),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from modules.launch.ranks import free_port
 from modules.paths import PROJECT
 from modules.processes import WITH_PARENT, end
 from variants.errors import UserError
+from variants.start import python
 
 
 def call(command: list[str], cache: Path, project: Path = PROJECT, limit_s: float | None = None) -> None:
@@ -46,7 +46,7 @@ def call_ranks(module: str, settings: Path, ranks: int, limit_s: float) -> None:
     common = _environment(PROJECT) | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     common |= {"WORLD_SIZE": str(ranks), "LOCAL_WORLD_SIZE": str(ranks)}
     common |= {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // ranks))}
-    command, name = [sys.executable, "-m", module, str(settings)], module.rpartition(".")[2]
+    command, name = python(module, str(settings)), module.rpartition(".")[2]
     processes, outputs = [], [settings.parent / f"rank-{rank}.txt" for rank in range(ranks)]
     try:
         for rank, output in enumerate(outputs):

@@ -20,6 +20,7 @@ from modules.efficiency.jobs.processes import call
 from modules.paths import PROJECT, checkout
 from modules.runs.environment import environment
 from variants.errors import UserError
+from variants.start import python
 
 RECIPE = {"lr": 5e-4, "batch_size": 32, "max_length": 128, "warmup_ratio": 0.06, "weight_decay": 0.01, "seed": 0}
 RECIPE |= {"gradient_clip_val": 1.0, "eval_batch_size": 64}
@@ -107,7 +108,7 @@ def _theirs(task: str, model: Path, data: Path, epochs: int, device: str, place:
     settings |= {"folder": str(place / "trainer"), "result": str(place / "result.json")}
     (place / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
     job = "modules.efficiency.jobs.hf_trainer_job"
-    call([sys.executable, "-m", job, str(place / "settings.json")], place / "cache")
+    call(python(job, str(place / "settings.json")), place / "cache")
     return round(json.loads((place / "result.json").read_text(encoding="utf-8"))["seconds"], 2)
 
 

@@ -10,12 +10,12 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modules.launch.claims import claim
+from modules.launch.claims import alone
 from modules.launch.holders import holder
 from modules.launch.jobs import slurm
 from modules.launch.jobs.queues import Local, Queue, Slurm, submitit
@@ -119,7 +119,7 @@ def run_jobs(
     else:
         queue = Slurm(folder, jobs, launch.options)
     try:
-        with _one_command(folder):
+        with alone(folder):  # so that a second command finds the jobs of the first
             known = queue.known([run for group in groups for run in group])
             new = [left for group in groups if (left := [run for run in group if run.id not in known])]
             if known:
@@ -129,17 +129,6 @@ def run_jobs(
     except BaseException:
         queue.stop()
         raise
-
-
-@contextlib.contextmanager
-def _one_command(folder: Path) -> Iterator[None]:
-    """Two commands submit one after the other, so that the second finds the jobs of the first."""
-    while True:
-        with claim(folder) as mine:
-            if mine:
-                yield
-                return
-        time.sleep(1)
 
 
 def _wait(runs: Mapping[str, RunConfig], jobs: Mapping[str, str], queue: Queue, store: ResultStore) -> int:

@@ -7,6 +7,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 import time
@@ -22,6 +23,7 @@ from modules.launch.pool import shared_out
 from modules.runs.config import RunConfig
 from variants.atomic import write_atomic
 from variants.errors import UserError, first_line
+from variants.start import python
 
 NOTE = "job.json"
 """File name of the note about a run's job, in the run's folder."""
@@ -106,7 +108,7 @@ class Local(Queue):
                 used = Counter(self.taken[id] for id in running)
                 self.taken[work.word] = min(self.gpus, key=used.__getitem__)
                 work.environment["CUDA_VISIBLE_DEVICES"] = self.taken[work.word]
-            executor = submitit().LocalExecutor(self.folder)
+            executor = submitit().LocalExecutor(self.folder, python=shlex.join(python()))
             executor.update_parameters(timeout_min=FOR_EVER, stderr_to_stdout=True)
             self.started[work.word] = job = executor.submit(work)
             self.logs[work.word] = str(self.folder / job.paths.stdout.name)
@@ -174,7 +176,7 @@ class Slurm(Queue):
             more["dependency"] = f"afterany:{after}"
         library = submitit()
         try:
-            executor = library.SlurmExecutor(self.folder, max_num_timeout=slurm.RESTARTS)
+            executor = library.SlurmExecutor(self.folder, max_num_timeout=slurm.RESTARTS, python=shlex.join(python()))
             executor.update_parameters(
                 **own,
                 array_parallelism=self.at_once or len(work),

@@ -1,11 +1,11 @@
-"""The differences between the rows of a table, as Markdown under the table and as CSV."""
+"""The differences between the rows of a table: as Markdown under the table, as CSV, and for a terminal."""
 
 from __future__ import annotations
 
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from modules.reports.tables.section import Section
 from modules.reports.tables.significance import ALPHA, Comparison, Difference, compare
@@ -36,11 +36,45 @@ def differences_markdown(section: Section) -> str:
     return "\n\n".join(["### Differences", note, *(_text(section, c) for c in comparisons)])
 
 
+def differences_text(sections: Sequence[Section]) -> str:
+    """The differences for a terminal: what the spread supports, and each pair; "" where there is nothing to compare."""
+    parts = []
+    for section in sections:
+        for comparison in compare(section):
+            digits = max(column.digits for column in comparison.columns)
+            lines = [("", "difference", "interval", "p", "")]
+            for d in _shown(comparison):
+                verdict = "" if d.supported else "not told apart"
+                name = f"{_named(section, d.first)} - {_named(section, d.second)}"
+                lines.append((name, f"{d.mean:+.{digits}f}", _interval(d, digits), _p(d.corrected), verdict))
+            widths = [max(len(line[k]) for line in lines) for k in range(5)]
+            seeds = ", ".join(map(str, comparison.seeds))
+            parts += ["", f"differences: {heading(comparison)}, paired by task and seed ({seeds})"]
+            parts.append(verdict_text(section, comparison, _named))
+            for name, *cells in lines:
+                row = [name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[:3], widths[1:4], strict=True))]
+                parts.append("  ".join([*row, cells[3]]).rstrip())
+    return "\n".join(parts)
+
+
+def _named(section: Section, row: int) -> str:
+    """A row by its variant, and by what sets it off from the section's other rows of that variant."""
+    own = section.rows[row]
+    alike = [other.label.split() for other in section.rows if other.variant == own.variant]
+    words = [word for word in own.label.split() if not all(word in label for label in alike)]
+    return " ".join([own.variant, *words])
+
+
+def _shown(comparison: Comparison) -> Sequence[Difference]:
+    """All pairs, or where there are many those with the best row."""
+    if len(comparison.differences) <= SHOWN:
+        return comparison.differences
+    return [d for d in comparison.differences if comparison.rows[0] in (d.first, d.second)]
+
+
 def _text(section: Section, comparison: Comparison) -> str:
     digits = max(column.digits for column in comparison.columns)
-    shown = comparison.differences
-    if len(shown) > SHOWN:
-        shown = tuple(d for d in shown if comparison.rows[0] in (d.first, d.second))
+    shown = _shown(comparison)
     lines = ["| Pair | Difference | Interval | p | |", "| --- | --- | --- | --- | --- |"]
     for d in shown:
         verdict = "" if d.supported else "not told apart"
@@ -59,17 +93,22 @@ def heading(comparison: Comparison) -> str:
     return titles[0] if len(titles) == 1 else "Mean of " + ", ".join(titles)
 
 
-def verdict_text(section: Section, comparison: Comparison) -> str:
-    """The row that is significantly the best, or else the rows that do not differ significantly from the best."""
+def verdict_text(section: Section, comparison: Comparison, name: Callable[[Section, int], str] | None = None) -> str:
+    """The row that is significantly the best, or else the rows that do not differ significantly from the best.
+
+    Args:
+        name: a row's name; None for its number and variant.
+    """
+    name = name or _name
     digits = max(column.digits for column in comparison.columns)
     means = dict(zip(comparison.rows, comparison.means, strict=True))
     best = comparison.rows[0]
     if comparison.winner is not None:
-        return f"Best: {_name(section, best)} ({means[best]:.{digits}f}), above every other row."
-    tied = [f"{_name(section, row)} ({means[row]:.{digits}f})" for row in comparison.tied[1:]]
+        return f"Best: {name(section, best)} ({means[best]:.{digits}f}), above every other row."
+    tied = [f"{name(section, row)} ({means[row]:.{digits}f})" for row in comparison.tied[1:]]
     more = [f"and {len(tied) - LISTED} more"] if len(tied) > LISTED else []
     return (
-        f"No winner: the spread does not tell the highest, {_name(section, best)} ({means[best]:.{digits}f}), from "
+        f"No winner: the spread does not tell the highest, {name(section, best)} ({means[best]:.{digits}f}), from "
         f"{', '.join([*tied[:LISTED], *more])}."
     )
 

@@ -55,8 +55,8 @@ def _csv_ours(section: Section, row: Row) -> Iterable[dict]:
         yield common | {
             "params": span([run.parameters["adapter"] for run in cell.runs], str),
             "column": key,
-            "value": "" if cell.diverged() else f"{cell.centre():.2f}",
-            "spread": "" if spread is None or cell.diverged() else f"{spread:.2f}",
+            "value": "" if cell.fault() else f"{cell.centre():.2f}",
+            "spread": "" if spread is None or cell.fault() else f"{spread:.2f}",
             "seeds": " ".join(str(run.seed) for run in cell.runs),
             "epoch": cell.runs[0].training.get("score_epoch", "best") if cell.column.metric else "best",
             "source": "subset of the official data" if is_subset(section, cell.runs) else "",

@@ -106,7 +106,7 @@ def about(rows: Sequence[PaperRow]) -> str:
     if benchmark:
         epoch = "the scored epoch" if benchmark.columns[0].metric else "the best epoch of each run"
         words += (
-            f" Ours: {benchmark.statistic} over the seeds ± standard deviation (n-1; `±-`: one seed) of {epoch}, on "
+            f" Ours: {benchmark.statistic} over the seeds ± standard deviation (n-1) of {epoch}, on "
             f"the {benchmark.scored_on} set, of the row's own backbone; an empty cell has no run. Trained: parameters "
             "of the adapter, without the head. † starts from the MNLI run; ‡ on fewer rows than the official data."
         )

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+FAR = 0.5
+"""Low scores leave the axis where the gap above them is at least so much of the others' range."""
+
 
 def new_figure(
     section: Section, subject: str, rows: int, columns: int, size: tuple[float, float]
@@ -42,6 +45,8 @@ def add_legend(figure: Figure, axes: Sequence[Axes], note: str) -> None:
     width = max((len(label) for label in entries), default=1)
     columns = max(1, min(len(entries), int(figure.get_figwidth() * 11 / (width + 7))))
     figure.set_figheight(figure.get_figheight() + 0.19 * math.ceil(len(entries) / columns))
+    note = textwrap.fill(note, int(figure.get_figwidth() * 17))
+    figure.set_figheight(figure.get_figheight() + 0.13 * note.count("\n"))
     place = {"loc": "outside lower center", "ncols": columns, "title": note, "title_fontsize": 8}
     figure.legend(list(entries.values()), list(entries), **place).get_title().set_color("#555555")
 
@@ -73,3 +78,16 @@ def spread_note(section: Section) -> str:
         return "one seed, so there is no spread to show"
     seeds = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
     return f"bars: standard deviation over the seeds (n-1); n = {seeds}"
+
+
+def window(scores: Sequence[float]) -> tuple[float, float]:
+    """(lowest, highest) score of an axis.
+
+    Up to a third of the scores, the lowest ones, are left out below a gap (`FAR`): a few failures would press the rest
+    together.
+    """
+    ordered = sorted(scores)
+    for left_out in range(len(ordered) // 3, 0, -1):
+        if ordered[left_out] - ordered[left_out - 1] >= FAR * (ordered[-1] - ordered[left_out]) > 0:
+            return ordered[left_out], ordered[-1]
+    return ordered[0], ordered[-1]

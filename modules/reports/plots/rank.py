@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from modules.reports.plots.layout import add_legend, grid_of, new_figure, spread_note
-from modules.reports.plots.style import BLACK, BLUE, GREEN, MARKERS, ORANGE, PURPLE, RED, SKY
+from modules.reports.plots.style import styles
 from modules.reports.tables.rank_study import RankStudy
 from modules.reports.tables.section import Section
 
@@ -20,9 +20,10 @@ def rank(section: Section, study: RankStudy) -> Figure:
         facets.append((study.columns, "Mean"))
     rows, across = grid_of(len(facets))
     figure, axes = new_figure(section, "LoRA's rank and adapted matrices", rows, across, (2.9, 2.5))
-    colours = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY, BLACK)
+    style_of = {id(row): style for row, style in zip(section.rows, styles(section), strict=True)}
     for ax, (columns, name) in zip(axes, facets, strict=False):
         for number, target in enumerate(study.targets):
+            own = [row for r in study.ranks for row in study.rows.get((target, r), ())]
             points = [
                 (r * 2 ** (0.08 * (number - (len(study.targets) - 1) / 2)), *row.mean(columns))
                 for r in study.ranks
@@ -30,10 +31,7 @@ def rank(section: Section, study: RankStudy) -> Figure:
             ]
             x, y, spread = zip(*points, strict=True)
             errors = [0 if value is None else value for value in spread]
-            ax.errorbar(
-                x, y, yerr=errors, fmt=MARKERS[number % len(MARKERS)] + "-", color=colours[number % len(colours)],
-                label=target, capsize=2.5, ms=5, lw=1.2,
-            )  # fmt: skip
+            ax.errorbar(x, y, yerr=errors, label=target, capsize=2.5, ms=5, lw=1.2, **style_of[id(own[0])].drawn())
         ax.set_xscale("log", base=2)
         ax.set_xticks(study.ranks, [str(r) for r in study.ranks])
         ax.minorticks_off()

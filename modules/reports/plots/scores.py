@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from modules.reports.plots.layout import grid_of, new_figure, spread_note
+from modules.reports.plots.layout import grid_of, new_figure, spread_note, window
 from modules.reports.plots.style import Style, styles
 from modules.reports.tables.section import Cell, Section
 
@@ -19,11 +19,20 @@ def scores(section: Section) -> Figure:
     columns = [c for c in section.columns if not c.alternative and any(c.key in row.cells for row in section.rows)]
     rows, across = grid_of(len(columns))
     figure, axes = new_figure(section, "Scores", rows, across, (2.9, 0.8 + 0.24 * len(section.rows)))
-    row_styles = styles(section)
+    row_styles, arrows = styles(section), False
     for number, (ax, column) in enumerate(zip(axes, columns, strict=False)):
-        for place, (row, style) in enumerate(zip(section.rows, row_styles, strict=True)):
-            if cell := row.cells.get(column.key):
-                _dots(ax, cell, -place, style)
+        cells = {place: cell for place, row in enumerate(section.rows) if (cell := row.cells.get(column.key))}
+        lowest, highest = window([cell.centre() for cell in cells.values() if not cell.fault()] or [0.0])
+        left_out = False
+        for place, cell in cells.items():
+            if cell.fault() or cell.centre() >= lowest:
+                _dots(ax, cell, -place, row_styles[place])
+            else:
+                _off_the_axis(ax, cell, -place, row_styles[place])
+                left_out = True
+        if left_out:
+            ax.set_xlim(left=lowest - 0.3 * (highest - lowest))
+        arrows |= left_out
         ax.set_title(column.title)
         shown = [style.label for style in row_styles] if number % across == 0 else []
         ax.set_yticks([-place for place in range(len(row_styles))], shown or [""] * len(row_styles))
@@ -31,6 +40,7 @@ def scores(section: Section) -> Figure:
     for ax in axes[len(columns) :]:
         ax.remove()
     note = f"large: {section.benchmark.statistic}; small: each seed; {spread_note(section)}"
+    note += "; arrows: scores off the axis" if arrows else ""
     figure.supxlabel(note, fontsize=8, color="#555555")
     return figure
 
@@ -39,6 +49,12 @@ def _dots(ax: Axes, cell: Cell, place: float, style: Style) -> None:
     values = [value for value in cell.values() if not math.isnan(value)]
     if len(values) > 1:
         ax.plot(values, [place] * len(values), ".", color=style.colour, alpha=0.45, ms=5, mec="none")
-    if not cell.diverged():
-        marks = {"fmt": style.marker, "color": style.colour, "capsize": 2.5, "ms": 5.5, "lw": 1.2}
+    if not cell.fault():
+        marks = style.drawn() | {"capsize": 2.5, "ms": 5.5, "lw": 1.2}
         ax.errorbar(cell.centre(), place, xerr=cell.spread(), **marks)
+
+
+def _off_the_axis(ax: Axes, cell: Cell, place: float, style: Style) -> None:
+    where = ax.get_yaxis_transform()  # x from 0 at the left edge to 1 at the right one
+    ax.plot(0.03, place, "<", color=style.colour, ms=4, transform=where)
+    ax.text(0.06, place, f"{cell.centre():.{cell.column.digits}f}", fontsize=7, va="center", transform=where)

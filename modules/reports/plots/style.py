@@ -1,21 +1,15 @@
-"""Colours, markers and labels of a section's rows, the same in all of its plots."""
+"""Labels and marks of a section's rows, the same in all of its plots."""
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass, replace
 
+from modules.reports.plots.palette import SPARE, marks
 from modules.reports.tables.section import Row, Section, natural
 
-# Okabe and Ito's colours, which colour-blind readers can distinguish; a variant has the same colour in every plot.
-BLACK, ORANGE, SKY, GREEN, BLUE, RED, PURPLE, GREY = (
-    "#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#888888"
-)  # fmt: skip
-COLOURS = {"full": BLACK, "head": GREY, "lora": BLUE, "adalora": RED, "dora": ORANGE, "vera": GREEN, "bitfit": PURPLE}
-MUTED = ("#882255", "#44AA99", "#999933", "#AA4499", "#332288", "#DDCC77", "#117733")  # Tol's, for more variants
-OTHERS = (SKY, *MUTED, PURPLE, ORANGE, GREEN, RED, BLUE, BLACK)
-MARKERS = "osD^vP*X<>ph"
 LINES = ("-", "--", "-.", ":")
+FILLS = ("full", "none", "left", "bottom", "right", "top")
+"""matplotlib's fill styles: of the groups of one method."""
 
 SIZES = ("r", "p", "init_r")
 """Settings that are a variant's size."""
@@ -31,8 +25,10 @@ class Style:
 
     Attributes:
         label: of the row alone.
-        group: of the rows that differ from it in size alone; they share its colour and marker.
+        group: of the rows that differ from it in size alone; they share its colour, marker and fill.
         size: within the group, such as `r=8`; "" where the group has a single row.
+        colour, marker: of the method; of the group where the section shows a single method.
+        fill: of the group.
         line: matplotlib's line style.
     """
 
@@ -41,26 +37,29 @@ class Style:
     size: str
     colour: str
     marker: str
+    fill: str
     line: str
+
+    def drawn(self) -> dict[str, str]:
+        """matplotlib's arguments for a point of the row."""
+        hollow = {"mfc": "white"} if self.fill == "none" else {"fillstyle": self.fill, "markerfacecoloralt": "white"}
+        return {"marker": self.marker, "color": self.colour} | hollow
 
 
 def styles(section: Section) -> list[Style]:
     """A style for each row of the section, in the order of its rows."""
     names = [names_of(row, section) for row in section.rows]
-    groups = list(dict.fromkeys(group for group, _ in names))
-    first: dict[str, str] = {}
-    for row, (group, _) in zip(section.rows, names, strict=True):
-        first.setdefault(row.variant, group)
-    taken = [COLOURS[variant] for variant in first if variant in COLOURS]
-    spare = itertools.cycle([colour for colour in OTHERS if colour not in taken] or OTHERS)
-    colours = {group: COLOURS.get(variant) or next(spare) for variant, group in first.items()}
-    colours |= {group: next(spare) for group in groups if group not in colours}
-    found, seen = [], dict.fromkeys(groups, 0)
+    of_group = dict(zip((group for group, _ in names), (row.variant for row in section.rows), strict=True))
+    methods = marks(of_group.values())
+    found, seen = [], dict.fromkeys(of_group, 0)
     for group, size in names:
-        number = groups.index(group)
-        line = LINES[(seen[group] + number // len(COLOURS)) % len(LINES)]
-        style = Style(f"{group} {size}".strip(), group, size, colours[group], MARKERS[number % len(MARKERS)], line)
-        found.append(style)
+        variant = of_group[group]
+        place = [other for other, its in of_group.items() if its == variant].index(group)
+        mark, fill = methods[variant], FILLS[place % len(FILLS)]
+        if len(methods) == 1 and place:
+            mark, fill = SPARE[(place - 1) % len(SPARE)], "full"
+        line = LINES[(seen[group] + place) % len(LINES)]
+        found.append(Style(f"{group} {size}".strip(), group, size, mark.colour, mark.marker, fill, line))
         seen[group] += 1
     return found
 

@@ -29,12 +29,15 @@ def score_text(cell: Cell | None, counted: bool = False, which: str = "best") ->
     """Such as `63.4 ±1.2`, with the number of seeds if `counted`; empty without a run."""
     if cell is None:
         return ""
+    if fault := cell.fault(which):
+        return fault
     count = f" (n={len(cell.runs)})" if counted else ""
-    if bad := cell.diverged(which):
-        return f"diverged {bad}/{len(cell.runs)}"
-    spread = cell.spread(which)
-    digits = cell.column.digits
-    return f"{cell.centre(which):.{digits}f} ±" + ("-" if spread is None else f"{spread:.{digits}f}") + count
+    return with_spread(cell.centre(which), cell.spread(which), cell.column.digits) + count
+
+
+def with_spread(centre: float, spread: float | None, digits: int = 1) -> str:
+    """Such as `63.4 ±1.2`; `63.4` of a single seed."""
+    return f"{centre:.{digits}f}" + ("" if spread is None else f" ±{spread:.{digits}f}")
 
 
 def published_text(row: PublishedRow, key: str) -> str:
@@ -56,7 +59,7 @@ def published_average(row: PublishedRow) -> str:
 
 
 def average_text(row: Row) -> str:
-    """The mean over all columns; empty where one is missing or diverged."""
+    """The mean over all columns; empty where one is missing or has no score."""
     average = row.average()
     return "" if average is None or math.isnan(average) else f"{average:.1f}"
 

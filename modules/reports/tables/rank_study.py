@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.benchmarks.base import Column
-from modules.reports.tables.cells import adapter_text, score_text
+from modules.reports.tables.cells import adapter_text, score_text, with_spread
 from modules.reports.tables.section import Row, Section
 
 NAMES = {"attn-qv": "q,v", "attn": "q,k,v,o"}
@@ -105,6 +105,4 @@ def grid(study: RankStudy, section: Section) -> list[list[str]]:
 def mean_text(row: Row, columns: Sequence[Column]) -> str:
     """Mean over columns and its spread over seeds, written as a cell."""
     centre, spread = row.mean(columns)
-    if centre != centre:
-        return "diverged"
-    return f"{centre:.1f} ±" + ("-" if spread is None else f"{spread:.1f}")
+    return "no score" if centre != centre else with_spread(centre, spread)

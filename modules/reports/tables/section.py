@@ -35,7 +35,7 @@ class Cell:
         return self.column.metric or self.runs[0].metric
 
     def values(self, which: str = "best") -> list[float]:
-        """The printed score of each seed; NaN where a run diverged.
+        """The printed score of each seed; NaN where a run has none: it diverged, or is truncated.
 
         Args:
             which: "best" or "last": the epoch that is scored. A column with a metric has test scores alone.
@@ -44,23 +44,34 @@ class Cell:
             run.test[self.metric] if self.column.metric else getattr(run, which)[self.metric] for run in self.runs
         ]
         return [
-            math.nan if score is None or run.diverged else self.column.scale * score
+            math.nan if score is None or run.diverged or run.truncated else self.column.scale * score
             for run, score in zip(self.runs, scores, strict=True)
         ]
 
+    @property
+    def truncated(self) -> int:
+        """Number of runs that Trainer options let train or score on a part of the rows alone."""
+        return sum(run.truncated for run in self.runs)
+
     def diverged(self, which: str = "best") -> int:
         """Number of runs that diverged, or whose metric is not a number."""
-        return sum(math.isnan(value) for value in self.values(which))
+        values = zip(self.runs, self.values(which), strict=True)
+        return sum(math.isnan(value) and not run.truncated for run, value in values)
+
+    def fault(self, which: str = "best") -> str:
+        """Why the cell has no score, such as "diverged 1/3"; "" where each of its runs has one."""
+        counts = {"truncated": self.truncated, "diverged": self.diverged(which)}
+        return ", ".join(f"{word} {count}/{len(self.runs)}" for word, count in counts.items() if count)
 
     def centre(self, which: str = "best") -> float:
-        """Median or mean over the seeds; NaN if any of them diverged."""
-        return math.nan if self.diverged(which) else getattr(statistics, self.statistic)(self.values(which))
+        """Median or mean over the seeds; NaN if one of them has no score."""
+        return math.nan if self.fault(which) else getattr(statistics, self.statistic)(self.values(which))
 
     def spread(self, which: str = "best") -> float | None:
         """Standard deviation over the seeds (n-1); None for a single seed."""
         if len(self.runs) < 2:
             return None
-        return math.nan if self.diverged(which) else statistics.stdev(self.values(which))
+        return math.nan if self.fault(which) else statistics.stdev(self.values(which))
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ class Row:
     def mean(self, columns: Sequence[Column]) -> tuple[float, float | None]:
         """Mean of the cells of `columns`, and the standard deviation over the seeds of each seed's mean.
 
-        The spread is None for fewer than two common seeds; the mean is NaN where a run diverged.
+        The spread is None for fewer than two common seeds; the mean is NaN where a run has no score.
         """
         cells = [self.cells[column.key] for column in columns]
         by_seed = [{run.seed: value for run, value in zip(c.runs, c.values(), strict=True)} for c in cells]

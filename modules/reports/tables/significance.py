@@ -90,7 +90,7 @@ def compare(section: Section) -> list[Comparison]:
         cells = {
             key: cell
             for key, cell in row.cells.items()
-            if len(cell.runs) >= FEWEST and not cell.diverged() and not cell.column.alternative
+            if len(cell.runs) >= FEWEST and not cell.fault() and not cell.column.alternative
         }
         if cells:
             groups.setdefault(frozenset((key, _seeds(cell)) for key, cell in cells.items()), []).append(number)

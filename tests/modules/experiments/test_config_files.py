@@ -40,7 +40,7 @@ def test_a_file_says_what_flags_say(tmp_path):
         ("variant: evil.py:X", "a file brings no code: name it yourself, --variant evil.py:X"),
         ("config: x.yaml", "'config' is no flag that a file can give"),
         ("a b: 1", "'a b' is no flag that a file can give"),
-        ("trainer: 5", "--trainer must be dict"),
+        ("trainer: 5", "--trainer must be names and values"),
         ("lr: '&a [*a]'", "--lr: line 1: the alias .* refers to itself"),
         ("alpha: '!!timestamp 1'", "--alpha: the tag .* makes no value"),
         ("seeds: [-1]", "must lie between 0 and 4,294,967,295, not -1"),

@@ -59,10 +59,10 @@ def test_force_leaves_the_runs_of_another_command_alone(held, command, in_this_p
 
 
 def test_a_comparison_says_so_too(held, monkeypatch, tmp_path):
-    from modules.experiments.comparison import Comparison
+    from modules.comparison.comparison import Comparison
 
     monkeypatch.setattr("modules.launch.jobs.launch.run_workers", lambda *_: 0)
-    comparison = SimpleNamespace(jobs=1, launch=None, stack=False, content=SimpleNamespace(trainer=None))
+    comparison = SimpleNamespace(jobs=1, launch=None, stack=False, content=SimpleNamespace(for_all={}))
     comparison.missing = lambda runs, folder: []
     assert Comparison.carry_out(comparison, held, tmp_path) == 1
 

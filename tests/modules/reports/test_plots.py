@@ -1,5 +1,6 @@
 """Plots and `paper_repro/tables.py`: the same bytes for the same data, nothing stale, what is shipped is current."""
 
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -9,6 +10,9 @@ import pytest
 from modules.benchmarks.glue import GLUE
 from modules.reports.plots.files import plots, stale_plots, write_plots
 from modules.reports.plots.image_files import FORMATS
+from modules.reports.plots.layout import window
+from modules.reports.plots.palette import METHODS, SPARE, marks
+from modules.reports.plots.pareto import MARKER
 from modules.reports.plots.style import names_of
 from modules.reports.tables.build import build
 from modules.reports.tables.rank_study import find, grid, target_name
@@ -16,6 +20,7 @@ from modules.runs.results import ResultStore
 from paper_repro import tables
 from tests.support.results import run
 from variants.errors import UserError
+from variants.registry import BUILT_IN
 
 REFERENCE = Path(__file__).resolve().parents[3] / "results" / "reference"
 
@@ -73,8 +78,69 @@ def test_what_the_pareto_plot_shows(tmp_path):
     assert labels.count("lora") == 1 and {"full", "head"} <= set(labels)
     assert [label.get_text() for label in ax.get_xticklabels()][0] == "0"  # the frozen backbone trains nothing
     assert "roberta-base" in figure.get_suptitle()
-    centres = sorted(float(line.get_ydata()[0]) for line in ax.lines if line.get_marker() in ("o", "s", "D"))
+    centres = sorted(float(line.get_ydata()[0]) for line in ax.lines if line.get_marker() in ("o", "s", "^"))
     assert centres == pytest.approx([61.0] * 3)
+
+
+def test_markers_at_equal_budgets_do_not_cover_one_another():
+    from matplotlib import rc_context
+
+    names = ["lora", "dora", "vera", "adalora", "adapter_h", "adapter_l", "adapter_p", "mine", "bitfit"]
+    runs = [
+        run(task, 0.6 + 0.0003 * k + 0.01 * seed, seed, variant=name, parameters__adapter=74_000)
+        for k, name in enumerate(names[:-1])
+        for task in ("rte", "cola")
+        for seed in (0, 1)
+    ]
+    runs += [
+        run(task, 0.5 + 0.01 * seed, seed, variant="bitfit", parameters__adapter=9_000)
+        for task in ("rte", "cola")
+        for seed in (0, 1)
+    ]
+    (section,) = build(runs, GLUE)
+    with rc_context():
+        figure = plots(section)["pareto"](section)
+        figure.draw_without_rendering()
+    ax = figure.axes[0]
+    points = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    places = [ax.transData.transform((line.get_xdata()[0], line.get_ydata()[0])) for line in points]
+    places = [place for place, line in zip(places, points, strict=True) if line.get_marker() not in ("_", "|", "None")]
+    assert len(places) == len(names)
+    apart = [math.dist(a, b) * 72 / figure.dpi for k, a in enumerate(places) for b in places[:k]]
+    assert min(apart) >= 0.9 * MARKER
+    marked = {(line.get_color(), line.get_marker()) for line in points if line.get_marker() not in ("_", "|", "None")}
+    assert len(marked) == len(names)  # every method has a mark of its own
+
+
+def test_low_scores_leave_the_axis_below_a_gap_alone():
+    assert window([20, 61, 62, 63, 64]) == (61, 64)
+    assert window([44, 46, 48, 50, 52, 54]) == (44, 54)  # evenly spread: nothing is left out
+    assert window([20, 21, 60, 61, 62]) == (20, 62)  # more than a third
+    assert window([50.0]) == (50.0, 50.0) and window([50.0, 50.0, 50.0]) == (50.0, 50.0)
+
+
+def test_a_method_has_its_own_mark_in_every_figure():
+    assert set(METHODS) == set(BUILT_IN)
+    for column in ([mark.colour for mark in METHODS.values()], [mark.marker for mark in METHODS.values()]):
+        assert len(set(column)) == len(METHODS)
+    for mark in (*METHODS.values(), *SPARE):  # WCAG: 3 to 1 against white for graphics
+        channels = [int(mark.colour[k : k + 2], 16) / 255 for k in (1, 3, 5)]
+        linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+        luminance = sum(w * c for w, c in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+        assert 1.05 / (luminance + 0.05) >= 3, mark
+    assert marks(["mine", "lora"])["lora"] == marks(["lora", "another"])["lora"] == METHODS["lora"]
+
+
+def test_curves_name_the_tasks_that_have_none():
+    runs = [*results(), *(run("sst2", 0.9, seed, epochs=[{"epoch": 1, "accuracy": 0.9}]) for seed in (0, 1))]
+    from matplotlib import rc_context
+
+    (section,) = build(runs, GLUE)
+    with rc_context():
+        figure = plots(section)["curves"](section)
+    assert "SST-2: one epoch, so no curve" in figure.legends[0].get_title().get_text().replace("\n", " ")
+    assert [ax.get_title() for ax in figure.axes] == ["CoLA", "RTE"]
+    assert all(ax.get_xlim()[0] == 1 for ax in figure.axes)
 
 
 def test_rank_study_is_recognised_and_laid_out_as_the_papers():

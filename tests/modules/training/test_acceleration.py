@@ -11,10 +11,8 @@ import modules.training.run
 from modules.benchmarks.glue.data import GlueDataModule
 from modules.benchmarks.glue.tasks import TASKS
 from modules.paths import PROJECT
-from modules.runs.results import ResultStore
 from modules.training import acceleration
 from modules.training.run import run, run_seeds
-from tests.support.copies import copy_without, python
 from tests.support.models import MODELS
 from tests.support.runs import adapter, planned
 from tests.support.tokens import make_tokens
@@ -128,16 +126,3 @@ def test_where_pytorch_lacks_something_the_run_is_plain_and_says_so(command, mon
         assert result.environment["reference"] is True
     finally:
         acceleration.available.cache_clear()
-
-
-@pytest.mark.slow
-def test_a_run_without_the_folder_is_the_reference(command, tmp_path):
-    """In a copy of the project without `modules/acceleration`, a worker does the run."""
-    copy = copy_without(tmp_path / "copy", ("modules", "variants", "configs"), ["modules/acceleration"])
-    (config,) = planned(command)
-    (plain,) = planned(command, results_dir=str(tmp_path / "plain"))
-    done = python(copy, "-m", "modules.launch.worker", config.results_dir, config.id)
-    assert done.returncode == 0, done.stderr
-    result = ResultStore(config.results_dir).read(config.id)
-    assert result.environment["reference"] is True
-    assert result.epochs == run(reference([plain])[0]).epochs

@@ -2,10 +2,6 @@
 
 import json
 import math
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +10,7 @@ import torch
 from modules.benchmarks.glue import GLUE
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
-from tests.support.runs import ENVIRONMENT, adapter, carry_out, planned
+from tests.support.runs import adapter, carry_out, planned, start, start_and_kill
 from variants.errors import UserError
 from variants.layer import AdapterLayer
 from variants.registry import resolve
@@ -157,14 +153,7 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
     (whole,) = planned(flags)
     carry_out(whole)
     (broken,) = planned([*flags, "--results_dir", str(tmp_path / "broken")])
-    arguments = [sys.executable, "-m", "modules.launch.worker", broken.results_dir, broken.id]
-    process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while not (broken.folder / "last.ckpt").exists() and process.poll() is None and time.time() < deadline:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not ResultStore(broken.results_dir).done(broken.id), "it ended before it could be killed"
+    start_and_kill(broken, (broken.folder / "last.ckpt").exists)
     checkpoint = torch.load(broken.folder / "last.ckpt", weights_only=True)
     assert 1 <= checkpoint["epoch"] + 1 < 12
     assert all("embeddings" not in key for key in checkpoint["state_dict"])  # never the frozen backbone
@@ -195,17 +184,13 @@ def test_what_is_done_is_not_done_again(command, in_this_process):
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_list(command):
+def test_two_workers_share_a_list(command, tmp_path):
     """Each run is done once: the second worker finds it locked or done."""
     runs = [run for seed in "01" for run in planned([*command, "--variant", "head", "--seeds", seed], "head")]
-    arguments = [sys.executable, "-m", "modules.launch.worker", runs[0].results_dir]
-    orders = ([runs[0].id, runs[1].id], [runs[1].id, runs[0].id])
-    workers = [
-        subprocess.Popen([*arguments, *ids], env=ENVIRONMENT, stdout=subprocess.PIPE, text=True) for ids in orders
-    ]
-    printed = "".join(worker.communicate(timeout=120)[0] for worker in workers)
+    workers = [start(*order, output=tmp_path / "log") for order in (runs, runs[::-1])]
+    assert [worker.wait() for worker in workers] == [0, 0]
     assert all(ResultStore(run.results_dir).done(run.id) for run in runs)
-    assert printed.count("epoch 2/2") == 2
+    assert (tmp_path / "log").read_text().count("epoch 2/2") == 2
 
 
 # ---- precision, accumulation ---------------------------------------------------------------------------------------

@@ -2,12 +2,9 @@
 
 import dataclasses
 import json
-import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -25,12 +22,11 @@ from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.scores import score
 from tests.support.e2e_tiny import TEST, csv_folder, text_folder, tiny_gpt2
-from tests.support.runs import carry_out
+from tests.support.runs import ENVIRONMENT, carry_out, in_two, start_and_kill
 from variants.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[4]
 SCRIPT = str(ROOT / "paper_repro" / "e2e.py")
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 METRICS = ("BLEU", "NIST", "NIST_python", "METEOR", "ROUGE_L", "CIDEr")
 
 
@@ -76,13 +72,6 @@ def planned(command: list[str], variant: str = "lora", **changes) -> RunConfig:
     (run,) = make_plan(dataclasses.replace(wishes, **changes), resolve(variant)).runs
     run.write()
     return run
-
-
-def work(run: RunConfig) -> subprocess.CompletedProcess:
-    arguments = [sys.executable, "-m", "modules.launch.worker", run.results_dir, run.id]
-    done = subprocess.run(arguments, env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done
 
 
 def result_of(run: RunConfig) -> RunResult:
@@ -201,29 +190,15 @@ def test_both_forms_of_the_data_are_one_run(command, tmp_path):
 # ---- killed and resumed -------------------------------------------------------------------------------------------
 
 
-def killed_when(run: RunConfig, ready) -> None:
-    """Start the run in a process and kill it as soon as `ready()`."""
-    arguments = [sys.executable, "-m", "modules.launch.worker", run.results_dir, run.id]
-    process = subprocess.Popen(
-        arguments, env=ENVIRONMENT, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    deadline = time.time() + 600
-    while not ready() and process.poll() is None and time.time() < deadline:
-        time.sleep(0.001)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not ResultStore(run.results_dir).done(run.id), "it ended before it could be killed"
-
-
 @pytest.mark.slow
 def test_killed_in_training_and_again_in_decoding_it_gives_the_very_same(command, tmp_path):
     flags = [*command, "--epochs", "4", "--max_new_tokens", "24"]
     whole = planned(flags)
     carry_out(whole)
     broken = planned([*flags, "--results_dir", str(tmp_path / "broken")])
-    killed_when(broken, (broken.folder / "last.ckpt").exists)
+    start_and_kill(broken, (broken.folder / "last.ckpt").exists)
     assert not (broken.folder / "decoding").exists()
-    killed_when(broken, lambda: any(broken.folder.glob("decoding/*/*.json")))
+    start_and_kill(broken, lambda: any(broken.folder.glob("decoding/*/*.json")))
     kept = {file: file.stat().st_mtime_ns for file in broken.folder.glob("decoding/*/*.json")}
     assert 1 <= len(kept) < 4
     carry_out(broken)
@@ -246,7 +221,7 @@ def test_two_processes_give_the_outputs_and_weights_of_one(command, tmp_path):
     two = planned([*flags, "--trainer.devices", "2", "--trainer.strategy", "ddp"], options=options)
     assert one.id == two.id
     carry_out(one)
-    work(two)
+    in_two(two)
     results = [result_of(run) for run in (one, two)]
     assert [r.environment["devices"] for r in results] == [1, 2]
     for a, b in zip(results[0].epochs, results[1].epochs, strict=True):

@@ -1,11 +1,5 @@
 """Metrics against independent formulas, published examples, and themselves on two processes."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -13,8 +7,7 @@ from scipy import stats
 
 from modules.benchmarks.glue.metrics import glue_metrics
 from modules.benchmarks.glue.tasks import TASKS
-
-ROOT = Path(__file__).resolve().parents[4]
+from tests.support.two_processes import in_two_processes
 
 
 def one_hot(predictions) -> torch.Tensor:
@@ -128,35 +121,24 @@ def test_half_precision_logits():
     assert got["spearman"] == pytest.approx(1.0, abs=1e-12)
 
 
-TWO_RANKS = """
-import json, sys
-from datetime import timedelta
-import torch
-from modules.benchmarks.glue.metrics import glue_metrics
-from modules.benchmarks.glue.tasks import TASKS
-
-rank, store = int(sys.argv[1]), sys.argv[2]
-torch.distributed.init_process_group(
-    "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
-)
-truth, said, classes, scores = torch.load(store + ".pt", weights_only=True)
-cases = {
-    "uneven": [(0, 7, 1.0), (7, 11, 1.0)],
-    "only a filler row": [(0, 11, 1.0), (0, 1, 0.0)],
-    "no batch at all": [(0, 11, 1.0), (0, 0, 0.0)],
-}
-stsb, mnli = glue_metrics(TASKS["stsb"]), glue_metrics(TASKS["mnli"])
-for case, shares in cases.items():
-    first, last, weight = shares[rank]
-    for start in range(first, last, 3):
-        rows = slice(start, min(start + 3, last))
-        weights = torch.full((rows.stop - start,), weight)
-        stsb.update(said[rows], truth[rows], weights)
-        mnli.update(scores[rows], classes[rows], weights, split=0)
-    print(json.dumps({name: float(value) for name, value in {**stsb.compute(), **mnli.compute()}.items()}))
-    stsb.reset(), mnli.reset()
-torch.distributed.destroy_process_group()
-"""
+def on_one_rank(device: torch.device, truth, said, classes, scores) -> list[dict[str, float]]:
+    """What all ranks' rows give, where each has its share of them: of STS-B and of MNLI."""
+    cases = {
+        "uneven": [(0, 7, 1.0), (7, 11, 1.0)],
+        "only a filler row": [(0, 11, 1.0), (0, 1, 0.0)],
+        "no batch at all": [(0, 11, 1.0), (0, 0, 0.0)],
+    }
+    stsb, mnli, found = glue_metrics(TASKS["stsb"]), glue_metrics(TASKS["mnli"]), []
+    for shares in cases.values():
+        first, last, weight = shares[torch.distributed.get_rank()]
+        for start in range(first, last, 3):
+            rows = slice(start, min(start + 3, last))
+            weights = torch.full((rows.stop - start,), weight)
+            stsb.update(said[rows], truth[rows], weights)
+            mnli.update(scores[rows], classes[rows], weights, split=0)
+        found.append({name: float(value) for name, value in {**stsb.compute(), **mnli.compute()}.items()})
+        stsb.reset(), mnli.reset()
+    return found
 
 
 @pytest.mark.slow
@@ -165,7 +147,6 @@ def test_two_processes_give_what_one_gives(tmp_path):
     truth = torch.rand(11, generator=generator) * 5
     said = truth[:, None] + torch.randn(11, 1, generator=generator)
     classes, scores = torch.randint(0, 3, (11,), generator=generator), torch.randn(11, 3, generator=generator)
-    torch.save((truth, said, classes, scores), tmp_path / "store.pt")
     accuracy = float((scores.argmax(1) == classes).double().mean())
     want = {
         "pearson": stats.pearsonr(said[:, 0], truth).statistic,
@@ -173,22 +154,6 @@ def test_two_processes_give_what_one_gives(tmp_path):
         "accuracy": accuracy,
         "accuracy_matched": accuracy,
     }
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-c", TWO_RANKS, str(rank), str(tmp_path / "store")],
-            env={**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=120) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert all(process.returncode == 0 for process in ranks), outputs
-    results = [[json.loads(line) for line in output.splitlines()] for output, _ in outputs]
+    results = in_two_processes(tmp_path, on_one_rank, truth, said, classes, scores)
     assert results[0] == results[1] and len(results[0]) == 3
     assert all(result == pytest.approx(want, abs=1e-6) for result in results[0])

@@ -1,18 +1,18 @@
-"""A comparison of variants from a file: learning rates tuned, then seeds run."""
+"""A comparison of variants from a file: its rows, and the runs of each."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from modules.benchmarks.base import Benchmark, settings_of
+from modules.comparison.file import ComparisonFile, split
+from modules.comparison.space import Dimension, Point, words
 from modules.data.source import Source
 from modules.experiments.budget import line, pick
-from modules.experiments.comparison_file import ComparisonFile, Entry
 from modules.experiments.dashboards import begin
 from modules.experiments.plan import make_plan, open_source
 from modules.experiments.stacking import stacks
@@ -20,9 +20,9 @@ from modules.experiments.wishes import Wishes
 from modules.launch.holders import say_what_is_missing
 from modules.launch.jobs.launch import Launch, carry_out
 from modules.runs.config import RunConfig
-from modules.runs.results import ResultStore, RunResult
+from modules.runs.results import ResultStore
 from variants.atomic import write_atomic
-from variants.errors import UserError
+from variants.errors import UserError, VariantError
 from variants.outside.options import build
 from variants.registry import resolve
 
@@ -31,15 +31,31 @@ NEAR = 0.5  # how far from a budget, as a share of it, a size may be and still c
 
 @dataclass(frozen=True)
 class Row:
-    """A row of the comparison: one variant with one set of options. `grid` holds the learning rates to choose from."""
+    """A row of the comparison: one variant with one set of options.
+
+    Attributes:
+        options, common, trainer: its settings that have one value, those of the whole file included.
+        space: the others, of which a point is chosen.
+        seeds: of its runs; none where the file is a search alone.
+        budget: trained parameters, wanted and counted, where --budget picks the size.
+    """
 
     name: str
     variant: str
     options: dict[str, Any]
     common: dict[str, Any]
-    grid: tuple[float, ...]
+    trainer: dict[str, Any]
+    space: tuple[Dimension, ...]
     seeds: tuple[int, ...]
     budget: dict[str, int] | None = None
+
+    def at(self, point: Point) -> Row:
+        """The row with the values of a point; without a dimension."""
+        chosen: dict[str, dict[str, Any]] = {"options": {}, "common": {}, "trainer": {}}
+        for each in self.space:
+            chosen[each.place][each.name] = point[each.key]
+        settings = {place: getattr(self, place) | values for place, values in chosen.items()}
+        return replace(self, space=(), **settings)
 
 
 @dataclass
@@ -63,6 +79,7 @@ class Comparison:
     code: frozenset[str] = frozenset()
     launch: Launch | None = None
     _source: Source | None = field(default=None, repr=False)
+    _planned: dict[tuple[str, str, bool], list[RunConfig]] = field(default_factory=dict, repr=False)
 
     @property
     def benchmark(self) -> Benchmark:
@@ -87,27 +104,39 @@ class Comparison:
         model = self.wishes.model
         return resolve_backbone(model, self.benchmark.embedded() if model == "embedded" else None)[2]
 
+    # ---- rows -------------------------------------------------------------------------------------------------
+
     def rows(self, names: list[str] | None = None, budgets: list[str] | None = None) -> list[Row]:
         """Rows of the file, in its order; with budgets one for each of them where the variant has a size.
 
         Raises:
-            UserError: the file has no such row, or its variant is code that nobody has named.
+            UserError: the file has no such row, its variant is code that nobody has named, or refuses an option.
         """
         entries = self.content.variants
         if unknown := [name for name in names or () if name not in entries]:
             raise UserError(f"{self.path} has no variant {unknown[0]!r}; it has {', '.join(entries)}")
-        rows = [self._row(name, entries[name]) for name in names or entries]
+        rows = [self._row(name) for name in names or entries]
         return [sized for row in rows for sized in self._sized(row, budgets or [])]
 
-    def _row(self, name: str, entry: Entry) -> Row:
-        seeds = tuple(self.content.seeds if entry.seeds is None else entry.seeds)
+    def _row(self, name: str) -> Row:
+        entry = self.content.variants[name]
         variant = entry.variant or name
         if ":" in variant and variant not in self.code:
             raise UserError(
                 f"a file brings no code, and {self.path}: {name!r} names {variant!r}: if you trust that code, name it "
                 f"yourself: --code {variant}"
             )
-        return Row(name, variant, entry.options or {}, entry.common or {}, entry.grid, seeds)
+        where = f"{self.path}: variants: {name}"
+        fixed, space = split(self.content.settings(name, str(self.path)), where)
+        seeds = self.content.seeds if entry.seeds is None else entry.seeds
+        row = Row(name, variant, **fixed, space=space, seeds=tuple(seeds or ()))
+        for each in (each for each in space if each.place == "options"):
+            for value in each.examples:
+                try:
+                    build(resolve(variant), row.options | {each.name: value})
+                except VariantError as error:
+                    raise UserError(f"{where}: options: {error}") from None
+        return row
 
     def _sized(self, row: Row, budgets: list[str]) -> list[Row]:
         if not budgets:
@@ -116,6 +145,11 @@ class Comparison:
         if not cls.size:
             print(f"budget: {row.name} has no size that a budget could set, and stays as it is", flush=True)
             return [row]
+        if searched := [each.name for each in row.space if each.place == "options"]:
+            raise UserError(
+                f"{self.path}: variants: {row.name}: --budget picks the size for given options, and {searched[0]} has "
+                "several values: give each a row of its own"
+            )
         found = []
         for wanted in budgets:
             variant = build(cls, row.options)
@@ -128,14 +162,19 @@ class Comparison:
 
     # ---- runs -------------------------------------------------------------------------------------------------
 
-    def runs(self, row: Row, lr: float, tuning: bool = False) -> list[RunConfig]:
-        """The runs of a row with one learning rate; leaves their recipe file."""
-        folder, rule = self.results_dir, self.content.tune
-        recipe = folder / "recipes" / f"{row.name}.yaml"
-        if tuning:
-            folder = self.tuning
-            recipe = folder / "recipes" / f"{row.name}-{lr:g}.yaml"
-        write_atomic(recipe, self.recipe(row, lr, tuning))
+    def runs(self, row: Row, point: Point, tuning: bool = False) -> list[RunConfig]:
+        """The runs of a row at a point of its space; leaves their recipe file."""
+        key = row.name, repr(point), tuning
+        if key not in self._planned:
+            self._planned[key] = self._plan(row.at(point), words(point), tuning)
+        return self._planned[key]
+
+    def _plan(self, row: Row, point: str, tuning: bool) -> list[RunConfig]:
+        rule = self.content.tune
+        folder = self.tuning if tuning else self.results_dir
+        trial = "-" + re.sub(r"[^\w.+=,-]+", "_", point)[:150] if tuning else ""
+        recipe = folder / "recipes" / f"{row.name}{trial}.yaml"
+        write_atomic(recipe, self.recipe(row, tuning))
         wishes = replace(
             self.wishes,
             variant=row.variant,
@@ -144,7 +183,7 @@ class Comparison:
             seeds=[rule.seed] if tuning else list(row.seeds),
             results_dir=str(folder),
             job_type="tune" if tuning else "train",
-            trainer=(self.content.trainer or {}) | ((rule.trainer or {}) if tuning else {}),
+            trainer=self.content.for_all | row.trainer | ((rule.trainer or {}) if tuning else {}),
         )
         if self._source is None:  # read once for all plans
             self._source = open_source(wishes)
@@ -154,21 +193,21 @@ class Comparison:
             run.budget = row.budget  # what picked the size that the recipe now holds
         return runs
 
-    def recipe(self, row: Row, lr: float, tuning: bool) -> str:
-        """A recipe file (configs/README.md) with the learning rate; the file's `tune` may shorten a tuning run."""
+    def recipe(self, row: Row, tuning: bool) -> str:
+        """A recipe file (configs/README.md) of a row without dimensions; `tune` may shorten a tuning run."""
         import yaml
 
         rule = self.content.tune
         tasks = {name: dict(values or {}) for name, values in self.content.tasks.items()}
         if tuning and rule.epochs is not None:
             tasks = {name: values | {"epochs": rule.epochs} for name, values in tasks.items()}
-        common = self.content.common | row.common | ((rule.common or {}) if tuning else {}) | {"lr": lr}
+        common = row.common | ((rule.common or {}) if tuning else {})
         content = {
             "backbone": str(self.wishes.model),
             "protocol": "tuned",
             "source": "ours",
-            "remarks": [f"learning rate picked by {self.path}"],
-            "seeds": list(row.seeds),
+            "remarks": [f"settings picked by {self.path}"],
+            "seeds": list(row.seeds) or [0],
             "variants": {resolve(row.variant).name: {"options": row.options, "common": common, "tasks": tasks}},
         }
         return yaml.safe_dump(content, sort_keys=False)
@@ -179,7 +218,7 @@ class Comparison:
         begin([run for group in groups for run in group])
         for run in (run for group in groups for run in group):
             run.write()
-        code = carry_out(groups, str(folder), self.launch, self.jobs, self.content.trainer or {}, self.stack)
+        code = carry_out(groups, str(folder), self.launch, self.jobs, self.content.for_all, self.stack)
         return max(code, say_what_is_missing(runs, folder))
 
     def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:
@@ -199,66 +238,3 @@ class Comparison:
         steps = math.ceil(self._source.sizes[run.task]["train"] / settings.batch_size)
         limit = run.trainer.get("limit_train_batches", 1.0)
         return (int(steps * limit) if isinstance(limit, float) else min(steps, limit)) * settings.epochs
-
-    # ---- the two steps ----------------------------------------------------------------------------------------
-
-    def tuning_runs(self, rows: list[Row]) -> dict[tuple[str, float], list[RunConfig]]:
-        """(name of a row, learning rate of its grid) -> runs that say how good it is; rows of one rate have none."""
-        grids = [row for row in rows if len(row.grid) > 1]
-        return {(row.name, lr): self.runs(row, lr, tuning=True) for row in grids for lr in row.grid}
-
-    def tune(self, rows: list[Row]) -> tuple[dict[str, float], int]:
-        """(learning rate of each row, exit code); a row whose grid is not complete is left out, and named."""
-        runs = self.tuning_runs(rows)
-        code = self.carry_out([run for group in runs.values() for run in group], self.tuning) if runs else 0
-        chosen = self.choose(rows, runs)
-        return chosen, code if len(chosen) == len(rows) else code or 1
-
-    def choose(self, rows: list[Row], runs: dict[tuple[str, float], list[RunConfig]]) -> dict[str, float]:
-        """The learning rate of each row whose grid is complete."""
-        store, chosen = ResultStore(self.tuning), {}
-        for row in rows:
-            if len(row.grid) == 1:
-                chosen[row.name] = row.grid[0]
-                continue
-            figures = {}
-            for lr in row.grid:
-                results = [store.read(run.id) for run in runs[row.name, lr]]
-                if all(results):
-                    figures[lr] = fmean(self.figure(result) for result in results)
-                    print(f"tuning: {row.name} lr {lr:g}: {figures[lr]:.4f}", flush=True)
-            if len(figures) == len(row.grid) and max(figures.values()) > -math.inf:
-                chosen[row.name] = max(figures, key=figures.get)
-            else:
-                print(f"{row.name} is left out: {len(figures)} of {len(row.grid)} learning rates tried", flush=True)
-        return chosen
-
-    def show_plan(self, rows: list[Row]) -> int:
-        """Say which runs are missing, row by row, and their steps; nothing trains. The exit code."""
-        tuning = self.tuning_runs(rows)
-        self._show(
-            {row.name: [r for lr in row.grid for r in tuning.get((row.name, lr), ())] for row in rows}, self.tuning
-        )
-        chosen = self.choose(rows, tuning)  # a row that is not tuned yet counts with whatever rate
-        runs = {row.name: self.runs(row, chosen.get(row.name, row.grid[0])) for row in rows}
-        self._show(runs, self.results_dir)
-        return 0
-
-    def _show(self, runs: dict[str, list[RunConfig]], folder: Path) -> None:
-        names = {run.id: name for name, own in runs.items() for run in own}
-        total = Counter()
-        for group in self.missing([run for own in runs.values() for run in own], folder):
-            first, steps = group[0], self.steps(group[0])
-            total.update(groups=1, runs=len(group), steps=steps)
-            seeds = ",".join(str(run.seed) for run in group)
-            print(f"  {first.task} {names[first.id]} lr {settings_of(first).lr:g} seed {seeds}: {steps:,} steps")
-        print(f"  {total['runs']} runs are missing, {total['steps']:,} steps if stacked seeds count once", flush=True)
-
-    def figure(self, result: RunResult) -> float:
-        """What tuning compares, higher is better: the run's best dev metric, or with `metric: loss` its lowest loss."""
-        name = self.content.tune.metric or result.metric
-        values = [epoch.get(name) for epoch in result.epochs]
-        values = [value for value in values if value is not None and math.isfinite(value)]
-        if not values or result.diverged:
-            return -math.inf
-        return -min(values) if name == "loss" else max(values)

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from modules.benchmarks.base import benchmark
+from modules.comparison import tuning
 from modules.experiments.wishes import Wishes
 from modules.launch import worker
 from modules.runs.results import ResultStore
@@ -35,6 +36,10 @@ def plan_of(**changes) -> dict:
             "wide": {"variant": "lora", "options": {"r": 2, "target": "q,v"}, "lr": [0.01, 0.02]},
         },
     } | changes
+
+
+def first_point(row) -> dict:
+    return {each.key: each.examples[0] for each in row.space}
 
 
 def comparison_of(path: Path, **wishes) -> compare.Comparison:
@@ -75,10 +80,10 @@ def test_the_plans_of_the_project_are_read_and_their_variants_exist(path):
     for row in rows:
         build(resolve(row.variant), row.options)
     assert len({row.name for row in rows}) == len(rows) == len(plan.variants)
-    assert plan.tune.seed not in plan.seeds and len(plan.seeds) >= 3
+    assert len(plan.seeds) >= 3
     assert set(plan.tasks) <= set(comparison.benchmark.tasks)
     for row in rows:
-        given = comparison.recipe(row, row.grid[0], tuning=True)
+        given = comparison.recipe(row.at(first_point(row)), tuning=bool(row.space))
         settings = yaml.safe_load(given)["variants"][resolve(row.variant).name]["common"]
         compare_settings(settings, comparison)
 
@@ -130,16 +135,14 @@ def test_a_file_brings_no_code(made, tmp_path):
 def test_option_sets_of_one_variant_are_rows_of_their_own(made, workers):
     comparison = made()
     narrow, wide = comparison.rows(["narrow", "wide"])
-    runs = [run for row in (narrow, wide) for run in comparison.runs(row, 0.01)]
+    runs = [run for row in (narrow, wide) for run in comparison.runs(row, {"lr": 0.01})]
     assert {(run.variant, run.options["r"], run.options["target"]) for run in runs} == {
         ("lora", 1, "q"),
         ("lora", 2, "q,v"),
     }
     assert len({run.id for run in runs}) == 2 * 2 * 2 and {run.seed for run in runs} == {0, 1}
-    tuning = comparison.runs(wide, 0.02, tuning=True)
-    assert [(run.task, run.seed, run.training["epochs"], run.training["lr"]) for run in tuning] == [
-        ("rte", 42, 3, 0.02)
-    ]
+    trial = comparison.runs(wide, {"lr": 0.02}, tuning=True)
+    assert [(run.task, run.seed, run.training["epochs"], run.training["lr"]) for run in trial] == [("rte", 42, 3, 0.02)]
 
 
 # ---- budgets ------------------------------------------------------------------------------------------------------
@@ -153,7 +156,7 @@ def test_budgets_lie_side_by_side(made, capsys):
     assert [row.options.get("r") for row in rows] == [None, 8, 4, 4, 2]
     assert [row.budget and row.budget["counted"] for row in rows] == [None, 512, 256, 512, 256]
     assert "head has no size" in capsys.readouterr().out
-    runs = [run for row in rows[3:] for run in comparison.runs(row, 0.01)]
+    runs = [run for row in rows[3:] for run in comparison.runs(row, {"lr": 0.01})]
     assert {(run.options["r"], run.budget["wanted"]) for run in runs} == {(4, 512), (2, 256)}
     assert len({run.id for run in runs}) == 8
     assert len(list((comparison.results_dir / "recipes").iterdir())) == 2
@@ -182,7 +185,7 @@ def test_the_table_names_the_budget():
 def leave(comparison, row, lr, **changes) -> None:
     """Results of the tuning runs of a row with a learning rate."""
     store = ResultStore(comparison.results_dir / "tuning")
-    for run in comparison.runs(row, lr, tuning=True):
+    for run in comparison.runs(row, {"lr": lr}, tuning=True):
         store.write(result_of(id=run.id, task=run.task, **changes))
 
 
@@ -203,7 +206,8 @@ def test_tuning_picks_the_highest_metric_or_the_lowest_loss(made, workers, metri
         0.02,
         epochs=[{"epoch": 1, "accuracy": 0.7, "loss": 0.4}, {"epoch": 2, "accuracy": 0.5, "loss": 0.9}],
     )
-    assert comparison.tune([head, row]) == ({"head": 0.01, "wide": picks}, 0)
+    trials, code = tuning.search(comparison, [head, row])
+    assert (tuning.choose(comparison, [head, row], trials), code) == ({"head": {}, "wide": {"lr": picks}}, 0)
     assert workers == [[]], "one learning rate needs no tuning, and what is done is not done again"
 
 
@@ -213,13 +217,14 @@ def test_a_diverged_run_is_not_picked_and_an_incomplete_grid_leaves_its_row_out(
     leave(comparison, narrow, 0.01, epochs=[{"epoch": 1, "accuracy": 0.1}])
     leave(comparison, narrow, 0.02, epochs=[{"epoch": 1, "accuracy": 0.9}], cost__diverged=True)
     leave(comparison, wide, 0.02, epochs=[{"epoch": 1, "accuracy": 0.9}])
-    assert comparison.tune([narrow, wide]) == ({"narrow": 0.01}, 1)
-    assert "wide is left out: 1 of 2 learning rates tried" in capsys.readouterr().out
+    trials, code = tuning.search(comparison, [narrow, wide])
+    assert (tuning.choose(comparison, [narrow, wide], trials), code) == ({"narrow": {"lr": 0.01}}, 1)
+    assert "wide is left out: 1 of 2 settings tried" in capsys.readouterr().out
 
 
 def test_long_runs_come_first_and_rows_come_whole(made, workers):
     comparison = made()
-    runs = [run for row in comparison.rows(["narrow", "wide"]) for run in comparison.runs(row, 0.01)]
+    runs = [run for row in comparison.rows(["narrow", "wide"]) for run in comparison.runs(row, {"lr": 0.01})]
     comparison.carry_out(runs, comparison.results_dir)
     known = {run.id: run for run in runs}
     order = [(known[id].task, known[id].options["r"], known[id].seed) for id in workers[0]]
@@ -229,7 +234,7 @@ def test_long_runs_come_first_and_rows_come_whole(made, workers):
 def test_seeds_are_stacked_where_the_variant_can_be(made, workers):
     comparison = made(variants={"full": {"lr": 0.01}, "wide": {"variant": "lora", "options": {"r": 2}, "lr": 0.01}})
     comparison.stack = True
-    runs = [run for row in comparison.rows() for run in comparison.runs(row, 0.01)]
+    runs = [run for row in comparison.rows() for run in comparison.runs(row, {})]
     comparison.carry_out(runs, comparison.results_dir)
     known = {run.id: run for run in runs}
     words = [[known[id] for id in word.split("+")] for word in workers[0]]
@@ -243,7 +248,7 @@ def test_only_the_missing_seeds_of_a_row_are_stacked(made, workers):
     comparison = made(variants={"wide": {"variant": "lora", "options": {"r": 2}, "lr": 0.01}}, seeds=[0, 1, 2])
     comparison.stack = True
     (row,) = comparison.rows()
-    runs = comparison.runs(row, 0.01)
+    runs = comparison.runs(row, {})
     (done,) = (run for run in runs if (run.task, run.seed) == ("rte", 1))
     ResultStore(comparison.results_dir).write(result_of(id=done.id, task="rte"))
     comparison.carry_out(runs, comparison.results_dir)
@@ -258,19 +263,19 @@ def test_a_plan_says_what_is_missing_and_trains_nothing(made, workers, capsys):
     rows = comparison.rows()
     leave(comparison, rows[1], 0.01, epochs=[{"epoch": 1, "accuracy": 0.6}])
     leave(comparison, rows[1], 0.02, epochs=[{"epoch": 1, "accuracy": 0.7}])
-    assert comparison.show_plan(rows) == 0 and workers == []
+    assert tuning.show_plan(comparison, rows) == 0 and workers == []
     rte, mrpc = (comparison._source.sizes[task]["train"] for task in ("rte", "mrpc"))
     said = capsys.readouterr().out
-    assert said.count("  rte wide lr 0.0") == 3 and "2 runs are missing" in said  # tuning: one for each rate
-    assert f"  mrpc narrow lr 0.02 seed 0,1: {2 * -(-mrpc // 8):,} steps" in said
+    assert said.count("  rte wide lr=0.0") == 3 and "2 runs are missing" in said  # tuning: one for each rate
+    assert f"  mrpc narrow lr=0.02 seed 0,1: {2 * -(-mrpc // 8):,} steps" in said
     assert f"10 runs are missing, {3 * (2 * -(-mrpc // 8) + -(-rte // 8)):,} steps" in said
 
 
 def test_tuning_may_read_a_part_of_the_rows(made):
     comparison = made(tune={"seed": 7, "tasks": ["rte"], "trainer": {"limit_train_batches": 0.5}})
     row = comparison.rows(["wide"])[0]
-    assert comparison.runs(row, 0.01, tuning=True)[0].trainer == {"limit_train_batches": 0.5}
-    assert comparison.runs(row, 0.01)[0].trainer == {}
+    assert comparison.runs(row, {"lr": 0.01}, tuning=True)[0].trainer == {"limit_train_batches": 0.5}
+    assert comparison.runs(row, {"lr": 0.01})[0].trainer == {}
 
 
 # ---- the whole way ------------------------------------------------------------------------------------------------
@@ -298,7 +303,7 @@ def test_e2e_from_the_plan_to_the_table(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().out
     tuned = {r.training["lr"]: r for r in ResultStore(results / "tuning").all()}
     assert tuned[0.02].epochs[0]["loss"] < tuned[1e-6].epochs[0]["loss"]
-    assert "learning rates: head 0.1, small 0.02" in said
+    assert "chosen: small lr=0.02" in said
     assert not list((results / "tuning").glob("runs/*/test.txt")) and all(r.test is None for r in tuned.values())
     runs = {r.variant: r for r in ResultStore(results).all()}
     assert set(runs) == {"head", "lora"} and all(r.test["BLEU"] is not None for r in runs.values())

@@ -1,0 +1,1 @@
+"""Training from Python, as the commands train: `from modules import train`."""

@@ -1,0 +1,1 @@
+"""compare.py: rows of a file, a search for the setting of each, then its seeds."""

@@ -1,0 +1,219 @@
+"""What a comparison file (`configs/compare/*.yaml`) holds, checked when it is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from modules.benchmarks.base import BENCHMARKS, benchmark
+from modules.benchmarks.settings import described
+from modules.comparison.space import Dimension, dimension, size
+from modules.documents import read_yaml
+from modules.runs.config import NEUTRAL
+from variants.errors import UserError
+from variants.schema import Seed, between, built, check_keys
+
+FOR_ALL = NEUTRAL - {"precision"}
+"""Trainer options that do not decide what comes out: they are the whole file's, and no dimension."""
+
+
+def _rates(value: Any) -> None:
+    rates = value if isinstance(value, list) else [value]
+    if isinstance(value, dict) and {"min", "max"} <= value.keys():
+        rates = [value["min"], value["max"]]
+    if not rates or not all(type(rate) in (int, float) and 0 < rate <= 1000 for rate in rates):
+        raise ValueError("must be a number or a list of numbers such as 1.0e-3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A row: a variant (by default of the row's name), its options, training settings and options of
+    lightning.Trainer. Lists and ranges among them are dimensions (`space.py`); `lr` is short for that of `common`."""
+
+    variant: str | None = None
+    options: dict[str, Any] | None = None
+    common: dict[str, Any] | None = None
+    trainer: dict[str, Any] | None = None
+    lr: Annotated[Any, _rates] = None
+    seeds: list[Seed] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tune:
+    """How the setting of a row is chosen: by which search, on which seed and tasks, and what differs from the runs of
+    the comparison.
+
+    Attributes:
+        search: grid (every point), random, or optuna; with the last two `trials` points in each row.
+        seed: of the tuning runs, and of the search.
+    """
+
+    seed: Seed
+    tasks: list[str]
+    search: Literal["grid", "random", "optuna"] = "grid"
+    trials: Annotated[int, between(1, 100_000)] | None = None
+    epochs: int | None = None
+    common: dict[str, Any] | None = None
+    metric: str | None = None
+    trainer: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonFile:
+    """The whole file; `tasks` and `common` hold training settings, `trainer` options of lightning.Trainer.
+
+    Without `seeds` the file is a search alone; without a dimension in any row it needs no `tune`.
+    """
+
+    benchmark: str = "glue"
+    seeds: list[Seed] | None = None
+    common: dict[str, Any]
+    trainer: dict[str, Any] | None = None
+    tasks: dict[str, dict[str, Any] | None]
+    tune: Tune | None = None
+    variants: dict[str, Entry]
+
+    def settings(self, name: str, where: str = "") -> dict[str, dict[str, Any]]:
+        """The settings of a row by place (options, common, trainer): the row's own win over the file's.
+
+        Raises:
+            UserError: `lr` is given twice.
+        """
+        entry = self.variants[name]
+        if entry.lr is not None and "lr" in (entry.common or {}):
+            raise UserError(f"{where}: {name}: lr stands both in the row and in its common: leave one out")
+        own = (entry.common or {}) | ({} if entry.lr is None else {"lr": entry.lr})
+        trainer = {key: value for key, value in (self.trainer or {}).items() if key not in FOR_ALL}
+        return {"options": entry.options or {}, "common": self.common | own, "trainer": trainer | (entry.trainer or {})}
+
+    @property
+    def for_all(self) -> dict[str, Any]:
+        """Trainer options that say how all runs are carried out."""
+        return {key: value for key, value in (self.trainer or {}).items() if key in FOR_ALL}
+
+
+def split(settings: Mapping[str, Mapping[str, Any]], where: str) -> tuple[dict[str, dict], tuple[Dimension, ...]]:
+    """(single values by place, dimensions) of a row's settings; a list of one is its value.
+
+    Raises:
+        UserError: a list or range is none; the line begins with `where`.
+    """
+    fixed: dict[str, dict[str, Any]] = {place: {} for place in settings}
+    space = []
+    for place, values in settings.items():
+        for name, value in values.items():
+            try:
+                found = dimension(place, name, value)
+            except ValueError as error:
+                raise UserError(f"{where}: {place}: {name}: {error}") from None
+            if found and len(found.values) != 1:
+                space.append(found)
+            else:
+                fixed[place][name] = found.values[0] if found else value
+    return fixed, tuple(space)
+
+
+def read(path: Path) -> ComparisonFile:
+    """The content of a comparison file. Raises UserError naming the file, the place and what is wrong."""
+    content = read_yaml(path)
+    keys = {f.name for f in fields(ComparisonFile)}
+    check_keys(content, keys, str(path))
+    for key in ("common", "tasks", "variants"):
+        if not content.get(key):
+            raise UserError(f"{path} lacks {key!r}: see configs/compare for an example")
+    if "seeds" in content and not content["seeds"]:
+        raise UserError(f"{path} lacks 'seeds': name some, or leave the key out for a search alone")
+    found = built(ComparisonFile, content, str(path))
+    if found.benchmark not in BENCHMARKS:
+        raise UserError(f"{path}: benchmark must be one of {', '.join(BENCHMARKS)}, not {found.benchmark!r}")
+    for name in found.variants:
+        if not re.fullmatch(r"\w[\w.+=-]{0,99}", name):
+            raise UserError(f"{path}: {name!r} is no name of a row: it names files too, so letters, digits, . _ - + =")
+    _check_tune(found, path)
+    _check_settings(found, path)
+    for name in found.variants:
+        _check_row(found, name, path)
+    return found
+
+
+def _check_tune(found: ComparisonFile, path: Path) -> None:
+    rule = found.tune
+    if rule is None:
+        return
+    if not rule.tasks:
+        raise UserError(f"{path}: tune: tasks names no task")
+    if missing := [task for task in rule.tasks if task not in found.tasks]:
+        raise UserError(f"{path}: tune: {missing[0]!r} is none of the plan's tasks")
+    if rule.search == "grid" and rule.trials is not None:
+        raise UserError(f"{path}: tune: a grid tries every point: leave trials out, or say search: random or optuna")
+    if rule.search != "grid" and rule.trials is None:
+        raise UserError(f"{path}: tune: {rule.search} needs the number of trials of each row, such as trials: 20")
+
+
+def _check_settings(found: ComparisonFile, path: Path) -> None:
+    own = benchmark(found.benchmark)
+    check_keys(found.tasks, own.tasks, f"{path}: tasks")
+    places = {f"tasks: {name}": values for name, values in found.tasks.items()}
+    if found.tune:
+        places["tune: common"] = found.tune.common
+        if found.tune.epochs is not None:
+            places["tune"] = {"epochs": found.tune.epochs}
+    for place, values in places.items():
+        own.settings.check(values or {}, f"{path}: {place}")
+    _check_values(own, {"common": found.common, "trainer": found.trainer or {}}, str(path))
+    for name, entry in found.variants.items():
+        where = f"{path}: variants: {name}"
+        _check_values(own, {"common": entry.common or {}}, where)
+        if whole := sorted(FOR_ALL & set(entry.trainer or ())):
+            raise UserError(f"{where}: trainer: {whole[0]} is for all rows: put it under the file's own trainer")
+
+
+def _check_values(own: Any, places: dict[str, dict[str, Any]], where: str) -> None:
+    """Each value that training settings may take, as `TrainingSettings.check` has it."""
+    places = places | {"trainer": {k: v for k, v in places.get("trainer", {}).items() if k not in FOR_ALL}}
+    fixed, space = split(places, where)
+    own.settings.check(fixed["common"], f"{where}: common")
+    for each in (each for each in space if each.place == "common"):
+        for value in each.examples:
+            own.settings.check({each.name: value}, f"{where}: common")
+
+
+def _check_row(found: ComparisonFile, name: str, path: Path) -> None:
+    where = f"{path}: variants: {name}"
+    fixed, space = split(found.settings(name, str(path)), where)
+    keys = {each.name for each in space if each.place == "common"} | set(fixed["common"])
+    for key, known in described(benchmark(found.benchmark).settings).items():
+        everywhere = all(key in (values or {}) for values in found.tasks.values())
+        if known.default is MISSING and key not in keys and not everywhere:
+            raise UserError(f"{where}: lacks {key!r}: give it in the row, in common, or for each of the tasks")
+    rule = found.tune
+    if not space:
+        if found.seeds is None and found.variants[name].seeds is None:
+            raise UserError(f"{where}: it has neither a list to search nor seeds to train")
+        return
+    if rule is None:
+        raise UserError(
+            f"{where}: {space[0].name} has several values, so one is chosen, and the file lacks 'tune': "
+            "such as tune: {seed: 42, tasks: [" + next(iter(found.tasks)) + "]}"
+        )
+    if rule.search == "grid" and size(space) == float("inf"):
+        wide = next(each for each in space if not each.values)
+        raise UserError(f"{where}: {wide.name} is a range, which needs tune: search: random or optuna")
+    if rule.seed in (found.variants[name].seeds or found.seeds or ()):
+        raise UserError(f"{where}: tune: seed {rule.seed} is one of the seeds that are trained: choose another")
+    _check_reach(found, space, where)
+
+
+def _check_reach(found: ComparisonFile, space: tuple[Dimension, ...], where: str) -> None:
+    """Raise UserError where another place would win over a dimension, so that its values would all be the same."""
+    above = {f"tasks: {task}": values for task, values in found.tasks.items()}
+    above |= {"tune: common": found.tune.common}
+    above |= {"tune": {} if found.tune.epochs is None else {"epochs": found.tune.epochs}}
+    places = {"common": above, "trainer": {"tune: trainer": found.tune.trainer}, "options": {}}
+    for each in space:
+        for place, values in places[each.place].items():
+            if each.name in (values or {}):
+                raise UserError(f"{where}: {each.name} has several values, but {place} sets it: leave it out there")

@@ -1,0 +1,135 @@
+"""`search: optuna`: each row is a study, and each trial the ordinary runs of its point.
+
+The studies lie in one journal file of the tuning folder, which several commands and machines may share. A trial counts
+when the result files of its runs are there. One whose command was stopped is taken up by the next command; one that
+another command is at is left to it. A study is named by what decides its scores: a changed file begins a new one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from modules.comparison.comparison import Comparison, Row
+from modules.comparison.progress import told
+from modules.comparison.trials import DIVERGED, Trial, Trials, scored, trial
+from modules.launch.claims import alone, holder
+from modules.launch.holders import say_what_is_missing
+from modules.launch.pool import default_jobs
+from modules.runs.results import run_id
+from variants.errors import UserError
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+JOURNAL = "optuna.journal"
+"""Optuna's file in the tuning folder."""
+
+
+def search(comparison: Comparison, rows: list[Row]) -> tuple[Trials, int]:
+    """(the trials of each row, exit code): ask, carry out, tell, until each row has its number of trials."""
+    studies = {row.name: open_study(comparison, row) for row in rows}
+    at_once = comparison.jobs or default_jobs(comparison.content.for_all, comparison.stack)
+    each_round = max(1, -(-at_once // len(rows)))
+    while True:
+        with alone(comparison.tuning / "optuna"):
+            asked = {row.name: _ask(comparison, row, studies[row.name], each_round) for row in rows}
+        trials = {row.name: list(known(comparison, row, studies[row.name])) for row in rows}
+        runs = [run for own in asked.values() for each in own for run in each.runs]
+        if not runs:  # all have a result, or another command is at them
+            every = [run for own in trials.values() for each in own for run in each.runs]
+            return trials, say_what_is_missing(every, comparison.tuning)
+        total = comparison.content.tune.trials * len(rows)
+        with told(comparison, trials, total):
+            code = comparison.carry_out(runs, comparison.tuning)
+        for row in rows:
+            _tell(comparison, row, studies[row.name])
+        failed = any(
+            scored(comparison, each).score is None for own in asked.values() for each in own if not _held(each)
+        )
+        if code == 130 or failed:
+            return {row.name: known(comparison, row, studies[row.name]) for row in rows}, code or 1
+
+
+def open_study(comparison: Comparison, row: Row) -> Study:
+    """The study of a row. Raises UserError where Optuna is not installed."""
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("search: optuna needs Optuna: pip install 'lora-variants[sweep]'") from None
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    comparison.tuning.mkdir(parents=True, exist_ok=True)
+    example = trial(comparison, row, {each.key: each.examples[0] for each in row.space})
+    space = [[each.key, *each.values, each.low, each.high, each.step, each.log] for each in row.space]
+    decides = {"space": space, "runs": [run.id for run in example.runs], "metric": comparison.content.tune.metric}
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(comparison.tuning / JOURNAL))),
+        study_name=f"{row.name}-{run_id(decides)}",
+        direction="maximize",
+        load_if_exists=True,
+    )
+
+
+def known(comparison: Comparison, row: Row, study: Study | None = None) -> list[Trial]:
+    """The trials that Optuna has asked for so far."""
+    import optuna
+
+    study = study or open_study(comparison, row)
+    whole = [each for each in study.get_trials(deepcopy=False) if len(each.params) == len(row.space)]
+    skip = optuna.trial.TrialState.FAIL
+    return [trial(comparison, row, _point(row, each)) for each in whole if each.state != skip]
+
+
+def _point(row: Row, each) -> dict:
+    return {dimension.key: dimension.suggest(each) for dimension in row.space}
+
+
+def _tell(comparison: Comparison, row: Row, study: Study) -> None:
+    """Tell the scores of trials whose runs are done; a diverged one counts as worse than all others."""
+    import optuna
+
+    state = optuna.trial.TrialState
+    for each in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+        if len(each.params) < len(row.space):
+            continue
+        score = trial(comparison, row, _point(row, each)).score
+        if score == DIVERGED:
+            study.tell(each.number, state=state.PRUNED, skip_if_finished=True)
+        elif score is not None:
+            study.tell(each.number, score, skip_if_finished=True)
+
+
+def _ask(comparison: Comparison, row: Row, study: Study, most: int) -> list[Trial]:
+    """At most so many trials to carry out now: those that a stopped command has left, then new ones."""
+    import optuna
+
+    state, rule = optuna.trial.TrialState, comparison.content.tune
+    _tell(comparison, row, study)
+    found = []
+    for each in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
+        asked = optuna.trial.Trial(study, each._trial_id)
+        if len(each.params) < len(row.space):  # its command was stopped as it asked
+            _sampler(study, rule.seed + each.number)
+        left = trial(comparison, row, _point(row, asked))
+        if left.score is None and not _held(left):
+            found.append(left)
+    count = len(study.get_trials(deepcopy=False, states=(state.RUNNING, state.COMPLETE, state.PRUNED)))
+    for _ in range(min(most - len(found), rule.trials - count)):
+        _sampler(study, rule.seed + len(study.get_trials(deepcopy=False)))
+        asked = study.ask()
+        found.append(trial(comparison, row, _point(row, asked)))
+    return found[:most]
+
+
+def _sampler(study: Study, seed: int) -> None:
+    """One for each trial: commands that share a study would otherwise draw the same, and one started again too."""
+    import optuna
+
+    study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32, constant_liar=True)
+
+
+def _held(each: Trial) -> bool:
+    """Whether another command is at a run of the trial."""
+    return any(holder(run.folder) for run in each.runs)

@@ -1,0 +1,1 @@
+"""Trained runs at work: their models loaded, and what they say of new texts."""

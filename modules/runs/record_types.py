@@ -1,0 +1,64 @@
+"""The parts of a result file, by their types: a file is checked against them when it is read."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+Score = float | None
+"""A figure; null in the file where it is not finite."""
+
+
+class Origin(TypedDict):
+    """Where a backbone or data are from."""
+
+    source: str
+    name: str
+    hash: str
+
+
+class Data(Origin):
+    """The rows of a run, and how many there are by split."""
+
+    sizes: dict[str, int]
+
+
+class Start(TypedDict):
+    """The run whose weights another started from."""
+
+    task: str
+    id: str
+
+
+class Budget(TypedDict):
+    """Trained adapter parameters: as --budget asked for, and counted."""
+
+    wanted: int
+    counted: int
+
+
+class Parameters(TypedDict):
+    """Counts; those of adapter and head train."""
+
+    adapter: int
+    head: int
+    total: int
+
+
+class Cost(TypedDict, total=False):
+    """What a run cost: see `modules.training.cost`."""
+
+    step_ms: float | None
+    epoch_step_ms: list[float]
+    peak_memory_mb: float | None
+    wall_s: float | None
+    diverged: bool
+    stacked: int
+
+
+class Machine(TypedDict, total=False):
+    """Where a run was carried out: see `modules.runs.environment`."""
+
+    device: str
+    devices: int
+    runs_at_once: int
+    time: str

@@ -1,0 +1,129 @@
+"""`search: optuna`: ordinary runs, resumed and shared through one journal."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import pytest
+
+from modules.comparison import optuna_study, tuning
+from modules.launch.claims import claim
+from modules.runs.results import ResultStore
+from variants.errors import UserError
+
+SPACE = {"options": {"r": [1, 2, 4]}, "lr": {"min": 1e-4, "max": 1e-1, "log": True}}
+
+
+def rule(trials: int) -> dict:
+    return {"search": "optuna", "trials": trials}
+
+
+def peak(run) -> float:
+    """Highest at r = 4 and the smallest rate."""
+    return 0.5 + run.options["r"] / 10 - run.training["lr"]
+
+
+def states(comparison) -> list[str]:
+    (row,) = comparison.rows()
+    return [each.state.name for each in optuna_study.open_study(comparison, row).trials]
+
+
+def test_trials_are_ordinary_runs_and_their_scores_are_told(make, scored):
+    comparison = make(SPACE, rule(6))
+    runs = scored(peak)
+    trials, code = tuning.search(comparison, comparison.rows())
+    assert code == 0 and len(trials["lora"]) == 6 and states(comparison) == ["COMPLETE"] * 6
+    results = {result.id: result for result in ResultStore(comparison.tuning).all()}
+    assert set(results) == {run.id for run in runs} and all(run.seed == 42 for run in runs)
+    (row,) = comparison.rows()
+    told = [each.value for each in optuna_study.open_study(comparison, row).trials]
+    assert told == [peak(each.runs[0]) for each in trials["lora"]]
+    (chosen,) = tuning.choose(comparison, comparison.rows(), trials).values()
+    assert peak(comparison.runs(row, chosen, tuning=True)[0]) == max(map(peak, runs))
+
+
+def test_the_same_file_gives_the_same_trials_and_goes_on(make, scored, tmp_path):
+    runs = scored(peak)
+    tuning.search(few := make(SPACE, rule(3)), few.rows())
+    tuning.search(more := make(SPACE, rule(7)), more.rows())
+    first = [run.id for run in runs]
+    assert len(first) == 7 and states(more) == ["COMPLETE"] * 7, "three of seven were there"
+    runs.clear()
+    again = make(SPACE, rule(7))
+    again.wishes.results_dir = str(tmp_path / "elsewhere")
+    tuning.search(again, again.rows())
+    assert [run.id for run in runs] == first
+
+
+def test_a_changed_file_is_another_study(make, scored):
+    runs = scored(peak)
+    tuning.search(comparison := make(SPACE, rule(3)), comparison.rows())
+    longer = {"batch_size": 8, "max_length": 32, "epochs": 2, "lr": 0.01}
+    tuning.search(comparison := make(SPACE, rule(3), common=longer), comparison.rows())
+    assert [run.training["epochs"] for run in runs] == [1, 1, 1, 2, 2, 2]
+
+
+def test_a_failed_trial_ends_the_search_and_is_taken_up_by_the_next_command(make, scored, capsys):
+    comparison = make(SPACE, rule(4))
+    runs = scored(lambda run: None if len(runs) == 3 else peak(run))
+    trials, code = tuning.search(comparison, comparison.rows())
+    assert code == 1 and states(comparison) == ["COMPLETE", "COMPLETE", "RUNNING"]
+    assert tuning.choose(comparison, comparison.rows(), trials) == {}
+    assert "lora is left out: 2 of 4 settings tried" in capsys.readouterr().out
+    failed = runs[2].id
+    scored(peak)
+    trials, code = tuning.search(comparison, comparison.rows())
+    assert code == 0 and states(comparison) == ["COMPLETE"] * 4 and failed in {e.runs[0].id for e in trials["lora"]}
+
+
+def test_a_trial_that_another_command_is_at_is_left_to_it(make, scored, capfd):
+    """And counts: two commands have so many trials together."""
+    comparison = make(SPACE, rule(3))
+    (row,) = comparison.rows()
+    study = optuna_study.open_study(comparison, row)
+    (theirs,) = optuna_study._ask(comparison, row, study, 1)
+    runs = scored(peak)
+    with claim(theirs.runs[0].folder):
+        _, code = tuning.search(comparison, [row])
+    assert "is training 1 of these 3 runs (rte lora seed 42)" in capfd.readouterr().err
+    assert code == 1 and theirs.runs[0].id not in {run.id for run in runs} and len(runs) == 2
+    assert tuning.search(comparison, [row])[1] == 0 and len(runs) == 3 and states(comparison) == ["COMPLETE"] * 3
+
+
+def test_a_diverged_trial_counts_as_the_worst(make, scored):
+    comparison = make(SPACE, rule(4))
+    scored(lambda run: float("nan") if run.options["r"] == 1 else peak(run))
+    trials, code = tuning.search(comparison, comparison.rows())
+    ones = [each.point["r"] == 1 for each in trials["lora"]]
+    assert code == 0 and any(ones) and not all(ones)
+    assert states(comparison) == ["PRUNED" if one else "COMPLETE" for one in ones]
+    (chosen,) = tuning.choose(comparison, comparison.rows(), trials).values()
+    assert chosen["r"] != 1
+
+
+def test_it_finds_the_peak_that_few_random_points_miss(make, scored):
+    """On a narrow peak, 40 trials of TPE come nearer than the first ten, which are random."""
+    space = {"lr": {"min": 1e-4, "max": 1e-1, "log": True}}
+    near = lambda run: 1 / (1 + abs(run.training["lr"] - 0.003) / 0.003)  # noqa: E731
+    comparison = make(space, rule(30))
+    runs = scored(near)
+    tuning.search(comparison, comparison.rows())
+    assert max(map(near, runs)) > max(map(near, runs[:10])) and max(map(near, runs)) > 0.9
+
+
+def test_without_optuna_it_is_one_line(make, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "optuna", None)
+    comparison = make(SPACE, rule(2))
+    with pytest.raises(UserError, match=r"needs Optuna: pip install 'lora-variants\[sweep\]'"):
+        tuning.search(comparison, comparison.rows())
+
+
+def test_a_plan_trains_nothing_and_says_how_many_are_to_come(make, scored, capsys):
+    comparison = make(SPACE, rule(5), seeds=[0])
+    runs = scored(peak)
+    assert tuning.show_plan(comparison, comparison.rows()) == 0 and not runs
+    assert "lora: Optuna chooses 5 more settings" in capsys.readouterr().out
+
+
+def test_the_extra_is_installed_with_the_tests():
+    assert importlib.util.find_spec("optuna")
