@@ -58,9 +58,9 @@ def end(
     if not runs or rank() != 0:
         return
     first = runs[0]
-    agent = {} if trained else agent or {}
+    agent, told = ({}, bool(agent)) if trained else (agent or {}, False)
     places = [place for run in trained if (place := Place.read(run.folder))]
-    if "wandb" in first.loggers and (places or agent):
+    if "wandb" in first.loggers and (agent or (places and not told)):  # a trial of an agent's is no table
         try:
             places.append(_table(first, [run.id for run in runs], benchmark, agent))
         except Exception as error:  # the results are there: no dashboard may make them look lost

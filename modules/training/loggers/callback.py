@@ -124,7 +124,7 @@ class Figures(Callback):
         if pictures := self._pictures(index):
             row = {keys.EPOCH: result.last["epoch"]}
             logs.each("log", row, self.histories[index].steps, pictures)
-        tables = [(f"layers/{name}", COLUMNS, found.rows()) for name, found in self.maps[index].items()]
+        tables = [(f"layers/{name}", COLUMNS, found.rows()) for name, found in self.maps[index].items() if found.places]
         for table in (*tables, *([samples] if samples else [])):
             logs.each("table", *table)
         for which in ("last", "best") if config.wandb_artifacts else ():
