@@ -9,15 +9,16 @@ import os
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from modules.benchmarks.base import Benchmark
 from modules.paths import PUBLISHED
 from modules.runs.config import RunConfig
 from modules.runs.ranks import rank
 from modules.runs.results import ResultStore, RunResult
-from modules.training.loggers import keys
+from modules.training.loggers import columns, keys
 from modules.training.loggers.wandb_mode import settled
 from modules.training.loggers.wandb_run import PROJECT, Card, Place, start
 
@@ -69,6 +70,40 @@ def end(
         print(line)
 
 
+def decoded(
+    folder: Path,
+    wandb: str | None,
+    settings: Mapping[str, Any],
+    scores: Mapping[str, float | None],
+    rows: Sequence[tuple[str, str]],
+) -> list[str]:
+    """Put a decoding of the outputs of a finished run on W&B, as a run of its own in that one's group.
+
+    Args:
+        folder: of the run that was decoded; wandb: the mode, by default the run's.
+        settings: of the search; scores: of its outputs; rows: a few of them.
+
+    Returns:
+        Lines that say where to look.
+    """
+    config = RunConfig.read(str(folder.parent.parent), folder.name)
+    tracking = dataclasses.replace(config, job_type="decode", agent={}, wandb=wandb or config.wandb)
+    if "wandb" not in tracking.loggers:
+        return []
+    try:
+        facts = columns.columns(config, {}, "") | {f"decode.{name}": value for name, value in settings.items()}
+        card = Card(f"{columns.name(config)}-decode", columns.group(config), columns.tags(config), facts)
+        if (run := start(tracking, card)) is None:
+            return []
+        place = run.place
+        run.table("test/outputs", ("output", "reference"), rows)
+        run.finish({f"test/{name}": value for name, value in scores.items() if value is not None}, failed=False)
+        return where_to_look(dataclasses.replace(tracking, logger="wandb"), [place])
+    except Exception as error:  # the scores are there
+        warnings.warn(f"the decoding is not on Weights & Biases: {error}", stacklevel=2)
+        return []
+
+
 def where_to_look(config: RunConfig, places: Sequence[Place]) -> list[str]:
     """A line for each logger that says where its figures are.
 
@@ -97,7 +132,7 @@ def _table(first: RunConfig, ids: Sequence[str], benchmark: Benchmark, agent: di
     results = [result for id in ids if (result := ResultStore(first.results_dir).read(id))]
     if not results:
         return None
-    columns, rows = table(results, benchmark)
+    names, rows = table(results, benchmark)
     command = shlex.join(["python", *sys.argv])
     facts = {"benchmark": benchmark.name, "command": command, "results_dir": first.results_dir, "runs": len(results)}
     tracking = dataclasses.replace(first, job_type="table", agent=agent)
@@ -105,7 +140,7 @@ def _table(first: RunConfig, ids: Sequence[str], benchmark: Benchmark, agent: di
     if run is None:
         return None
     place = run.place
-    run.table("table", columns, rows)
+    run.table("table", names, rows)
     run.finish(keys.summary(results[0]) if agent else {}, any(result.diverged for result in results) and bool(agent))
     return place
 
@@ -117,9 +152,9 @@ def table(results: Sequence[RunResult], benchmark: Benchmark) -> tuple[list[str]
     from modules.reports.tables.published import load_published
 
     text = to_csv(build(results, benchmark, load_published(PUBLISHED, benchmark.name)))
-    columns, *rows = list(csv.reader(io.StringIO(text)))
-    return columns, [
-        [_number(value) if name in NUMBERS else value for name, value in zip(columns, row, strict=True)] for row in rows
+    names, *rows = list(csv.reader(io.StringIO(text)))
+    return names, [
+        [_number(value) if name in NUMBERS else value for name, value in zip(names, row, strict=True)] for row in rows
     ]
 
 

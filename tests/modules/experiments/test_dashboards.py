@@ -10,9 +10,10 @@ import pytest
 
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
-from modules.experiments.dashboards import where_to_look
+from modules.experiments.dashboards import decoded, where_to_look
 from modules.experiments.wishes import Wishes
 from modules.runs.results import ResultStore
+from modules.training.loggers.columns import group
 from modules.training.loggers.wandb_run import Place
 from paper_repro import compare
 from tests.support.runs import planned
@@ -87,6 +88,18 @@ def test_where_to_look_is_one_line_for_each_logger(command):
     folders = [Place(str(k), os.path.abspath(f"wandb/offline-run-{k}")) for k in range(4)]
     assert where_to_look(run, folders)[0].endswith("wandb sync wandb/offline-run-*")
     assert [line.partition(":")[0] for line in where_to_look(run, [])] == ["csv", "tensorboard"]
+
+
+def test_a_decoding_is_a_run_of_its_own_in_the_group_of_the_decoded_one(command, tmp_path):
+    (run,) = planned([*command, "--wandb_tags", "mine"], "head")
+    with WandbServer() as server, client_of(server.environment, tmp_path):
+        scores = {"BLEU": 0.5, "METEOR": None}
+        assert decoded(run.folder, None, {"beams": 1}, scores, [("an output", "a reference")]) == []  # the run's is off
+        (line,) = decoded(run.folder, "online", {"beams": 1}, scores, [("an output", "a reference")])
+    (sent,) = server.runs.values()
+    assert line.startswith("W&B: ") and sent.settings["jobType"] == "decode" and "mine" in sent.settings["tags"]
+    assert sent.settings["groupName"] == group(run) and sent.config["decode.beams"] == 1
+    assert sent.summary["test/BLEU"] == 0.5 and "test/METEOR" not in sent.summary and sent.exit_code == 0
 
 
 @pytest.mark.parametrize(
