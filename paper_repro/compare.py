@@ -25,7 +25,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.benchmarks.base import benchmark
 from modules.command_line import Parser, guarded, place
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.file import read
@@ -82,9 +81,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {options.jobs}")
     launch = Launch.of(options.launch, options.slurm, submits=not options.plan)
-    content = read(options.file)
+    code = frozenset(listed(options.code))
+    content = read(options.file, code)
     wishes = Wishes(
-        benchmark=benchmark(content.benchmark),
+        benchmark=content.own,
         model=options.model,
         data_dir=options.data_dir,
         results_dir=str(options.results_dir),
@@ -92,7 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
         reference=options.reference,
     )
-    code = frozenset(listed(options.code))
     comparison = Comparison(options.file, content, wishes, options.jobs, options.stack_seeds, code, launch)
     rows = comparison.rows(listed(options.variants), listed(options.budget))
     if options.export:

@@ -3,8 +3,8 @@
     python paper_repro/e2e_decode.py results/runs/0123456789ab --length_penalty 0.8 --out outputs.txt
     python paper_repro/e2e_decode.py results/runs/0123456789ab --beams 1 --epoch last --json
 
-Settings that are not given are the run's. The scores are printed, recorded in W&B as the run was, and the outputs written to --out; the run's result
-file stays as it is, since its figures are of its own settings.
+Settings that are not given are the run's. The scores are printed, and recorded in W&B as the run was; the outputs are
+written to --out. The run's result file stays as it is, since its figures are of its own settings.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +24,20 @@ COMMANDS = [
 pytestmark = pytest.mark.slow
 
 
+IN_ONE = """
+import json, runpy, sys
+
+for name, *words in json.loads(sys.argv[1]):
+    sys.argv = [name, *words]
+    print(f"== {name}", flush=True)
+    try:
+        runpy.run_module(name, run_name="__main__", alter_sys=True)
+    except SystemExit as ended:
+        assert not ended.code, f"{name} exits with {ended.code}"
+"""
+"""Carries out several modules as commands, in one process: imports of torch take longer than what they do."""
+
+
 @dataclass(frozen=True)
 class Installed:
     """A virtual environment with the wheel in it, and an empty folder to work in."""
@@ -34,7 +50,7 @@ class Installed:
         """What ``python WORDS`` prints, standard error included; it must exit with ``code``."""
         hidden = {"PYTHONPATH", "GLUE_DIR", "E2E_DIR"}
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        environment |= {"HF_HUB_OFFLINE": "1"}
+        environment |= {"HF_HUB_OFFLINE": "1", "PATH": str(self.python.parent)}  # no Java: METEOR takes seconds
         command = [str(self.python), *words]
         done = subprocess.run(
             command, cwd=self.here, env=environment, timeout=300,
@@ -46,6 +62,11 @@ class Installed:
     def command(self, *words: str, code: int = 0) -> str:
         """The same of ``python -m WORDS``."""
         return self.run("-m", *words, code=code)
+
+    def commands(self, *commands: tuple[str, ...]) -> list[str]:
+        """What each of the commands prints, of several that have nothing to do with one another."""
+        said = self.run("-c", IN_ONE, json.dumps(commands))
+        return re.split("^== .*\n", said, flags=re.M)[1:]
 
     def files(self) -> set[str]:
         """What is installed, compiled files left out."""
@@ -110,25 +131,31 @@ def test_help(command: str, installed: Installed) -> None:
 
 def test_commands_do_their_work(installed: Installed) -> None:
     """From training to the merged model; what is written lies below the folder of work."""
-    run, here, before = installed.command, installed.here, installed.files()
+    here, before = installed.here, installed.files()
     origin = installed.run("-c", "import modules, variants; print(variants.__file__, modules.__file__)")
     assert origin.count(str(installed.site)) == 2, origin
 
     (program,) = installed.site.glob("bin/lora-variants")  # where pip puts it for a folder
-    assert all(f"  {name.rpartition('.')[2]} " in installed.run(str(program)) for name in COMMANDS)
+    listed = installed.run(str(program))
+    assert all(f"  {name.rpartition('.')[2]} " in listed for name in COMMANDS)
 
     small = ("--preset", "embedded", "--tasks", "rte", "--seeds", "0", "--epochs", "1", "--wandb", "off", "--jobs", "1")
-    trained = run("paper_repro.glue", "--variant", "lora", "--r", "8", *small, "--trainer.limit_train_batches", "4")
+    few = ("--trainer.limit_train_batches", "4")
+    trained = installed.command("paper_repro.glue", "--variant", "lora", "--r", "8", *small, *few)
     assert "embedded" in trained and "RTE" in trained
     (result,) = (here / "results" / "runs").glob("*.json")
     assert (here / "results" / "tables" / "glue.md").is_file()
     adapter, roberta = result.with_suffix("") / "best", installed.site / "modules" / "embedded" / "roberta"
-    assert "peft" in run("variants.convert", str(adapter), "peft", "--to", "peft")
-    assert "merged" in run("variants.merge", str(adapter), "--model", str(roberta), "--out", "plain")
-    assert "written" in run("paper_repro.tables", "results", "--no_plots")
-    assert "LoRA" in run("paper_repro.params", "--model", "roberta-base")
     (here / "text").write_text("one two three four\n")
-    assert "BLEU" in run("paper_repro.e2e_score", "text", "text")
+    said = installed.commands(
+        ("variants.convert", str(adapter), "peft", "--to", "peft"),
+        ("variants.merge", str(adapter), "--model", str(roberta), "--out", "plain"),
+        ("paper_repro.tables", "results", "--no_plots"),
+        ("paper_repro.params", "--model", "roberta-base"),
+        ("paper_repro.e2e_score", "text", "text"),
+    )
+    for text, word in zip(said, ("peft", "merged", "written", "LoRA", "BLEU"), strict=True):
+        assert word in text, said
     assert installed.files() == before, "nothing is written into the installed packages"
 
 

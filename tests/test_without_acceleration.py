@@ -20,9 +20,10 @@ CHOSEN = (
     "tests/variants/formats/test_native.py",
     "tests/modules/training/test_run.py",
 )
-METHODS = "not test_holds or lora or dora or vera or adapter_h"  # adalora too: those that have fast passes of their own
-"""What acceleration is to leave as it is: the contract, methods, adapters, files, a run. That no other code knows of the
-folders is `test_architecture.py`'s and `test_one_file_of_modules_imports_acceleration`'s."""
+"""What acceleration leaves as it is: the contract, methods, adapters, files, a run. That no other code knows of the
+folders is told by `test_architecture.py` and by `test_one_file_of_modules_imports_acceleration`."""
+METHODS = "not test_holds or lora or dora or vera or adapter_h"
+"""Of the contract's: lora, adalora, dora and a bottleneck have fast passes of their own, vera has another layer's."""
 
 
 @pytest.fixture(scope="module")

@@ -87,7 +87,8 @@ def _load(spec: str) -> type[BaseVariant]:
     except (Exception, SystemExit) as error:  # the inventor's code, whatever it does
         raise VariantError(f"cannot load variant {spec!r}: {located(error)}") from error
     if not hasattr(module, attribute):
-        classes = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, BaseVariant)]
+        kinds = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, BaseVariant)]
+        classes = [cls.__name__ for cls in kinds if cls.__module__ == module.__name__]
         near = difflib.get_close_matches(attribute, classes, n=3) or classes
         raise VariantError(f"{where} has no {attribute!r}; it has {', '.join(near) or 'no variant'}")
     return _checked(getattr(module, attribute), spec)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from modules.runs.results import RunResult
+from modules.runs.score_form import printed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,8 +53,9 @@ class Results(list[RunResult]):
                 bad = sum(run.diverged for run in runs)
                 yield words + (f"diverged {bad}/{len(runs)}" if bad else "truncated")
             else:
-                spread = f" ±{100 * statistics.stdev(scores):.1f}" if len(scores) > 1 else ""
-                yield words + f"{100 * statistics.median(scores):.1f}{spread}, {_seeds(runs)}"
+                metric = runs[0].metric
+                spread = f" ±{printed(metric, statistics.stdev(scores))}" if len(scores) > 1 else ""
+                yield words + f"{printed(metric, statistics.median(scores))}{spread}, {_seeds(runs)}"
 
 
 def _seeds(runs: list[RunResult]) -> str:

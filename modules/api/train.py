@@ -33,7 +33,7 @@ def train(variant: str | type[BaseVariant] = "lora", **options: Any) -> RunResul
 def train(
     variant: str | type[BaseVariant] = "lora",
     *,
-    benchmark: str | Benchmark = "glue",
+    benchmark: str | Benchmark | None = None,
     task: str | None = None,
     tasks: str | Sequence[str] | None = None,
     seed: int | None = None,
@@ -58,13 +58,15 @@ def train(
         train("dora", tasks=["rte", "mrpc"], seeds=[0, 1, 2], epochs=3)    # six
         train(MyVariant, task="rte", model="embedded", r=4)                # a class of this notebook
         train("lora", benchmark="e2e", model="embedded")
+        train("lora", data="my.csv", text="sentence", label="y")           # own data: docs/data.md
 
     Keywords are the flags of ``paper_repro/glue.py`` and ``e2e.py``, with their defaults; ``--help`` of those explains
     every one. Interrupted runs go on from their last whole epoch at the next call.
 
     Args:
         variant: a name, ``module:Class``, ``FILE.py:Class``, or the class itself.
-        benchmark: "glue", "e2e", or a `Benchmark` object.
+        benchmark: "glue", "e2e", one from outside (`FILE.py:Class`), or a `Benchmark` object; by default GLUE, and
+            with `data` one's own data.
         task, seed: of one run; the seed is 0 where neither `seed` nor `seeds` is given.
         tasks, seeds: of several runs; "all" tasks are all that the recipe knows.
         model: the backbone: a Hub id, a folder, or "embedded"; by default what fits this machine.
@@ -87,7 +89,7 @@ def train(
         UserError: a keyword or value is wrong, or model or data cannot be had: one line that says so.
         VariantError: the variant refuses its options or does not fit the model (a kind of `UserError`).
     """
-    bench = benchmark_of(benchmark)
+    bench = benchmark_of(benchmark, "data" in options)
     several = _one_of("task", task, "tasks", tasks) or _one_of("seed", seed, "seeds", seeds)
     if task is None and tasks is None:
         several = several or len(bench.tasks) > 1

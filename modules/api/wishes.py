@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
+from modules.benchmarks.base import Benchmark, benchmark
 from modules.experiments.flags import make_parser
 from modules.experiments.wishes import Wishes
 from variants.errors import UserError
@@ -56,13 +56,15 @@ def resolve_quietly(spec: str) -> type[BaseVariant] | None:
         return None
 
 
-def benchmark_of(name: str | Benchmark) -> Benchmark:
-    """The benchmark of a name, or itself. Raises UserError where there is none."""
+def benchmark_of(name: str | Benchmark | None, own_data: bool = False) -> Benchmark:
+    """The benchmark of a name, or itself; by default GLUE, and where there are own data that of those.
+
+    Raises:
+        UserError: there is none.
+    """
     if isinstance(name, Benchmark):
         return name
-    if name not in BENCHMARKS:
-        raise UserError(f"there is no benchmark {name!r}; there are {', '.join(BENCHMARKS)}")
-    return benchmark(name)
+    return benchmark(name or ("custom" if own_data else "glue"))
 
 
 def wishes_of(spec: str, cls: type[BaseVariant], bench: Benchmark, given: Mapping[str, Any]) -> tuple[Wishes, Any]:
@@ -78,7 +80,8 @@ def wishes_of(spec: str, cls: type[BaseVariant], bench: Benchmark, given: Mappin
     for name in given:
         if name in COMMANDS_ALONE:
             raise UserError(f"{name} is a flag of the commands alone: train() trains here, one run after the other")
-    plain = {name: _plain(name, value) for name, value in given.items() if value is not None}
+    lists = (*NAMES, *bench.data_flags)
+    plain = {name: _plain(value, name in lists) for name, value in given.items() if value is not None}
     flags = make_parser(cls, bench).parse_object(plain)
     return dataclasses.replace(Wishes.of(flags, bench, cls), variant=spec), flags
 
@@ -92,10 +95,10 @@ def as_keywords() -> Iterator[None]:
         raise type(error)(re.sub(r"--(?!help)(?=[A-Za-z])", "", str(error))) from None
 
 
-def _plain(name: str, value: Any) -> Any:
-    """A keyword's value as a flag has it."""
-    if name in NAMES and not isinstance(value, str):
-        return ",".join(map(str, value if isinstance(value, Sequence) else [value]))
+def _plain(value: Any, as_list: bool) -> Any:
+    """A keyword's value as a flag has it, which may be a comma list."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
+    if as_list and not isinstance(value, str):
+        return ",".join(map(str, value if isinstance(value, Sequence) else [value]))
     return dict(value) if isinstance(value, Mapping) else value

@@ -1,15 +1,19 @@
 """What a benchmark is to the rest of the project: tasks, settings, data, the columns of its table, and how a run of it
 is prepared. Nothing heavy is imported here, so that `--help` answers at once.
 
-A benchmark is one object of a subclass of `Benchmark`; `BENCHMARKS` names them. Command line, plan, run and tables know
-this interface alone.
+A benchmark is one object of a subclass of `Benchmark`; `BENCHMARKS` names the project's, and `outside` finds those of
+other packages and files. Command line, plan, run and tables know this interface alone. Most of it has defaults: a
+benchmark on texts and labels (`modules.benchmarks.text`) needs a name, tasks and rows.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -17,21 +21,30 @@ from modules.benchmarks.settings import TrainingSettings
 from modules.data.task import Task
 from modules.paths import CONFIGS
 from variants.errors import UserError
+from variants.outside.files import code_hash
 
 if TYPE_CHECKING:
     from modules.benchmarks.objective import Objective
     from modules.data.module import PaddedDataModule
     from modules.data.source import Source
     from modules.runs.config import RunConfig
+    from modules.runs.results import RunResult
 
-BENCHMARKS = {"glue": "GLUE", "e2e": "E2E"}
+BENCHMARKS = {"glue": "GLUE", "e2e": "E2E", "custom": "CUSTOM"}
 """Each benchmark's folder here, which is its name in configurations and result files -> its object there."""
 
 
-def benchmark(name: str) -> Benchmark:
-    """The benchmark of a name. Raises KeyError where there is none."""
-    attribute = BENCHMARKS[name]
-    return getattr(importlib.import_module(f"modules.benchmarks.{name}"), attribute)
+def benchmark(spec: str) -> Benchmark:
+    """The benchmark of a name or, from outside the project, of an entry point, `module:Class` or `file.py:Class`.
+
+    Raises:
+        UserError: there is none.
+    """
+    if spec not in BENCHMARKS:
+        from modules.benchmarks.outside import load
+
+        return load(spec)
+    return getattr(importlib.import_module(f"modules.benchmarks.{spec}"), BENCHMARKS[spec])
 
 
 def settings_of(config: RunConfig) -> TrainingSettings:
@@ -80,38 +93,66 @@ class Prepared:
 
 
 class Benchmark:
-    """Subclasses set these attributes and implement the methods that raise NotImplementedError."""
+    """Subclasses set the attributes that have no default, and implement the methods that raise NotImplementedError."""
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    script: ClassVar[str]
-    description: ClassVar[str]  # of the command, for --help
-    examples: ClassVar[str]
-    tasks: ClassVar[Mapping[str, Task]]  # by name
-    settings: ClassVar[type[TrainingSettings]]
-    columns: ClassVar[tuple[Column, ...]]
-    statistic: ClassVar[str] = "median"  # over the seeds of a cell: median or mean
-    average: ClassVar[bool] = False  # whether a mean over the columns means something
-
+    name: ClassVar[str]  # in result files: lower-case letters, digits and _
+    tasks: Mapping[str, Task]  # by name
+    settings: ClassVar[type[TrainingSettings]] = TrainingSettings
     auto_class: ClassVar[str]  # transformers' name of the kind of model
-    hub_model: ClassVar[str]  # of the papers' protocols
-    model_title: ClassVar[str]
-    family: ClassVar[str]  # of models that the papers speak of, such as RoBERTa
+    hub_model: ClassVar[str]  # what is trained where a GPU and the Hub are there and no model is named
     embedded_model: ClassVar[str]
     embedded_note: ClassVar[str]  # what the embedded source is, for the first line
-    paper_note: ClassVar[str]  # which recipe `auto` takes where it can
-    presets: ClassVar[tuple[str, ...]] = ("auto", "embedded", "paper", "official", "default")
-    data_env: ClassVar[str]  # the variable that names a data folder
-    data_help: ClassVar[str]
 
+    # ---- the command
+    script: ClassVar[str] = "train.py"
+    examples: ClassVar[str] = ""
+    presets: ClassVar[tuple[str, ...]] = ("auto", "embedded", "paper", "official", "default")
+    paper_note: ClassVar[str] = "the default recipe"  # which recipe `auto` takes with `hub_model`
+    data_env: ClassVar[str] = ""  # the variable that names a data folder
+    data_help: ClassVar[str] = ""  # of --data_dir; empty where there is no such folder
+    data_flags: ClassVar[Mapping[str, str]] = {}  # further flags that say where the rows are: name -> help
+    given: Mapping[str, str] = {}  # those that were given: see `on`
+
+    # ---- tasks that start from another's weights
     first_task: ClassVar[str | None] = None  # the task whose trained weights other tasks may start from
     later_tasks: ClassVar[tuple[str, ...]] = ()  # those that the papers start from it
 
-    reading: ClassVar[str]  # how to read the table
+    # ---- the table
+    statistic: ClassVar[str] = "median"  # over the seeds of a cell: median or mean
+    average: ClassVar[bool] = False  # whether a mean over the columns means something
+    family: ClassVar[str] = ""  # of models that the papers speak of, such as RoBERTa
+    reading: ClassVar[str] = """\
+A cell is the median over the seeds ± their standard deviation (n-1; `±-`: one seed), on the dev set. Each run counts
+with its best epoch, chosen on the rows it is scored on, so the figures flatter a little."""
     published_scores: ClassVar[str] = ""  # how the papers' scores were made, where ours are made otherwise
     scored_on: ClassVar[str] = "dev"  # the split of the table's figures
-    official_rows: ClassVar[Mapping[str, tuple[int, int]]]  # (train, scored) rows of the official splits, by task
+    official_rows: ClassVar[Mapping[str, tuple[int, int]]] = {}  # (train, scored) rows of official splits, by task
     metric_words: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def title(self) -> str:
+        """Heading of the tables."""
+        return self.name
+
+    @property
+    def description(self) -> str:
+        """Of the command, for --help: the first line of the class's text."""
+        return (inspect.getdoc(type(self)) or self.title).partition("\n")[0]
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """Of the table: the score of each task that picks its best epoch."""
+        return tuple(Column(task.name, task.name, task.title) for task in self.tasks.values())
+
+    @cached_property
+    def spec(self) -> str:
+        """By what `benchmark` finds it, in another process too."""
+        return self.name
+
+    @property
+    def code(self) -> str | None:
+        """Hash of the code of a benchmark from outside the project: part of what decides a run's outcome."""
+        return None if type(self).__module__.partition(".")[0] == "modules" else code_hash(type(self))
 
     @property
     def configs(self) -> Path:
@@ -124,22 +165,66 @@ class Benchmark:
         return self.hub_model.rpartition("/")[2]
 
     @property
+    def model_title(self) -> str:
+        """The name of `hub_model` for a reader."""
+        return self.paper_model
+
+    @property
     def later_words(self) -> str:
         """The titles of `later_tasks`, such as `MRPC, RTE and STS-B`."""
         *most, last = (self.tasks[task].title for task in self.later_tasks)
         return f"{', '.join(most)} and {last}" if most else last
 
+    def on(self, given: Mapping[str, str]) -> Benchmark:
+        """The benchmark on the data that its `data_flags` name, as they were given.
+
+        Raises:
+            UserError: they do not say what is needed, or not clearly.
+        """
+        return self
+
+    def labelled(self, task: Task, source: Source, training: Mapping[str, Any]) -> Task:
+        """A task as a run with these training settings has it, once its rows have been read.
+
+        Raises:
+            UserError: settings and labels do not belong together.
+        """
+        return task
+
+    def seen_in(self, results: Sequence[RunResult]) -> Benchmark:
+        """The benchmark with the tasks and columns of some of its results, where they are not the same for all."""
+        return self
+
     def embedded(self) -> tuple[str, Path]:
         """Name and folder of the backbone that ships with the project."""
         raise NotImplementedError
 
-    def open_source(self, kind: str, spec: str | None) -> Source:
-        """The rows' source: "embedded", "folder" (`spec`) or "hub"."""
+    def source(self, backbone: str, data_dir: str | None) -> Source:
+        """The rows' source for a command: the generator for the embedded backbone, else a folder, else the Hub.
+
+        Args:
+            backbone: where it is from: "embedded", "folder" or "hub".
+            data_dir: as --data_dir gave it.
+
+        Raises:
+            UserError: they do not belong together.
+        """
+        if backbone == "embedded":
+            if data_dir:
+                raise UserError("the embedded backbone knows only the generated tasks: name another with --model")
+            return self.open_source("embedded", None)
+        folder = data_dir or os.environ.get(self.data_env)
+        return self.open_source("folder" if folder else "hub", folder)
+
+    def open_source(self, kind: str, spec: Any) -> Source:
+        """The rows' source as a run's configuration names it: "embedded", "folder" (`spec`) or "hub"."""
         raise NotImplementedError
 
     def hub_cached(self) -> bool:
-        """Whether backbone and data of the papers' protocols are all in the local Hub caches."""
-        raise NotImplementedError
+        """Whether all that runs without --model need is in the local Hub caches: backbone, and data from the Hub."""
+        from modules.hub import hub_cached
+
+        return hub_cached(self.hub_model)
 
     def prepare(self, config: RunConfig) -> Prepared:
         """Data, model and objective of a run; raises UserError where they are not what its id was made of."""
@@ -178,8 +263,8 @@ class Benchmark:
         return classify(model, tokenizer, rows, done)
 
     def scored_rows(self, sizes: Mapping[str, int]) -> int:
-        """Rows that the table's figures are of, from a run's sizes by split."""
-        raise NotImplementedError
+        """Rows that the table's figures are of, from a run's sizes by split: those of all dev splits."""
+        return sum(count for name, count in sizes.items() if name.startswith("validation"))
 
 
 def batch_sizes(batch_size: int, trainer: Mapping[str, Any]) -> dict[str, int]:

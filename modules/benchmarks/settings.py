@@ -29,6 +29,7 @@ class Setting:
         zero: whether a number may be 0; none may be negative.
         most: the largest number.
         choices: the words that a text may be; empty for any text.
+        many: whether it may be several of them, as a comma list.
         flag: whether recipes and flags may give it.
     """
 
@@ -38,6 +39,7 @@ class Setting:
     zero: bool = False
     most: float = 1e9
     choices: tuple[str, ...] = ()
+    many: bool = False
     flag: bool = True
 
     @property
@@ -52,8 +54,10 @@ class Setting:
     def check(self, name: str, value: Any, where: str) -> None:
         """Raise UserError, naming `where` and the setting, on a value of the wrong type or out of range."""
         if self.kind is str:
-            if not isinstance(value, str) or (self.choices and value not in self.choices):
-                raise UserError(f"{where}: {name} must be one of {', '.join(self.choices)}, got {value!r}")
+            words = str(value).split(",") if self.many else [value]
+            if not isinstance(value, str) or (self.choices and not set(words) <= set(self.choices)):
+                form = "a comma list of" if self.many else "one of"
+                raise UserError(f"{where}: {name} must be {form} {', '.join(self.choices)}, got {value!r}")
             return
         fits = isinstance(value, (int, float) if self.kind is float else int) and not isinstance(value, bool)
         if not fits or not 0 <= value <= self.most or (value == 0 and not self.zero):
@@ -72,10 +76,11 @@ def setting(
     zero: bool = False,
     most: float = 1e9,
     choices: Iterable[str] = (),
+    many: bool = False,
     flag: bool = True,
 ) -> Any:
     """A field of a settings dataclass; the arguments are those of `Setting`, whose `kind` is the field's type."""
-    metadata = {"help": help, "zero": zero, "most": most, "choices": tuple(choices), "flag": flag}
+    metadata = {"help": help, "zero": zero, "most": most, "choices": tuple(choices), "many": many, "flag": flag}
     return field(default=default, metadata=metadata)
 
 

@@ -19,6 +19,7 @@ from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
 from modules.launch.holders import say_what_is_missing
 from modules.launch.jobs.launch import Launch, carry_out
+from modules.launch.progress_line import runs_text
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 from variants.atomic import write_atomic
@@ -229,7 +230,7 @@ class Comparison:
         missing = [run for run in unique.values() if not store.done(run.id)]
         groups = stacks(missing, where_possible=True) if self.stack else [[run] for run in missing]
         at_once = f", in {len(groups)} stacks" if len(groups) < len(missing) else ""
-        print(f"{folder}: {len(unique)} runs, {len(unique) - len(missing)} done before{at_once}", flush=True)
+        print(f"{folder}: {runs_text(len(unique))}, {len(unique) - len(missing)} done before{at_once}", flush=True)
         return sorted(groups, key=lambda group: -self.steps(group[0]) * len(group))
 
     def steps(self, run: RunConfig) -> int:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from modules.benchmarks.base import BENCHMARKS, benchmark
+from modules.benchmarks.base import Benchmark, benchmark
+from modules.benchmarks.outside import names
 from modules.benchmarks.settings import described
 from modules.comparison.space import Dimension, dimension, size
 from modules.documents import read_yaml
@@ -63,18 +64,26 @@ class Tune:
 
 @dataclass(frozen=True, kw_only=True)
 class ComparisonFile:
-    """The whole file; `tasks` and `common` hold training settings, `trainer` options of lightning.Trainer.
+    """The whole file; `tasks` and `common` hold training settings, `trainer` options of lightning.Trainer, and `data`
+    the flags that describe one's own data (docs/data.md).
 
     Without `seeds` the file is a search alone; without a dimension in any row it needs no `tune`.
     """
 
     benchmark: str = "glue"
+    data: dict[str, Any] | None = None
     seeds: list[Seed] | None = None
     common: dict[str, Any]
     trainer: dict[str, Any] | None = None
     tasks: dict[str, dict[str, Any] | None]
     tune: Tune | None = None
     variants: dict[str, Entry]
+
+    @property
+    def own(self) -> Benchmark:
+        """The benchmark. Raises UserError where there is none, or where the data are not described as they must be."""
+        lists = {name: value if isinstance(value, list) else [value] for name, value in (self.data or {}).items()}
+        return benchmark(self.benchmark).on({name: ",".join(map(str, values)) for name, values in lists.items()})
 
     def settings(self, name: str, where: str = "") -> dict[str, dict[str, Any]]:
         """The settings of a row by place (options, common, trainer): the row's own win over the file's.
@@ -116,8 +125,15 @@ def split(settings: Mapping[str, Mapping[str, Any]], where: str) -> tuple[dict[s
     return fixed, tuple(space)
 
 
-def read(path: Path) -> ComparisonFile:
-    """The content of a comparison file. Raises UserError naming the file, the place and what is wrong."""
+def read(path: Path, code: Collection[str] = ()) -> ComparisonFile:
+    """The content of a comparison file.
+
+    Args:
+        code: what of the code outside the project the caller has named: a file brings none.
+
+    Raises:
+        UserError: naming the file, the place and what is wrong.
+    """
     content = read_yaml(path)
     keys = {f.name for f in fields(ComparisonFile)}
     check_keys(content, keys, str(path))
@@ -127,8 +143,7 @@ def read(path: Path) -> ComparisonFile:
     if "seeds" in content and not content["seeds"]:
         raise UserError(f"{path} lacks 'seeds': name some, or leave the key out for a search alone")
     found = built(ComparisonFile, content, str(path))
-    if found.benchmark not in BENCHMARKS:
-        raise UserError(f"{path}: benchmark must be one of {', '.join(BENCHMARKS)}, not {found.benchmark!r}")
+    _check_benchmark(found, path, code)
     for name in found.variants:
         if not re.fullmatch(r"\w[\w.+=-]{0,99}", name):
             raise UserError(f"{path}: {name!r} is no name of a row: it names files too, so letters, digits, . _ - + =")
@@ -137,6 +152,22 @@ def read(path: Path) -> ComparisonFile:
     for name in found.variants:
         _check_row(found, name, path)
     return found
+
+
+def _check_benchmark(found: ComparisonFile, path: Path, code: Collection[str]) -> None:
+    if ":" in found.benchmark and found.benchmark not in code:
+        raise UserError(
+            f"a file brings no code, and {path} names the benchmark {found.benchmark!r}: if you trust that code, name "
+            f"it yourself: --code {found.benchmark}"
+        )
+    if ":" not in found.benchmark and found.benchmark not in names():
+        raise UserError(f"{path}: benchmark must be one of {', '.join(names())}, not {found.benchmark!r}")
+    if found.data and not benchmark(found.benchmark).data_flags:
+        raise UserError(f"{path}: data describes one's own data, which need benchmark: custom")
+    try:
+        _ = found.own
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _check_tune(found: ComparisonFile, path: Path) -> None:
@@ -154,7 +185,7 @@ def _check_tune(found: ComparisonFile, path: Path) -> None:
 
 
 def _check_settings(found: ComparisonFile, path: Path) -> None:
-    own = benchmark(found.benchmark)
+    own = found.own
     check_keys(found.tasks, own.tasks, f"{path}: tasks")
     places = {f"tasks: {name}": values for name, values in found.tasks.items()}
     if found.tune:
@@ -185,7 +216,7 @@ def _check_row(found: ComparisonFile, name: str, path: Path) -> None:
     where = f"{path}: variants: {name}"
     fixed, space = split(found.settings(name, str(path)), where)
     keys = {each.name for each in space if each.place == "common"} | set(fixed["common"])
-    for key, known in described(benchmark(found.benchmark).settings).items():
+    for key, known in described(found.own.settings).items():
         everywhere = all(key in (values or {}) for values in found.tasks.values())
         if known.default is MISSING and key not in keys and not everywhere:
             raise UserError(f"{where}: lacks {key!r}: give it in the row, in common, or for each of the tasks")

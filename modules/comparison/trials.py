@@ -10,6 +10,7 @@ from modules.comparison.comparison import Comparison, Row
 from modules.comparison.space import Point
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
+from modules.runs.score_form import form
 
 DIVERGED = -math.inf
 """The score of a trial of which a run diverged: below all others."""
@@ -73,4 +74,4 @@ def score_text(score: float | None, metric: str | None) -> str:
         return "no result"
     if score == DIVERGED:
         return "diverged"
-    return f"{-score:.4f}" if metric == "loss" else f"{100 * score:.2f}"
+    return f"{-score:.4f}" if metric == "loss" else f"{form(metric or '')[0] * score:.2f}"

@@ -61,6 +61,8 @@ def sweep(comparison: Comparison, row: Row) -> dict[str, Any]:
     recipe = comparison.tuning / "recipes" / f"{row.name}-sweep.yaml"
     write_atomic(recipe, comparison.recipe(row.at(example), tuning=True))
     words = ["--variant", row.variant, "--preset", str(recipe.absolute()), "--model", str(wishes.model)]
+    for name, value in comparison.benchmark.given.items():
+        words += [f"--{name}", str(value)]
     if wishes.data_dir:
         words += ["--data_dir", str(Path(wishes.data_dir).absolute())]
     words += ["--tasks", rule.tasks[0], "--seeds", str(rule.seed)]

@@ -112,12 +112,15 @@ class PaddedDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader]:
         """One loader per dev split that exists; `dataloader_idx` indexes `eval_splits`."""
-        loaders = []
-        for name in self.eval_splits:
-            tokens = self.splits[name]
-            sampler = EvalBatches(tokens.lengths, self.eval_batch_size, *self._place(), self.fill)
-            loaders.append(self._loader(tokens, sampler))
-        return loaders
+        return [self._eval_loader(name) for name in self.eval_splits]
+
+    def test_dataloader(self) -> DataLoader:
+        """The rows of the split "test"."""
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: str) -> DataLoader:
+        tokens = self.splits[split]
+        return self._loader(tokens, EvalBatches(tokens.lengths, self.eval_batch_size, *self._place(), self.fill))
 
     def transfer_batch_to_device(self, batch, device: torch.device, dataloader_idx: int):
         """As Lightning's, but under `fill` a training batch stays on the host."""

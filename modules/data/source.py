@@ -15,10 +15,11 @@ from variants.errors import UserError
 
 @dataclass
 class Split:
-    """Rows of one split: `texts[i]` has one string per field of the task, `labels[i]` is a class index or a score."""
+    """Rows of one split: `texts[i]` has one string per field of the task, `labels[i]` is a class index or a score, or
+    has a 1.0 or 0.0 for each label where a row has any number of them."""
 
     texts: list[tuple[str, ...]] = field(default_factory=list)
-    labels: list[int] | list[float] = field(default_factory=list)
+    labels: list[int] | list[float] | list[list[float]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,8 +37,9 @@ class Source:
     """The interface. Subclasses set the class attributes and implement `_read`.
 
     Attributes:
-        kind: "embedded", "folder" or "hub"; stored with a result, and shown.
+        kind: "embedded", "folder", "hub", "file" or "code"; stored with a result, and shown.
         name: of the data; stored and shown likewise.
+        spec: what opens it again in another process, beside the kind: a folder, or the flags that describe files.
         restore: the advice that ends an error about a damaged file.
         sizes: by task and split, the number of rows; filled by `load`.
         notes: by task, lines about rows or files that were left out; filled by `load`.
@@ -45,6 +47,7 @@ class Source:
 
     kind: str
     name: str
+    spec: str | dict[str, str] = ""
     restore: str
 
     def __init__(self) -> None:
@@ -92,6 +95,7 @@ def read_lines(path: Path, restore: str) -> Iterable[tuple[int, str]]:
     """Yields (line number, line), numbers from 1. Only \\n ends a line: the texts hold other separators of Unicode.
 
     Args:
+        spec: what opens it again in another process, beside the kind: a folder, or the flags that describe files.
         restore: the advice that ends an error.
 
     Raises:

@@ -7,6 +7,8 @@ from typing import Any
 
 from modules.benchmarks.base import Benchmark
 from modules.command_line import guarded
+from modules.command_line.waiting import waiting
+from modules.experiments.announcement import Settled, check_variants, settings_lines
 from modules.experiments.config_files import expanded
 from modules.experiments.dashboards import begin, end
 from modules.experiments.flags import make_parser, variant_in
@@ -15,6 +17,7 @@ from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
 from modules.launch.holders import forget, say_what_is_missing
 from modules.launch.jobs.launch import Launch, carry_out
+from modules.launch.progress_line import runs_text
 from modules.paths import PUBLISHED
 from modules.reports.show import show_paper_table, show_table
 from modules.runs.ranks import rank
@@ -25,21 +28,22 @@ from variants.registry import outline, resolve
 
 def main(argv: list[str], benchmark: Benchmark) -> int:
     """Run a benchmark's command; the exit code: 0, 2 after a mistake of the user's, 1 after a failure."""
-    return guarded(lambda: _main(argv, benchmark))
+    return guarded(lambda: carry_out_flags(expanded(argv), benchmark))
 
 
-def _main(argv: list[str], benchmark: Benchmark) -> int:
-    argv = expanded(argv)
+def carry_out_flags(argv: list[str], benchmark: Benchmark) -> int:
+    """What a benchmark's command does with its flags, --config written out; the exit code. Raises UserError."""
     if "-h" in argv or "--help" in argv:
         make_parser(outline(variant_in(argv)), benchmark).print_help()
         return 0
-    spec = variant_in(argv)
-    cls = resolve(spec)
+    with waiting("starting"):
+        cls = resolve(variant_in(argv))
     flags = make_parser(cls, benchmark).parse_args(argv)
     if flags.table_only:
         return show_table(flags.results_dir, write=True, benchmark=benchmark)
     launch = Launch.of(flags.launch, flags.get("slurm"), submits=not flags.plan)
     wishes = Wishes.of(flags, benchmark, cls)
+    benchmark = wishes.benchmark
     wanted, about = [wishes], []
     if flags.rows and not flags.table:
         raise UserError("--rows needs --table, such as --table lora-2")
@@ -50,10 +54,13 @@ def _main(argv: list[str], benchmark: Benchmark) -> int:
         raise UserError("--plan prints one command per run: leave --stack_seeds out")
     if flags.plan:
         check_trainer(wishes.trainer, here=False)
-        from modules.experiments.dry_run import show_plan
+        with waiting("reading recipes"):
+            from modules.experiments.dry_run import show_plan
 
         return show_plan(wanted, about, flags.results_dir, launch, flags.jobs)
-    plan = merge([make_plan(each, resolve(each.variant), here=not (launch and launch.elsewhere)) for each in wanted])
+    with waiting("reading recipes, data and backbone"):
+        here = not (launch and launch.elsewhere)
+        plan = merge([make_plan(each, resolve(each.variant), here=here) for each in wanted])
     plan.about += about
     code = execute(plan, flags.results_dir, benchmark, flags.force, flags.jobs, stack, launch)
     if flags.table and rank() == 0:
@@ -115,9 +122,13 @@ def execute(
     missing = [run for run in plan.runs if force or not store.done(run.id)]
     done = len(plan.runs) - len(missing)
     if first:
-        print("\n".join(plan.about))
+        print("\n".join(plan.about), flush=True)
+        if missing:
+            with waiting("trying the method on the backbone's shapes"):
+                trained = check_variants(missing, benchmark)
+            print("\n".join([*settings_lines([*map(Settled.of, missing)], benchmark), *trained]), flush=True)
         finished = f", {done} done before" if done else ""
-        print(f"{len(plan.runs)} runs{finished}; results: {os.path.join(results_dir, 'runs')}", flush=True)
+        print(f"{runs_text(len(plan.runs))}{finished}; results: {os.path.join(results_dir, 'runs')}", flush=True)
     groups = stacks(missing) if stack else [[run] for run in missing]
     agent = begin(missing)
     for run in (run for group in groups for run in group):

@@ -7,12 +7,14 @@ measured at two sizes of batch and taken as a straight line in the tokens of a b
 from __future__ import annotations
 
 import contextlib
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modules.launch.progress_line import runs_text
 from modules.paths import PUBLISHED
 from modules.reports.tables.published import load_models
 from modules.reports.tables.section import short_name
@@ -35,6 +37,8 @@ WIDTHS: dict[str, dict[int, int]] = {
 """By task: rows of a batch -> mean width of random training batches padded to the length buckets. Measured on the
 official rows (QNLI, QQP, MNLI: samples) in the byte pairs of GPT-2 and RoBERTa, special tokens included; E2E on the
 LoRA authors' text."""
+LETTERS, LONGEST = 4, 1.7
+"""Of other rows: letters of a token, and how much longer than the mean row the longest of a batch is; from GLUE's."""
 ROW = 32  # tokens per row of the measured batches
 LIMIT = {"cpu": 512, "cuda": 16_384}  # tokens of the largest measured batch
 ROUNDS = {"cpu": (1, 2), "cuda": (5, 10)}  # steps before the clock starts, and steps that count
@@ -49,6 +53,8 @@ def width(run: PlannedRun) -> int:
     settings = run.settings
     if settings.pad == "max":
         return settings.max_length
+    if run.recipe.task not in WIDTHS:
+        return min(settings.max_length, math.ceil(LONGEST * (run.letters or LETTERS * settings.max_length) / LETTERS))
     known = WIDTHS[run.recipe.task]
     return min(settings.max_length, known[min(known, key=lambda rows: abs(rows - settings.batch_size))])
 
@@ -61,7 +67,7 @@ def cost_lines(runs: Sequence[PlannedRun]) -> list[str]:
         groups.setdefault((run.model, run.wishes.variant, run.wishes.preset, str(sizes)), []).append(run)
     lines, notes, total, unknown = [], [], 0.0, 0
     for (model, variant, preset, _), group in groups.items():
-        line = f"{variant} on {short_name(model)} ({preset}): {len(group)} runs, {_steps(group)}"
+        line = f"{variant} on {short_name(model)} ({preset}): {runs_text(len(group))}, {_steps(group)}"
         try:
             hours, note = _hours(group)
             total += hours
@@ -72,7 +78,7 @@ def cost_lines(runs: Sequence[PlannedRun]) -> list[str]:
             lines.append(f"{line}; hours left out: {reason}")
     if not groups:
         return ["nothing is missing"]
-    together = f"together: {len(runs)} runs, {_steps(runs)}"
+    together = f"together: {runs_text(len(runs))}, {_steps(runs)}"
     if unknown < len(groups):
         together += f", about {hours_text(total)} on one such device"
         if unknown:
@@ -109,7 +115,7 @@ def _hours(group: Sequence[PlannedRun]) -> tuple[float, str]:
     what = "training and the dev set after each epoch" if group[0].rows[1] else "training alone, without decoding"
     name = device_name("cuda:0" if device == "cuda" else "cpu")
     precision = group[0].settings.precision
-    note = f"hours: {what}; from a few steps of a model of this shape with random weights on {name} ({precision})"
+    note = f"times are of {what}: estimated from a few steps of random weights of this shape on {name} ({precision})"
     return total / 3600, note
 
 

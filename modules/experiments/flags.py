@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import typing
@@ -46,8 +47,12 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     add("--config", type=str | None, help="YAML file with any of these flags")
     add("--preset", type=str, default="auto", help=f"{', '.join(benchmark.presets)}, or a recipe file (default: auto)")
     add("--model", type=str | None, help="Hub id, folder, or embedded")
-    add("--data_dir", type=place, help=f"{benchmark.data_help} (default: ${benchmark.data_env}, else the Hub)")
-    add("--tasks", type=str, help=f"comma list of {', '.join(benchmark.tasks)} (default: all that the recipe knows)")
+    for name, text in benchmark.data_flags.items():
+        add(f"--{name}", type=str | int | float | None, metavar=name.upper(), help=text)
+    if benchmark.data_help:
+        add("--data_dir", type=place, help=f"{benchmark.data_help} (default: ${benchmark.data_env}, else the Hub)")
+    words = f"comma list of {', '.join(benchmark.tasks)} (default: all that the recipe knows)"
+    add("--tasks", type=str, help=words if benchmark.tasks else argparse.SUPPRESS)
     add("--seeds", type=str, help="comma list such as 0,1,2 or 0-4 (default: the recipe's)")
     if benchmark.first_task:
         first = benchmark.tasks[benchmark.first_task].title
@@ -114,6 +119,20 @@ def _formatter(script: str) -> type:
             return f"usage: {script} [--variant NAME] [options of the variant] [--preset ...] [--seeds ...]\n\n"
 
     return Formatter
+
+
+def taken(argv: list[str], flag: str) -> tuple[list[str], list[str]]:
+    """(the words without a flag, its values): for what decides which flags there are."""
+    rest, values, words = [], [], iter(canonical(argv))
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name != f"--{flag}":
+            rest.append(word)
+        elif not (value := value if equals else next(words, "")) or value.startswith("--"):
+            raise UserError(f"--{flag} needs a value")
+        else:
+            values.append(value)
+    return rest, values
 
 
 def variant_in(argv: list[str]) -> str:

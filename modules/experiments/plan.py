@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 from modules.benchmarks.base import Benchmark
 from modules.benchmarks.recipes import Recipe, load_file, recipes_for
 from modules.data.source import Source
+from modules.experiments.announcement import recipe_line
 from modules.experiments.budget import line, pick
 from modules.experiments.wishes import Wishes
 from modules.runs.config import COMPILE, RunConfig
@@ -59,12 +59,13 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     backbone = {"source": kind, "name": name, "spec": model, "hash": weights_hash(folder)}
     if parts := pretrained_parts(folder):
         backbone["frozen"] = parts
-    source = source or _source(wishes, kind)
+    source = source or benchmark.source(kind, wishes.data_dir)
     about.append(f"backbone: {name} ({kind})   data: {source.name} ({source.kind})")
     runs: dict[str, RunConfig] = {}
     wishes = dataclasses.replace(wishes, preset=preset)
     known = "embedded" if kind == "embedded" else name
     recipes = recipes_for(known, preset, cls.name, benchmark, wishes.tasks, wishes.mnli_init)
+    about.append(recipe_line(list(recipes.values())))
     budget = None
     if wishes.budget is not None:
         first = next(iter(recipes.values()))
@@ -127,17 +128,8 @@ def open_source(wishes: Wishes) -> Source:
     """The rows' source for wishes that name their model: read once, it serves many plans."""
     from modules.backbones.loading import resolve
 
-    model = wishes.model
-    return _source(wishes, resolve(model, wishes.benchmark.embedded() if model == "embedded" else None)[1])
-
-
-def _source(wishes: Wishes, kind: str) -> Source:
-    if kind == "embedded":
-        if wishes.data_dir:
-            raise UserError("the embedded backbone knows only the generated tasks: name another with --model")
-        return wishes.benchmark.open_source("embedded", None)
-    folder = wishes.data_dir or os.environ.get(wishes.benchmark.data_env)
-    return wishes.benchmark.open_source("folder" if folder else "hub", folder)
+    model, own = wishes.model, wishes.benchmark
+    return own.source(resolve(model, own.embedded() if model == "embedded" else None)[1], wishes.data_dir)
 
 
 def _add(
@@ -158,8 +150,9 @@ def _add(
     training, variant = settings(wishes, cls, recipe)
     overrides = {k: v for k, v in wishes.training.items() if recipe.training.get(k) != v}
     overrides |= {k: v for k, v in wishes.options.items() if recipe.options.get(k) != v}
+    benchmark.labelled(benchmark.tasks[task], source, training)  # or says what does not belong together
     run = RunConfig(
-        benchmark=benchmark.name,
+        benchmark=benchmark.spec,
         task=task,
         variant=wishes.variant,
         options=variant.options(),
@@ -169,15 +162,17 @@ def _add(
         data={
             "source": source.kind,
             "name": source.name,
-            "spec": str(getattr(source, "folder", "")),
+            "spec": source.spec,
             "hash": source.hash(benchmark.tasks[task]),
         },
         training=training,
         init_from={"task": before.task, "id": before.id} if before else None,
         code=code_hash(cls),
+        benchmark_code=benchmark.code,
         overrides=overrides,
         budget=found["budget"],
         command=wishes.command(task, seed),
+        variant_name=cls.name,
         **wishes.execution() | {"results_dir": str(Path(wishes.results_dir))},
     )
     return runs.setdefault(run.id, run)

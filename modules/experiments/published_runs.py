@@ -36,6 +36,7 @@ class PlannedRun:
         training, variant: what the recipe and the flags amount to.
         start: the key of the run whose weights it starts from; None without one.
         rows: of training data, and of the dev set that is scored after each epoch (0 where that is generation).
+        letters: of a mean training row; None where the rows have not been read.
     """
 
     wishes: Wishes
@@ -46,6 +47,7 @@ class PlannedRun:
     variant: BaseVariant
     start: str | None
     rows: tuple[int, int]
+    letters: float | None = None
 
     @property
     def key(self) -> str:
@@ -86,30 +88,34 @@ def planned_runs(wishes: Wishes) -> list[PlannedRun]:
     model, preset = choose_model(wishes, [])
     wishes = dataclasses.replace(wishes, preset=preset)
     found: dict[str, PlannedRun] = {}
-    rows: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[tuple[int, int], float | None]] = {}
     for recipe in recipes_for(model, preset, cls.name, own, wishes.tasks, wishes.mnli_init).values():
         for seed in wishes.seeds or recipe.seeds:
             start = None
             for each in (recipe.start, recipe) if recipe.start else (recipe,):
                 training, variant = settings(wishes, cls, each)
-                if each.task not in rows:
-                    rows[each.task] = data_rows(own, model, wishes.data_dir, each.task)
-                run = PlannedRun(wishes, model, each, seed, training, variant, start, rows[each.task])
+                if each.task not in sizes:
+                    sizes[each.task] = data_sizes(own, model, wishes.data_dir, each.task)
+                run = PlannedRun(wishes, model, each, seed, training, variant, start, *sizes[each.task])
                 found.setdefault(run.key, run)
                 start = run.key
     return list(found.values())
 
 
-def data_rows(own: Benchmark, model: str, data_dir: str | None, task: str) -> tuple[int, int]:
-    """(training rows, dev rows scored after an epoch): of the folder or the embedded source, else the official ones."""
-    data_dir = data_dir or os.environ.get(own.data_env)
-    if model != "embedded" and not data_dir:
+def data_sizes(own: Benchmark, model: str, data_dir: str | None, task: str) -> tuple[tuple[int, int], float | None]:
+    """((training rows, dev rows scored after an epoch), letters of a mean training row).
+
+    Of the rows that the command would read; without them the official numbers of rows.
+    """
+    counted = own.scored_on == "dev"
+    if own.official_rows and model != "embedded" and not (data_dir or os.environ.get(own.data_env)):
         train, scored = own.official_rows[task]
-        return train, scored if own.scored_on == "dev" else 0
-    source = own.open_source("embedded", None) if model == "embedded" else own.open_source("folder", data_dir)
-    source.load(own.tasks[task])
+        return (train, scored if counted else 0), None
+    source = own.source("embedded" if model == "embedded" else "folder", data_dir)
+    texts = source.load(own.tasks[task])["train"].texts
     sizes = source.sizes[task]
-    return sizes["train"], own.scored_rows(sizes) if own.scored_on == "dev" else 0
+    letters = sum(len(text) for row in texts for text in row) / len(texts)
+    return (sizes["train"], own.scored_rows(sizes) if counted else 0), letters
 
 
 # ---- rows of a published table ------------------------------------------------------------------------------------

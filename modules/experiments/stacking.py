@@ -56,8 +56,7 @@ def _why_alone(run: RunConfig) -> str | None:
     from variants.registry import resolve
 
     if reason := why_not(resolve(run.variant)):
-        name = run.variant.rpartition(":")[2]
-        return f"--stack_seeds: {name} cannot be stacked, since {reason}; leave the flag out"
+        return f"--stack_seeds: {run.name} cannot be stacked, since {reason}; leave the flag out"
     if settings_of(run).precision.startswith("16"):
         return "--stack_seeds is not for fp16, where one seed's overflow would skip the steps of all"
     return None

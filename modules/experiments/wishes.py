@@ -67,7 +67,7 @@ class Wishes(Execution):
 
         wishes = given(f.name for f in dataclasses.fields(cls))
         wishes |= {
-            "benchmark": benchmark,
+            "benchmark": benchmark.on({name: str(value) for name, value in given(benchmark.data_flags).items()}),
             "options": options.given(flags, variant),
             "training": given(benchmark.settings.flags()),
             "tasks": names_of(flags.get("tasks")),
@@ -84,7 +84,13 @@ class Wishes(Execution):
             script = script.relative_to(Path.cwd())
         words = ["python", str(script), "--variant", self.variant, "--preset", self.preset]
         words += ["--model", self.model] if self.model else []
-        flags = {"data_dir": self.data_dir, **self.options, **self.training, "mnli_init": self.mnli_init}
+        flags = {
+            **self.benchmark.given,
+            "data_dir": self.data_dir,
+            **self.options,
+            **self.training,
+            "mnli_init": self.mnli_init,
+        }
         flags |= {f"trainer.{name}": value for name, value in self.trainer.items()}
         names = ("results_dir", *FLAGS, "wandb_artifacts", "compile", "reference")
         flags |= {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}

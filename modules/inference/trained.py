@@ -61,7 +61,7 @@ class Trained:
         """The benchmark; where it is not to be had any more, one that reads texts and names classes."""
         try:
             return benchmark(self.benchmark)
-        except (KeyError, UserError):
+        except UserError:
             if self.num_labels is None:
                 raise UserError(f"{self.folder} is of the benchmark {self.benchmark!r}, which is not here") from None
             return Benchmark()

@@ -10,6 +10,7 @@ from typing import Any
 
 from modules.launch.failures import Failure, signal_of
 from modules.launch.holders import last_held_by
+from modules.launch.progress_line import ProgressLine
 from modules.processes import WITH_PARENT, end, not_interrupted
 from modules.runs.config import RunConfig
 from modules.runs.ranks import launched, local_ranks, named_devices, rank
@@ -107,21 +108,24 @@ def run_workers(
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (all_runs * ranks))))
     environment = KEEP_MEMORY | environment
     worst = 0
-    for start in range(0, len(lists), at_once):
-        parts, workers = lists[start : start + at_once], []
-        try:
-            with not_interrupted():
-                for k, part in enumerate(parts):
-                    gpu = {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {}
-                    command = python("modules.launch.worker", results_dir, *part)
-                    workers.append(subprocess.Popen(command, env=environment | gpu))
-            codes = [worker.wait() for worker in workers]
-        finally:  # stopped by hand or by a scheduler: no worker is left behind
-            end(workers)
-        codes = [_told(code, workers[k], results_dir, parts[k]) for k, code in enumerate(codes)]
-        worst = max([worst, *codes])
-        if worst == 2 or (worst and one_by_one):
-            break
+    with ProgressLine(ids, results_dir, at_once) as line:
+        environment |= line.environment()
+        for start in range(0, len(lists), at_once):
+            parts, workers = lists[start : start + at_once], []
+            try:
+                with not_interrupted():
+                    for k, part in enumerate(parts):
+                        gpu = {"CUDA_VISIBLE_DEVICES": gpus[k % len(gpus)]} if gpus else {}
+                        command = python("modules.launch.worker", results_dir, *part)
+                        workers.append(subprocess.Popen(command, env=environment | gpu, **line.pipes()))
+                        line.listen(workers[-1])
+                codes = line.wait(workers)
+            finally:  # stopped by hand or by a scheduler: no worker is left behind
+                end(workers)
+            codes = [_told(code, workers[k], results_dir, parts[k]) for k, code in enumerate(codes)]
+            worst = max([worst, *codes])
+            if worst == 2 or (worst and one_by_one):
+                break
     return worst
 
 

@@ -22,6 +22,7 @@ from modules.launch.peers import watching_peers
 from modules.launch.ranks import RanksFailed, run_in_ranks
 from modules.processes import WITH_PARENT, end_now, end_with_parent, lasting_output, leave
 from modules.runs.config import RunConfig
+from modules.runs.progress import Progress
 from modules.runs.ranks import launched, local_ranks, rank
 from modules.runs.results import ResultStore
 
@@ -70,8 +71,10 @@ def carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]
             if config.init_from:
                 complete(config.init_from["id"], store, together)
         if len(mine) == 1 and local_ranks(mine[0].trainer) > 1 and not launched():
+            Progress("starting its processes").write(mine[0].folder)
             run_in_ranks(mine[0])
         elif mine:
+            Progress("loading model and data").write(mine[0].folder)
             from modules.training.run import run_seeds  # takes seconds
 
             with watching_peers(mine[0]):

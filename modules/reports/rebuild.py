@@ -6,7 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.benchmarks.base import BENCHMARKS, benchmark
+from modules.benchmarks.base import BENCHMARKS
+from modules.benchmarks.recorded import as_recorded
 from modules.paths import PROJECT, PUBLISHED, checkout
 from modules.reports.papers.paper_tables import paper_tables
 from modules.reports.plots.files import stale_plots, write_plots
@@ -39,9 +40,10 @@ def rebuild(folders: Sequence[Path] = (), check: bool = False, plots: bool = Tru
     texts: dict[Path, str] = {}
     drawings: list[tuple[Path, list[Section]]] = []
     for folder, results in _sources(folders, shipped=check):
-        for name in BENCHMARKS:
-            if sections := build(results, benchmark(name), load_published(PUBLISHED, name)):
-                files = table_texts(sections, benchmark(name))
+        for name in dict.fromkeys([*BENCHMARKS, *sorted(run.benchmark for run in results)]):
+            own = as_recorded(name)
+            if sections := build(results, own, load_published(PUBLISHED, name)):
+                files = table_texts(sections, own)
                 texts |= {folder / "tables" / file: text for file, text in files.items()}
                 drawings.append((folder / "tables", sections))
     for folder, results in _paper_folders(folders, shipped=check):

@@ -28,6 +28,7 @@ def show_table(
     """
     from modules.reports.formats.console import to_text
     from modules.reports.formats.differences import differences_text
+    from modules.reports.html.write import write_report
     from modules.reports.tables.build import build
     from modules.reports.tables.published import load_published
     from modules.reports.write import write_tables
@@ -45,6 +46,7 @@ def show_table(
         print(text)
     if write:
         print("written:", *write_tables(os.path.join(results_dir, "tables"), results, benchmark, published))
+        print("report:", write_report(results_dir))
     return 0
 
 

@@ -59,9 +59,9 @@ class Execution(Tracking):
 
 
 class Place(Origin, total=False):
-    """Where a backbone or data are from, and what to load them by."""
+    """Where a backbone or data are from, and what to load them by: data may take several words."""
 
-    spec: str
+    spec: str | dict[str, str]
 
 
 @dataclass
@@ -69,7 +69,9 @@ class RunConfig(Execution):
     """A run of one (benchmark, task, backbone, variant, seed), as its folder's `config.json` holds it.
 
     Attributes:
+        benchmark: as on the command line: a name, ``module:Class`` or ``file.py:Class``.
         variant: as on the command line: a name or ``module:Class``.
+        variant_name: the name that the method itself has, as tables show it.
         options: every hyperparameter of the variant.
         protocol: the recipe's name; overrides: settings given by hand that differ from it.
         backbone, data: ``spec`` to load it by, and ``source``, ``name``, ``hash`` for the record;
@@ -77,7 +79,7 @@ class RunConfig(Execution):
         training: the training settings that recipe and flags give; the id hashes them as they stand here, and the
             benchmark's settings dataclass fills in the defaults of the others.
         init_from: ``task`` and ``id`` of the run whose weights this one starts from.
-        code: hash of the variant's source file, for variants from outside the project.
+        code, benchmark_code: hashes of the source files of a variant and a benchmark from outside the project.
         budget: trained adapter parameters ``wanted`` by --budget, which picked the variant's size, and ``counted``.
         command: the command line of this one run, for dashboards.
     """
@@ -93,9 +95,11 @@ class RunConfig(Execution):
     training: dict[str, Any]
     init_from: Start | None = None
     code: str | None = None
+    benchmark_code: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     budget: Budget | None = None
     command: str = ""
+    variant_name: str = ""
 
     @property
     def id(self) -> str:
@@ -103,6 +107,7 @@ class RunConfig(Execution):
         outcome = {k: getattr(self, k) for k in ("benchmark", "task", "variant", "options", "protocol", "seed")}
         outcome |= {"backbone": self.backbone["hash"], "data": self.data["hash"], "code": self.code}
         outcome |= {key: self.backbone[key] for key in ("frozen",) if key in self.backbone}
+        outcome |= {"benchmark_code": self.benchmark_code} if self.benchmark_code else {}
         outcome |= {"training": self.training, "init_from": (self.init_from or {}).get("id")}
         outcome |= {"trainer": {k: v for k, v in self.trainer.items() if k not in NEUTRAL}}
         return run_id(outcome)
@@ -113,9 +118,14 @@ class RunConfig(Execution):
         return Path(self.results_dir) / "runs" / self.id
 
     @property
+    def name(self) -> str:
+        """The method's name."""
+        return self.variant_name or self.variant.rpartition(":")[2]
+
+    @property
     def title(self) -> str:
         """Such as ``mrpc lora seed 0``."""
-        return f"{self.task} {self.variant.rpartition(':')[2]} seed {self.seed}"
+        return f"{self.task} {self.name} seed {self.seed}"
 
     def write(self) -> None:
         """Leave the configuration in the run's folder, where a worker finds it."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.documents import decoded, parse_json
 from modules.runs.record_types import Budget, Cost, Data, Machine, Origin, Parameters, Score, Start
+from modules.runs.score_form import printed
 from variants.atomic import move_aside, write_atomic
 from variants.errors import UserError, one_line
 from variants.schema import built
@@ -139,7 +140,7 @@ class RunResult:
         if self.diverged:
             return "diverged"
         value = self._figure()
-        words = f"{self.metric} {'-' if value is None else f'{100 * value:.1f}'}"
+        words = f"{self.metric} {'-' if value is None else printed(self.metric, value)}"
         return f"{words}, truncated" if self.truncated else words
 
     def to_json(self) -> str:

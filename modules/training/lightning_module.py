@@ -139,14 +139,26 @@ class FineTuner(LightningModule):
         self.objective.reset()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Take a batch of a dev split into the sums and metrics."""
+        self.take_in(batch, self.trainer.datamodule.eval_splits[dataloader_idx])
+
+    def take_in(self, batch: dict[str, Tensor], split: str) -> None:
         """Take an evaluation batch into the sums and metrics."""
         with self.computation.forward_pass():
             losses, weights, outputs = self.objective.losses(self.model, batch, training=False)
         self._eval += torch.stack(((weights * losses).sum(), weights.sum()))
-        self.objective.update(outputs, batch, self.trainer.datamodule.eval_splits[dataloader_idx])
+        self.objective.update(outputs, batch, split)
+
+    def on_test_epoch_start(self) -> None:
+        """As before an evaluation on the dev splits."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Take a batch of the test set into the sums and metrics."""
+        self.take_in(batch, "test")
 
     def epoch_figures(self) -> dict[str, float]:
-        """Losses and metrics of the epoch that has just ended, over all processes."""
+        """Losses and metrics of the evaluation that has just ended, over all processes."""
         sums = self.all_gather(torch.stack((self._train, self._eval))).reshape(-1, 2, 2).sum(0).tolist()
         (train, steps), (loss, weight) = sums
         figures = {"train_loss": train / max(steps, 1), "loss": loss / max(weight, 1)}

@@ -3,66 +3,105 @@
 from __future__ import annotations
 
 import os
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.processes import on_terminal
+from modules.runs import progress as shown
 from modules.runs.results import finite_losses
+from modules.runs.score_form import printed
 from modules.training.history import History
+
+EVERY = 0.5
+"""Seconds between two notes for the command that shows the run."""
 
 
 class Progress(Callback):
-    """One moving line: task, variant, epoch, metric, step time, time left. Where nobody watches, a line per epoch.
+    """One moving line: task, variant, epoch, metric, time left. Where nobody watches, a line per epoch.
+
+    A run that a command has started tells the command how far it is, which draws one line for all of its runs.
 
     Args:
         title: at the start of the line.
         history: of the run; it must come before this callback.
-        live: whether the line moves; by default where standard error is a terminal and no other run is being trained
-            beside this one.
+        folder: of the run, where the command looks.
+        live: whether the line moves; by default in a notebook, and on a terminal, unless a command draws a line.
     """
 
-    def __init__(self, title: str, history: History, live: bool | None = None) -> None:
-        self.title, self.history = title, history
-        # the lines of several runs would overwrite each other
-        alone = os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1") == "1"
-        self.live = alone and on_terminal() if live is None else live
+    def __init__(self, title: str, history: History, folder: Path, live: bool | None = None) -> None:
+        self.title, self.history, self.folder = title, history, folder
+        self.shown_by = os.environ.get(shown.SHOWN_BY)
+        self.live = not self.shown_by and (in_notebook() or on_terminal()) if live is None else live
         self.bar: Any = None
+        self._score, self._told, self._steps = "", 0.0, 0
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
-        """Begin the moving line."""
-        if trainer.is_global_zero and self.live:
-            from tqdm import tqdm
+        """Begin the moving line; say where a run that was stopped goes on."""
+        if not trainer.is_global_zero:
+            return
+        self._steps = int(trainer.estimated_stepping_batches)
+        if trainer.current_epoch:
+            print(f"{self.title}: goes on at epoch {trainer.current_epoch + 1} of {trainer.max_epochs}", flush=True)
+        if self.live:
+            if in_notebook():
+                from tqdm.auto import tqdm
+            else:
+                from tqdm import tqdm
 
-            total = int(trainer.estimated_stepping_batches)
-            layout = (
-                "{desc} {percentage:3.0f}%|{bar:20}| {n_fmt}/{total_fmt} steps, {remaining} left, {rate_fmt}{postfix}"
-            )
-            self.bar = tqdm(total=total, initial=trainer.global_step, desc=self.title, unit="step", bar_format=layout)
-            self.bar.set_postfix_str(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", refresh=False)
+            layout = "{desc}, {remaining} left |{bar}| {n_fmt}/{total_fmt} steps"
+            self.bar = tqdm(total=self._steps, initial=trainer.global_step, bar_format=layout, dynamic_ncols=True)
+        self._show(trainer, "training")
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *args: Any) -> None:
         """Move the line by a step."""
         if self.bar is not None:
             self.bar.update(trainer.global_step - self.bar.n)
+        if trainer.is_global_zero and self.shown_by and time.monotonic() - self._told > EVERY:
+            self._show(trainer, "training")
+
+    def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
+        """Say that the epoch is being scored."""
+        if trainer.is_global_zero:
+            self._show(trainer, "scoring")
 
     def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
         """Show the epoch's metric."""
         if not trainer.is_global_zero:
             return
         figures, metric = self.history.last, self.history.metric
-        scored = f"{metric} {100 * figures[metric]:.1f}" if finite_losses(figures) else "diverged (a loss is no number)"
+        self._score = f"{metric} {printed(metric, figures[metric])}"
+        if not finite_losses(figures):
+            self._score = "diverged (a loss is no number)"
         ms = 1000 * self.history.step_seconds[-1] if self.history.steps else 0.0
-        if self.bar is not None:
-            following = min(figures["epoch"] + 1, trainer.max_epochs)
-            self.bar.set_postfix_str(f"epoch {following}/{trainer.max_epochs}, {scored}")
-        else:
-            print(
-                f"{self.title}: epoch {figures['epoch']}/{trainer.max_epochs}, {scored}, {ms:.1f} ms/step", flush=True
-            )
+        if self.bar is None and self.shown_by != "line":
+            words = f"epoch {figures['epoch']}/{trainer.max_epochs}, {self._score}, {ms:.1f} ms/step"
+            print(f"{self.title}: {words}", flush=True)
+        self._show(trainer, "training", figures["epoch"] + 1)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """End the line."""
+        if trainer.is_global_zero:
+            self._show(trainer, "finishing")
         if self.bar is not None:
             self.bar.close()
             self.bar = None
+
+    def _show(self, trainer: Trainer, doing: str, epoch: int | None = None) -> None:
+        """Redraw the line, or tell the command."""
+        self._told = time.monotonic()
+        epoch = min(epoch or trainer.current_epoch + 1, trainer.max_epochs)
+        if self.bar is not None:
+            score = f"{self._score}, " if self._score else ""
+            self.bar.set_description_str(f"{self.title}: {score}epoch {epoch}/{trainer.max_epochs}")
+        if self.shown_by:
+            of = (trainer.global_step, self._steps, epoch, trainer.max_epochs)
+            shown.Progress(doing, *of, self._score).write(self.folder)
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    return "ipykernel" in sys.modules

@@ -33,7 +33,7 @@ def notes(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     return {
         "spec": config.variant,
         "run": config.id,
-        "benchmark": config.benchmark,
+        "benchmark": own.name,
         "task": config.task,
         "backbone": backbone,
         **head,
@@ -72,7 +72,7 @@ def make_result(
         machine["reference"] = True
     return RunResult(
         id=config.id,
-        benchmark=config.benchmark,
+        benchmark=benchmark(config.benchmark).name,
         task=config.task,
         variant=variant.name,
         variant_config=variant.options(),

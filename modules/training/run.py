@@ -80,9 +80,8 @@ def run_seeds(
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
     figures = _figures(configs, histories, counts, checkpoint is not None)
-    trainer = make_trainer(
-        first, (history, Progress(title, history, live), figures), precision, place, computation.averages
-    )
+    own = (history, Progress(title, history, first.folder, live), figures)
+    trainer = make_trainer(first, own, precision, place, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
     with figures, interruptible():
         if prepared.objective.scores_frozen and not handle.trained():
@@ -145,4 +144,4 @@ def _title(configs: Sequence[RunConfig]) -> str:
     first = configs[0]
     if len(configs) == 1:
         return first.title
-    return f"{first.task} {first.variant.rpartition(':')[2]} seeds {','.join(str(config.seed) for config in configs)}"
+    return f"{first.task} {first.name} seeds {','.join(str(config.seed) for config in configs)}"

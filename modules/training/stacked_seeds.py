@@ -71,14 +71,13 @@ class StackedTuner(FineTuner):
         for objective in self.objectives:
             objective.reset()
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int, dataloader_idx: int = 0) -> None:
+    def take_in(self, batch: dict[str, Tensor], split: str) -> None:
         """Take an evaluation batch, repeated for each adapter, into its sums and metrics."""
         repeated = self.objective.repeated(batch, self.size)
         with self.computation.forward_pass():
             losses, weights, outputs = self.objective.losses(self.model, repeated, training=False)
         sums = [self.objective.sums(values, repeated, self.size) for values in (weights * losses, weights)]
         self._eval += torch.stack(sums)
-        split = self.trainer.datamodule.eval_splits[dataloader_idx]
         parts = [None] * self.size if outputs is None else outputs.unflatten(0, (self.size, -1))
         for objective, own in zip(self.objectives, parts, strict=True):
             objective.update(own, batch, split)

@@ -21,7 +21,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["modules.training.run", "modules.benchmarks.glue.metrics"])
+CONTEXT.set_forkserver_preload(["modules.training.run", "modules.benchmarks.text.metrics"])
 
 
 class Forked(CONTEXT.Process):

@@ -195,7 +195,7 @@ def tiny_roberta(seed: int = 0) -> Files:
 
 def _rows(task: GlueTask, count: int) -> tuple[list[tuple[str, ...]], list[int] | list[float]]:
     texts = [tuple(f"{task.title} {field} number {i}" for field in task.fields) for i in range(count)]
-    labels = [i / 2 for i in range(count)] if task.is_regression else [i % task.num_labels for i in range(count)]
+    labels = [i / 2 for i in range(count)] if task.kind == "score" else [i % task.num_labels for i in range(count)]
     return texts, labels
 
 
@@ -208,7 +208,7 @@ def tiny_glue(tasks: Iterable[GlueTask] = TASKS.values(), train: int = 10, dev: 
         data_files = []
         for split, count in {"train": train, **dict.fromkeys(task.eval_splits, dev)}.items():
             texts, labels = _rows(task, count)
-            label = datasets.Value("float32") if task.is_regression else datasets.ClassLabel(names=list(task.labels))
+            label = datasets.Value("float32") if task.kind == "score" else datasets.ClassLabel(names=list(task.labels))
             features = {**dict.fromkeys(task.fields, datasets.Value("string")), "label": label}
             columns = dict(zip(task.fields, map(list, zip(*texts, strict=True)), strict=True))
             rows = datasets.Dataset.from_dict(

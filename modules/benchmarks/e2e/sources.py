@@ -67,6 +67,7 @@ class FolderSource(E2ESource):
     def __init__(self, folder: str | os.PathLike):
         super().__init__()
         self.folder = Path(folder).expanduser()
+        self.spec = str(self.folder)
         self.name = self.folder.resolve().name
         if not self.folder.is_dir():
             raise UserError(

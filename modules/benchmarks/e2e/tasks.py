@@ -9,6 +9,5 @@ TASK = Task(
     title="E2E",
     fields=("mr",),
     metrics=("BLEU", "NIST", "NIST_python", "METEOR", "ROUGE_L", "CIDEr"),
-    column="BLEU",
 )
 TASKS: dict[str, Task] = {TASK.name: TASK}

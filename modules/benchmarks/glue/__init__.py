@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from modules.benchmarks.base import Benchmark, Column, Prepared, batch_sizes
-from modules.benchmarks.glue.settings import GlueSettings
+from modules.benchmarks.base import Benchmark
 from modules.benchmarks.glue.tasks import TASKS
+from modules.benchmarks.text import TextBenchmark
 
 if TYPE_CHECKING:
     from modules.benchmarks.glue.sources import GlueSource
-    from modules.runs.config import RunConfig
 
 
-class Glue(Benchmark):
+class Glue(TextBenchmark):
     """See `modules/benchmarks/base.py`."""
 
     name = "glue"
@@ -32,15 +29,10 @@ class Glue(Benchmark):
   python paper_repro/glue.py --variant dora --help                  the options of another variant
 """
     tasks = TASKS
-    settings = GlueSettings
-    columns = tuple(Column(task.name, task.name, task.title) for task in TASKS.values())
     average = True
 
-    auto_class = "AutoModelForSequenceClassification"
-    hub_model = "FacebookAI/roberta-base"
     model_title = "RoBERTa-base"
     family = "RoBERTa"
-    embedded_model = "embedded-roberta"
     embedded_note = "a small RoBERTa and generated tasks that ship with the project, neither RoBERTa-base nor GLUE"
     paper_note = "the paper's recipe (LoRA, Table 9)"
     presets = ("auto", "embedded", "paper", "official", "paper-dagger", "paper-dagger-wide", "default")
@@ -67,19 +59,7 @@ and all of the notes agree."""
         "rte": (2_490, 277),
         "stsb": (5_749, 1_500),
     }
-    metric_words = {
-        "accuracy": "accuracy",
-        "f1": "F1",
-        "matthews": "Matthews correlation",
-        "pearson": "Pearson correlation",
-        "spearman": "Spearman correlation",
-    }
-
-    def embedded(self) -> tuple[str, Path]:
-        """Name and folder of the small RoBERTa."""
-        from modules.embedded import ROBERTA
-
-        return self.embedded_model, ROBERTA
+    source, seen_in = Benchmark.source, Benchmark.seen_in  # three sources; the same tasks in all results
 
     def open_source(self, kind: str, spec: str | None) -> GlueSource:
         """The generator ("embedded"), a folder (`spec`), or the Hub ("hub")."""
@@ -93,34 +73,6 @@ and all of the notes agree."""
         from modules.hub import hub_cached
 
         return hub_cached(self.hub_model, GLUE_REPO, TASKS)
-
-    def prepare(self, config: RunConfig) -> Prepared:
-        """Read and tokenise the rows, load the model: see `Benchmark.prepare`."""
-        from modules.backbones.loading import load_backbone
-        from modules.benchmarks.glue.data import GlueDataModule
-        from modules.benchmarks.glue.objective import Classification
-        from modules.data.tokens import tokenise
-
-        task, settings = TASKS[config.task], self.settings.of(config.training)
-        source = self.open_source(config.data["source"], config.data["spec"])
-        splits = source.expect(task, config.data["hash"])
-        dropout = {} if settings.cls_dropout is None else {"classifier_dropout": settings.cls_dropout}
-        model, tokenizer, backbone = load_backbone(config.backbone["spec"], task, config.seed, **dropout)
-        max_length = min(settings.max_length, backbone.max_length or settings.max_length)
-        data = GlueDataModule(
-            task,
-            tokenise(splits, tokenizer, max_length, source.hash(task)),
-            tokenizer.pad_token_id,
-            **batch_sizes(settings.batch_size, config.trainer),
-            seed=config.seed,
-            pad=settings.pad,
-            max_length=max_length,
-        )
-        return Prepared(data, model, Classification(task), source.sizes[task.name])
-
-    def scored_rows(self, sizes: Mapping[str, int]) -> int:
-        """Rows of all dev splits."""
-        return sum(count for name, count in sizes.items() if name.startswith("validation"))
 
 
 GLUE = Glue()

@@ -91,6 +91,7 @@ class FolderSource(GlueSource):
     def __init__(self, folder: str | os.PathLike):
         super().__init__()
         self.folder = Path(folder).expanduser()
+        self.spec = str(self.folder)
         self.name = self.folder.resolve().name  # its path is this machine's business
         if not self.folder.is_dir():
             raise UserError(

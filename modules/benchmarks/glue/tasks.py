@@ -1,7 +1,7 @@
 """The eight GLUE tasks of the papers' tables: fields, labels, metrics and dev splits.
 
 Fields are the columns of the texts in `nyu-mll/glue`, and the integer order of the labels is its order; folders are
-those of the official TSV download. `column` is the metric that Table 2 of the LoRA paper (Hu et al., 2021) prints:
+those of the official TSV download. The first metric is the one that Table 2 of the LoRA paper (Hu et al., 2021) prints:
 overall accuracy for MNLI (matched and mismatched rows pooled), Matthews correlation for CoLA, Pearson correlation for
 STS-B, accuracy elsewhere. This module imports nothing heavy, so that `--help` may use it.
 """
@@ -10,33 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modules.data.task import Task
+from modules.benchmarks.text.task import TextTask
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlueTask(Task):
-    """A task of classification or regression on one or two texts.
-
-    Attributes:
-        folder: of the official TSV download.
-    """
+class GlueTask(TextTask):
+    """A task of GLUE; `folder` is that of the official TSV download."""
 
     folder: str
-
-    @property
-    def num_labels(self) -> int:
-        """Outputs of the head: the number of classes, 1 for regression."""
-        return len(self.labels) or 1
-
-    @property
-    def is_regression(self) -> bool:
-        """True where the label is a score (STS-B, 0 to 5) and not a class."""
-        return not self.labels
-
-    @property
-    def problem_type(self) -> str:
-        """The name that transformers' sequence classification heads use."""
-        return "regression" if self.is_regression else "single_label_classification"
 
 
 _ENTAILMENT = ("entailment", "not_entailment")
@@ -52,7 +33,6 @@ TASKS: dict[str, GlueTask] = {
             fields=("premise", "hypothesis"),
             labels=("entailment", "neutral", "contradiction"),
             metrics=("accuracy", "accuracy_matched", "accuracy_mismatched"),
-            column="accuracy",
             eval_splits=("validation_matched", "validation_mismatched"),
         ),
         GlueTask(
@@ -62,7 +42,6 @@ TASKS: dict[str, GlueTask] = {
             fields=("sentence",),
             labels=("negative", "positive"),
             metrics=("accuracy",),
-            column="accuracy",
         ),
         GlueTask(
             name="mrpc",
@@ -71,7 +50,6 @@ TASKS: dict[str, GlueTask] = {
             fields=("sentence1", "sentence2"),
             labels=("not_equivalent", "equivalent"),
             metrics=("accuracy", "f1"),
-            column="accuracy",
         ),
         GlueTask(
             name="cola",
@@ -80,7 +58,6 @@ TASKS: dict[str, GlueTask] = {
             fields=("sentence",),
             labels=("unacceptable", "acceptable"),
             metrics=("matthews", "accuracy"),
-            column="matthews",
         ),
         GlueTask(
             name="qnli",
@@ -89,7 +66,6 @@ TASKS: dict[str, GlueTask] = {
             fields=("question", "sentence"),
             labels=_ENTAILMENT,
             metrics=("accuracy",),
-            column="accuracy",
         ),
         GlueTask(
             name="qqp",
@@ -98,7 +74,6 @@ TASKS: dict[str, GlueTask] = {
             fields=("question1", "question2"),
             labels=("not_duplicate", "duplicate"),
             metrics=("accuracy", "f1"),
-            column="accuracy",
         ),
         GlueTask(
             name="rte",
@@ -107,7 +82,6 @@ TASKS: dict[str, GlueTask] = {
             fields=("sentence1", "sentence2"),
             labels=_ENTAILMENT,
             metrics=("accuracy",),
-            column="accuracy",
         ),
         GlueTask(
             name="stsb",
@@ -115,7 +89,6 @@ TASKS: dict[str, GlueTask] = {
             folder="STS-B",
             fields=("sentence1", "sentence2"),
             metrics=("pearson", "spearman"),
-            column="pearson",
         ),
     )
 }

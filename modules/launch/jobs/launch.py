@@ -20,6 +20,7 @@ from modules.launch.holders import holder
 from modules.launch.jobs import slurm
 from modules.launch.jobs.queues import Local, Queue, Slurm, submitit
 from modules.launch.pool import NOTHING, default_jobs, run_workers
+from modules.launch.progress_line import runs_text
 from modules.runs.config import RunConfig
 from modules.runs.ranks import launched
 from modules.runs.results import ResultStore
@@ -123,7 +124,7 @@ def run_jobs(
             known = queue.known([run for group in groups for run in group])
             new = [left for group in groups if (left := [run for run in group if run.id not in known])]
             if known:
-                print(f"{len(known)} runs have jobs already", flush=True)
+                print(f"{runs_text(len(known))} with a job already", flush=True)
             known |= queue.submit(new, results_dir)
         return _wait({run.id: run for group in groups for run in group}, known, queue, ResultStore(results_dir))
     except BaseException:
@@ -146,7 +147,7 @@ def _wait(runs: Mapping[str, RunConfig], jobs: Mapping[str, str], queue: Queue, 
         states = Counter(live[jobs[id]][0] for id in missing if jobs[id] in live)
         reasons = Counter(reason for id in missing if (reason := live.get(jobs[id], ("", ""))[1]))
         why = f" ({reasons.most_common(1)[0][0]})" if reasons else ""
-        line = f"jobs: {len(runs) - len(missing)} of {len(runs)} runs done, {states['running']} running, "
+        line = f"jobs: {len(runs) - len(missing)} of {runs_text(len(runs))} done, {states['running']} running, "
         line += f"{states['pending']} pending{why}, {len(failed)} failed"
         now = time.monotonic()
         if line != shown or now - said > SAY:

@@ -127,7 +127,7 @@ def _size_notes(section: Section) -> list[str]:
     for task in benchmark.tasks:
         sizes = [run.data["sizes"] for row in section.rows for run in row.by_task.get(task, ())]
         pairs = sorted({(size.get("train", 0), benchmark.scored_rows(size)) for size in sizes})
-        official = benchmark.official_rows[task] if section.data["source"] != "embedded" else None
+        official = benchmark.official_rows.get(task) if section.data["source"] != "embedded" else None
         if pairs:
             notes.append(f"{benchmark.tasks[task].title} " + " or ".join(_size_text(pair, official) for pair in pairs))
     return notes

@@ -89,7 +89,7 @@ def _our_cells(section: Section, row: Row, columns: dict[str, str], average: boo
 def is_subset(section: Section, runs: Sequence[RunResult]) -> bool:
     """Whether the runs are of fewer rows than the official splits have."""
     sizes, benchmark = runs[0].data["sizes"], section.benchmark
-    return (sizes.get("train", 0), benchmark.scored_rows(sizes)) != benchmark.official_rows[runs[0].task]
+    return (sizes.get("train", 0), benchmark.scored_rows(sizes)) != benchmark.official_rows.get(runs[0].task)
 
 
 def heading(rows: Sequence[PaperRow]) -> str:

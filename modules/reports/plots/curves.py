@@ -11,6 +11,7 @@ from modules.reports.plots.layout import add_legend, grid_of, new_figure
 from modules.reports.plots.style import MANY, Style, rows_for_curves
 from modules.reports.tables.section import Row, Section
 from modules.runs.results import finite_losses
+from modules.runs.score_form import form
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -79,7 +80,7 @@ def _curve(row: Row, task: str) -> Curve:
     for run in row.by_task.get(task, ()):
         for epoch in run.epochs:
             if epoch.get(run.metric) is not None and finite_losses(epoch):
-                found.setdefault(epoch["epoch"], []).append(100 * epoch[run.metric])
+                found.setdefault(epoch["epoch"], []).append(form(run.metric)[0] * epoch[run.metric])
     return dict(sorted(found.items())) if len(found) > 1 else {}
 
 

@@ -28,16 +28,18 @@ def build(results: Iterable[RunResult], benchmark: Benchmark, published: Sequenc
     groups: dict[tuple[str, ...], list[RunResult]] = {}
     ordered = sorted(results, key=lambda run: run.id)
     names = data_names(ordered)
+    tasks = benchmark.seen_in([run for run in ordered if run.benchmark == benchmark.name]).tasks
     for run in ordered:
-        if run.benchmark == benchmark.name and run.task in benchmark.tasks:
+        if run.benchmark == benchmark.name and run.task in tasks:
             place = tuple(str(run.backbone.get(key, "")) for key in ("source", "name", "hash", "frozen"))
             groups.setdefault((*place, *names[run.data["source"], run.data["name"]]), []).append(run)
     sections = []
     for (*_, source, name), runs in sorted(groups.items()):
-        rows = sorted(_rows(runs, {run.id: run for run in runs}, benchmark), key=_row_order)
+        own = benchmark.seen_in(runs)
+        rows = sorted(_rows(runs, {run.id: run for run in runs}, own), key=_row_order)
         backbone, data = runs[0].backbone, runs[0].data | {"source": source, "name": name}
-        comparable = _comparable(rows, backbone, published, benchmark)
-        sections.append(Section(backbone, data, tuple(rows), benchmark, tuple(comparable)))
+        comparable = _comparable(rows, backbone, published, own)
+        sections.append(Section(backbone, data, tuple(rows), own, tuple(comparable)))
     return sections
 
 

@@ -17,7 +17,7 @@ def title(section: Section) -> str:
     name, source, benchmark = section.backbone["name"], section.backbone["source"], section.benchmark
     if source == "embedded":
         name = f"{name} (a small model made by this project, not {benchmark.model_title})"
-    elif short_name(name) != benchmark.paper_model:
+    elif benchmark.family and short_name(name) != benchmark.paper_model:
         same_family = benchmark.family.replace("-", "").lower() in short_name(name).lower()
         name += f" (not {benchmark.paper_model if same_family else benchmark.family})"
     if parts := section.backbone.get("frozen"):

@@ -13,17 +13,12 @@ LONGEST_GROUP, LONGEST_TAG = 128, 64
 """Characters that W&B takes."""
 
 
-def variant_name(config: RunConfig) -> str:
-    """The variant as tables call it."""
-    return resolve(config.variant).name
-
-
 def row(config: RunConfig) -> str:
     """The row of the table that the run belongs to: variant, sizes, what was set by hand, protocol, backbone, data."""
     wanted = {(config.budget or {}).get("wanted")}
     label = in_words(label_words([config.options], config.overrides, wanted))
     place = (config.protocol, short_name(config.backbone["name"]), config.data["name"])
-    return " | ".join((f"{variant_name(config)} {label}".strip(), *place))
+    return " | ".join((f"{config.name} {label}".strip(), *place))
 
 
 def group(config: RunConfig) -> str:
@@ -39,7 +34,7 @@ def group(config: RunConfig) -> str:
 
 def name(config: RunConfig) -> str:
     """Such as `rte-lora-s0-a1b2c3`."""
-    return f"{config.task}-{variant_name(config)}-s{config.seed}-{config.id[:6]}"
+    return f"{config.task}-{config.name}-s{config.seed}-{config.id[:6]}"
 
 
 def tags(config: RunConfig) -> list[str]:
@@ -63,7 +58,7 @@ def columns(config: RunConfig, parameters: dict[str, int], device: str, stacked:
         stacked: how many seeds are trained at once.
     """
     cls = resolve(config.variant)
-    found = {"run": config.id, "row": row(config), "variant": variant_name(config)}
+    found = {"run": config.id, "row": row(config), "variant": config.name}
     found |= {key: getattr(config, key) for key in ("benchmark", "task", "protocol", "seed", "command")}
     found |= {"size": config.options.get(cls.size) if cls.size else None}
     for key in ("backbone", "data"):
@@ -88,6 +83,6 @@ def adapter(config: RunConfig, result: RunResult, which: str) -> dict[str, Any]:
     """
     figures = getattr(result, which)
     facts = {"base": config.backbone["name"], "base_hash": config.backbone["hash"]}
-    facts |= {"benchmark": config.benchmark, "task": config.task, "variant": variant_name(config), "run": config.id}
+    facts |= {"benchmark": config.benchmark, "task": config.task, "variant": config.name, "run": config.id}
     facts |= {"options": config.options, "epoch": figures["epoch"], "parameters": dict(result.parameters)}
     return facts | ({} if result.diverged else {result.metric: figures[result.metric]})

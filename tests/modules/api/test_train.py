@@ -119,7 +119,7 @@ def test_a_run_that_another_starts_from_is_trained_and_not_returned(small):
         ({"tasks": ["rte"]}, "^give either task or tasks$"),
         ({"seed": 0, "seeds": [0]}, "^give either seed or seeds$"),
         ({"task": "ret"}, "unknown task 'ret'"),
-        ({"benchmark": "gleu"}, "^there is no benchmark 'gleu'; there are glue, e2e"),
+        ({"benchmark": "gleu"}, "^unknown benchmark 'gleu'; did you mean glue\\?"),
         ({"model": "no/such/folder"}, "is neither a folder nor a Hub id"),
         ({"preset": "papr"}, "unknown preset 'papr'"),
         ({"seeds": [0, "one"]}, "seeds must be whole numbers"),

@@ -6,16 +6,16 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from modules.benchmarks.glue.data import GlueDataModule
 from modules.benchmarks.glue.tasks import TASKS
+from modules.benchmarks.text.data import TextDataModule
 from modules.data.samplers import TrainBatches
 from tests.support.tokens import make_tokens, order
 from variants.errors import UserError
 
 
-def module(**options) -> GlueDataModule:
+def module(**options) -> TextDataModule:
     splits = {"train": make_tokens([5 + i % 30 for i in range(43)]), "validation": make_tokens([4, 30, 9, 2, 21])}
-    return GlueDataModule(TASKS["mrpc"], splits, pad_id=1, **{"batch_size": 8, "eval_batch_size": 2, **options})
+    return TextDataModule(TASKS["mrpc"], splits, pad_id=1, **{"batch_size": 8, "eval_batch_size": 2, **options})
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from modules.benchmarks.glue.data import GlueDataModule
 from modules.benchmarks.glue.tasks import TASKS
+from modules.benchmarks.text.data import TextDataModule
 from modules.data.packing import PackedRows
 from modules.data.padding import PaddedRows
 from tests.support.tokens import make_tokens
@@ -35,7 +35,7 @@ def test_packed_rows_are_the_padded_ones():
 
 
 def test_a_module_that_packs_gives_packed_batches():
-    data = GlueDataModule(
+    data = TextDataModule(
         TASKS["rte"], {"train": make_tokens(list(range(3, 43)))}, pad_id=1, batch_size=4, max_length=64
     )
     data.pack(2)

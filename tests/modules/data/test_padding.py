@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from modules.benchmarks.glue.data import GlueDataModule
 from modules.benchmarks.glue.tasks import TASKS
+from modules.benchmarks.text.data import TextDataModule
 from modules.data.padding import PaddedRows
 from tests.support.tokens import make_tokens
 
@@ -30,15 +30,15 @@ def test_padded_rows_hold_the_tokens(types):
 
 
 def test_exact_padding_is_to_the_longest_row():
-    def widths(data: GlueDataModule) -> set[tuple[int, int]]:
+    def widths(data: TextDataModule) -> set[tuple[int, int]]:
         batches = list(data.train_dataloader())
         return {(batch["input_ids"].shape[1], int(batch["attention_mask"].sum(1).max())) for batch in batches}
 
     options = {"pad_id": 1, "batch_size": 4, "max_length": 48}
-    data = GlueDataModule(TASKS["rte"], {"train": make_tokens(list(range(3, 43)))}, **options)
+    data = TextDataModule(TASKS["rte"], {"train": make_tokens(list(range(3, 43)))}, **options)
     assert {width for width, _ in widths(data)} <= {16, 24, 32, 48}
     data.pad_exactly()
     assert all(width == longest for width, longest in widths(data))
-    fixed = GlueDataModule(TASKS["rte"], {"train": make_tokens([3, 5, 9])}, pad="max", **options)
+    fixed = TextDataModule(TASKS["rte"], {"train": make_tokens([3, 5, 9])}, pad="max", **options)
     fixed.pad_exactly()
     assert {width for width, _ in widths(fixed)} == {48}

@@ -24,6 +24,6 @@ def test_an_estimate_is_of_the_right_size(capsys):
     assert main(["--plan", "--preset", "embedded", "--tasks", "rte", "--results_dir", "nowhere"], GLUE) == 0
     out = capsys.readouterr().out
     assert (
-        "--preset embedded --results_dir nowhere --tasks rte --seeds 0" in out and "1 runs, 252 optimizer steps" in out
+        "--preset embedded --results_dir nowhere --tasks rte --seeds 0" in out and "1 run, 252 optimizer steps" in out
     )
     assert " min on one such device" in out

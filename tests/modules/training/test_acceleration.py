@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import modules.training.run
-from modules.benchmarks.glue.data import GlueDataModule
 from modules.benchmarks.glue.tasks import TASKS
+from modules.benchmarks.text.data import TextDataModule
 from modules.paths import PROJECT
 from modules.training import acceleration
 from modules.training.run import run, run_seeds
@@ -107,7 +107,7 @@ def test_the_reference_uses_nothing_of_ours(command, monkeypatch):
 
 def test_released_model_and_data_are_as_before(command):
     (config,) = planned([*command, "--trainer.accelerator", "cpu"])
-    data = GlueDataModule(TASKS["rte"], {"train": make_tokens([3, 5])}, pad_id=1, batch_size=2, max_length=64)
+    data = TextDataModule(TASKS["rte"], {"train": make_tokens([3, 5])}, pad_id=1, batch_size=2, max_length=64)
     adapted = attach(MODELS["roberta"](), LoRA(r=2), 0)
     computation = acceleration.accelerate(adapted, data, config, "32-true")
     assert "ends" in next(iter(data.train_dataloader()))

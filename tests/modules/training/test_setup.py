@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from modules.benchmarks.glue.data import GlueDataModule
 from modules.benchmarks.glue.tasks import TASKS
+from modules.benchmarks.text.data import TextDataModule
 from modules.runs.config import RunConfig
 from modules.training.acceleration import pack_rows
 from modules.training.parallel.devices import on_cpu
@@ -22,7 +22,7 @@ def test_which_runs_pack_rows(changes, packs):
     config = RunConfig.__new__(RunConfig)
     for name, value in {"trainer": {"accelerator": "cpu"}, "training": {}, "compile": "off", **changes}.items():
         object.__setattr__(config, name, value)
-    data = GlueDataModule(TASKS["rte"], {"train": make_tokens([3, 5])}, pad_id=1, batch_size=2, max_length=64)
+    data = TextDataModule(TASKS["rte"], {"train": make_tokens([3, 5])}, pad_id=1, batch_size=2, max_length=64)
     data.seeds = changes.get("seeds", [0])
     pack_rows(attach(MODELS["roberta"](), LoRA(), seed=0), data, config)
     assert ("ends" in next(iter(data.train_dataloader()))) == packs

@@ -273,7 +273,7 @@ def test_the_command_prints_the_published_rows_beside_ours(command, capfd, tmp_p
     assert main(command, E2E) == 0
     out = capfd.readouterr().out
     assert "(folder)" in out.splitlines()[0] and "e2e lora seed 0: epoch 2/2, BLEU" in out
-    assert "METEOR is left out: METEOR needs a Java runtime" in out and "published: LoRA on gpt2-medium" in out
+    assert "METEOR is left out: METEOR needs a Java runtime" in out and "of other backbones (gpt2-medium" in out
     table = (tmp_path / "results" / "tables" / "e2e.md").read_text()
     assert "tiny-gpt2 (not gpt2-medium) on text" in table and "70.4 ±0.1" in table and "68.9" in table
     assert main(command, E2E) == 0 and "1 done before" in capfd.readouterr().out

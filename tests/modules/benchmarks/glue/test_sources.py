@@ -199,7 +199,7 @@ def test_embedded_source_is_complete_and_deterministic():
         for split in splits.values():
             assert len(split.texts) == len(split.labels) > 0
             assert all(len(row) == len(task.fields) for row in split.texts)
-            if task.is_regression:
+            if task.kind == "score":
                 assert all(0 <= label <= 5 for label in split.labels)
             else:
                 assert set(split.labels) == set(range(task.num_labels))

@@ -29,7 +29,7 @@ def test_task_matches_the_papers(name):
     task = TASKS[name]
     assert (len(task.fields), task.num_labels, task.column) == PUBLISHED[name]
     assert task.name == name and task.column in task.metrics
-    assert task.is_regression == (name == "stsb")
+    assert (task.kind == "score") == (name == "stsb")
     assert task.problem_type == ("regression" if name == "stsb" else "single_label_classification")
 
 

@@ -1,4 +1,4 @@
-"""The training settings of GLUE."""
+"""The training settings of text classification and regression."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from modules.benchmarks.settings import TrainingSettings, setting
 
 
 @dataclass(frozen=True, kw_only=True)
-class GlueSettings(TrainingSettings):
+class TextSettings(TrainingSettings):
     """Beside the common ones: the task head's."""
 
     head_lr: float | None = setting("learning rate of the task head (default: lr)", None, most=1000)

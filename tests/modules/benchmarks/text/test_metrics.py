@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 import torch
+import torchmetrics.functional.classification as F
 from scipy import stats
 
-from modules.benchmarks.glue.metrics import glue_metrics
 from modules.benchmarks.glue.tasks import TASKS
+from modules.benchmarks.text.metrics import TextMetrics
+from modules.benchmarks.text.task import METRICS, TextTask
 from tests.support.two_processes import in_two_processes
+from variants.errors import UserError
 
 
 def one_hot(predictions) -> torch.Tensor:
@@ -16,7 +19,7 @@ def one_hot(predictions) -> torch.Tensor:
 
 
 def score(task: str, logits, labels, weight=None, split: int = 0) -> dict[str, float]:
-    metrics = glue_metrics(TASKS[task])
+    metrics = TextMetrics(TASKS[task])
     logits, labels = torch.as_tensor(logits), torch.as_tensor(labels)
     metrics.update(logits, labels, torch.ones(len(labels)) if weight is None else torch.as_tensor(weight), split)
     return {name: float(value) for name, value in metrics.compute().items()}
@@ -64,6 +67,70 @@ def test_correlations_against_scipy(ties):
     assert got["spearman"] == pytest.approx(stats.spearmanr(said, labels).statistic, abs=1e-6)
 
 
+def scored(task: TextTask, logits, labels) -> dict[str, float]:
+    metrics = TextMetrics(task)
+    for rows in (slice(0, 50), slice(50, None)):
+        metrics.update(logits[rows], labels[rows], torch.ones(len(labels[rows])))
+    return {name: float(value) for name, value in metrics.compute().items()}
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_classes_against_torchmetrics(classes):
+    """An independent implementation; of the classes the last is neither said nor true, and does not count."""
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = (
+        torch.randn(120, classes + 1, generator=generator),
+        torch.randint(0, classes, (120,), generator=generator),
+    )
+    logits[:, -1] = -9
+    if classes == 2:
+        logits = logits[:, :2]
+    count = logits.shape[1]
+    names = tuple(map(str, range(count)))
+    metrics = tuple(name for name in METRICS["classes"] if name != "f1")
+    got = scored(TextTask(name="t", title="T", fields=("a",), labels=names, metrics=metrics), logits, labels)
+    own = {"num_classes": count, "average": "macro"}
+    assert got["accuracy"] == pytest.approx(float((logits.argmax(-1) == labels).float().mean()))
+    assert got["f1_macro"] == pytest.approx(float(F.multiclass_f1_score(logits, labels, **own)), abs=1e-6)
+    assert got["precision_macro"] == pytest.approx(float(F.multiclass_precision(logits, labels, **own)), abs=1e-6)
+    assert got["recall_macro"] == pytest.approx(float(F.multiclass_recall(logits, labels, **own)), abs=1e-6)
+    assert got["matthews"] == pytest.approx(float(F.multiclass_matthews_corrcoef(logits, labels, count)), abs=1e-6)
+    seen = logits.softmax(-1)
+    each = [float(F.binary_auroc(seen[:, k], (labels == k).long())) for k in range(classes)]
+    assert got["auroc"] == pytest.approx(np.mean(each), abs=1e-6)
+
+
+def test_several_labels_against_torchmetrics():
+    generator = torch.Generator().manual_seed(0)
+    logits, labels = torch.randn(120, 3, generator=generator), torch.randint(0, 2, (120, 3), generator=generator)
+    task = TextTask(name="t", title="T", fields=("a",), labels=("a", "b", "c"), multi=True, metrics=METRICS["multi"])
+    got, chances = scored(task, logits, labels.float()), logits.sigmoid()
+    assert got["f1_macro"] == pytest.approx(float(F.multilabel_f1_score(chances, labels, 3)), abs=1e-6)
+    assert got["f1_micro"] == pytest.approx(float(F.multilabel_f1_score(chances, labels, 3, average="micro")), abs=1e-6)
+    assert got["precision_macro"] == pytest.approx(float(F.multilabel_precision(chances, labels, 3)), abs=1e-6)
+    assert got["recall_macro"] == pytest.approx(float(F.multilabel_recall(chances, labels, 3)), abs=1e-6)
+    assert got["auroc"] == pytest.approx(float(F.multilabel_auroc(chances, labels, 3)), abs=1e-6)
+    assert got["accuracy"] == pytest.approx(float(F.multilabel_exact_match(chances, labels, 3)))
+
+
+def test_errors_are_scored_so_that_higher_is_better():
+    task = TextTask(name="t", title="T", fields=("a",), metrics=("neg_mse", "neg_rmse", "neg_mae"))
+    got = scored(task, torch.tensor([[1.0], [2.0], [6.0]]), torch.tensor([1.0, 4.0, 3.0]))
+    assert got == {
+        "neg_mse": pytest.approx(-13 / 3),
+        "neg_rmse": pytest.approx(-((13 / 3) ** 0.5)),
+        "neg_mae": pytest.approx(-5 / 3),
+    }
+
+
+def test_a_task_names_metrics_of_its_kind_alone():
+    assert TextTask(name="t", title="T", fields=("a",)).metrics == ("pearson",)
+    with pytest.raises(UserError, match="T: a task of this kind has no metric 'pearson'; it has accuracy"):
+        TextTask(name="t", title="T", fields=("a",), labels=("a", "b"), metrics=("pearson",))
+    with pytest.raises(UserError, match="f1 is that of the second of two classes; of 3, f1_macro"):
+        TextTask(name="t", title="T", fields=("a",), labels=("a", "b", "c"), metrics=("f1",))
+
+
 def test_small_spread_far_from_zero():
     # Half-precision heads and a large mean: a running formula in float32 loses the correlation here.
     said = 1000 + torch.arange(50.0)[:, None] / 64
@@ -73,7 +140,7 @@ def test_small_spread_far_from_zero():
 def test_degenerate_predictions_give_a_number():
     assert score("stsb", [[2.0]] * 4, [1.0, 2.0, 3.0, 4.0]) == {"pearson": 0.0, "spearman": 0.0}
     assert score("cola", one_hot([1, 1, 1]), [1, 0, 1])["matthews"] == 0.0
-    assert score("mrpc", one_hot([0, 0, 0]) * torch.tensor([1.0]), [1, 0, 1])["f1"] == 0.0
+    assert score("mrpc", one_hot([0, 0, 0, 1])[:3], [1, 0, 1])["f1"] == 0.0
 
 
 def test_diverged_predictions_are_not_hidden():
@@ -91,7 +158,7 @@ def test_fillers_do_not_count_and_batching_does_not_matter():
     logits = torch.randn(30, 1, generator=generator)
     labels = torch.rand(30, generator=generator) * 5
     whole = score("stsb", logits, labels)
-    metrics = glue_metrics(TASKS["stsb"])
+    metrics = TextMetrics(TASKS["stsb"])
     for start in range(0, 30, 7):
         part, truth = logits[start : start + 7], labels[start : start + 7]
         weight = torch.cat([torch.ones(len(truth)), torch.zeros(2)])
@@ -104,7 +171,7 @@ def test_fillers_do_not_count_and_batching_does_not_matter():
 
 
 def test_mnli_is_pooled_and_split():
-    metrics = glue_metrics(TASKS["mnli"])
+    metrics = TextMetrics(TASKS["mnli"])
     metrics.update(one_hot([0, 1, 2, 2]), torch.tensor([0, 1, 2, 0]), torch.ones(4), 0)
     metrics.update(one_hot([0, 2]), torch.tensor([0, 1]), torch.tensor([1.0, 1.0]), 1)
     got = {name: float(value) for name, value in metrics.compute().items()}
@@ -128,7 +195,7 @@ def on_one_rank(device: torch.device, truth, said, classes, scores) -> list[dict
         "only a filler row": [(0, 11, 1.0), (0, 1, 0.0)],
         "no batch at all": [(0, 11, 1.0), (0, 0, 0.0)],
     }
-    stsb, mnli, found = glue_metrics(TASKS["stsb"]), glue_metrics(TASKS["mnli"]), []
+    stsb, mnli, found = TextMetrics(TASKS["stsb"]), TextMetrics(TASKS["mnli"]), []
     for shares in cases.values():
         first, last, weight = shares[torch.distributed.get_rank()]
         for start in range(first, last, 3):
