@@ -37,7 +37,7 @@ def hub_reachable(timeout: float = 4.0) -> bool:
 
     False at once under HF_HUB_OFFLINE=1. The answer is remembered for the life of the process.
     """
-    return not _offline() and _probe(hub_endpoint(), timeout)
+    return not _offline() and answers(hub_endpoint(), timeout)
 
 
 def _offline() -> bool:
@@ -46,23 +46,24 @@ def _offline() -> bool:
 
 
 @functools.lru_cache
-def _probe(endpoint: str, timeout: float) -> bool:
-    answers: list[bool] = []
+def answers(endpoint: str, timeout: float) -> bool:
+    """Whether a server answers within `timeout` seconds, if only to say no; remembered for the life of the process."""
+    found: list[bool] = []
 
     def ask() -> None:
         try:
             urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=timeout).close()
-            answers.append(True)
+            found.append(True)
         except urllib.error.HTTPError as error:  # it answers, if only to say no
-            answers.append(error.code < 500)
+            found.append(error.code < 500)
         except (OSError, ValueError):
-            answers.append(False)
+            found.append(False)
 
     # A name look-up has no time limit of its own: ask in a thread and stop waiting for it.
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(timeout)
-    return bool(answers and answers[0])
+    return bool(found and found[0])
 
 
 def hub_cached(

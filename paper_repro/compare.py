@@ -28,10 +28,12 @@ from pathlib import Path
 from modules.command_line import Parser, guarded, place
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.file import read
+from modules.experiments.dashboards import end
 from modules.experiments.wishes import Wishes
 from modules.launch.jobs.launch import Launch
 from modules.launch.jobs.slurm import options_in
 from modules.reports.show import show_table
+from modules.runs.tracking import ARTIFACTS_HELP, FLAGS
 from variants.errors import UserError
 
 
@@ -61,7 +63,9 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         help="write the search of a row as a sweep of Weights & Biases; nothing trains",
     )
     parser.add_argument("--results_dir", type=place, default=Path("results/compare"))
-    parser.add_argument("--wandb", default="off", help="online, offline, off or auto (default: off)")
+    for name, text in FLAGS.items():
+        parser.add_argument(f"--{name}", default="auto" if name == "wandb" else getattr(Wishes, name), help=text)
+    parser.add_argument("--wandb_artifacts", action="store_true", help=ARTIFACTS_HELP)
     parser.add_argument(
         "--reference", action="store_true", help="switch all acceleration off: plain PyTorch, for checking results"
     )
@@ -84,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         model=options.model,
         data_dir=options.data_dir,
         results_dir=str(options.results_dir),
-        wandb=options.wandb,
+        **{name: getattr(options, name) for name in (*FLAGS, "wandb_artifacts")},
         compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
         reference=options.reference,
     )
@@ -109,7 +113,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not runs:
         return code  # a search alone
     code = max(code, comparison.carry_out(runs, options.results_dir))
-    return max(code, show_table(str(options.results_dir), benchmark=comparison.benchmark, differences=True))
+    code = max(code, show_table(str(options.results_dir), benchmark=comparison.benchmark, differences=True))
+    end(runs, runs, comparison.benchmark)
+    return code
 
 
 def _export(comparison: Comparison, rows: list[Row], words: list[str]) -> int:

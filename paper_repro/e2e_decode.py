@@ -3,8 +3,8 @@
     python paper_repro/e2e_decode.py results/runs/0123456789ab --length_penalty 0.8 --out outputs.txt
     python paper_repro/e2e_decode.py results/runs/0123456789ab --beams 1 --epoch last --json
 
-Settings that are not given are the run's. The scores are printed and the outputs written to --out; the run's result
-file stays as it is, since its figures are of its own settings.
+Settings that are not given are the run's. The scores are printed, and recorded in W&B as the run was; the outputs are
+written to --out. The run's result file stays as it is, since its figures are of its own settings.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.e2e.settings import SEARCH
 from modules.command_line import Parser, guarded, place
+from modules.runs.tracking import MODES
 from variants.atomic import write_atomic
 from variants.convert import VARIANT_HELP
 
@@ -35,6 +36,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", help="the run's backbone, if it has been moved")
     parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
     parser.add_argument("--reference", action="store_true", help="switch all acceleration off")
+    parser.add_argument("--wandb", choices=MODES, help="record the decoding in W&B (default: as the run was)")
     parser.add_argument("--out", type=place, help="file for the outputs, one per line")
     parser.add_argument("--json", action="store_true", help="one JSON object, unrounded; null where a score is missing")
     return parser.parse_args(argv)
@@ -54,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.out:
         write_atomic(options.out, "\n".join(outputs) + "\n")
     values, missing = score(outputs, references)
+    from modules.experiments.dashboards import decoded
+
+    shown = [(output, group[0]) for output, group in zip(outputs[:20], references, strict=False)]
+    lines = decoded(options.run, options.wandb, settings, values, shown)
     if options.json:
         print(json.dumps(values | {"inputs": len(outputs), "settings": settings, "missing": missing}))
         return 0
@@ -62,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name}: {'' if value is None else f'{value:.4f}'}".rstrip())
     for line in missing.values():
         print(line, file=sys.stderr)
+    for line in lines:
+        print(line)
     return 0
 
 

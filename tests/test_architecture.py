@@ -79,6 +79,7 @@ FLOORS = {
         "benchmarks/e2e",
         "pretraining",
         "training/parallel",
+        "training/loggers",
         "training",
         "launch",
         "launch/jobs",

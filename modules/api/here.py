@@ -8,6 +8,7 @@ import warnings
 
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from modules.experiments.dashboards import begin
 from modules.experiments.plan import Plan
 from modules.experiments.stacking import stacks
 from modules.launch import worker
@@ -38,6 +39,7 @@ def done_here(
     missing = [run for run in plan.runs if not store.done(run.id)]
     if missing:
         print("\n".join(plan.about), flush=True)
+        begin(missing)
         _carry_out(stacks(missing) if stack else [[run] for run in missing], store, live)
     results = [store.read(run.id) for run in plan.runs]
     return [result for result in results if result is not None]

@@ -17,6 +17,9 @@ Batch = dict[str, Tensor]
 Losses = tuple[Tensor, Tensor, Any]
 """Losses (N,) in fp32, their weights (N,), and what `update` wants of the outputs."""
 
+Samples = tuple[str, tuple[str, ...], list[tuple[Any, ...]]]
+"""A table of outputs: (its name, its columns, its rows)."""
+
 
 class Objective(nn.Module):
     """The interface. What is trained is sum(weights x losses); its mean over ranks is the mean over the global batch.
@@ -45,6 +48,10 @@ class Objective(nn.Module):
 
     def test(self, module: LightningModule, adapted: AdaptedModel, folder: Any) -> dict[str, Any] | None:
         """Once, after training: the figures that the table prints, where they are not the dev set's."""
+        return None
+
+    def samples(self, folder: Path) -> Samples | None:
+        """A few outputs of the run in ``folder``, to be looked at; None where its answers are classes or scores."""
         return None
 
     # ---- of S adapters that are trained at once: a batch holds the rows of each, one behind the other -------------

@@ -13,6 +13,7 @@ from modules.comparison.file import ComparisonFile, split
 from modules.comparison.space import Dimension, Point, words
 from modules.data.source import Source
 from modules.experiments.budget import line, pick
+from modules.experiments.dashboards import begin
 from modules.experiments.plan import make_plan, open_source
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
@@ -182,6 +183,7 @@ class Comparison:
             tasks=list(rule.tasks if tuning else self.content.tasks),
             seeds=[rule.seed] if tuning else list(row.seeds),
             results_dir=str(folder),
+            job_type="tune" if tuning else "train",
             trainer=self.content.for_all | row.trainer | ((rule.trainer or {}) if tuning else {}),
         )
         if self._source is None:  # read once for all plans
@@ -214,6 +216,7 @@ class Comparison:
     def carry_out(self, runs: list[RunConfig], folder: Path) -> int:
         """Do what is missing of ``runs``; the exit code."""
         groups = self.missing(runs, folder)
+        begin([run for group in groups for run in group])
         for run in (run for group in groups for run in group):
             run.write()
         code = carry_out(groups, str(folder), self.launch, self.jobs, self.content.for_all, self.stack)

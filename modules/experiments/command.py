@@ -10,6 +10,7 @@ from modules.command_line import guarded
 from modules.command_line.waiting import waiting
 from modules.experiments.announcement import Settled, check_variants, settings_lines
 from modules.experiments.config_files import expanded
+from modules.experiments.dashboards import begin, end
 from modules.experiments.flags import make_parser, variant_in
 from modules.experiments.plan import Plan, make_plan, merge
 from modules.experiments.stacking import stacks
@@ -129,6 +130,7 @@ def execute(
         finished = f", {done} done before" if done else ""
         print(f"{runs_text(len(plan.runs))}{finished}; results: {os.path.join(results_dir, 'runs')}", flush=True)
     groups = stacks(missing) if stack else [[run] for run in missing]
+    agent = begin(missing)
     for run in (run for group in groups for run in group):
         run.write()  # every rank of a launcher: one that waited for the first to do so would come too early
     code = carry_out(groups, results_dir, launch, jobs, trainer, stack)
@@ -136,4 +138,6 @@ def execute(
         return code
     ids = {run.id for run in plan.runs}
     code = max(code, show_table(results_dir, write=bool(missing), ids=ids, benchmark=benchmark))
-    return max(code, say_what_is_missing(plan.runs, results_dir))
+    code = max(code, say_what_is_missing(plan.runs, results_dir))
+    end(plan.runs, missing, benchmark, agent)
+    return code

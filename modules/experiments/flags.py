@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from modules.benchmarks.base import Benchmark
 from modules.command_line.mistakes import explain
-from modules.runs.config import COMPILE, WANDB
+from modules.runs.config import COMPILE
+from modules.runs.tracking import ARTIFACTS_HELP, FLAGS
 from variants.command_line import HelpFormatter, ShowVersion, canonical
 from variants.errors import UserError
 from variants.outside.options import add_options, opened
@@ -85,8 +86,9 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     add("--slurm", type=dict[str, str] | None, help="options of sbatch, as --slurm.partition X --slurm.time 2:00:00")
     add("--table_only", **switch, help="rebuild the table from the result files")
     add("--results_dir", type=place, default="results", help="where runs and tables are written (default: results)")
-    words = "auto is online if logged in, else offline (default: auto)"
-    add("--wandb", type=str, default="auto", metavar="{" + ",".join(WANDB) + "}", help=words)
+    for name, text in FLAGS.items():
+        add(f"--{name}", type=str | None, help=text)
+    add("--wandb_artifacts", **switch, help=ARTIFACTS_HELP)
     how = "; ".join(f"{name}: {text}" for name, text in COMPILE.items())
     add("--compile", type=str, default="auto", metavar="{" + ",".join(COMPILE) + "}", help=f"{how} (default: auto)")
     add("--reference", **switch, help="switch all acceleration off: plain PyTorch, for checking results")

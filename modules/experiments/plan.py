@@ -14,7 +14,8 @@ from modules.data.source import Source
 from modules.experiments.announcement import recipe_line
 from modules.experiments.budget import line, pick
 from modules.experiments.wishes import Wishes
-from modules.runs.config import COMPILE, WANDB, RunConfig
+from modules.runs.config import COMPILE, RunConfig
+from modules.runs.tracking import check_tracking
 from modules.runs.trainer_options import check_trainer
 from variants.errors import UserError
 from variants.outside.files import code_hash
@@ -44,8 +45,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     check_trainer(wishes.trainer, here)
     if wishes.compile not in COMPILE:
         raise UserError(f"--compile must be one of {', '.join(COMPILE)}, not {wishes.compile!r}")
-    if wishes.wandb not in WANDB:
-        raise UserError(f"--wandb must be one of {', '.join(WANDB)}, not {wishes.wandb!r}")
+    check_tracking(wishes)
     benchmark = wishes.benchmark
     if unknown := [t for t in wishes.tasks if t not in benchmark.tasks]:
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
@@ -171,6 +171,7 @@ def _add(
         benchmark_code=benchmark.code,
         overrides=overrides,
         budget=found["budget"],
+        command=wishes.command(task, seed),
         variant_name=cls.name,
         **wishes.execution() | {"results_dir": str(Path(wishes.results_dir))},
     )

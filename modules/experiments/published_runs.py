@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from modules.benchmarks.recipes import Recipe, recipes_for
 from modules.benchmarks.settings import TrainingSettings
 from modules.experiments.plan import choose_model, settings
 from modules.experiments.wishes import Wishes
-from modules.paths import PROJECT
 from modules.reports.papers.paper_rows import PaperRow, choose, paper_rows
 from modules.reports.tables.section import short_name
 from modules.runs.results import canonical
@@ -72,28 +70,7 @@ class PlannedRun:
     @property
     def command(self) -> str:
         """The complete command line of this one run, for the folder in which it is asked for."""
-        wishes, own = self.wishes, self.wishes.benchmark
-        script = PROJECT / "paper_repro" / own.script
-        if script.is_relative_to(Path.cwd()):
-            script = script.relative_to(Path.cwd())
-        words = ["python", str(script), "--variant", wishes.variant, "--preset", wishes.preset]
-        words += ["--model", self.model] if wishes.model else []
-        flags = {
-            **own.given,
-            "data_dir": wishes.data_dir,
-            **wishes.options,
-            **wishes.training,
-            "mnli_init": wishes.mnli_init,
-        }
-        flags |= {f"trainer.{name}": value for name, value in wishes.trainer.items()}
-        flags |= {"results_dir": wishes.results_dir if wishes.results_dir != "results" else None}
-        flags |= {name: getattr(wishes, name) for name in ("wandb", "compile") if getattr(wishes, name) != "auto"}
-        flags |= {"reference": wishes.reference or None}
-        flags |= {"tasks": self.recipe.task, "seeds": self.seed}
-        for name, value in flags.items():
-            if value is not None:
-                words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
-        return shlex.join(words)
+        return self.wishes.command(self.recipe.task, self.seed)
 
 
 def run_key(*parts: Any) -> str:

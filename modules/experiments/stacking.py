@@ -36,7 +36,8 @@ def stacks(runs: Sequence[RunConfig], where_possible: bool = False) -> list[list
                 raise UserError(reason)
             groups[run.id] = [run]
             continue
-        shared = dataclasses.asdict(run) | {"seed": None, "init_from": run.init_from and run.init_from["task"]}
+        shared = dataclasses.asdict(run) | dict.fromkeys(("seed", "command", "agent"))
+        shared["init_from"] = run.init_from and run.init_from["task"]
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
     return [part for group in groups.values() for part in _dealt(group)]
 

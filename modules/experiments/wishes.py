@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from modules.benchmarks.base import Benchmark
+from modules.paths import PROJECT
 from modules.runs.config import Execution
+from modules.runs.tracking import FLAGS
 from variants.errors import UserError
 from variants.outside import options
 from variants.schema import Seed, checked
@@ -72,6 +76,28 @@ class Wishes(Execution):
         if "budget" in wishes:
             wishes["budget"] = str(wishes["budget"])
         return cls(**wishes)
+
+    def command(self, task: str, seed: int) -> str:
+        """The complete command line of the run of one task and seed, for the folder in which it is asked for."""
+        script, default = PROJECT / "paper_repro" / self.benchmark.script, Wishes(benchmark=self.benchmark)
+        if script.is_relative_to(Path.cwd()):
+            script = script.relative_to(Path.cwd())
+        words = ["python", str(script), "--variant", self.variant, "--preset", self.preset]
+        words += ["--model", self.model] if self.model else []
+        flags = {
+            **self.benchmark.given,
+            "data_dir": self.data_dir,
+            **self.options,
+            **self.training,
+            "mnli_init": self.mnli_init,
+        }
+        flags |= {f"trainer.{name}": value for name, value in self.trainer.items()}
+        names = ("results_dir", *FLAGS, "wandb_artifacts", "compile", "reference")
+        flags |= {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
+        for name, value in (flags | {"tasks": task, "seeds": seed}).items():
+            if value is not None:
+                words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+        return shlex.join(words)
 
 
 def names_of(value: str | None) -> list[str]:

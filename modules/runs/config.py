@@ -11,6 +11,7 @@ from typing import Any
 from modules.documents import read_json
 from modules.runs.record_types import Budget, Origin, Start
 from modules.runs.results import run_id
+from modules.runs.tracking import Tracking
 from variants.atomic import write_atomic
 from variants.schema import Seed, built
 
@@ -35,25 +36,20 @@ COMPILE = {
 }
 """Values of --compile: none changes what is computed."""
 
-WANDB = ("auto", "online", "offline", "off")
-"""Values of --wandb."""
-
 
 @dataclass(kw_only=True)
-class Execution:
+class Execution(Tracking):
     """How runs are carried out and where they are recorded: what a command's wishes and its runs have in common.
 
     Attributes:
         trainer: options passed to ``lightning.Trainer`` as they are; all but `NEUTRAL` ones decide a run's outcome.
         results_dir: the folder of runs and tables.
-        wandb: online, offline, off, or auto (online if logged in, else offline).
         compile: how steps are carried out: see ``COMPILE``.
         reference: whether all acceleration is switched off: plain PyTorch, for checking results.
     """
 
     trainer: dict[str, Any] = field(default_factory=dict)
     results_dir: str = "results"
-    wandb: str = "off"
     compile: str = "auto"
     reference: bool = False
 
@@ -85,6 +81,7 @@ class RunConfig(Execution):
         init_from: ``task`` and ``id`` of the run whose weights this one starts from.
         code, benchmark_code: hashes of the source files of a variant and a benchmark from outside the project.
         budget: trained adapter parameters ``wanted`` by --budget, which picked the variant's size, and ``counted``.
+        command: the command line of this one run, for dashboards.
     """
 
     benchmark: str
@@ -101,6 +98,7 @@ class RunConfig(Execution):
     benchmark_code: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     budget: Budget | None = None
+    command: str = ""
     variant_name: str = ""
 
     @property

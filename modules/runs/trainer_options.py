@@ -16,7 +16,7 @@ OWNED = {
     "max_steps": "use --epochs",
     "max_time": "the same command goes on where a run was stopped",
     "gradient_clip_val": "use --gradient_clip_val",
-    "logger": "use --wandb",
+    "logger": "use --logger",
     "default_root_dir": "use --results_dir",
     "fast_dev_run": "use --epochs 1, and --trainer.limit_train_batches",
     "overfit_batches": "use --trainer.limit_train_batches",

@@ -14,7 +14,7 @@ import torch
 
 from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
-from modules.training.callbacks import History
+from modules.training.history import History
 
 _starts: list[float] = []
 """Resident MiB of this process where each of its runs began."""

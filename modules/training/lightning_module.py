@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,9 @@ class FineTuner(LightningModule):
         warmup_ratio: linear warm-up as a share of all steps; then linear decay to 0.
         warmup_steps: the same in steps; it takes precedence.
         adam_eps: epsilon of AdamW.
+
+    Attributes:
+        last_losses: the loss of the last batch, without penalties, a scalar; of stacked adapters (S,).
     """
 
     strict_loading = True
@@ -72,9 +75,13 @@ class FineTuner(LightningModule):
 
     # ---- what a run asks for, of one adapter or of each stacked one ------------------------------------------
 
+    def each(self) -> Iterator[tuple[AdaptedModel, dict[str, Tensor]]]:
+        """Each adapter in turn, active, with the gradients of what it trains, by name, as the last step left them."""
+        yield self.adapted, {name: p.grad for name, p in self.adapted.trained().items() if p.grad is not None}
+
     def metrics_of_each(self) -> list[dict[str, float]]:
         """The variant's figures about the state of each adapter."""
-        return [variant_figures(self.adapted)]
+        return [variant_figures(adapted) for adapted, _ in self.each()]
 
     def restore(self, index: int, folder: Path) -> None:
         """Give an adapter the values that it had when it was saved to ``folder``."""
@@ -94,7 +101,8 @@ class FineTuner(LightningModule):
             if batch_idx % self.trainer.accumulate_grad_batches == 0:
                 self.step.zero()
             total, loss = self.step(batch)
-        self._train += torch.stack((loss.detach(), torch.ones_like(loss)))
+        self.last_losses = loss.detach()
+        self._train += torch.stack((self.last_losses, torch.ones_like(loss)))
         return total
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

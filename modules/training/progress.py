@@ -14,7 +14,7 @@ from modules.processes import on_terminal
 from modules.runs import progress as shown
 from modules.runs.results import finite_losses
 from modules.runs.score_form import printed
-from modules.training.callbacks import History
+from modules.training.history import History
 
 EVERY = 0.5
 """Seconds between two notes for the command that shows the run."""

@@ -11,8 +11,8 @@ from modules.benchmarks.base import Prepared, benchmark
 from modules.runs.config import NEUTRAL, RunConfig
 from modules.runs.environment import environment
 from modules.runs.results import RunResult
-from modules.training.callbacks import History
 from modules.training.cost import cost
+from modules.training.history import History
 from variants.outside.options import build
 from variants.registry import resolve
 

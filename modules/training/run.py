@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from modules.benchmarks.base import Prepared
+from modules.benchmarks.base import Prepared, benchmark
 from modules.runs.config import RunConfig
+from modules.runs.environment import device_name
 from modules.runs.results import ResultStore, RunResult
 from modules.training.acceleration import PlainComputation, accelerate
-from modules.training.callbacks import BeforeWriting, History
+from modules.training.callbacks import BeforeWriting
 from modules.training.checkpoint import usable
+from modules.training.history import History
 from modules.training.lightning_module import FineTuner
+from modules.training.loggers.callback import Figures
+from modules.training.loggers.opened import open_logs
 from modules.training.parallel import devices
 from modules.training.parallel.sharded import check_shardable
 from modules.training.progress import Progress
@@ -22,7 +26,6 @@ from modules.training.record import make_result, notes
 from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner
 from modules.training.trainer import begin, checkpoint_path, fit, interruptible, make_trainer
-from modules.training.wandb_logger import finish_logging, log_epochs, make_logger
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.errors import VariantError
@@ -76,39 +79,39 @@ def run_seeds(
     history = histories[0] if len(configs) == 1 else StackedHistory(histories)
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
-    logger = make_logger(first) if len(configs) == 1 else None  # a dashboard takes one run at a time
-    progress = Progress(title, history, first.folder, live)
-    trainer = make_trainer(first, history, progress, precision, place, logger, computation.averages)
+    figures = _figures(configs, histories, counts, checkpoint is not None)
+    own = (history, Progress(title, history, first.folder, live), figures)
+    trainer = make_trainer(first, own, precision, place, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
-    with interruptible():
+    with figures, interruptible():
         if prepared.objective.scores_frozen and not handle.trained():
             trainer.validate(module, datamodule=prepared.data, verbose=False)
         else:
             fit(trainer, module, prepared.data, checkpoint, history)
-    metrics = module.metrics_of_each()
-    restore = module.restore if handle.trained() else None
-    tests = prepared.objective.test_each(module, restore, [config.folder for config in configs])
-    computation.release()
-    if not trainer.is_global_zero:
-        return []
-    results = []
-    for index, (config, own) in enumerate(zip(configs, history.finished(), strict=True)):
-        found = {"test": tests[index], "parameters": counts[index]}
-        own_logger = logger if len(configs) == 1 else log_epochs(config, own)
-        result = make_result(
-            config,
-            prepared,
-            own,
-            trainer,
-            **found,
-            variant_metrics=metrics[index],
-            wandb_id=finish_logging(own_logger, own, **found),
-            stacked=len(configs),
-            reference=computation.reference,
-        )
-        before_writing()
-        ResultStore(config.results_dir).write(result)
-        results.append(result)
+        metrics = module.metrics_of_each()
+        restore = module.restore if handle.trained() else None
+        tests = prepared.objective.test_each(module, restore, [config.folder for config in configs])
+        computation.release()
+        if not trainer.is_global_zero:
+            return []
+        results = []
+        for index, (config, own) in enumerate(zip(configs, history.finished(), strict=True)):
+            result = make_result(
+                config,
+                prepared,
+                own,
+                trainer,
+                test=tests[index],
+                parameters=counts[index],
+                variant_metrics=metrics[index],
+                wandb_id=figures.logs[index].id,
+                stacked=len(configs),
+                reference=computation.reference,
+            )
+            before_writing()
+            ResultStore(config.results_dir).write(result)
+            results.append(result)
+            figures.finish(index, result, prepared.objective.samples(config.folder))
     for config in configs:
         for file in config.folder.glob("*.ckpt"):
             file.unlink(missing_ok=True)
@@ -121,6 +124,19 @@ def _module(
     """The LightningModule of one adapter or of a stack."""
     tuner = StackedTuner if isinstance(handle, Stack) else FineTuner
     return tuner(handle, prepared.objective, computation, **optimisation(config))
+
+
+def _figures(
+    configs: Sequence[RunConfig], histories: Sequence[History], counts: Sequence[dict[str, int]], goes_on: bool
+) -> Figures:
+    """What writes the figures of each run to its loggers."""
+    device = device_name("cuda:0" if devices.on_gpu(configs[0]) else "cpu")
+    task = benchmark(configs[0].benchmark).tasks[configs[0].task]
+    logs = [
+        open_logs(config, own, task.metrics, goes_on, device=device, stacked=len(configs))
+        for config, own in zip(configs, counts, strict=True)
+    ]
+    return Figures(configs, logs, histories)
 
 
 def _title(configs: Sequence[RunConfig]) -> str:

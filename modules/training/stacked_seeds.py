@@ -6,7 +6,7 @@ result are its own. Dropout of the backbone draws other masks than in a run alon
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
-from modules.training.callbacks import History, scored_epoch
-from modules.training.lightning_module import FineTuner, variant_figures
+from modules.training.history import History, scored_epoch
+from modules.training.lightning_module import FineTuner
+from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.formats.native import restore
 
@@ -36,13 +37,12 @@ class StackedTuner(FineTuner):
         """How many adapters."""
         return self.adapted.size
 
-    def metrics_of_each(self) -> list[dict[str, float]]:
-        """The variant's figures about the state of each adapter."""
-        found = []
+    def each(self) -> Iterator[tuple[AdaptedModel, dict[str, Tensor]]]:
+        """Each adapter in turn, active, with its gradients."""
+        gradients = {name: p.grad for name, p in self.adapted.trained().items() if p.grad is not None}
         for index in range(self.size):
             with self.adapted.alone(index) as adapted:
-                found.append(variant_figures(adapted))
-        return found
+                yield adapted, {name: gradient[index] for name, gradient in gradients.items()}
 
     def restore(self, index: int, folder: Path) -> None:
         """Give one adapter the values that it had when it was saved to ``folder``."""

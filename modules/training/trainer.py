@@ -10,24 +10,22 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Trainer, seed_everything
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch import Callback, Trainer, seed_everything
 from lightning.pytorch.plugins.environments import LightningEnvironment
 
 from modules.data.module import PaddedDataModule
 from modules.runs.config import RunConfig
 from modules.runs.ranks import launched
 from modules.runs.results import run_id
-from modules.training.callbacks import EpochSeeds, History, SameReplicas
+from modules.training.callbacks import EpochSeeds, SameReplicas
 from modules.training.checkpoint import CheckpointFiles, EpochCheckpoint
 from modules.training.cost import reset_peak_memory
+from modules.training.history import History
 from modules.training.lightning_module import FineTuner
 from modules.training.parallel import devices
 from modules.training.parallel.strategies import strategy, without_questions
-from modules.training.progress import Progress
 from variants.errors import UserError, first_line
 
 CHECKPOINT = "last.ckpt"
@@ -86,24 +84,21 @@ def interruptible() -> Iterator[None]:
 
 def make_trainer(
     config: RunConfig,
-    history: History,
-    progress: Progress,
+    own: Sequence[Callback],
     precision: str,
     checkpoint: Path,
-    logger: Any | None,
     averages: bool = False,
 ) -> Trainer:
     """Lightning's Trainer of a run, which leaves its ``checkpoint`` at the end of each epoch.
 
     Args:
+        own: the run's callbacks, in their order: history, progress, figures.
         averages: whether the run's own step averages gradients over processes.
 
     Raises:
         UserError: Lightning refuses one of ``config.trainer``'s options.
     """
-    callbacks = [EpochSeeds(config.seed), SameReplicas(config.id), history, progress, EpochCheckpoint(checkpoint)]
-    if logger:
-        callbacks.append(LearningRateMonitor("step"))
+    callbacks = [EpochSeeds(config.seed), SameReplicas(config.id), *own, EpochCheckpoint(checkpoint)]
     options = {
         "devices": 1,
         "num_sanity_val_steps": 0,
@@ -123,7 +118,7 @@ def make_trainer(
             max_epochs=config.training["epochs"],
             gradient_clip_val=config.training.get("gradient_clip_val") or None,
             callbacks=callbacks,
-            logger=logger or False,
+            logger=False,  # loggers are the callback's: stacked seeds are several runs
             use_distributed_sampler=False,
             enable_progress_bar=False,
             default_root_dir=config.folder,

@@ -15,9 +15,9 @@ from tests.support.hub_server import HubServer
 def online(monkeypatch):
     for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", "http_proxy", "HTTP_PROXY"):
         monkeypatch.delenv(variable, raising=False)
-    hub._probe.cache_clear()
+    hub.answers.cache_clear()
     yield lambda url: monkeypatch.setenv("HF_ENDPOINT", url)
-    hub._probe.cache_clear()
+    hub.answers.cache_clear()
 
 
 def reachable_in(limit: float) -> bool:

@@ -125,7 +125,7 @@ class Adapter:
     def param_groups(
         self, parameters: Mapping[str, nn.Parameter], head: set[str], lr: float, head_lr: float | None, decay: float
     ) -> list[dict[str, Any]]:
-        """Optimizer groups: the variant's own, then what trains in place.
+        """Optimizer groups: the variant's own, then what trains in place; each has a ``name`` (adapter, head).
 
         Biases and norms that train in place are spared the weight decay, as everywhere in the field.
 
@@ -136,14 +136,14 @@ class Adapter:
         """
         trained = {k: t for k, t in self.tensors().items() if isinstance(t, nn.Parameter) and t.requires_grad}
         groups = self.variant.param_groups(list(self.layers.values()), lr) if self.layers else []
-        groups = completed_groups(self.variant, groups, trained, {"lr": lr, "weight_decay": decay})
-        for rate, keys in (
-            (lr, [key for key in self.in_place if key not in head]),
-            (lr if head_lr is None else head_lr, [key for key in self.in_place if key in head]),
+        groups = completed_groups(self.variant, groups, trained, {"lr": lr, "weight_decay": decay, "name": "adapter"})
+        for name, rate, keys in (
+            ("adapter", lr, [key for key in self.in_place if key not in head]),
+            ("head", lr if head_lr is None else head_lr, [key for key in self.in_place if key in head]),
         ):
             for own, wide in ((decay, True), (0.0, False)):
                 chosen = [parameters[key] for key in keys if (parameters[key].ndim > 1) == wide]
-                groups.append({"params": chosen, "lr": rate, "weight_decay": own})
+                groups.append({"params": chosen, "lr": rate, "weight_decay": own, "name": name})
         return [group for group in groups if group["params"]]
 
 

@@ -27,7 +27,8 @@ RESERVED = frozenset({
     *("label_smoothing", "length_penalty", "linearisation", "lr", "max_length", "max_new_tokens", "mnli_init"),
     *("model", "model_dropout", "no_repeat_ngram", "only", "pad", "plan", "precision", "preset"),
     *("print_config", "reference", "results_dir", "rows", "score_epoch", "seeds", "slurm", "stack_seeds", "table"),
-    *("table_only", "tasks", "trainer", "variant", "version", "wandb", "warmup_ratio", "warmup_steps", "weight_decay"),
+    *("table_only", "tasks", "trainer", "variant", "version", "warmup_ratio", "warmup_steps", "weight_decay"),
+    *("logger", "wandb", "wandb_artifacts", "wandb_entity", "wandb_notes", "wandb_project", "wandb_tags"),
 })  # fmt: skip
 """Flags of the project's commands, which no option can share. A test holds it complete."""
 V = TypeVar("V")

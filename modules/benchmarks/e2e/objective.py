@@ -16,11 +16,15 @@ from torch import Tensor, nn
 
 from modules.benchmarks.e2e.data import Inputs
 from modules.benchmarks.e2e.decode import Decoding, decode_each
-from modules.benchmarks.objective import Batch, Losses, Objective
+from modules.benchmarks.objective import Batch, Losses, Objective, Samples
+from modules.documents import read_text
 from modules.scores import FORMULAS, score, versions
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.formats.native import TENSORS, read_adapter, restore
+
+SAMPLES = 20
+"""Outputs that dashboards show."""
 
 
 class Generation(Objective):
@@ -114,6 +118,14 @@ class Generation(Objective):
             print(f"{name} is left out: {lack}", flush=True)
         figures = {"epoch": epoch, **values, "decode_s": round(seconds, 2)}
         return figures | {"missing": missing, "scorers": versions()}
+
+    def samples(self, folder: Path) -> Samples | None:
+        """The first outputs of the test set, with what was to be said and a reference."""
+        if not (folder / "test.txt").is_file():
+            return None
+        outputs, test = read_text(folder / "test.txt").splitlines(), self.inputs["test"]
+        rows = [(mr, output, group[0]) for mr, output, group in zip(test.mrs, outputs, test.references, strict=False)]
+        return "test/outputs", ("meaning", "output", "reference"), rows[:SAMPLES]
 
     # ---- stacked adapters ------------------------------------------------------------------------------------
 

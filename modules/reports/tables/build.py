@@ -4,15 +4,13 @@ Scores of different backbones or data never share a section, runs with different
 cell is backed by result files. The same result files give the same bytes.
 """
 
-import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from modules.benchmarks.base import Benchmark, Column
 from modules.reports.tables.published import PublishedRow
-from modules.reports.tables.section import Cell, Row, Section, natural, plain, short_name
-from modules.runs.results import RunResult, canonical, data_names, run_id
+from modules.reports.tables.section import Cell, Row, Section
+from modules.runs.labels import as_text, in_words, label_words, natural, plain, short_name
+from modules.runs.results import RunResult, data_names, run_id
 
 Settings = dict[tuple[str, str], str]
 """(part of the result, name) -> the value as canonical JSON, so that equal means equal."""
@@ -64,7 +62,7 @@ def _rows(runs: list[RunResult], by_id: Mapping[str, RunResult], benchmark: Benc
     """Group by protocol, variant and hand-set options; then split on every setting that differs within a task."""
     groups: dict[tuple[str, str, str], list[RunResult]] = {}
     for run in runs:
-        groups.setdefault((run.protocol, run.variant, _text(run.overrides)), []).append(run)
+        groups.setdefault((run.protocol, run.variant, as_text(run.overrides)), []).append(run)
     rows = []
     for (protocol, variant, _), group in sorted(groups.items()):
         settings = {run.id: _settings(run, by_id) for run in group}
@@ -92,7 +90,7 @@ def _settings(run: RunResult, by_id: Mapping[str, RunResult]) -> Settings:
         },
         "score": {"metric": run.metric, "code": run.code},
     }
-    return {(part, name): _text(value) for part, values in parts.items() for name, value in values.items()}
+    return {(part, name): as_text(value) for part, values in parts.items() for name, value in values.items()}
 
 
 def _differing(runs: list[RunResult], settings: Mapping[str, Settings], benchmark: Benchmark) -> list[tuple[str, str]]:
@@ -140,29 +138,16 @@ def _has(column: Column, runs: tuple[RunResult, ...]) -> bool:
 
 
 def _label(runs: list[RunResult], differing: Mapping[tuple[str, str], str]) -> str:
-    """The variant's sizes (whole numbers, alpha, target), what was set by hand, and what tells the row from others."""
-    words: dict[str, str] = {}
-    for name in dict.fromkeys(name for run in runs for name in run.variant_config):
-        values = sorted({_text(run.variant_config.get(name)) for run in runs}, key=natural)
-        whole = all(re.fullmatch(r"-?\d+", value) for value in values)
-        if (whole or name in ("alpha", "target")) and len(values) <= 2 and values not in (["0"], ["null"]):
-            words[name] = "/".join(plain(value) for value in values)
-    for name, value in runs[0].overrides.items():
-        words[name] = plain(_text(value))
-    for (_, name), value in differing.items():
-        words[name] = plain(value)
-    if len(wanted := {(run.budget or {}).get("wanted") for run in runs}) == 1 and None not in wanted:
-        words["budget"] = f"{wanted.pop():,}"
-    return " ".join(f"{name}={value}" for name, value in words.items())
+    """The label of a run (`modules.runs.labels`), and what tells the row from others."""
+    wanted = {(run.budget or {}).get("wanted") for run in runs}
+    words = label_words([run.variant_config for run in runs], runs[0].overrides, wanted)
+    budget = {name: words.pop(name) for name in ("budget",) if name in words}
+    return in_words(words | {name: plain(value) for (_, name), value in differing.items()} | budget)
 
 
 def _row_order(row: Row) -> tuple:
     known = _FIRST.index(row.variant) if row.variant in _FIRST else len(_FIRST)
     return known, row.variant, row.protocol, natural(row.label), min(run.id for run in row.runs)
-
-
-def _text(value: Any) -> str:
-    return json.dumps(canonical(value), sort_keys=True, ensure_ascii=False)
 
 
 def _time(run: RunResult) -> str:

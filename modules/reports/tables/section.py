@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +10,9 @@ from typing import Any
 
 from modules.benchmarks.base import Benchmark, Column
 from modules.reports.tables.published import PublishedRow
+from modules.runs.labels import natural as natural
+from modules.runs.labels import plain as plain
+from modules.runs.labels import short_name as short_name
 from modules.runs.results import RunResult
 
 
@@ -145,22 +146,3 @@ class Section:
     def published_of(self, variant: str) -> list[PublishedRow]:
         """The published rows of a variant."""
         return [row for row in self.published if row.variant == variant]
-
-
-def short_name(backbone: str) -> str:
-    """A model's name without its owner: FacebookAI/roberta-base is roberta-base."""
-    return backbone.rpartition("/")[2]
-
-
-def natural(text: str) -> list[tuple[int, float, str]]:
-    """A sort key that compares numbers by value: r=8 comes before r=16, and lr=0.0005 before lr=0.001."""
-    parts = re.split(r"(\d+(?:\.\d+)?(?:e-?\d+)?)", text)
-    return [(0, float(part), "") if index % 2 else (1, 0.0, part) for index, part in enumerate(parts) if part]
-
-
-def plain(text: str) -> str:
-    """Canonical JSON for a reader: words without quotes, fractions in their shortest form."""
-    value = json.loads(text)
-    if isinstance(value, float):
-        return f"{value:g}"
-    return value if isinstance(value, str) else text

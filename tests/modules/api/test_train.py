@@ -181,7 +181,7 @@ def test_the_process_stays_as_it_was(small):
 
 @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="sends a signal to this thread")
 def test_an_interrupt_is_one_and_the_next_call_goes_on(small, monkeypatch, capsys):
-    from modules.training.callbacks import History
+    from modules.training.history import History
 
     small |= {"epochs": 3}
     whole = train("lora", task="rte", r=2, **small | {"results_dir": small["results_dir"] / "whole"})

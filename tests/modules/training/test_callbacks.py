@@ -12,8 +12,10 @@ from modules.benchmarks.glue import GLUE
 from modules.reports.show import show_table
 from modules.runs.results import ResultStore, RunResult
 from modules.training import callbacks
-from modules.training.callbacks import EpochSeeds, History, dashboard
+from modules.training.callbacks import EpochSeeds
+from modules.training.history import History
 from modules.training.lightning_module import FineTuner
+from modules.training.loggers.keys import epoch_row
 from modules.training.run import run as train
 from tests.support.results import run as result_of
 from tests.support.runs import planned
@@ -60,7 +62,9 @@ def test_the_best_epoch_is_one_with_numbers(tmp_path):
     history.take({"epoch": 2, **figures, "pearson": 0.5})
     history.take({"epoch": 3, **figures, "loss": math.inf, "pearson": 0.9})
     assert history.best["epoch"] == 2 and history.diverged
-    assert dashboard(history.last, {})["diverged"] == 1.0 and "diverged" not in dashboard(history.best, {})
+    last, best = (epoch_row(each, "pearson", history.best, {}) for each in (history.last, history.best))
+    assert last["diverged"] == 1 and "dev/score" not in last
+    assert best["dev/score"] == best["best/score"] == 0.5 and "diverged" not in best
 
 
 def test_replicas_are_compared_before_an_adapter_is_saved(command, monkeypatch):

@@ -1,0 +1,1 @@
+"""Where a run's figures are shown while it trains: W&B, trackio, TensorBoard, CSV."""
