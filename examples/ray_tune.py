@@ -20,10 +20,9 @@ def main(trials: int = 10, results_dir: str = "results/ray", **settings: Any) ->
         tune.report({"score": float("-inf") if result.score is None else result.score})  # None: it diverged
 
     space = {"r": tune.choice([2, 4, 8, 16]), "lr": tune.loguniform(5e-4, 2e-2)}
-    tuner = tune.Tuner(
-        trial, param_space=space, tune_config=tune.TuneConfig(metric="score", mode="max", num_samples=trials)
-    )
-    return tuner.fit().get_best_result()
+    search = tune.TuneConfig(metric="score", mode="max", num_samples=trials)
+    kept = tune.RunConfig(storage_path=folder, name="ray")
+    return tune.Tuner(trial, param_space=space, tune_config=search, run_config=kept).fit().get_best_result()
 
 
 if __name__ == "__main__":

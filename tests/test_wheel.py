@@ -50,7 +50,7 @@ class Installed:
         """What ``python WORDS`` prints, standard error included; it must exit with ``code``."""
         hidden = {"PYTHONPATH", "GLUE_DIR", "E2E_DIR"}
         environment = {name: value for name, value in os.environ.items() if name not in hidden}
-        environment |= {"HF_HUB_OFFLINE": "1"}
+        environment |= {"HF_HUB_OFFLINE": "1", "PATH": str(self.python.parent)}  # no Java: METEOR takes seconds
         command = [str(self.python), *words]
         done = subprocess.run(
             command, cwd=self.here, env=environment, timeout=300,

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from modules.comparison.comparison import Comparison
 from modules.comparison.space import words
 from modules.comparison.trials import DIVERGED, Trial, Trials, score_text, scored
+from modules.launch.progress_line import say
 from modules.runs.results import ResultStore
 
 LOOK = 1.0
@@ -41,7 +42,7 @@ class Progress:
             said += f"; best so far {score_text(before.score, metric)} ({words(before.point)})"
         elif row in self.best:
             said += ", the best so far"
-        print(said, flush=True)
+        say(said)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from modules.comparison.importance import importance
 from modules.comparison.search_plot import draw
 from modules.comparison.space import Point, text, words
 from modules.comparison.trials import DIVERGED, Trial, Trials, best, score_text
+from modules.reports.formats.text_table import text_table
 from modules.reports.plots.image_files import FORMATS, saved_figure
 from variants.atomic import write_atomic
 
@@ -63,10 +64,7 @@ def screen(comparison: Comparison, every: Sequence[Row], trials: Trials) -> list
     for row in (row for row in every if row.name in trials):
         own = ranked(trials[row.name])
         lines += ["", heading(comparison, row, own)]
-        table = _table(comparison, row, own)
-        widths = [max(len(line[k]) for line in table) for k in range(len(table[0]))]
-        for line in table[: SHOWN + 1]:
-            lines.append("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        lines.append(text_table(_table(comparison, row, own)[: SHOWN + 1]))
         if len(own) > SHOWN:
             lines.append(f"and {len(own) - SHOWN} more, in search.csv")
         lines += remarks(comparison, row, own)
@@ -104,10 +102,12 @@ def remarks(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> list[s
 def _table(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> list[list[str]]:
     """Header and a line per trial."""
     keys, top = [each.key for each in row.space], best(list(trials))
-    lines = [["", "loss" if comparison.content.tune.metric == "loss" else "score", *keys]]
-    for each in trials:
+    lines = [["trial", "loss" if comparison.content.tune.metric == "loss" else "score", *keys]]
+    for rank, each in enumerate(trials, 1):
         cells = [text(each.point[key]) for key in keys]
-        lines.append(["best" if each is top else "", score_text(each.score, comparison.content.tune.metric), *cells])
+        lines.append(
+            ["best" if each is top else str(rank), score_text(each.score, comparison.content.tune.metric), *cells]
+        )
     return lines
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,7 +32,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         raise UserError(f"{path}: a table's name ends in {', '.join(KINDS)}")
     try:
         if kind == ".jsonl":
-            table = pd.read_json(path, lines=True, dtype=False)
+            table = pd.DataFrame([json.loads(line) for line in path.open(encoding="utf-8-sig") if line.strip()])
         elif kind == ".parquet":
             check_columns(_parquet_columns(path), columns or (), str(path))
             table = pd.read_parquet(path, columns=columns and list(columns))

@@ -8,13 +8,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
-from modules.command_line import guarded
+from modules.command_line import Parser, guarded
 from variants.atomic import write_atomic
 
 MAX_LENGTH = 512
@@ -50,7 +49,7 @@ def e2e(folder: Path, tokenizer: Any) -> dict[str, list[tuple[int, int, int]]]:
 
 def main() -> int:
     """Write ``lengths.json``; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     for name, text in (
         ("glue", "GLUE's TSV folders"),
         ("tokenizer", "tokenizer"),

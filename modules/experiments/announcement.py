@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from modules.benchmarks.base import Benchmark, settings_of
 from modules.benchmarks.recipes import Recipe
+from modules.benchmarks.settings import TrainingSettings
 from modules.runs.config import RunConfig
 from variants.errors import UserError
 from variants.outside.options import build
@@ -24,12 +25,28 @@ def recipe_line(recipes: Sequence[Recipe]) -> str:
     return f"recipe: {'; '.join(known)}"
 
 
-def settings_lines(runs: Sequence[RunConfig], benchmark: Benchmark) -> list[str]:
-    """A line for the options of each variant, and one for its training settings; tasks are named where they differ."""
+class Settled(NamedTuple):
+    """What is settled of a run: the method's name, the task, the options, and the training settings, of which `given`
+    are named by recipe and flags."""
+
+    name: str
+    task: str
+    options: Mapping[str, Any]
+    settings: TrainingSettings
+    given: Iterable[str]
+
+    @classmethod
+    def of(cls, run: RunConfig) -> Settled:
+        """Of a run's configuration."""
+        return cls(run.name, run.task, run.options, settings_of(run), run.training)
+
+
+def settings_lines(runs: Sequence[Settled], benchmark: Benchmark) -> list[str]:
+    """A line for the options of each method, and one for its training settings; tasks are named where they differ."""
     lines = []
-    for variant in dict.fromkeys(run.variant for run in runs):
-        own = [run for run in runs if run.variant == variant]
-        lines.append(f"{own[0].name}: {_by_task(own, lambda run: _told(run.options), benchmark) or 'no options'}")
+    for name in dict.fromkeys(run.name for run in runs):
+        own = [run for run in runs if run.name == name]
+        lines.append(f"{name}: {_by_task(own, lambda run: _told(run.options), benchmark) or 'no options'}")
         lines.append(f"training: {_by_task(own, _training, benchmark)}")
     return lines
 
@@ -38,16 +55,16 @@ def _told(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value not in (None, "", {}, [], False)}
 
 
-def _training(run: RunConfig) -> dict[str, Any]:
-    settings = dataclasses.asdict(settings_of(run))
-    return {name: settings[name] for name in dict.fromkeys([*FIRST, *run.training]) if _said(settings.get(name))}
+def _training(run: Settled) -> dict[str, Any]:
+    settings = dataclasses.asdict(run.settings)
+    return {name: settings[name] for name in dict.fromkeys([*FIRST, *run.given]) if _said(settings.get(name))}
 
 
 def _said(value: Any) -> bool:
     return value not in (None, "") and not (isinstance(value, float) and value == 0)
 
 
-def _by_task(runs: Sequence[RunConfig], pick: Callable[[RunConfig], Mapping[str, Any]], benchmark: Benchmark) -> str:
+def _by_task(runs: Sequence[Settled], pick: Callable[[Settled], Mapping[str, Any]], benchmark: Benchmark) -> str:
     """Such as ``lr 0.0005, epochs 30 (MNLI) 80 (RTE)``."""
     found: dict[str, dict[str, list[str]]] = {}
     for run in runs:

@@ -8,7 +8,7 @@ from typing import Any
 from modules.benchmarks.base import Benchmark
 from modules.command_line import guarded
 from modules.command_line.waiting import waiting
-from modules.experiments.announcement import check_variants, settings_lines
+from modules.experiments.announcement import Settled, check_variants, settings_lines
 from modules.experiments.config_files import expanded
 from modules.experiments.flags import make_parser, variant_in
 from modules.experiments.plan import Plan, make_plan, merge
@@ -35,8 +35,8 @@ def carry_out_flags(argv: list[str], benchmark: Benchmark) -> int:
     if "-h" in argv or "--help" in argv:
         make_parser(outline(variant_in(argv)), benchmark).print_help()
         return 0
-    spec = variant_in(argv)
-    cls = resolve(spec)
+    with waiting("starting"):
+        cls = resolve(variant_in(argv))
     flags = make_parser(cls, benchmark).parse_args(argv)
     if flags.table_only:
         return show_table(flags.results_dir, write=True, benchmark=benchmark)
@@ -125,7 +125,7 @@ def execute(
         if missing:
             with waiting("trying the method on the backbone's shapes"):
                 trained = check_variants(missing, benchmark)
-            print("\n".join([*settings_lines(missing, benchmark), *trained]), flush=True)
+            print("\n".join([*settings_lines([*map(Settled.of, missing)], benchmark), *trained]), flush=True)
         finished = f", {done} done before" if done else ""
         print(f"{runs_text(len(plan.runs))}{finished}; results: {os.path.join(results_dir, 'runs')}", flush=True)
     groups = stacks(missing) if stack else [[run] for run in missing]

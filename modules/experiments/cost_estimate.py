@@ -115,7 +115,7 @@ def _hours(group: Sequence[PlannedRun]) -> tuple[float, str]:
     what = "training and the dev set after each epoch" if group[0].rows[1] else "training alone, without decoding"
     name = device_name("cuda:0" if device == "cuda" else "cpu")
     precision = group[0].settings.precision
-    note = f"hours: {what}; from a few steps of a model of this shape with random weights on {name} ({precision})"
+    note = f"times are of {what}: estimated from a few steps of random weights of this shape on {name} ({precision})"
     return total / 3600, note
 
 

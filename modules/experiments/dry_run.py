@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 
+from modules.experiments.announcement import Settled, recipe_line, settings_lines
 from modules.experiments.published_runs import PlannedRun, planned_runs, run_key
 from modules.experiments.wishes import Wishes
 from modules.launch.jobs.launch import Launch
@@ -34,7 +35,12 @@ def show_plan(
     found = {run.key: run for each in wishes for run in planned_runs(each)}
     done = _done(results_dir)
     todo = {key: run for key, run in found.items() if key not in done}
-    before = [*about, f"{runs_text(len(found))}, {len(found) - len(todo)} done before; results: {results_dir}"]
+    settled = [
+        Settled(r.variant.name, r.recipe.task, r.variant.options(), r.settings, r.training) for r in todo.values()
+    ]
+    said = [recipe_line([run.recipe for run in todo.values()])] if todo else []
+    before = [*about, *said, *settings_lines(settled, wishes[0].benchmark)]
+    before += [f"{runs_text(len(found))}, {len(found) - len(todo)} done before; results: {results_dir}"]
     if launch and launch.where == "slurm" and todo:
         print(
             script(_tasks(todo), launch.options, jobs, [*before, *cost_lines(list(todo.values()))]), end="", flush=True

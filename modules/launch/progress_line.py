@@ -18,12 +18,20 @@ from modules.runs import progress
 from modules.runs.config import RunConfig
 from modules.runs.ranks import launched, rank
 from modules.runs.results import ResultStore, RunResult
+from modules.runs.score_form import printed
 from variants.errors import UserError
 
 EVERY = 0.2
 """Seconds between two looks at the runs."""
 BAR, NARROW = 12, 80
 """Characters that the bar has at least; a terminal narrower than this has none."""
+
+_now: list[ProgressLine] = []
+
+
+def say(text: str) -> None:
+    """Print a line; above the moving one, where there is one."""
+    _now[-1].say(text) if _now else print(text, flush=True)
 
 
 class ProgressLine:
@@ -53,9 +61,11 @@ class ProgressLine:
 
             self._bar = tqdm(total=1.0, bar_format="{desc}", dynamic_ncols=True, leave=False, file=sys.stderr)
             self.look()
+        _now.append(self)
         return self
 
     def __exit__(self, *_: Any) -> None:
+        _now.remove(self)
         for reader in self._readers:
             reader.join(1.0)
         if self._bar is not None:
@@ -175,8 +185,8 @@ def outcome(result: RunResult) -> str:
     """Its score, or why it has none."""
     if result.diverged or result.truncated:
         return "diverged (a loss is no number): no score" if result.diverged else "truncated: no score"
-    best = result.best
-    return f"{result.metric} {100 * best[result.metric]:.1f}, best epoch {best['epoch']} of {result.last['epoch']}"
+    score = printed(result.metric, result.best[result.metric])
+    return f"{result.metric} {score}, best epoch {result.best['epoch']} of {result.last['epoch']}"
 
 
 def words_of(state: progress.Progress) -> str:

@@ -15,11 +15,11 @@ from modules.experiments.flags import make_parser
 from modules.experiments.plan import make_plan
 from modules.experiments.wishes import Wishes
 from modules.launch import worker
-from modules.launch.ranks import free_port
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 from modules.training import run as training
 from tests.support.forked import Forked
+from tests.support.two_processes import as_two_ranks
 from variants.registry import resolve
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -60,10 +60,7 @@ def start_and_kill(run: RunConfig, ready: Callable[[], bool]) -> None:
 
 def in_two(*runs: RunConfig) -> None:
     """Carry the runs out in two processes, one after the other: quicker than two processes for each of them."""
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
-    log = Path(runs[0].results_dir) / "ranks.log"
-    ranks = [Forked(_each, runs, environment=ENVIRONMENT | place | {"LOCAL_RANK": k}, output=log) for k in "01"]
-    assert [rank.wait(600) for rank in ranks] == [0, 0], log.read_text()
+    as_two_ranks(Path(runs[0].results_dir) / "ranks.log", _each, runs, environment=ENVIRONMENT)
 
 
 def _each(runs: tuple[RunConfig, ...]) -> None:

@@ -121,11 +121,12 @@ def code_lines(path: Path) -> int:
 
 
 def undocumented() -> list[str]:
-    """Public functions, classes and methods without a docstring."""
+    """Public functions, classes and methods without a docstring; an overload's is its function's."""
     found = []
     for name in files():
         for node, path in _public(tree(name), name):
-            if ast.get_docstring(node) is None:
+            overload = any(ast.unparse(each) == "overload" for each in node.decorator_list)
+            if ast.get_docstring(node) is None and not overload:
                 found.append(path)
     return found
 

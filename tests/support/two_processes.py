@@ -12,6 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from modules.launch.ranks import free_port
 from tests.support.forked import Forked
 
 WORLD = 2
@@ -24,28 +25,32 @@ def in_two_processes(folder: Path, function: Callable[..., Any], *arguments: Any
         folder: an empty one, for the processes' results.
         gpus: a GPU for each, with NCCL; else both on the CPU, with gloo.
     """
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    environment |= {"MASTER_ADDR": "127.0.0.1", "NODE_RANK": "0", "WORLD_SIZE": str(WORLD)}
-    log = folder / "log"
-    workers = [
-        Forked(
-            _on_rank, folder, gpus, rank, function, arguments, output=log,
-            environment=environment | {"LOCAL_RANK": str(rank), "RANK": str(rank)},
-        )
-        for rank in range(WORLD)
-    ]  # fmt: skip
-    try:
-        assert [worker.wait() for worker in workers] == [0] * WORLD, log.read_text()
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.join()
+    as_two_ranks(folder / "log", _on_rank, folder, gpus, function, arguments)
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(WORLD)]
 
 
-def _on_rank(folder: Path, gpus: bool, rank: int, function: Callable[..., Any], arguments: tuple) -> None:
+def as_two_ranks(log: Path, function: Callable[..., None], *arguments: Any, environment: dict[str, str] = os.environ):
+    """``function(*arguments)`` in two processes that know each other from their environment, as torchrun's do.
+
+    Args:
+        log: a file for what they print.
+    """
+    common = {**environment, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": str(WORLD)}
+    common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "NODE_RANK": "0"}
+    own = [{"LOCAL_RANK": str(rank), "RANK": str(rank)} for rank in range(WORLD)]
+    ranks = [Forked(function, *arguments, environment=common | each, output=log) for each in own]
+    try:
+        assert [rank.wait() for rank in ranks] == [0] * WORLD, log.read_text()
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.join()
+
+
+def _on_rank(folder: Path, gpus: bool, function: Callable[..., Any], arguments: tuple) -> None:
     """One of the processes."""
     torch.set_num_threads(1)
+    rank = int(os.environ["RANK"])
     device = torch.device("cuda", rank) if gpus else torch.device("cpu")
     if gpus:
         torch.cuda.set_device(device)

@@ -37,7 +37,7 @@ WIDTH = 1024
 BUFFERS = (500_000, 1_000_000, 3_000_000, 10_000_000)
 """Bytes of the all-reduced buffers; those of the workloads' own gradients are added."""
 STEPS, EPOCHS, QUICK_EPOCHS = 50, 12, 6
-"""Steps of an epoch, and epochs, of the command; PEFT takes a third of the epochs."""
+"""Steps of an epoch, and epochs, of the command and of PEFT."""
 LIMIT_S = {"command": 200.0, "peft": 240.0, "all-reduce": 90.0, "sharded": 150.0}
 """The most seconds that a process may take: one that hangs is a failed row."""
 
@@ -146,7 +146,7 @@ class Session:
         data = data_folder(work, self.options)
         settings = {"shape": work.shape, "way": way, "model": str(self.models[work.shape]), "gpu": self.gpu}
         settings |= {"data": data and str(data), "batch": self.gpus * work.rows, "steps": steps, "lora": LORA}
-        settings |= {"epochs": max(4, epochs // 3), "lr": SETTINGS["lr"], "clip": SETTINGS["gradient_clip_val"]}
+        settings |= {"epochs": epochs, "lr": SETTINGS["lr"], "clip": SETTINGS["gradient_clip_val"]}
         settings |= {"max_length": SETTINGS["max_length"]}
         found = self._job("peft_job", folder, settings, "peft")
         record["peft"][way] = found | {"gpus": self.gpus, "rows": work.rows}

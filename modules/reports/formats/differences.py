@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Callable, Sequence
 
+from modules.reports.formats.text_table import text_table
 from modules.reports.tables.section import Section
 from modules.reports.tables.significance import ALPHA, Comparison, Difference, compare
 
@@ -42,18 +43,15 @@ def differences_text(sections: Sequence[Section]) -> str:
     for section in sections:
         for comparison in compare(section):
             digits = max(column.digits for column in comparison.columns)
-            lines = [("", "difference", "interval", "p", "")]
+            lines = [("pair", "difference", "interval", "p", "")]
             for d in _shown(comparison):
                 verdict = "" if d.supported else "not told apart"
                 name = f"{_named(section, d.first)} - {_named(section, d.second)}"
                 lines.append((name, f"{d.mean:+.{digits}f}", _interval(d, digits), _p(d.corrected), verdict))
-            widths = [max(len(line[k]) for line in lines) for k in range(5)]
             seeds = ", ".join(map(str, comparison.seeds))
             parts += ["", f"differences: {heading(comparison)}, paired by task and seed ({seeds})"]
             parts.append(verdict_text(section, comparison, _named))
-            for name, *cells in lines:
-                row = [name.ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[:3], widths[1:4], strict=True))]
-                parts.append("  ".join([*row, cells[3]]).rstrip())
+            parts.append(text_table(lines))
     return "\n".join(parts)
 
 

@@ -235,7 +235,7 @@ from triton.compiler import ASTSource
 from modules.acceleration import varlen_triton as short_rows
 
 KINDS = {"queries": "*i32", "keys": "*i32", "seed": "*i64", "scale": "fp32", "dropout": "fp32"}
-for name, T, d, capability in ("bf16", 64, 64, 80), ("bf16", 128, 32, 90), ("fp32", 64, 64, 80), ("fp32", 128, 32, 90):
+for name, T, d, capability in ("bf16", 64, 64, 80), ("bf16", 128, 32, 90), ("fp32", 64, 64, 80), ("fp32", 64, 32, 90):
     precision = short_rows._precision(torch.float32 if name == "fp32" else torch.bfloat16)
     sizes = {"T": T, "D": d, "PRECISION": precision}
     for kernel in (short_rows._forward, short_rows._backward):

@@ -31,6 +31,17 @@ attempt(HubSource("tiny/turned").load, rte)
 """
 
 
+IMPATIENT = """
+import sys
+from modules import hub
+from modules.processes import leave
+sys.stderr = sys.stdout
+hub.SILENCE = 1.2
+print(load_backbone("tiny/roberta", TASKS["mnli"])[2].hash)
+leave(0)
+"""
+
+
 @pytest.mark.slow
 def test_hub(tmp_path, roberta, folder):
     turned = dataclasses.replace(TASKS["rte"], labels=TASKS["rte"].labels[::-1])
@@ -46,6 +57,10 @@ def test_hub(tmp_path, roberta, folder):
     # The server is gone: the caches give the same, without waiting for anybody's retries.
     down = run(LOAD.split("attempt")[0], server.url, tmp_path)
     assert online[: len(down)] == down and len(down) == 11
+    # One that falls silent is done without, where the cache has all.
+    with HubServer(repos, silent=True) as server:
+        *said, silent = run(IMPATIENT, server.url, tmp_path)
+    assert silent == down[0].split()[-1] and any("the copy in the local cache is used" in line for line in said)
 
     _, _, local = load_backbone(folder, TASKS["mnli"], 3)
     assert online[0] == f"tiny/roberta hub {local.hash}"
@@ -108,15 +123,3 @@ def test_a_hub_that_falls_silent_after_the_probe(tmp_path):
     errors = [json.loads(line) for line in lines if line.startswith("[")]
     assert "fallen silent over model" in errors[0][0] and "fallen silent over data set" in errors[1][0]
     assert all(seconds < 8 for _, seconds in errors) and time.monotonic() - start < 40
-
-
-@pytest.mark.slow
-def test_a_hub_that_falls_silent_is_done_without_where_the_cache_has_all(tmp_path, roberta):
-    load = "import sys\nsys.stderr = sys.stdout\nprint(load_backbone('tiny/roberta', TASKS['rte'])[2].hash)\n"
-    impatient = "from modules import hub\nfrom modules.processes import leave\nhub.SILENCE = 1.2\n"
-    repos = {("models", "tiny/roberta"): roberta}
-    with HubServer(repos) as server:
-        *_, online = run(load, server.url, tmp_path)
-    with HubServer(repos, silent=True) as server:
-        *said, silent = run(impatient + load + "leave(0)", server.url, tmp_path)
-    assert silent == online and any("the copy in the local cache is used" in line for line in said)

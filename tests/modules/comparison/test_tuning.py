@@ -133,7 +133,7 @@ def test_a_search_alone_shows_its_trials_best_first(make, scored, capsys):
         ("2", "False", "4", "0.01"),
     ]
     assert (comparison.results_dir / "tables" / "search.png").stat().st_size > 10_000
-    assert "|  | 41.00 | 4 | 0.01 |" in (comparison.results_dir / "tables" / "search.md").read_text()
+    assert "| 2 | 41.00 | 4 | 0.01 |" in (comparison.results_dir / "tables" / "search.md").read_text()
 
 
 def test_the_differences_are_on_the_screen(make, scored, capsys):
@@ -146,18 +146,15 @@ def test_the_differences_are_on_the_screen(make, scored, capsys):
     assert "lora r=4 - lora r=1" in said or "lora r=1 - lora r=4" in said
 
 
-def test_diverged_trials_are_last_and_never_chosen(make, scored, capsys, monkeypatch):
-    from modules.comparison import trials as module
-
+def test_diverged_trials_are_last_and_never_chosen(make, scored):
     comparison = make({"options": {"r": [1, 2]}, "lr": [0.01, 0.02]})
-    scored(lambda run: 0.5 + run.options["r"] / 10)
-    figure = module.figure
-    broken = lambda result, metric: module.DIVERGED if result.training["lr"] == 0.02 else figure(result, metric)  # noqa: E731
-    monkeypatch.setattr(module, "figure", broken)
+    scored(lambda run: float("nan") if run.training["lr"] == 0.02 else 0.5 + run.options["r"] / 10)
     trials, _ = tuning.search(comparison, comparison.rows())
     assert tuning.choose(comparison, comparison.rows(), trials) == {"lora": {"r": 2, "lr": 0.01}}
     lines = search_report.screen(comparison, comparison.rows(), trials)
-    assert [line.split()[0] for line in lines if "0.02" in line] == ["diverged", "diverged"]
+    table = [line.split() for line in "\n".join(lines).splitlines() if line.split()[-1:] in (["0.01"], ["0.02"])]
+    assert [(line[0], line[1]) for line in table][::3] == [("best", "70.00"), ("4", "diverged")]
+    assert [line[1] for line in table[2:]] == ["diverged", "diverged"]
 
 
 def test_unequal_numbers_of_trials_are_said(make, scored):

@@ -117,7 +117,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_file(command, capfd, monkeyp
 
 
 @pytest.mark.slow
-def test_without_gpu_the_first_lines_name_the_embedded_source(tmp_path, capfd):
+def test_without_gpu_the_first_lines_name_the_embedded_source(tmp_path, capfd, in_this_process):
     """The plain command, cut short: what it takes, where it writes, the published row beside ours."""
     flags = ["--tasks", "rte", "--trainer.accelerator", "cpu", "--trainer.limit_train_batches", "4", "--epochs", "1"]
     flags += ["--preset", "embedded", "--results_dir", str(tmp_path), "--wandb", "off"]
@@ -221,6 +221,18 @@ def test_editing_a_variant_makes_a_new_run(command, tmp_path, monkeypatch):
     assert before.id != after.id
 
 
+IN_ONE = """
+import sys
+from modules.launch import worker
+from modules.launch.jobs import launch
+from paper_repro import glue
+
+launch.run_workers = lambda ids, folder, *_, **__: worker.main([folder, *ids])
+sys.exit(glue.main(sys.argv[1:]))
+"""
+"""The command, with its runs in the same process."""
+
+
 @pytest.mark.slow
 def test_the_papers_preset_runs_from_the_hub(tmp_path):
     """The command itself against a local Hub: RoBERTa's id, the data set's id, the paper's recipe, MNLI first."""
@@ -233,7 +245,7 @@ def test_the_papers_preset_runs_from_the_hub(tmp_path):
             environment.pop(name, None)
         flags = ["--preset", "paper", "--tasks", "rte", "--seeds", "0", "--epochs", "1", "--wandb", "off"]
         flags += ["--trainer.accelerator", "cpu", "--results_dir", str(tmp_path / "results")]
-        done = python(SCRIPT, *flags, env=environment)
+        done = python("-c", IN_ONE, *flags, env=environment)
     assert done.returncode == 0, done.stderr
     assert "FacebookAI/roberta-base (hub)" in done.stdout and "nyu-mll/glue" in done.stdout
     assert done.stdout.index("mnli lora seed 0") < done.stdout.index("rte lora seed 0")

@@ -12,8 +12,9 @@ from modules.benchmarks.glue import GLUE
 from modules.experiments.flags import make_parser
 from modules.experiments.plan import make_plan
 from modules.experiments.published_runs import planned_runs
-from modules.experiments.wishes import Wishes
+from modules.experiments.wishes import Wishes, seeds_of
 from modules.runs.config import Execution
+from variants.errors import UserError
 from variants.registry import resolve
 
 
@@ -67,3 +68,22 @@ def test_how_runs_are_carried_out_reaches_them_and_not_their_ids(flag):
     words = planned.command.split(" ", 2)[2]
     assert wished(words).execution() == wishes.execution(), "the command of the dry run says so too"
     assert set(wishes.execution()) == {f.name for f in dataclasses.fields(Execution)}
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"), [("3", [3]), ("0-2,7", [0, 1, 2, 7]), ("[0, 2]", [0, 2]), ("1,1,0-1", [1, 0]), (4, [4])]
+)
+def test_seeds_are_numbers_and_ranges(text, seeds):
+    assert seeds_of(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["4-0", "a", "0-100000", "1.5", "-1"])
+def test_what_are_no_seeds_is_refused(text):
+    with pytest.raises(UserError, match="--seeds"):
+        seeds_of(text)
+
+
+def test_hyphens_are_underscores():
+    assert wished("--batch-size 4 --mnli-init false --trainer.limit-train-batches 2") == Wishes(
+        benchmark=GLUE, training={"batch_size": 4}, mnli_init=False, trainer={"limit_train_batches": 2}
+    )

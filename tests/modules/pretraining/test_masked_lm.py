@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from modules.embedded import ROBERTA
+from paper_repro import pretrain_roberta
 
 ROOT = Path(__file__).resolve().parents[3]
 
 
 @pytest.mark.slow
-def test_pretraining_script_writes_a_loadable_folder(tmp_path):
+def test_pretraining_script_writes_a_loadable_folder(tmp_path, capsys):
     from transformers import AutoModel, AutoTokenizer
 
     flags = "--device cpu --layers 1 --hidden 32 --documents 1000 --steps 32 --batch_size 16 --workers 1 --out"
-    script = [sys.executable, str(ROOT / "paper_repro/pretrain_roberta.py"), *flags.split(), str(tmp_path / "small")]
-    run = subprocess.run(script, cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert run.returncode == 0, run.stderr
-    assert "step 32/32" in run.stdout
+    assert pretrain_roberta.main([*flags.split(), str(tmp_path / "small")]) == 0
+    assert "step 32/32" in capsys.readouterr().out
     record = json.loads((tmp_path / "small/pretraining.json").read_text())
     assert record["steps"] == 32 and record["loss"] < 2 * np.log(record["vocabulary"])  # words, and what <s> says
     model = AutoModel.from_pretrained(tmp_path / "small", add_pooling_layer=False)
@@ -80,17 +80,18 @@ def test_masking_asks_for_words_that_the_row_had_and_keeps_the_rest():
 @pytest.mark.slow
 def test_a_killed_pretraining_goes_on_to_the_same_weights(tmp_path):
     """Killed in the middle and started again, against an unbroken one."""
-    import time
-
-    flags = "--device cpu --layers 1 --hidden 32 --documents 2000 --steps 480 --batch_size 8 --workers 1 --out"
-    script = [sys.executable, str(ROOT / "paper_repro/pretrain_roberta.py"), *flags.split()]
-    subprocess.run([*script, str(tmp_path / "whole")], check=True, capture_output=True, timeout=300)
-    broken = subprocess.Popen([*script, str(tmp_path / "broken")], stdout=subprocess.DEVNULL)
-    until = time.time() + 120
-    while not (tmp_path / "broken/checkpoint.pt").is_file() and time.time() < until:
+    words = "--device cpu --layers 1 --hidden 32 --documents 2000 --steps 480 --batch_size 8 --workers 1 --out"
+    flags = words.split()
+    broken = subprocess.Popen(
+        [sys.executable, str(ROOT / "paper_repro/pretrain_roberta.py"), *flags, str(tmp_path / "broken")],
+        stdout=subprocess.DEVNULL,
+    )
+    until = time.monotonic() + 120
+    while not (tmp_path / "broken/checkpoint.pt").is_file() and time.monotonic() < until:
         time.sleep(0.01)
     broken.kill()
     assert broken.wait() == -9, "it ended before it could be killed"
-    subprocess.run([*script, str(tmp_path / "broken")], check=True, capture_output=True, timeout=300)
+    for name in ("broken", "whole"):
+        assert pretrain_roberta.main([*flags, str(tmp_path / name)]) == 0
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "broken")]
     assert files[0] == files[1] and not (tmp_path / "broken/checkpoint.pt").exists()

@@ -147,7 +147,7 @@ def test_a_layer_that_no_pass_calls_is_named_before_the_first_step(all_of_them, 
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
+def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path, capfd):
     """SIGKILL after some epoch, start again: figures and weights are those of an unbroken run, bit for bit."""
     flags = [*command, "--epochs", "12"]
     (whole,) = planned(flags)
@@ -157,7 +157,9 @@ def test_a_killed_run_goes_on_to_the_very_same_numbers(command, tmp_path):
     checkpoint = torch.load(broken.folder / "last.ckpt", weights_only=True)
     assert 1 <= checkpoint["epoch"] + 1 < 12
     assert all("embeddings" not in key for key in checkpoint["state_dict"])  # never the frozen backbone
+    capfd.readouterr()
     carry_out(broken)
+    assert f"rte lora seed 0: goes on at epoch {checkpoint['epoch'] + 2} of 12" in capfd.readouterr().out
     results = [ResultStore(run.results_dir).read(run.id) for run in (whole, broken)]
     assert results[0].epochs == results[1].epochs
     for which in ("best", "last"):

@@ -5,8 +5,8 @@ import json
 import pytest
 import torch
 
-from modules.efficiency.jobs.processes import call_ranks
-from modules.efficiency.scaling.sharded_job import llama
+from modules.efficiency.scaling.sharded_job import llama, main
+from tests.support.two_processes import as_two_ranks
 
 SMALL = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 99}
 
@@ -23,8 +23,7 @@ def test_weights_are_the_same_everywhere_and_the_model_computes():
 def test_shards_give_the_loss_of_the_whole(tmp_path):
     """Of the first step: an adapter of LoRA adds nothing at its start."""
     settings = {"config": SMALL, "r": 4, "rows": 2, "width": 16, "steps": 2, "gpu": False}
-    (tmp_path / "settings.json").write_text(json.dumps(settings | {"result": str(tmp_path / "result.json")}))
-    call_ranks("modules.efficiency.scaling.sharded_job", tmp_path / "settings.json", 2, 120)
+    as_two_ranks(tmp_path / "log", main, settings | {"result": str(tmp_path / "result.json")})
     found = json.loads((tmp_path / "result.json").read_text())
     ids = torch.randint(0, 99, (2, 16), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -105,7 +105,7 @@ def test_local_jobs(command, tmp_path, capsys, monkeypatch):
     words = [*command, "--launch", "local", "--jobs", "1"]
     assert main(words, GLUE) == 0
     out = capsys.readouterr().out
-    assert "jobs: 1 of 1 run done" in out and re.search(r"^lora .*  1  [\d,]+$", out, re.M)
+    assert "jobs: 1 of 1 run done" in out and re.search(r"^lora .*  1 +[\d,]+$", out, re.M)
     (run,) = ResultStore(tmp_path / "results").all()
     (log,) = (tmp_path / "results" / "jobs").glob("*_log.out")
     assert "rte lora seed 0: epoch 2/2" in log.read_text()
@@ -117,7 +117,7 @@ def test_a_local_job_takes_the_gpu_that_is_free(monkeypatch, tmp_path):
     given, ended = {}, set()
 
     class Executor:
-        def __init__(self, folder, python):
+        def __init__(self, folder, **_):
             self.update_parameters = lambda **_: None
 
         def submit(self, work):
