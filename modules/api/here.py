@@ -17,7 +17,9 @@ from modules.runs.results import ResultStore, RunResult
 from variants.errors import UserError
 
 
-def done_here(plan: Plan, results_dir: str, force: bool = False, stack: bool = False) -> list[RunResult]:
+def done_here(
+    plan: Plan, results_dir: str, force: bool = False, stack: bool = False, live: bool | None = None
+) -> list[RunResult]:
     """The results of a plan's runs, in their order; those that are missing are trained now.
 
     A run that another command is at is waited for.
@@ -25,6 +27,7 @@ def done_here(plan: Plan, results_dir: str, force: bool = False, stack: bool = F
     Args:
         force: train again what is done.
         stack: train the seeds of a task at once.
+        live: whether a line moves; by default on a terminal and in a notebook.
 
     Raises:
         UserError: a run cannot be carried out.
@@ -35,12 +38,12 @@ def done_here(plan: Plan, results_dir: str, force: bool = False, stack: bool = F
     missing = [run for run in plan.runs if not store.done(run.id)]
     if missing:
         print("\n".join(plan.about), flush=True)
-        _carry_out(stacks(missing) if stack else [[run] for run in missing], store)
+        _carry_out(stacks(missing) if stack else [[run] for run in missing], store, live)
     results = [store.read(run.id) for run in plan.runs]
     return [result for result in results if result is not None]
 
 
-def _carry_out(groups: list[list], store: ResultStore) -> None:
+def _carry_out(groups: list[list], store: ResultStore, live: bool | None) -> None:
     for run in (run for group in groups for run in group):
         if run.variant.startswith("__main__:") and local_ranks(run.trainer) > 1 and not launched():
             raise UserError(
@@ -53,7 +56,7 @@ def _carry_out(groups: list[list], store: ResultStore) -> None:
     try:
         with isolate_rng(), warnings.catch_warnings():
             for id in together:
-                worker.complete(id, store, together)
+                worker.complete(id, store, together, live)
     except KeyboardInterrupt:
         print("\nstopped; the same call goes on from here", file=sys.stderr, flush=True)
         raise

@@ -93,7 +93,9 @@ def train(
     several = _one_of("task", task, "tasks", tasks) or _one_of("seed", seed, "seeds", seeds)
     if task is None and tasks is None:
         several = several or len(bench.tasks) > 1
-    given = dict(model=model, data_dir=data_dir, preset=preset, lr=lr, epochs=epochs, batch_size=batch_size)
+    given: dict[str, Any] = dict(
+        model=model, data_dir=data_dir, preset=preset, lr=lr, epochs=epochs, batch_size=batch_size
+    )
     given |= dict(trainer=trainer, results_dir=results_dir, wandb=wandb, force=force, stack_seeds=stack_seeds)
     given |= {"tasks": task if tasks is None else tasks, "seeds": (seed or 0) if seeds is None else seeds} | options
     spec, cls = named(variant)
@@ -104,7 +106,9 @@ def train(
         wishes, flags = wishes_of(spec, cls, bench, given)
         plan = make_plan(wishes, cls)
     with contextlib.nullcontext() if progress else _silent():
-        results = done_here(plan, wishes.results_dir, force=flags.force, stack=flags.stack_seeds)
+        results = done_here(
+            plan, wishes.results_dir, force=flags.force, stack=flags.stack_seeds, live=None if progress else False
+        )
     asked = wishes.tasks or list(dict.fromkeys(run.task for run in plan.runs))
     found = [run for run in results if run.task in asked]
     found.sort(key=lambda run: asked.index(run.task))  # the order of seeds stays

@@ -67,7 +67,7 @@ def loaded(
     spec, embedded = _base(found, model)
     expect_weights(resolve(spec, embedded)[2], spec, found.backbone["hash"])
     if found.num_labels is None:
-        whole, tokenizer, backbone = load_language_model(spec, embedded)
+        whole, tokenizer, backbone = load_language_model(spec, embedded or found.of.embedded())
     else:
         head = _Head(found.num_labels, found.problem_type or "single_label_classification", found.labels)
         whole, tokenizer, backbone = load_backbone(spec, head, embedded=embedded)

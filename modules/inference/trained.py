@@ -131,7 +131,7 @@ def _from_run(folder: Path) -> dict[str, Any]:
     config = RunConfig.read(str(folder.parent.parent.parent), folder.parent.name)
     own = benchmark(config.benchmark)
     task = own.tasks[config.task]
-    known = {
+    known: dict[str, Any] = {
         "run": config.id,
         "benchmark": config.benchmark,
         "task": config.task,

@@ -59,7 +59,7 @@ class ProgressLine:
         if self.live:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=1.0, bar_format="{desc}", dynamic_ncols=True, leave=False, file=sys.stderr)
+            self._bar = tqdm(total=1.0, bar_format="{desc}", ncols=80, nrows=20, leave=False, file=sys.stderr)
             self.look()
         _now.append(self)
         return self
@@ -149,7 +149,7 @@ class ProgressLine:
         head = [f"{len(self.done)}/{len(self.titles)} runs"]
         head.append(f"{clock(left)} left" if left is not None else f"{clock(now - self._start)} so far")
         text = ", ".join(head) + (f": {'; '.join(texts)}" if texts else ": starting" if not self.done else "")
-        columns = _columns(self._bar)
+        self._bar.ncols = columns = _columns(self._bar)  # tqdm itself draws nothing where a terminal says 0 lines
         room = columns - (1 if columns < NARROW else BAR + len(" || 100%"))
         self._bar.bar_format = "{desc}" if columns < NARROW else "{desc} |{bar}| {percentage:3.0f}%"
         self._bar.n = min(1.0, (done + sum(state.share for _, state in running)) / len(self.words))
@@ -209,7 +209,7 @@ def clock(seconds: float) -> str:
 
 def _columns(bar: Any) -> int:
     try:
-        return os.get_terminal_size(bar.fp.fileno()).columns
+        return os.get_terminal_size(bar.fp.fileno()).columns or 80
     except (OSError, ValueError, AttributeError):
         return 80
 

@@ -53,8 +53,12 @@ def _given_up(results_dir: str, words: list[str]) -> Iterator[str]:
     yield from dict.fromkeys(folders[folder] for folder in given_up(missing))
 
 
-def carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]) -> None:
+def carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]], live: bool | None = None) -> None:
     """Those of the runs that are neither done nor in another worker's hands; several of them at once.
+
+    Args:
+        together: by id, the runs that are trained at once with it.
+        live: whether a line moves: see `modules.training.progress.Progress`.
 
     Raises:
         ClaimLost: this is the first rank of a launcher's, and others are at the run, or have just done it. The other
@@ -69,7 +73,7 @@ def carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]
             raise ClaimLost(f"is {whose}, and all ranks of this one end; {AGAIN}")
         for config in mine:
             if config.init_from:
-                complete(config.init_from["id"], store, together)
+                complete(config.init_from["id"], store, together, live)
         if len(mine) == 1 and local_ranks(mine[0].trainer) > 1 and not launched():
             Progress("starting its processes").write(mine[0].folder)
             run_in_ranks(mine[0])
@@ -78,14 +82,14 @@ def carry_out(ids: list[str], store: ResultStore, together: dict[str, list[str]]
             from modules.training.run import run_seeds  # takes seconds
 
             with watching_peers(mine[0]):
-                run_seeds(mine, before_writing=lambda: [held[config.id].check() for config in mine])
+                run_seeds(mine, live=live, before_writing=lambda: [held[config.id].check() for config in mine])
 
 
-def complete(id: str, store: ResultStore, together: dict[str, list[str]]) -> None:
-    """The run that another starts from: done by this worker if nobody else is at it, else waited for."""
+def complete(id: str, store: ResultStore, together: dict[str, list[str]], live: bool | None = None) -> None:
+    """A run that somebody needs now: done by this process if nobody else is at it, else waited for."""
     announced = None
     while not store.path(id).is_file():
-        carry_out(together.get(id, [id]), store, together)
+        carry_out(together.get(id, [id]), store, together, live)
         if not store.path(id).is_file():
             config = RunConfig.read(store.root, id)
             other = holder(config.folder)

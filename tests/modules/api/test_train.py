@@ -161,6 +161,13 @@ def test_a_class_of_a_notebook_trains_and_is_another_when_its_cell_changes(cell,
         train("of-a-cell", task="rte", r=3, **small | {"trainer": {"accelerator": "cpu", "devices": 2}})
 
 
+def test_progress_is_shown_or_nothing_is_said(small, capsys):
+    train("lora", task="rte", r=2, **small)
+    assert "rte lora seed 0: epoch 1/1, accuracy" in capsys.readouterr().out
+    train("lora", task="rte", r=3, progress=False, **small)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_the_process_stays_as_it_was(small):
     torch.manual_seed(5), random.seed(5)
     wanted = torch.rand(2), random.random()

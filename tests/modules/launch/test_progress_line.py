@@ -36,7 +36,6 @@ def store(tmp_path, monkeypatch) -> ResultStore:
 def drawn(monkeypatch, line: ProgressLine, columns: int) -> str:
     """The line as it stands after another look."""
     monkeypatch.setattr("modules.launch.progress_line._columns", lambda _: columns)
-    line._bar.ncols, line._bar.dynamic_ncols = columns, None
     line._bar.fp = out = Terminal()
     line._bar.sp = line._bar.status_printer(out)
     line.look()
