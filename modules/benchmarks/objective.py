@@ -32,6 +32,11 @@ class Objective(nn.Module):
     metric: str
     scores_frozen = False
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of all metrics of an evaluation."""
+        return (self.metric,)
+
     def losses(self, model: nn.Module, batch: Batch, training: bool) -> Losses:
         """Of one batch, as the data module makes it."""
         raise NotImplementedError

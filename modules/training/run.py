@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from modules.benchmarks.base import Prepared, benchmark
+from modules.benchmarks.base import Prepared
 from modules.runs.config import RunConfig
 from modules.runs.environment import device_name
 from modules.runs.results import ResultStore, RunResult
@@ -79,7 +79,7 @@ def run_seeds(
     history = histories[0] if len(configs) == 1 else StackedHistory(histories)
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
-    figures = _figures(configs, histories, counts, checkpoint is not None)
+    figures = _figures(configs, prepared, histories, counts, checkpoint is not None)
     own = (history, Progress(title, history, first.folder, live), figures)
     trainer = make_trainer(first, own, precision, place, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
@@ -127,13 +127,17 @@ def _module(
 
 
 def _figures(
-    configs: Sequence[RunConfig], histories: Sequence[History], counts: Sequence[dict[str, int]], goes_on: bool
+    configs: Sequence[RunConfig],
+    prepared: Prepared,
+    histories: Sequence[History],
+    counts: Sequence[dict[str, int]],
+    goes_on: bool,
 ) -> Figures:
     """What writes the figures of each run to its loggers."""
     device = device_name("cuda:0" if devices.on_gpu(configs[0]) else "cpu")
-    task = benchmark(configs[0].benchmark).tasks[configs[0].task]
+    metrics = prepared.objective.names
     logs = [
-        open_logs(config, own, task.metrics, goes_on, device=device, stacked=len(configs))
+        open_logs(config, own, metrics, goes_on, device=device, stacked=len(configs))
         for config, own in zip(configs, counts, strict=True)
     ]
     return Figures(configs, logs, histories)

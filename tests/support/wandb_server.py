@@ -66,6 +66,7 @@ class WandbServer:
         runs: what came, by the run's id.
         artifacts: name, type, metadata and aliases of each.
         alerts: title, text and severity of each.
+        views: workspaces and reports that were saved: what the client sent of each.
         operations: names of all GraphQL operations.
         mute: accept connections and never answer the API; `down` answers 503.
     """
@@ -75,6 +76,7 @@ class WandbServer:
         self.artifacts: list[dict[str, Any]] = []
         self.alerts: list[dict[str, Any]] = []
         self.operations: list[str] = []
+        self.views: list[dict[str, Any]] = []
         self.uploads: dict[str, bytes] = {}
         self.mute = mute
         self.lock, self.over = threading.Lock(), threading.Event()
@@ -126,6 +128,19 @@ class WandbServer:
         elif "createRunFiles" in query:
             places = [{"name": f, "uploadUrl": f"{self.url}/storage/{f}"} for f in variables.get("files", [])]
             data = {"createRunFiles": {"runID": "1", "uploadHeaders": [], "files": places}}
+        elif "upsertView" in query:
+            self.views.append(variables)
+            view = {"id": f"view-{len(self.views)}", "name": variables["name"], "type": variables["type"]}
+            view |= {"displayName": variables["displayName"], "description": "", "spec": variables["spec"]}
+            view |= {"user": None, "createdAt": "2026-01-01T00:00:00Z", "updatedAt": "2026-01-01T00:00:00Z"}
+            view["project"] = {"id": "1", "name": variables["projectName"], "entityName": variables["entityName"]}
+            data = {"upsertView": {"view": view, "inserted": True}}
+        elif "query GetProjects" in query:
+            node = {"__typename": "Project", "id": "1", "name": "p", "entityName": "me", "isBenchmark": False}
+            node |= {"createdAt": "2026-01-01T00:00:00Z", "user": None}
+            data = {"models": {"edges": [{"node": node}], "pageInfo": {"hasNextPage": False, "endCursor": None}}}
+        elif "internalId" in query:
+            data["project"] = {"id": "1", "internalId": "1", "name": "p", "entityName": "me"}
         elif "notifyScriptableRunAlert" in query:
             self.alerts.append(variables)
             data = {"notifyScriptableRunAlert": {"success": True}}

@@ -25,6 +25,11 @@ class Classification(Objective):
         self.task, self.metric = task, task.column
         self.metrics = TextMetrics(task)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The task's."""
+        return self.task.metrics
+
     def losses(self, model: nn.Module, batch: Batch, training: bool) -> Losses:
         """A loss for each row; the outputs are the logits (B, C)."""
         inputs = {k: v for k, v in batch.items() if k not in ("labels", "weight")}

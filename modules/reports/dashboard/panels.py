@@ -18,7 +18,7 @@ PARETO = {
 SEARCHED = ("lr", "r", "alpha", "target", "dropout", "batch_size", "epochs")
 """Columns of the parallel coordinates."""
 
-PICTURES = ("ranks", "update_norm", "grad_norm")
+PICTURES = ("layers/rank_map", "layers/update_norm_map", "layers/grad_norm_map")
 """Heat maps over layers and time, where the variant or the run has them."""
 
 
@@ -91,7 +91,9 @@ def table_panels() -> list[Any]:
     """The tables of commands, and outputs of language models."""
     import wandb_workspaces.reports.v2 as wr
 
-    return [wr.MediaBrowser(title="tables of commands, and outputs", media_keys=["table", "outputs"], num_columns=1)]
+    return [
+        wr.MediaBrowser(title="tables of commands, and outputs", media_keys=["table", "test/outputs"], num_columns=1)
+    ]
 
 
 SECTIONS: Sequence[tuple[str, Any]] = (

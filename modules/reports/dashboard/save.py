@@ -9,6 +9,7 @@ from typing import Any
 
 from modules.benchmarks.base import BENCHMARKS, benchmark
 from modules.documents import parse_json, read_text
+from modules.hub import answers
 from modules.paths import PUBLISHED
 from modules.reports.dashboard.panels import SECTIONS
 from modules.reports.dashboard.report import report
@@ -22,6 +23,8 @@ from variants.errors import UserError, one_line
 
 PARTS = ("workspace", "report")
 """What can be saved."""
+PATIENCE = 5.0
+"""Seconds in which the server must say that it is there."""
 SAVED = "dashboard.json"
 """File in a results folder that remembers the addresses of what was saved from it."""
 
@@ -69,6 +72,9 @@ def save(
     require_workspaces()
     import wandb
 
+    address = wandb.setup().settings.base_url
+    if not answers(address, PATIENCE):
+        raise UserError(f"W&B at {address} does not answer; WANDB_BASE_URL names a server of your own")
     try:
         api = wandb.Api(timeout=20)
         entity = entity or api.default_entity

@@ -10,6 +10,7 @@ from modules.reports.dashboard.workspace import workspace
 from modules.runs.results import ResultStore
 from paper_repro import dashboard
 from tests.support.results import run
+from tests.support.wandb_server import WandbServer, client_of
 from variants.errors import UserError
 
 
@@ -56,7 +57,7 @@ def test_the_plan_lists_tables_and_panels_without_a_login(tmp_path, capsys, monk
 def test_what_cannot_be_saved_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    with pytest.raises(UserError, match="W&B did not save it: .*WANDB_BASE_URL"):
+    with pytest.raises(UserError, match="http://127.0.0.1:9 does not answer"):
         dashboard.main(["--entity", "team", "--only", "workspace", "--results_dir", str(tmp_path)])
     assert not list(Path(tmp_path).iterdir())
 
@@ -65,3 +66,19 @@ def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch
     monkeypatch.setitem(sys.modules, "wandb_workspaces", None)
     with pytest.raises(UserError, match=r"lora-variants\[dashboard\]"):
         dashboard.main(["--plan", "--results_dir", str(tmp_path)])
+
+
+@pytest.mark.slow
+def test_the_real_client_saves_both_and_then_changes_them(tmp_path, capsys):
+    ResultStore(tmp_path).write(run("rte", 0.7, 0))
+    with WandbServer() as server, client_of(server.environment, tmp_path / "client"):
+        words = ["--entity", "me", "--project", "p", "--results_dir", str(tmp_path)]
+        assert dashboard.main(words) == 0
+        assert [view["type"] for view in server.views] == ["project-view", "runs"]
+        report = json.loads(server.views[1]["spec"])
+        told = json.dumps(report)
+        assert "roberta-base" in told and "summary:best/score" in told and "70.0" in told
+        printed = capsys.readouterr().out
+        assert f"workspace: {server.url}" in printed and f"report: {server.url}" in printed
+        known = json.loads((tmp_path / "dashboard.json").read_text())["me/p"]
+        assert set(known) == {"workspace", "report"}
