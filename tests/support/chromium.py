@@ -97,9 +97,13 @@ class Page:
 
     def open(self, path: Path) -> None:
         """Open a file, and wait until it is there."""
+        self.visit(path.resolve().as_uri())
+
+    def visit(self, address: str) -> None:
+        """Open an address of this machine, and wait until it is there."""
         self.problems.clear()
         self.requests.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=address)
         self.wait("document.readyState == 'complete'")
 
     def value(self, script: str) -> Any:
