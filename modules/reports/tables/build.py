@@ -5,6 +5,7 @@ cell is backed by result files. The same result files give the same bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from modules.benchmarks.base import BENCHMARKS, Benchmark, Column
 from modules.benchmarks.recorded import as_recorded
