@@ -10,7 +10,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from modules.benchmarks.base import BENCHMARKS, Benchmark
+from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
 from variants.errors import UserError
 from variants.outside.files import classes_in, load_file
 from variants.outside.places import located
@@ -38,6 +38,17 @@ def load(spec: str) -> Benchmark:
     if spec not in _loaded:
         _loaded[spec] = _checked(_class(spec), spec)
     return _loaded[spec]
+
+
+def known(spec: str) -> Benchmark | None:
+    """The benchmark that a file names, where that takes no code from elsewhere: the project's, installed by a package,
+    or loaded in this process already; else None. A file is data: no code is loaded at its word."""
+    if ":" in spec and spec not in _loaded:
+        return None
+    try:
+        return benchmark(spec)
+    except UserError:
+        return None
 
 
 def _class(spec: str) -> Any:

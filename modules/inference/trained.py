@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
 
-from modules.benchmarks.base import Benchmark, benchmark
+from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
+from modules.benchmarks.outside import known
 from modules.documents import read_json
 from modules.runs.config import Place, RunConfig
 from modules.runs.results import RunResult
@@ -58,13 +59,11 @@ class Trained:
 
     @property
     def of(self) -> Benchmark:
-        """The benchmark; where it is not to be had any more, one that reads texts and names classes."""
-        try:
-            return benchmark(self.benchmark)
-        except UserError:
-            if self.num_labels is None:
-                raise UserError(f"{self.folder} is of the benchmark {self.benchmark!r}, which is not here") from None
-            return Benchmark()
+        """The benchmark; where it is not known here, one that reads texts and names classes."""
+        found = known(self.benchmark)
+        if not found and self.num_labels is None:
+            raise UserError(f"{self.folder} is of the benchmark {self.benchmark!r}, which is not known here")
+        return found or Benchmark()
 
 
 def trained(
@@ -87,19 +86,19 @@ def trained(
     notes = read_json(path)
     if not isinstance(notes, dict):
         raise UserError(f"{path}: expected keys and values")
-    known = {name: value for name, value in notes.items() if name in _Notes.__annotations__}
-    if "backbone" not in known:  # a file from before
-        known = _from_run(folder) | known
-    checked(_Notes, known, str(path))
+    said = {name: value for name, value in notes.items() if name in _Notes.__annotations__}
+    if "backbone" not in said:  # a file from before
+        said = _from_run(folder) | said
+    checked(_Notes, said, str(path))
     return Trained(
         folder=folder,
-        benchmark=known["benchmark"],
-        task=str(known["task"]),
-        backbone=known["backbone"],
-        num_labels=known.get("num_labels"),
-        problem_type=known.get("problem_type"),
-        labels=tuple(known.get("labels", ())),
-        inputs=known["inputs"],
+        benchmark=said["benchmark"],
+        task=str(said["task"]),
+        backbone=said["backbone"],
+        num_labels=said.get("num_labels"),
+        problem_type=said.get("problem_type"),
+        labels=tuple(said.get("labels", ())),
+        inputs=said["inputs"],
     )
 
 
@@ -129,9 +128,11 @@ def _from_run(folder: Path) -> dict[str, Any]:
             "variants.load on a model of your own"
         )
     config = RunConfig.read(str(folder.parent.parent.parent), folder.parent.name)
+    if config.benchmark not in BENCHMARKS:
+        raise UserError(f"{folder / ADAPTER} does not say how its run reads texts, nor does a benchmark of the project")
     own = benchmark(config.benchmark)
     task = own.tasks[config.task]
-    known: dict[str, Any] = {
+    said: dict[str, Any] = {
         "run": config.id,
         "benchmark": config.benchmark,
         "task": config.task,
@@ -141,5 +142,5 @@ def _from_run(folder: Path) -> dict[str, Any]:
     if own.auto_class == "AutoModelForSequenceClassification":
         labels = list(task.labels)
         kind = "single_label_classification" if labels else "regression"
-        known |= {"problem_type": kind, "num_labels": len(labels) or 1, "labels": labels}
-    return known
+        said |= {"problem_type": kind, "num_labels": len(labels) or 1, "labels": labels}
+    return said

@@ -139,3 +139,28 @@ def test_the_store_tells_a_result_where_it_is(runs):
     run = runs["rte"]
     read = ResultStore(run.folder.parents[1]).read(run.id)
     assert read == run and read.folder == run.folder and "_folder" not in json.loads(run.to_json())
+
+
+def test_a_file_brings_no_benchmarks_code(runs, tmp_path, monkeypatch):
+    """What names a file or module there is not loaded; classes are told all the same."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
+    adapter = shutil.copytree(runs["rte"].folder / "best", tmp_path / "adapter")
+    notes = json.loads((adapter / "adapter.json").read_text())
+    for name in (f"{tmp_path}/evil.py:X", "evil.py:X", "evil:X"):
+        (adapter / "adapter.json").write_text(json.dumps(notes | {"benchmark": name}))
+        assert predict(adapter, [("1", "2")]).equals(predict(runs["rte"], [("1", "2")]))
+    assert not (tmp_path / "ran").exists()
+
+
+def test_own_data_are_a_task_of_their_own_and_its_labels_are_said(tiny_model, tmp_path):
+    from modules import train
+
+    rows = [f"{'RTE' if k % 3 else 'number'} {k % 7},{'yes' if k % 3 else 'no'}" for k in range(60)]
+    (tmp_path / "mine.csv").write_text("\n".join(["sentence,y", *rows]) + "\n")
+    options = {"model": tiny_model, "results_dir": tmp_path / "results", "wandb": "off", "epochs": 1, "batch_size": 8}
+    run = train("lora", data=tmp_path / "mine.csv", text="sentence", label="y", r=2, progress=False,
+                trainer={"accelerator": "cpu"}, **options)  # fmt: skip
+    assert isinstance(run, RunResult)
+    said = predict(run, ["RTE 4", "number 3"])
+    assert said.columns.tolist() == ["sentence", "label", "probability"] and set(said["label"]) <= {"yes", "no"}
