@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 
-from modules.benchmarks.base import Benchmark, Column, benchmark
+from modules.benchmarks.base import Benchmark, Column
+from modules.benchmarks.outside import known
 from modules.data.task import Task
 from modules.runs.results import RunResult
 from modules.runs.score_form import form
-from variants.errors import UserError
 
 
 class Recorded(Benchmark):
@@ -26,11 +26,8 @@ class Recorded(Benchmark):
 
 
 def as_recorded(name: str) -> Benchmark:
-    """The benchmark of a name in result files."""
-    try:
-        return benchmark(name)
-    except UserError:
-        return Recorded(name)
+    """The benchmark of a name in result files, none of whose code is loaded at a file's word."""
+    return known(name) or Recorded(name)
 
 
 def seen(own: Benchmark, results: Sequence[RunResult]) -> Benchmark:

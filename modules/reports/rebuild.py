@@ -6,13 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from modules.benchmarks.base import BENCHMARKS
-from modules.benchmarks.recorded import as_recorded
 from modules.paths import PROJECT, PUBLISHED, checkout
 from modules.reports.papers.paper_tables import paper_tables
 from modules.reports.plots.files import stale_plots, write_plots
-from modules.reports.tables.build import build
-from modules.reports.tables.published import load_published
+from modules.reports.tables.build import all_sections
 from modules.reports.tables.section import Section
 from modules.reports.write import table_texts
 from modules.runs.results import ResultStore, RunResult
@@ -40,12 +37,13 @@ def rebuild(folders: Sequence[Path] = (), check: bool = False, plots: bool = Tru
     texts: dict[Path, str] = {}
     drawings: list[tuple[Path, list[Section]]] = []
     for folder, results in _sources(folders, shipped=check):
-        for name in dict.fromkeys([*BENCHMARKS, *sorted(run.benchmark for run in results)]):
-            own = as_recorded(name)
-            if sections := build(results, own, load_published(PUBLISHED, name)):
-                files = table_texts(sections, own)
-                texts |= {folder / "tables" / file: text for file, text in files.items()}
-                drawings.append((folder / "tables", sections))
+        groups: dict[str, list[Section]] = {}
+        for section in all_sections(PUBLISHED, results):
+            groups.setdefault(section.benchmark.name, []).append(section)
+        for sections in groups.values():
+            files = table_texts(sections, sections[0].benchmark)
+            texts |= {folder / "tables" / file: text for file, text in files.items()}
+            drawings.append((folder / "tables", sections))
     for folder, results in _paper_folders(folders, shipped=check):
         texts |= {folder / file: text for file, text in paper_tables(PUBLISHED, results).items()}
     drawings = drawings if plots else []

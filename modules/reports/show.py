@@ -52,8 +52,8 @@ def show_table(
 
 def show_paper_table(results_dir: str, table: str) -> None:
     """Write a published table, such as lora-2, with the runs under ``results_dir``, and name its files."""
-    from modules.reports.papers.paper_rows import all_sections
     from modules.reports.papers.paper_tables import paper_table
+    from modules.reports.tables.build import all_sections
     from modules.runs.results import ResultStore
     from variants.atomic import write_atomic
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from modules.benchmarks.base import BENCHMARKS, benchmark
 from modules.documents import parse_json, read_text
 from modules.hub import answers
 from modules.paths import PUBLISHED
@@ -15,8 +14,8 @@ from modules.reports.dashboard.panels import SECTIONS
 from modules.reports.dashboard.report import report
 from modules.reports.dashboard.workspace import workspace
 from modules.reports.formats.markdown import to_markdown
-from modules.reports.tables.build import build
-from modules.reports.tables.published import load_published
+from modules.reports.tables.build import all_sections
+from modules.reports.tables.section import Section
 from modules.runs.results import ResultStore
 from variants.atomic import write_atomic
 from variants.errors import UserError, one_line
@@ -35,13 +34,10 @@ UNTITLED = {"ParameterImportancePlot": "importance of settings", "RunComparer": 
 def tables(results_dir: Path) -> dict[str, str]:
     """Markdown of each benchmark's table by its title, from the result files; published rows of the same methods are in
     them. Empty where there is no result."""
-    results, found = ResultStore(results_dir).all(), {}
-    for name in BENCHMARKS:
-        own = [result for result in results if result.benchmark == name]
-        if own:
-            known = benchmark(name)
-            found[known.title] = to_markdown(build(own, known, load_published(PUBLISHED, name)), known)
-    return found
+    groups: dict[str, list[Section]] = {}
+    for section in all_sections(PUBLISHED, ResultStore(results_dir).all()):
+        groups.setdefault(section.benchmark.title, []).append(section)
+    return {title: to_markdown(sections, sections[0].benchmark) for title, sections in groups.items()}
 
 
 def listed(parts: Sequence[str], texts: dict[str, str]) -> str:

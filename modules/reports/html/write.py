@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from modules.benchmarks.base import BENCHMARKS, benchmark
 from modules.paths import PUBLISHED
 from modules.reports.html.library import library
 from modules.reports.html.page import page
 from modules.reports.html.tuning import TUNING
-from modules.reports.tables.build import build
-from modules.reports.tables.published import load_published
+from modules.reports.tables.build import all_sections
 from modules.runs.results import ResultStore
 from variants.atomic import write_atomic
 from variants.errors import UserError
@@ -32,9 +30,7 @@ def write_report(results_dir: str | Path, out: str | Path | None = None) -> Path
     results = ResultStore(folder).all()
     if not results:
         raise UserError(f"{folder} has no results (runs/*.json); name a --results_dir of a command that has trained")
-    sections = [
-        section for name in BENCHMARKS for section in build(results, benchmark(name), load_published(PUBLISHED, name))
-    ]
+    sections = all_sections(PUBLISHED, results)
     path = Path(out) if out else folder / REPORT
     name = folder.resolve().name
     write_atomic(path, page(name, sections, ResultStore(folder / TUNING).all(), library()))

@@ -13,17 +13,14 @@ from typing import Any
 
 from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
 from modules.benchmarks.recipes import NoRecipe, Recipe, load_recipe
-from modules.reports.tables.build import build
 from modules.reports.tables.published import (
     PublishedRow,
     load_models,
-    load_published,
     load_sizes,
     load_table,
     size_key,
 )
 from modules.reports.tables.section import Row, Section, short_name
-from modules.runs.results import RunResult
 from variants.errors import UserError
 from variants.registry import BUILT_IN
 
@@ -125,12 +122,6 @@ def _no_recipe(row: PublishedRow) -> str:
 
 
 # ---- our runs ---------------------------------------------------------------------------------------------------
-
-
-def all_sections(folder: str | Path, results: Iterable[RunResult]) -> list[Section]:
-    """The sections of every benchmark that the runs belong to."""
-    runs = list(results)
-    return [s for name in BENCHMARKS for s in build(runs, benchmark(name), load_published(folder, name))]
 
 
 def ours(paper: PaperRow, rows: Sequence[PaperRow], sections: Iterable[Section]) -> list[tuple[Section, Row]]:

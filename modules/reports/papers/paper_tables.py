@@ -12,7 +12,8 @@ from modules.reports.formats.latex import environment, escape
 from modules.reports.papers.paper_csv import paper_csv
 from modules.reports.papers.paper_lines import Line, about, heading, table_lines
 from modules.reports.papers.paper_markdown import paper_markdown
-from modules.reports.papers.paper_rows import PaperRow, all_sections, ours, paper_rows
+from modules.reports.papers.paper_rows import PaperRow, ours, paper_rows
+from modules.reports.tables.build import all_sections
 from modules.reports.tables.published import load_all
 from modules.reports.tables.section import Section
 from modules.runs.results import RunResult

@@ -5,9 +5,11 @@ cell is backed by result files. The same result files give the same bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
-from modules.benchmarks.base import Benchmark, Column
-from modules.reports.tables.published import PublishedRow
+from modules.benchmarks.base import BENCHMARKS, Benchmark, Column
+from modules.benchmarks.recorded import as_recorded
+from modules.reports.tables.published import PublishedRow, load_published
 from modules.reports.tables.section import Cell, Row, Section
 from modules.runs.labels import as_text, in_words, label_words, natural, plain, short_name
 from modules.runs.results import RunResult, data_names, run_id
@@ -41,6 +43,17 @@ def build(results: Iterable[RunResult], benchmark: Benchmark, published: Sequenc
         comparable = _comparable(rows, backbone, published, own)
         sections.append(Section(backbone, data, tuple(rows), own, tuple(comparable)))
     return sections
+
+
+def all_sections(folder: str | Path, results: Iterable[RunResult]) -> list[Section]:
+    """The sections of every benchmark that the runs belong to, the project's first.
+
+    Args:
+        folder: of the published figures.
+    """
+    runs = list(results)
+    names = dict.fromkeys([*BENCHMARKS, *sorted(run.benchmark for run in runs)])
+    return [s for name in names for s in build(runs, as_recorded(name), load_published(folder, name))]
 
 
 def _comparable(
