@@ -114,7 +114,7 @@ def address(site: Path) -> Iterator[str]:
 
 
 def test_in_a_browser(address: str) -> None:
-    """Pages load nothing from elsewhere (but for the README's diagram), fit a phone, and are found by their words."""
+    """Pages load nothing from elsewhere (but for docs/README's diagram), fit a phone, and are found by their words."""
     with browser() as page:
         for name in ("docs/faq.html", "docs/methods/adalora.html", "results/reference/minilm-glue/index.html"):
             page.size(390, 844, phone=True, dark=True)
