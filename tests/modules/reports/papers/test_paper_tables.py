@@ -10,8 +10,9 @@ import pytest
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.glue import GLUE
 from modules.experiments.flags import make_parser
-from modules.reports.papers.paper_rows import all_sections, choose, paper_rows
+from modules.reports.papers.paper_rows import choose, paper_rows
 from modules.reports.papers.paper_tables import paper_table, paper_tables
+from modules.reports.tables.build import all_sections
 from modules.reports.tables.published import load_all, load_table
 from paper_repro import PUBLISHED
 from tests.support.results import run
