@@ -99,7 +99,7 @@ class RunResult:
     @property
     def truncated(self) -> bool:
         """Whether Trainer options let it train or score on a part of the rows alone: its score is that of a trial."""
-        return any(name in self.trainer and _cuts(self.trainer[name]) for name in TRUNCATING)
+        return truncates(self.trainer)
 
     @property
     def score(self) -> float | None:
@@ -177,9 +177,10 @@ TRUNCATING = ("limit_train_batches", "limit_val_batches", "overfit_batches", "fa
 """Trainer options of which each leaves rows out; the last two stand in older files alone."""
 
 
-def _cuts(value: Any) -> bool:
-    """Whether the value of one of them leaves rows out: 1.0 is all of the batches, 1 is one of them."""
-    return bool(value) and not (isinstance(value, float) and value == 1.0)
+def truncates(trainer: Mapping[str, Any]) -> bool:
+    """Whether Trainer options leave rows out: of the limits 1.0 is all of the batches, 1 is one of them."""
+    given = [trainer[name] for name in TRUNCATING if name in trainer]
+    return any(bool(value) and not (isinstance(value, float) and value == 1.0) for value in given)
 
 
 def finite_losses(figures: Mapping[str, Any]) -> bool:

@@ -6,7 +6,7 @@ from typing import Any
 
 from modules.runs.config import NEUTRAL, RunConfig
 from modules.runs.labels import in_words, label_words, short_name
-from modules.runs.results import RunResult, run_id
+from modules.runs.results import RunResult, run_id, truncates
 from variants.registry import resolve
 
 LONGEST_GROUP, LONGEST_TAG = 128, 64
@@ -40,13 +40,8 @@ def name(config: RunConfig) -> str:
 def tags(config: RunConfig) -> list[str]:
     """Protocol, backbone and the person's own; `truncated` where the run does not see all batches."""
     own = [config.protocol, short_name(config.backbone["name"]), *config.tags]
-    cut = ["truncated"] if truncated(config) else []
+    cut = ["truncated"] if truncates(config.trainer) else []
     return [tag[:LONGEST_TAG] for tag in dict.fromkeys([*own, *cut]) if tag]
-
-
-def truncated(config: RunConfig) -> bool:
-    """Whether a Trainer option cuts the run short."""
-    return any(name.startswith(("limit_", "max_", "fast_dev_run", "overfit_batches")) for name in config.trainer)
 
 
 def columns(config: RunConfig, parameters: dict[str, int], device: str, stacked: int = 1) -> dict[str, Any]:
@@ -71,7 +66,7 @@ def columns(config: RunConfig, parameters: dict[str, int], device: str, stacked:
     found |= {f"parameters.{k}": v for k, v in parameters.items()}
     found |= {"init_from": (config.init_from or {}).get("id"), "code": config.code, "device": device}
     found |= {"compile": config.compile, "reference": config.reference, "results_dir": config.results_dir}
-    found |= {"stacked": stacked if stacked > 1 else None, "truncated": truncated(config) or None}
+    found |= {"stacked": stacked if stacked > 1 else None, "truncated": truncates(config.trainer) or None}
     return {k: v for k, v in found.items() if v not in (None, "", [], {})}
 
 
