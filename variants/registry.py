@@ -12,8 +12,8 @@ from pathlib import Path
 
 from variants import listing
 from variants.errors import VariantError
-from variants.outside.files import classes_in, load_file, loaded_by_path
-from variants.outside.places import definition, located
+from variants.outside.files import classes_in, load_module, loaded_by_path
+from variants.outside.places import definition
 from variants.variant import BaseVariant, is_built_in, name_of
 
 BUILT_IN = tuple(listing.CLASSES)
@@ -75,17 +75,7 @@ def _load(spec: str) -> type[BaseVariant]:
     where, _, attribute = spec.rpartition(":")
     if not (where and attribute):
         raise VariantError(f"{spec!r} names no variant: write package.module:Class or path/to/file.py:Class")
-    try:
-        if where.endswith(".py"):
-            module = load_file(Path(where))
-        else:
-            if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
-            module = importlib.import_module(where)
-    except OSError as error:
-        raise VariantError(f"cannot load variant {spec!r}: {error}") from error
-    except (Exception, SystemExit) as error:  # the inventor's code, whatever it does
-        raise VariantError(f"cannot load variant {spec!r}: {located(error)}") from error
+    module = load_module(where, f"variant {spec!r}")
     if not hasattr(module, attribute):
         kinds = [value for value in vars(module).values() if isinstance(value, type) and issubclass(value, BaseVariant)]
         classes = [cls.__name__ for cls in kinds if cls.__module__ == module.__name__]

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import re
-import sys
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
 from variants.errors import UserError
-from variants.outside.files import classes_in, load_file
-from variants.outside.places import located
+from variants.outside.files import classes_in, load_module
 
 ENTRY_POINTS = "lora_variants.benchmarks"
 """The group of entry points: a name -> `module:Class`."""
@@ -62,17 +59,7 @@ def _class(spec: str) -> Any:
             raise UserError(f"unknown benchmark {spec!r}; did you mean {', '.join(near)}? (or file.py:Class)")
         spec = found[0].value
     where, _, attribute = spec.rpartition(":")
-    try:
-        if where.endswith(".py"):
-            module = load_file(Path(where))
-        else:
-            if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
-            module = importlib.import_module(where)
-    except OSError as error:
-        raise UserError(f"cannot load benchmark {spec!r}: {error}") from error
-    except (Exception, SystemExit) as error:  # a person's code, whatever it does
-        raise UserError(f"cannot load benchmark {spec!r}: {located(error)}") from error
+    module = load_module(where, f"benchmark {spec!r}")
     if not hasattr(module, attribute):
         classes = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Benchmark)]
         raise UserError(f"{where} has no {attribute!r}; it has {', '.join(classes) or 'no benchmark'}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib
 import importlib.util
 import sys
 import types
@@ -16,7 +17,9 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from typing import Any
 
+from variants.errors import VariantError
 from variants.outside.cells import cell_hash
+from variants.outside.places import located
 
 PREFIX = "_variant_folder_"
 """How the names of these packages begin."""
@@ -40,6 +43,27 @@ def load_file(path: Path, name: str | None = None) -> types.ModuleType:
         del sys.modules[name]  # the mended file is run anew
         raise
     return module
+
+
+def load_module(where: str, what: str) -> types.ModuleType:
+    """The module of a person's code: a file's path, ending in .py, or a name that Python finds here.
+
+    Args:
+        what: is asked for, for the message: variant 'my_file.py:Mine'.
+
+    Raises:
+        VariantError: it cannot be loaded, in one line with its place.
+    """
+    try:
+        if where.endswith(".py"):
+            return load_file(Path(where))
+        if "" not in sys.path and str(Path.cwd()) not in sys.path:
+            sys.path.insert(0, str(Path.cwd()))
+        return importlib.import_module(where)
+    except OSError as error:
+        raise VariantError(f"cannot load {what}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the person's code does
+        raise VariantError(f"cannot load {what}: {located(error)}") from error
 
 
 def module_name(path: Path) -> str:
