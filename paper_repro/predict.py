@@ -18,6 +18,7 @@ import sys
 from collections.abc import Sequence
 
 from modules.command_line import Parser, guarded, place
+from modules.command_line.waiting import waiting
 from variants.convert import VARIANT_HELP
 from variants.errors import UserError
 
@@ -46,12 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError("give either --text or --file")
     if given.file is not None and given.text_pair is not None:
         raise UserError("--text_pair goes with --text: a file has a column for each of the texts")
-    from modules.inference.trained import trained
+    with waiting("starting"):
+        from modules.data.table_files import read_table, texts_of
+        from modules.inference.predict import rows_of, say
+        from modules.inference.trained import trained
 
-    found = trained(given.run, given.which, given.results_dir)
+        found = trained(given.run, given.which, given.results_dir)
     fields = list(found.inputs["fields"])
-    from modules.data.table_files import read_table, texts_of
-    from modules.inference.predict import rows_of, say
 
     table = None
     if given.file is None:

@@ -123,19 +123,22 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def place_of(source: str | None, path: str | os.PathLike) -> str:
+def place_of(source: str | None, path: str | os.PathLike, none: str | None = None) -> str:
     """The folder or Hub id of an adapter's base model.
 
     Args:
         source: as a person names it; None: as the adapter's file does. A name that a package has given to a model of
             its own (entry points of the group `MODELS`, each a function from an architecture's name to a folder)
             stands for that model.
+        none: is returned where the file names none; by default that is a mistake.
 
     Raises:
         VariantError: the file names none.
     """
     known = outline(path)
     if not (named := source or known.base):
+        if none is not None:
+            return none
         raise VariantError(f"{path} does not name its base model: give it (--model)")
     for entry in entry_points(group=MODELS):
         if entry.name == named and not Path(named).is_dir():

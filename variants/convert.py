@@ -46,7 +46,8 @@ def convert(
         source: adapter folder, or loralib file.
         target: folder (ours, peft) or file (loralib) to write.
         to: the format to write.
-        model: base model; without it the shapes in the file must do, and its fingerprint is not recorded.
+        model: base model; without it the shapes in the file must do, and its fingerprint is not recorded. PEFT's files
+            name it, or else the one that ``source`` names.
         alpha: LoRA's alpha, which loralib's files do not hold.
         variant: ``FILE.py:CLASS`` of an adapter whose variant is not the project's.
         as_lora: write to PEFT's format, as LoRA, whatever declares a low-rank update; it computes the same.
@@ -69,7 +70,10 @@ def convert(
         raise VariantError(f"{target} is the source itself: choose another place")
     if as_lora and to != "peft":
         raise VariantError(f"--as lora is for --to peft, not for {to}")
-    loaded = base.load_model(base.place_of(model, source), source) if model else base.stand_in(source)
+    place = base.place_of(model, source, none="")
+    loaded = base.load_model(place, source) if model else base.stand_in(source)
+    if hasattr(loaded, "config"):  # PEFT's files name it
+        loaded.config._name_or_path = str(Path(place).resolve()) if Path(place).is_dir() else place
     adapted = formats.load(loaded, source, alpha=alpha, variant=variant)
     adapted.shrink()  # what was pruned is in no file
     note = ""

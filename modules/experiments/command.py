@@ -40,7 +40,9 @@ def carry_out_flags(argv: list[str], benchmark: Benchmark) -> int:
         cls = resolve(variant_in(argv))
     flags = make_parser(cls, benchmark).parse_args(argv)
     if flags.table_only:
-        return show_table(flags.results_dir, write=True, benchmark=benchmark)
+        named = any(flags.get(name) is not None for name in benchmark.data_flags)
+        tasks = Wishes.of(flags, benchmark, cls).benchmark.tasks if named else None
+        return show_table(flags.results_dir, benchmark=benchmark, tasks=tasks)
     launch = Launch.of(flags.launch, flags.get("slurm"), submits=not flags.plan)
     wishes = Wishes.of(flags, benchmark, cls)
     benchmark = wishes.benchmark

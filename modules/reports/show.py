@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from modules.benchmarks.base import Benchmark
@@ -16,12 +17,14 @@ def show_table(
     write: bool = True,
     ids: set[str] | None = None,
     differences: bool = False,
+    tasks: Collection[str] | None = None,
 ) -> int:
     """Print the table of the results under ``results_dir``, write its files, and name them.
 
     Args:
         ids: print the rows of these runs alone; the files hold all runs.
         differences: print those between the rows too.
+        tasks: print the rows of these alone.
 
     Returns:
         The exit code: 1 where there are no results.
@@ -39,6 +42,9 @@ def show_table(
         print(f"no results under {results_dir}", file=sys.stderr)
         return 1
     shown = [result for result in results if ids is None or result.id in ids]
+    if tasks is not None and not (shown := [result for result in shown if result.task in tasks]):
+        print(f"no results of {', '.join(tasks)} under {results_dir}", file=sys.stderr)
+        return 1
     published = load_published(PUBLISHED, benchmark.name)
     sections = build(shown, benchmark, published)
     print(to_text(sections))

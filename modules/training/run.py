@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import torch
+
 from modules.benchmarks.base import Prepared
 from modules.runs.config import RunConfig
 from modules.runs.environment import device_name
@@ -134,7 +136,7 @@ def _figures(
     goes_on: bool,
 ) -> Figures:
     """What writes the figures of each run to its loggers."""
-    device = device_name("cuda:0" if devices.on_gpu(configs[0]) else "cpu")
+    device = device_name("cuda:0" if devices.on_gpu(configs[0]) and torch.cuda.is_available() else "cpu")
     metrics = prepared.objective.names
     logs = [
         open_logs(config, own, metrics, goes_on, device=device, stacked=len(configs))

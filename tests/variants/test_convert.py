@@ -72,6 +72,18 @@ def test_there_and_back_through_every_format(name, with_model, folders, tmp_path
     assert base["fingerprint"] == (first["fingerprint"] if with_model else None)
 
 
+@pytest.mark.parametrize("given", ["by the file", "by hand"])
+def test_pefts_file_names_the_base(given, folders, tmp_path, monkeypatch):
+    adapted = saved("roberta", folders, tmp_path / "ours")
+    if given == "by the file":
+        save_adapter(adapted, tmp_path / "ours", backbone={"spec": str(folders / "roberta")})
+    monkeypatch.chdir(folders)
+    model = ["--model", "roberta"] if given == "by hand" else []
+    assert run(convert, tmp_path / "ours", tmp_path / "peft", "--to", "peft", *model) == 0
+    named = json.loads((tmp_path / "peft" / "adapter_config.json").read_text())["base_model_name_or_path"]
+    assert named == str((folders / "roberta").resolve())  # holds from any folder
+
+
 def test_a_target_written_without_the_model_holds_for_more_than_the_file_names(folders, tmp_path):
     """AdaptedModel blocks only: by their last names alone, the blocks that are not adapted would be so too."""
     saved("roberta", folders, tmp_path / "ours", LoRA(layers="1"))

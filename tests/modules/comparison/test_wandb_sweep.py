@@ -114,7 +114,8 @@ def test_wandbs_own_agent_runs_it(make, tmp_path):
 
         def wandb(*words: str) -> str:
             command = [sys.executable, "-m", "wandb", *words]
-            environment = os.environ | places | {"PATH": path}
+            ours = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+            environment = ours | places | {"PATH": path}
             done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
             assert done.returncode == 0, done.stderr
             return done.stdout + done.stderr

@@ -222,7 +222,7 @@ def trained(monkeypatch):
     """The ids of the runs that a worker carries out; each is said to be done."""
     ids = []
 
-    def run_seeds(configs, before_writing):
+    def run_seeds(configs, before_writing, live=None):
         before_writing()
         for config in configs:
             ids.append(config.id)
