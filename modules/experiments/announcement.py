@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,7 +11,9 @@ from typing import Any, NamedTuple
 from modules.benchmarks.base import Benchmark, settings_of
 from modules.benchmarks.recipes import Recipe
 from modules.benchmarks.settings import TrainingSettings
+from modules.experiments.cost_estimate import hours_text
 from modules.runs.config import RunConfig
+from modules.runs.results import RunResult
 from variants.errors import UserError
 from variants.outside.options import build
 from variants.registry import resolve
@@ -79,6 +82,23 @@ def _by_task(runs: Sequence[Settled], pick: Callable[[Settled], Mapping[str, Any
                               for text, tasks in values.items())
         for name, values in found.items()
     )  # fmt: skip
+
+
+def time_line(runs: Sequence[RunConfig], finished: Iterable[RunResult]) -> str:
+    """How long some runs will take one after the other, as far as finished ones of the same task, backbone and data
+    tell; else when that will be known."""
+    known: dict[tuple[str, str, str], list[float]] = {}
+    for run in finished:
+        if run.cost.get("wall_s") and run.epochs:
+            seconds = run.cost["wall_s"] / run.cost.get("stacked", 1) / len(run.epochs)
+            known.setdefault((run.task, run.backbone["hash"], run.data["hash"]), []).append(seconds)
+    places = [(run.task, run.backbone["hash"], run.data["hash"]) for run in runs]
+    if any(place not in known for place in places):
+        return "time: the line below says what is left, from the first steps on; --plan estimates it beforehand"
+    epochs = [settings_of(run).epochs for run in runs]
+    total = sum(statistics.median(known[place]) * count for place, count in zip(places, epochs, strict=True))
+    told = f"{total:.0f} s" if total < 90 else hours_text(total / 3600)
+    return f"time: about {told}, one run after the other, as finished runs of these tasks in this folder took"
 
 
 def check_variants(runs: Sequence[RunConfig], benchmark: Benchmark) -> list[str]:

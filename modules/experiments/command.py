@@ -8,7 +8,7 @@ from typing import Any
 from modules.benchmarks.base import Benchmark
 from modules.command_line import guarded
 from modules.command_line.waiting import waiting
-from modules.experiments.announcement import Settled, check_variants, settings_lines
+from modules.experiments.announcement import Settled, check_variants, settings_lines, time_line
 from modules.experiments.config_files import expanded
 from modules.experiments.dashboards import begin, end
 from modules.experiments.flags import make_parser, variant_in
@@ -128,7 +128,8 @@ def execute(
         if missing:
             with waiting("trying the method on the backbone's shapes"):
                 trained = check_variants(missing, benchmark)
-            print("\n".join([*settings_lines([*map(Settled.of, missing)], benchmark), *trained]), flush=True)
+            print("\n".join([*settings_lines([*map(Settled.of, missing)], benchmark), *trained]))
+            print(time_line(missing, store.all()), flush=True)
         finished = f", {done} done before" if done else ""
         print(f"{runs_text(len(plan.runs))}{finished}; results: {os.path.join(results_dir, 'runs')}", flush=True)
     groups = stacks(missing) if stack else [[run] for run in missing]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from modules.benchmarks.glue import GLUE
-from modules.experiments.announcement import Settled, check_variants, settings_lines
+from modules.experiments.announcement import Settled, check_variants, settings_lines, time_line
 from modules.experiments.command import main
+from tests.support.results import run
 from tests.support.runs import planned
 from variants.errors import UserError
 
@@ -29,6 +30,18 @@ def test_parameters_are_counted_on_shapes_and_a_wrong_target_is_found_there(comm
     (wrong,) = planned(command, options={"target": "qv"})
     with pytest.raises(UserError, match="^rte lora seed 0: target='qv' matches no linear map; the nearest are"):
         check_variants([wrong], GLUE)
+
+
+def test_time_is_told_by_finished_runs_of_the_same_task_backbone_and_data(command):
+    runs = planned([*command, "--seeds", "0,1", "--epochs", "6"])
+    place = {"backbone": dict(runs[0].backbone), "data": dict(runs[0].data) | {"sizes": {"train": 1}}}
+    epochs = [{"epoch": k, "accuracy": 0.5} for k in (1, 2)]
+    done = run(runs[0].task, 0.5, 0, epochs=epochs, cost={"wall_s": 20.0, "stacked": 2}, **place)
+    assert time_line(runs, [done]).startswith(
+        "time: about 60 s, one run after the other"
+    )  # 5 s an epoch, 6 each, 2 runs
+    other = run(runs[0].task, 0.5, 0, epochs=epochs, cost={"wall_s": 20.0})
+    assert "--plan" in time_line(runs, [other]) and "--plan" in time_line(runs, [])
 
 
 def test_no_worker_is_started_for_a_method_that_does_not_fit(command, monkeypatch, capsys):
