@@ -108,5 +108,5 @@ def test_who_waits_for_another_commands_run_says_so(command, monkeypatch, capsys
     end = SimpleNamespace(sleep=lambda _: store.path(runs[0].id).write_text("{}"))
     monkeypatch.setattr(worker, "time", end)
     with claim(runs[0].folder):
-        worker._complete(runs[0].id, store, {})
+        worker.complete(runs[0].id, store, {})
     assert "waiting for mnli lora seed 0, which another command (process" in capsys.readouterr().out
