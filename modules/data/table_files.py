@@ -6,7 +6,7 @@ import csv
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from variants.errors import UserError, first_line
 
@@ -32,7 +32,7 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pd.DataFrame
         raise UserError(f"{path}: a table's name ends in {', '.join(KINDS)}")
     try:
         if kind == ".jsonl":
-            table = pd.DataFrame([json.loads(line) for line in path.open(encoding="utf-8-sig") if line.strip()])
+            table = pd.DataFrame(_json_lines(path))
         elif kind == ".parquet":
             check_columns(_parquet_columns(path), columns or (), str(path))
             table = pd.read_parquet(path, columns=columns and list(columns))
@@ -60,6 +60,8 @@ def _separated(path: Path, kind: str, columns: Sequence[str] | None) -> dict[str
         lines = csv.reader(file, **form)
         header = next(lines, [])
         check_columns(header, columns or (), str(path))
+        if twice := [name for name in columns or header if header.count(name) > 1]:
+            raise UserError(f"{path}: the header has {twice[0]!r} {header.count(twice[0])} times: rename or drop one")
         places = {name: header.index(name) for name in columns or header}
         found: dict[str, list[str]] = {name: [] for name in places}
         for cells in lines:
@@ -71,6 +73,19 @@ def _separated(path: Path, kind: str, columns: Sequence[str] | None) -> dict[str
             for name, place in places.items() if cells else ():
                 found[name].append(cells[place])
     return found
+
+
+def _json_lines(path: Path) -> list[Any]:
+    """What stands on each line. The decoder counts from the line's own beginning: the file's line is named here."""
+    rows = []
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                if line.strip():
+                    rows.append(json.loads(line))
+            except ValueError as error:
+                raise UserError(f"{path}:{number}: is no JSON: {str(error).split(': line')[0]}") from None
+    return rows
 
 
 def _parquet_columns(path: Path) -> list[str]:

@@ -12,7 +12,7 @@ from modules.experiments.announcement import Settled, check_variants, settings_l
 from modules.experiments.config_files import expanded
 from modules.experiments.dashboards import begin, end
 from modules.experiments.flags import make_parser, variant_in
-from modules.experiments.plan import Plan, make_plan, merge
+from modules.experiments.plan import Plan, check_wishes, make_plan, merge
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
 from modules.launch.holders import forget, say_what_is_missing
@@ -21,7 +21,6 @@ from modules.launch.progress_line import runs_text
 from modules.paths import PUBLISHED
 from modules.reports.show import show_paper_table, show_table
 from modules.runs.ranks import rank
-from modules.runs.trainer_options import check_trainer
 from variants.errors import UserError
 from variants.registry import outline, resolve
 
@@ -55,7 +54,7 @@ def carry_out_flags(argv: list[str], benchmark: Benchmark) -> int:
     if flags.plan and stack:
         raise UserError("--plan prints one command per run: leave --stack_seeds out")
     if flags.plan:
-        check_trainer(wishes.trainer, here=False)
+        check_wishes(wishes, here=False)
         with waiting("reading recipes"):
             from modules.experiments.dry_run import show_plan
 

@@ -42,10 +42,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     Raises:
         UserError, VariantError: one line for whatever cannot be.
     """
-    check_trainer(wishes.trainer, here)
-    if wishes.compile not in COMPILE:
-        raise UserError(f"--compile must be one of {', '.join(COMPILE)}, not {wishes.compile!r}")
-    check_tracking(wishes)
+    check_wishes(wishes, here)
     benchmark = wishes.benchmark
     if unknown := [t for t in wishes.tasks if t not in benchmark.tasks]:
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
@@ -89,6 +86,14 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     order = sorted(runs.values(), key=place)
     notes = [f"{benchmark.tasks[task].title}: {note}" for task, notes in source.notes.items() for note in notes]
     return Plan(order, list(dict.fromkeys([*about, *notes])))
+
+
+def check_wishes(wishes: Wishes, here: bool) -> None:
+    """Raise UserError for what no run could be given, whatever its model and data; ``here`` as `make_plan` has it."""
+    check_trainer(wishes.trainer, here)
+    if wishes.compile not in COMPILE:
+        raise UserError(f"--compile must be one of {', '.join(COMPILE)}, not {wishes.compile!r}")
+    check_tracking(wishes)
 
 
 def choose_model(wishes: Wishes, about: list[str]) -> tuple[str, str]:

@@ -77,6 +77,8 @@ def check_tracking(tracking: Tracking) -> None:
         raise UserError(f"--wandb must be one of {', '.join(MODES)}, not {tracking.wandb!r}")
     if unknown := [name for name in parts(tracking.logger) if name not in (*LOGGERS, "none")]:
         raise UserError(f"--logger takes {', '.join(LOGGERS)}, or none, not {unknown[0]!r}")
+    if "none" in parts(tracking.logger) and len(parts(tracking.logger)) > 1:
+        raise UserError(f"--logger {tracking.logger}: none stands alone; leave it or the others out")
     for name in tracking.loggers:
         if LOGGERS[name] and importlib.util.find_spec(LOGGERS[name]) is None:
             raise UserError(f"--logger {name} needs a package: pip install {LOGGERS[name]}")

@@ -61,6 +61,8 @@ def labels_of(part: Part, columns: tuple[str, ...], kind: str) -> Labels:
         return Labels(kind)
     column = columns[0]
     if len(columns) > 1:
+        if all(row == rows[0] for row in rows):
+            raise UserError(f"{part.where}: all rows have the same {', '.join(columns)}: there is nothing to learn")
         return Labels(kind, columns)
     seen = {word for row in rows for word in row}
     names = part.classes.get(column) or sorted(seen, key=_order)

@@ -107,11 +107,14 @@ def test_a_decoding_is_a_run_of_its_own_in_the_group_of_the_decoded_one(command,
     [
         (["--wandb", "onlin"], "--wandb must be one of auto, online, offline, off, not 'onlin'"),
         (["--logger", "wandb,mlflow"], "--logger takes wandb, trackio, tensorboard, csv, or none, not 'mlflow'"),
+        (["--logger", "csv,none"], "--logger csv,none: none stands alone"),
         (["--trainer.logger", "true"], "--trainer.logger is set by this project; use --logger"),
+        (["--compile", "sometimes"], "--compile must be one of"),
     ],
 )
-def test_a_wrong_logger_or_mode_is_refused(command, flags, message, capsys):
-    assert main([*command, *flags], GLUE) == 2
+@pytest.mark.parametrize("plan", [[], ["--plan"]])
+def test_a_wrong_logger_or_mode_is_refused(command, flags, message, plan, capsys):
+    assert main([*command, *flags, *plan], GLUE) == 2
     assert message in capsys.readouterr().err
 
 

@@ -179,6 +179,8 @@ def test_names_of_labels_are_part_of_the_hash(tmp_path):
         ('text,label\n"open,a\n', {}, "is no csv table: Error: unexpected end of data"),
         (rows_of([2, 0]).replace("label", "a,b", 1).replace(",2", ",2,1").replace(",0", ",0,1"), {"label": "a,b"},
          "row 1: 'a' is '2': of several label columns each holds 1 or 0"),
+        ("text,a,b\n" + "t,0,0\n" * 4, {"label": "a,b"}, "all rows have the same a, b: there is nothing to learn"),
+        ("text,label,label\nt,a,b\n", {}, "notes.csv: the header has 'label' 2 times: rename or drop one"),
     ],
 )  # fmt: skip
 def test_bad_data_are_one_line(tmp_path, text, given, said):
@@ -194,7 +196,7 @@ def test_other_bad_files_are_one_line(tmp_path):
         (tmp_path / "latin.csv", "latin.csv: not UTF-8"),
         (tmp_path / "none.csv", "there is no such file or folder"),
         (written(tmp_path, "x.xlsx", "x"), "a table's name ends in .csv"),
-        (written(tmp_path, "x.jsonl", '{"text": "a"'), "is no jsonl table"),
+        (written(tmp_path, "x.jsonl", '{"text": "a"}\n\n{"text"\n'), "x.jsonl:3: is no JSON"),
         (written(tmp_path, "mixed.jsonl", '{"text":"a","label":"x"}\n{"text":"b","label":1}\n'), "write all as text"),
         (written(tmp_path, "number.jsonl", '{"text":1,"label":"x"}\n{"text":2,"label":"y"}\n'), "row 1: 'text' is 1"),
     ]:
