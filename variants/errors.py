@@ -43,6 +43,9 @@ def first_line(error: BaseException) -> str:
 
 def exit_code(command: Callable[[], int]) -> int:
     """Run a command; its exit code, which is 2 after a mistake of the user's: that is one line on standard error."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-`: what is written goes nowhere
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (as long as the process)
     try:
         code = command()
         sys.stdout.flush()

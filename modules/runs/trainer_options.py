@@ -94,8 +94,9 @@ def check_trainer(options: Mapping[str, Any], here: bool = True) -> None:
         if name in OWNED:
             raise UserError(f"--trainer.{name} is set by this project; {OWNED[name]}")
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=2) or ["see lightning's Trainer"]
-            raise UserError(f"--trainer.{name} is no option of lightning.Trainer; did you mean {' or '.join(near)}?")
+            near = difflib.get_close_matches(name, known, n=2)
+            hint = f"did you mean {' or '.join(near)}?" if near else "lightning's documentation lists them"
+            raise UserError(f"--trainer.{name} is no option of lightning.Trainer; {hint}")
         fits, words = VALUES.get(name, (None, ""))
         if fits and not fits(value):
             raise UserError(f"--trainer.{name} must be {words}, not {value!r}")

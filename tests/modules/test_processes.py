@@ -15,6 +15,7 @@ from modules.processes import lasting_output
 from modules.runs.results import ResultStore
 from modules.training.run import run as train
 from tests.support.runs import planned
+from variants.errors import exit_code
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,3 +132,10 @@ def test_a_full_disk_is_named_where_it_is(monkeypatch, tmp_path):
     assert "TMPDIR" in in_tmp and "TMPDIR" not in elsewhere and "--results_dir" in elsewhere
     done = guarded_in_process("raise OSError(28, 'No space left on device', 'x.json')", stdout=subprocess.PIPE)
     assert done.returncode == 2 and done.stderr.startswith("error: cannot write x.json: No space left on device;")
+
+
+def test_a_command_whose_output_is_closed_runs(monkeypatch):
+    """Python has no sys.stdout after `>&-`, and commands flush it."""
+    for name in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, name, None)
+    assert exit_code(lambda: sys.stdout.write("lost") and sys.stderr.write("lost") and 0) == 0

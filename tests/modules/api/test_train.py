@@ -116,6 +116,10 @@ def test_a_run_that_another_starts_from_is_trained_and_not_returned(small):
         ({"wandb": "onlin"}, "^wandb must be one of auto, online, offline, off"),
         ({"jobs": 2}, "^jobs is a flag of the commands alone"),
         ({"trainer": {"devicess": 2}}, "^trainer.devicess is no option of lightning.Trainer; did you mean devices"),
+        (
+            {"trainer": {"xyz": 2}},
+            "^trainer.xyz is no option of lightning.Trainer; lightning's documentation lists them",
+        ),
         ({"tasks": ["rte"]}, "^give either task or tasks$"),
         ({"seed": 0, "seeds": [0]}, "^give either seed or seeds$"),
         ({"task": "ret"}, "unknown task 'ret'"),
