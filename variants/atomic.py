@@ -80,9 +80,7 @@ def _written_beside(path: Path, content: str | bytes | memoryview) -> Iterator[P
         yield temporary
     except OSError as error:
         reason = error.strerror or str(error)
-        raise UserError(
-            f"cannot write {path}: {reason}; free some space or name another folder (--results_dir)"
-        ) from error
+        raise UserError(f"cannot write {path}: {reason}; free some space or name another folder") from error
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

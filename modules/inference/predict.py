@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from modules.inference.trained import Trained, trained
 from modules.runs.results import RunResult
-from variants.errors import UserError
+from variants.errors import UserError, shown
 from variants.variant import BaseVariant
 
 if TYPE_CHECKING:
@@ -55,7 +55,10 @@ def rows_of(
     fields = list(found.inputs["fields"])
     if isinstance(texts, (Mapping, pd.DataFrame)):
         return texts_of(pd.DataFrame(texts), fields, "the table")
-    rows = [(row,) if isinstance(row, str) else tuple(row) for row in ([texts] if isinstance(texts, str) else texts)]
+    given = [texts] if isinstance(texts, str) else texts
+    if not isinstance(given, Iterable):
+        raise UserError(f"expected texts, not {shown(given)}")
+    rows = [tuple(row) if isinstance(row, Iterable) and not isinstance(row, str) else (row,) for row in given]
     for number, row in enumerate(rows, 1):
         if len(row) != len(fields):
             count = f"{len(fields)} texts ({', '.join(fields)})" if len(fields) > 1 else f"one text ({fields[0]})"

@@ -20,17 +20,27 @@ ADAPTER = "adapter.json"
 WHICH = ("best", "last")
 
 
-class _Notes(TypedDict, total=False):
-    """The entries of adapter.json that are read here, but for the run's task; older files lack most of them."""
+class _Inputs(TypedDict):
+    """The entries of `inputs` that every benchmark has."""
 
-    run: str
+    fields: list[str]
+    max_length: int
+
+
+class _Needed(TypedDict):
     benchmark: str
     task: str | None
     backbone: Place
+    inputs: dict[str, Any]
+
+
+class _Notes(_Needed, total=False):
+    """The entries of adapter.json that are read here; an older file has those of its run's configuration."""
+
+    run: str
     problem_type: str | None
     num_labels: int
     labels: list[str]
-    inputs: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,8 @@ def trained(
     if "backbone" not in said:  # a file from before
         said = _from_run(folder) | said
     checked(_Notes, said, str(path))
+    inputs = {name: value for name, value in said["inputs"].items() if name in _Inputs.__annotations__}
+    checked(_Inputs, inputs, f"{path}: inputs")
     return Trained(
         folder=folder,
         benchmark=said["benchmark"],

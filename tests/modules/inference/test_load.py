@@ -99,6 +99,15 @@ def test_mistakes_are_one_line(runs, tmp_path):
     (run / "best" / "adapter.json").write_text('{"backbone": {"name": 3}}')
     with pytest.raises(UserError, match="adapter.json"):
         load_run(run)
+    whole = json.loads((runs["rte"].folder / "best" / "adapter.json").read_text())
+    for name in ("benchmark", "task", "inputs"):
+        (run / "best" / "adapter.json").write_text(json.dumps({k: v for k, v in whole.items() if k != name}))
+        with pytest.raises(UserError, match=f"adapter.json.*{name}"):
+            load_run(run)
+    for inputs in ({}, {"fields": 5, "max_length": 8}, {"fields": ["a"], "max_length": "x"}):
+        (run / "best" / "adapter.json").write_text(json.dumps(whole | {"inputs": inputs}))
+        with pytest.raises(UserError, match="adapter.json: inputs"):
+            load_run(run)
     shutil.rmtree(run / "best")
     with pytest.raises(UserError, match="not finished, or its adapters were not kept"):
         load_run(run)
@@ -109,6 +118,8 @@ def test_mistakes_are_one_line(runs, tmp_path):
         ([("a", "b", "c")], "not 3"),
         ([], "no text"),
         ([("a", 3)], "no text"),
+        ([None], "not 1"),
+        (5, "expected texts, not 5"),
     ):
         with pytest.raises(UserError, match=words):
             predict(runs["rte"], rows)
