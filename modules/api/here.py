@@ -1,12 +1,10 @@
-"""A plan carried out in this process, which stays as it was: its random numbers, warnings and signals."""
+"""A plan carried out in this process, which keeps its warnings and signals; `train` sees to its random numbers."""
 
 from __future__ import annotations
 
 import os
 import sys
 import warnings
-
-from lightning.pytorch.utilities.seed import isolate_rng
 
 from modules.experiments.dashboards import begin
 from modules.experiments.plan import Plan
@@ -56,7 +54,7 @@ def _carry_out(groups: list[list], store: ResultStore, live: bool | None) -> Non
     together = {run.id: [each.id for each in group] for group in groups for run in group}
     seed_before = os.environ.get("PL_GLOBAL_SEED")
     try:
-        with isolate_rng(), warnings.catch_warnings():
+        with warnings.catch_warnings():
             for id in together:
                 worker.complete(id, store, together, live)
     except KeyboardInterrupt:

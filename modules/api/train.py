@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, overload
@@ -99,16 +100,17 @@ def train(
     given |= dict(trainer=trainer, results_dir=results_dir, wandb=wandb, force=force, stack_seeds=stack_seeds)
     given |= {"tasks": task if tasks is None else tasks, "seeds": (seed or 0) if seeds is None else seeds} | options
     spec, cls = named(variant)
-    from modules.api.here import done_here  # takes seconds
-    from modules.experiments.plan import make_plan
+    with _random_numbers_as_before():
+        from modules.api.here import done_here  # takes seconds
+        from modules.experiments.plan import make_plan
 
-    with as_keywords():
-        wishes, flags = wishes_of(spec, cls, bench, given)
-        plan = make_plan(wishes, cls)
-    with contextlib.nullcontext() if progress else _silent():
-        results = done_here(
-            plan, wishes.results_dir, force=flags.force, stack=flags.stack_seeds, live=None if progress else False
-        )
+        with as_keywords():
+            wishes, flags = wishes_of(spec, cls, bench, given)
+            plan = make_plan(wishes, cls)
+        with contextlib.nullcontext() if progress else _silent():
+            results = done_here(
+                plan, wishes.results_dir, force=flags.force, stack=flags.stack_seeds, live=None if progress else False
+            )
     asked = wishes.tasks or list(dict.fromkeys(run.task for run in plan.runs))
     found = [run for run in results if run.task in asked]
     found.sort(key=lambda run: asked.index(run.task))  # the order of seeds stays
@@ -120,6 +122,23 @@ def _one_of(one: str, value: Any, many: str, values: Any) -> bool:
     if value is not None and values is not None:
         raise UserError(f"give either {one} or {many}")
     return values is not None
+
+
+@contextlib.contextmanager
+def _random_numbers_as_before() -> Iterator[None]:
+    """Python's, NumPy's and torch's go on afterwards where they stood, after an error or an interrupt too."""
+    python = random.getstate()  # the import of lightning draws from Python's
+    from lightning.pytorch.utilities.seed import isolate_rng
+
+    error = None
+    with isolate_rng():  # which restores nothing where an error passes through it
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+    random.setstate(python)
+    if error:
+        raise error
 
 
 @contextlib.contextmanager

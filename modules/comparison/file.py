@@ -26,7 +26,7 @@ def _rates(value: Any) -> None:
     if isinstance(value, dict) and {"min", "max"} <= value.keys():
         rates = [value["min"], value["max"]]
     if not rates or not all(type(rate) in (int, float) and 0 < rate <= 1000 for rate in rates):
-        raise ValueError("must be a number or a list of numbers such as 1.0e-3")
+        raise ValueError("must be a number, a list or a range of numbers above 0 such as 1.0e-3")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,27 @@ import netrc
 import os
 import socket
 import sys
+from typing import Any
 from urllib.parse import urlsplit
 
 from modules.hub import answers
+from variants.errors import UserError
 
 PATIENCE = 4.0
 """Seconds in which the server must say that it is there, and after them as many again for a run to begin there."""
 SETTLED = "LORA_VARIANTS_WANDB_MODE"
 """Variable that tells workers of this machine what has been settled: machine, wish and mode."""
+
+
+def client_settings() -> Any:
+    """What W&B's client is set to, by variables and its files. Raises UserError where it refuses one of them."""
+    import wandb
+
+    try:
+        return wandb.setup().settings
+    except ValueError as error:  # pydantic's, which names the setting on a line of its own
+        said = ": ".join(line.strip() for line in str(error).splitlines()[1:3])
+        raise UserError(f"W&B is set wrongly (WANDB_... variables, or its settings file): {said}") from None
 
 
 def settled(wish: str) -> str:
@@ -47,9 +60,7 @@ def say(why: str) -> None:
 
 def _asked(wish: str) -> str:
     os.environ.setdefault("WANDB_SILENT", "true")  # before W&B reads it: where to look is said by the command
-    import wandb
-
-    settings = wandb.setup().settings
+    settings = client_settings()
     mode = wish
     if wish == "auto":
         if settings.mode == "disabled":
@@ -65,9 +76,7 @@ def _asked(wish: str) -> str:
 
 def logged_in() -> bool:
     """Whether there is a key for the server that W&B is set to: in its settings, or in the netrc file."""
-    import wandb
-
-    settings = wandb.setup().settings
+    settings = client_settings()
     if settings.api_key or os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     place = urlsplit(settings.base_url)

@@ -197,10 +197,12 @@ def test_an_interrupt_is_one_and_the_next_call_goes_on(small, monkeypatch, capsy
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     handler = signal.getsignal(signal.SIGINT)
+    numbers, drawn = random.getstate(), torch.get_rng_state()
     with monkeypatch.context() as patch:
         patch.setattr(History, "take", interrupt)
         with pytest.raises(KeyboardInterrupt):
             train("lora", task="rte", r=2, **small)
+    assert random.getstate() == numbers and torch.equal(torch.get_rng_state(), drawn)
     assert signal.getsignal(signal.SIGINT) is handler
     assert "the same call goes on from here" in capsys.readouterr().err
     assert ResultStore(small["results_dir"]).all() == []

@@ -106,7 +106,7 @@ def test_the_rank_study_has_every_rank_on_every_set_of_matrices():
         ({"benchmark": "glu"}, "benchmark must be one of glue, e2e"),
         ({"sedes": [1]}, "unknown key 'sedes'"),
         ({"seeds": []}, "lacks 'seeds'"),
-        ({"variants": {"lora": {"lr": "5e-4"}}}, "lora: lr must be a number or a list of numbers such as 1.0e-3"),
+        ({"variants": {"lora": {"lr": "5e-4"}}}, "lora: lr must be a number, a list or a range of numbers above 0"),
         ({"variants": {"lora": {"lr": 0.1, "option": {}}}}, "lora: unknown key 'option'"),
     ],
 )

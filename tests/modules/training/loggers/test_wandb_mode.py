@@ -10,6 +10,7 @@ import pytest
 
 from modules.training.loggers.wandb_mode import SETTLED, settled
 from tests.support.wandb_server import KEY, WandbServer, client_of
+from variants.errors import UserError
 
 
 def test_nobody_who_is_not_logged_in_goes_online(tmp_path):
@@ -45,6 +46,12 @@ def test_a_self_hosted_server_and_its_entry_in_the_netrc_file(tmp_path):
 def test_wishes_and_variables(variables, wish, expected, tmp_path):
     with client_of(variables, tmp_path):
         assert settled(wish) == expected
+
+
+@pytest.mark.parametrize("variables", [{"WANDB_MODE": "onlin"}, {"WANDB_BASE_URL": "nonsense"}])
+def test_a_variable_that_wandb_refuses_is_one_line(variables, tmp_path):
+    with client_of(variables, tmp_path), pytest.raises(UserError, match="(mode: Input should|base_url: Input should)"):
+        settled("auto")
 
 
 def test_wandb_disabled_is_off(tmp_path):
