@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from variants.errors import UserError
 from variants.formats.native import load, read_adapter
 from variants.methods.lora import LoRALayer
 from variants.named import known, named_in
+from variants.sites.ranges import after_block, block_number
 from variants.variant import BaseVariant
 
 
@@ -163,8 +163,7 @@ def block_and_kind(path: str) -> tuple[int, str]:
 
     ``roberta.encoder.layer.3.attention.self.query`` is (3, ``attention.self.query``).
     """
-    found = re.search(r"(?:^|\.)(\d+)\.(.+)$", path)
-    return (int(found[1]), found[2]) if found else (0, path)
+    return block_number(path) or 0, after_block(path)
 
 
 def paths_by_kind(paths: Iterable[str]) -> dict[str, list[str]]:

@@ -89,9 +89,9 @@ def time_line(runs: Sequence[RunConfig], finished: Iterable[RunResult]) -> str:
     tell; else when that will be known."""
     known: dict[tuple[str, str, str], list[float]] = {}
     for run in finished:
-        if run.cost.get("wall_s") and run.epochs:
-            seconds = run.cost["wall_s"] / run.cost.get("stacked", 1) / len(run.epochs)
-            known.setdefault((run.task, run.backbone["hash"], run.data["hash"]), []).append(seconds)
+        if run.seconds and run.epochs:
+            place = (run.task, run.backbone["hash"], run.data["hash"])
+            known.setdefault(place, []).append(run.seconds / len(run.epochs))
     places = [(run.task, run.backbone["hash"], run.data["hash"]) for run in runs]
     if any(place not in known for place in places):
         return "time: the line below says what is left, from the first steps on; --plan estimates it beforehand"

@@ -174,9 +174,7 @@ class ProgressLine:
                 unknown += 1
         if not whole:
             return None
-        waiting = (
-            len(self.words) - len(running) - sum(all(id in self.done for id in ids) for ids in self.words.values())
-        )
+        waiting = len(self.words) - len(running) - self._words_done()
         mean = sum(whole) / len(whole)
         return (rest + mean * (waiting + unknown)) / max(1, min(self.at_once, waiting + len(running)))
 

@@ -102,6 +102,11 @@ class RunResult:
         return truncates(self.trainer)
 
     @property
+    def seconds(self) -> float:
+        """Its wall-clock time, 0 where it is not known; seeds that were trained at once share theirs."""
+        return (self.cost.get("wall_s") or 0.0) / self.cost.get("stacked", 1)
+
+    @property
     def score(self) -> float | None:
         """The figure that the table prints, as a fraction: `metric` of the test where there is one, else of the best
         epoch; None where the run diverged or was truncated, or where it is no number."""

@@ -14,6 +14,12 @@ def block_number(path: str) -> int | None:
     return int(number[1]) if number else None
 
 
+def after_block(path: str) -> str:
+    """What follows the block's number in a module's name; the whole name where nothing does."""
+    number = re.search(r"(?:^|\.)\d+\.", path)
+    return path[number.end() :] if number else path
+
+
 def ranges(layers: str) -> list[range]:
     """The parts of an option such as ``0-5,11``; they take no memory, however far they reach.
 

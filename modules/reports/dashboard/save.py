@@ -17,13 +17,12 @@ from modules.reports.formats.markdown import to_markdown
 from modules.reports.tables.build import all_sections
 from modules.reports.tables.section import Section
 from modules.runs.results import ResultStore
+from modules.training.loggers.wandb_mode import PATIENCE, client_settings
 from variants.atomic import write_atomic
 from variants.errors import UserError, one_line
 
 PARTS = ("workspace", "report")
 """What can be saved."""
-PATIENCE = 5.0
-"""Seconds in which the server must say that it is there."""
 SAVED = "dashboard.json"
 """File in a results folder that remembers the addresses of what was saved from it."""
 
@@ -68,7 +67,7 @@ def save(
     require_workspaces()
     import wandb
 
-    address = wandb.setup().settings.base_url
+    address = client_settings().base_url
     if not answers(address, PATIENCE):
         raise UserError(f"W&B at {address} does not answer; WANDB_BASE_URL names a server of your own")
     try:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from modules.reports.html.marks import Marked, scales
 from modules.reports.plots.layout import name_of, summed_columns
 from modules.reports.tables.section import Row, Section
-from modules.reports.tables.significance import compare
-from modules.runs.results import finite_losses
+from modules.reports.tables.significance import Comparison
 
 SHOWN = {"name": "shown", "value": None}
 """The rows that the page's legend leaves in the charts; null: all."""
@@ -43,7 +42,7 @@ class Chart:
     title: str
     words: str
     spec: dict[str, Any]
-    choices: tuple[str, ...] = field(default=())
+    choices: tuple[str, ...] = ()
     wide: bool = False
 
 
@@ -151,15 +150,9 @@ def curves(section: Section, marked: list[Marked]) -> Iterator[Chart]:
     for task in section.benchmark.tasks:
         values = []
         for one in marked:
-            by_epoch: dict[int, list[float]] = {}
-            for run in one.row.by_task.get(task, ()):
-                for epoch in run.epochs:
-                    if epoch.get(run.metric) is not None and finite_losses(epoch):
-                        by_epoch.setdefault(epoch["epoch"], []).append(100 * epoch[run.metric])
-            if len(by_epoch) > 1:
-                for number, scores in sorted(by_epoch.items()):
-                    value = {"row": one.name, "epoch": number, "score": round(statistics.median(scores), 3)}
-                    values.append(value | {"low": round(min(scores), 3), "high": round(max(scores), 3)})
+            for number, scores in one.row.by_epoch(task).items():
+                value = {"row": one.name, "epoch": number, "score": round(statistics.median(scores), 3)}
+                values.append(value | {"low": round(min(scores), 3), "high": round(max(scores), 3)})
         if not values:
             continue
         metric = next(run.metric for one in marked for run in one.row.by_task.get(task, ()))
@@ -200,9 +193,10 @@ def curves(section: Section, marked: list[Marked]) -> Iterator[Chart]:
         yield Chart(f"curves-{task}", title, CURVE, spec)
 
 
-def differences(section: Section, marked: list[Marked]) -> Iterator[Chart]:
-    """Differences of all rows from one that the reader chooses, with intervals."""
-    for number, comparison in enumerate(compare(section)):
+def differences(comparisons: Sequence[Comparison], marked: list[Marked]) -> Iterator[Chart]:
+    """Differences of all rows from one that the reader chooses, with intervals: a chart for each comparison of the
+    section."""
+    for number, comparison in enumerate(comparisons):
         values = []
         for d in comparison.differences:
             told = "told apart" if d.supported else "not told apart"

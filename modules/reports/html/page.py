@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from modules.reports.html.marks import Marked, marked_rows
 from modules.reports.html.tables import table
 from modules.reports.tables.cells import devices, title
 from modules.reports.tables.section import Section
+from modules.reports.tables.significance import Comparison, compare
 from modules.runs.results import RunResult
 
 _HERE = Path(__file__).parent
@@ -31,11 +32,11 @@ def page(name: str, sections: Sequence[Section], tuned: Sequence[RunResult], lib
     """
     bodies, specs = [], {}
     for number, section in enumerate(sections, start=1):
-        marked = marked_rows(section)
-        groups = list(_groups(section, marked, tuned)) if library else []
+        marked, comparisons = marked_rows(section), compare(section)
+        groups = _groups(section, marked, comparisons, tuned) if library else []
         for _, found in groups:
             specs |= {_chart_id(number, chart): chart.spec for chart in found}
-        bodies.append(_section(number, section, marked, groups))
+        bodies.append(_section(number, section, marked, comparisons, groups))
     style, script = ((_HERE / file).read_text(encoding="utf-8") for file in ("style.css", "page.js"))
     data = json.dumps(specs, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     heading = f"Results: {name}"
@@ -59,11 +60,13 @@ def page(name: str, sections: Sequence[Section], tuned: Sequence[RunResult], lib
     )
 
 
-def _groups(section: Section, marked: list[Marked], tuned: Sequence[RunResult]) -> Iterable[tuple[str, list[Chart]]]:
+def _groups(
+    section: Section, marked: list[Marked], comparisons: Sequence[Comparison], tuned: Sequence[RunResult]
+) -> list[tuple[str, list[Chart]]]:
     """(heading, charts) of a section; none without charts."""
     found = (
         ("Score against cost", list(charts.against_costs(section, marked))),
-        ("Differences", list(charts.differences(section, marked))),
+        ("Differences", list(charts.differences(comparisons, marked))),
         ("Scores over the epochs", list(charts.curves(section, marked))),
         ("Ranks that AdaLoRA leaves", list(rank_maps.rank_maps(section, marked))),
         (
@@ -74,7 +77,13 @@ def _groups(section: Section, marked: list[Marked], tuned: Sequence[RunResult]) 
     return [(heading, own) for heading, own in found if own]
 
 
-def _section(number: int, section: Section, marked: list[Marked], groups: Sequence[tuple[str, list[Chart]]]) -> str:
+def _section(
+    number: int,
+    section: Section,
+    marked: list[Marked],
+    comparisons: Sequence[Comparison],
+    groups: Sequence[tuple[str, list[Chart]]],
+) -> str:
     name = f"{section.benchmark.title}: {title(section)}"
     legend = ""
     if groups:
@@ -97,7 +106,7 @@ def _section(number: int, section: Section, marked: list[Marked], groups: Sequen
         f'<section id="section-{number}"><h2>{_e(name)}</h2>{_what_was_run(section)}'
         f'<div class="controls"><label>Filter <input type="search" class="filter" '
         f'placeholder="method, r=8, ..."></label>{switch}<span class="count" aria-live="polite"></span></div>'
-        f"{table(section, marked, number)}{_remarks(section)}{legend}{figures}</section>"
+        f"{table(section, marked, comparisons, number)}{_remarks(section)}{legend}{figures}</section>"
     )
 
 
@@ -115,7 +124,7 @@ def _what_was_run(section: Section) -> str:
         "Runs": f"{len(runs)}, seeds {', '.join(map(str, seeds))}",
         "Devices": devices(runs),
         "Dates": f"{times[0]} to {times[-1]}" if times else "",
-        "Time": f"{sum(map(tuning.seconds, runs)) / 3600:.1f} hours of runs",
+        "Time": f"{sum(run.seconds for run in runs) / 3600:.1f} hours of runs",
         "Without a score": _faults(runs),
     }
     return "<dl>" + "".join(f"<div><dt>{_e(k)}</dt><dd>{_e(v)}</dd></div>" for k, v in facts.items() if v) + "</dl>"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import statistics
 from collections.abc import Iterator
 
-from modules.reports.html.charts import Chart, base
+from modules.reports.html.charts import Chart, base, tooltip
 from modules.reports.html.marks import Marked
 from modules.reports.tables.section import Section
+from variants.sites.ranges import after_block, block_number
 
 RANK = "rank/"
 """How the names of a run's ranks begin, before the path of the adapted map."""
@@ -17,10 +17,9 @@ RANK = "rank/"
 def layer_and_role(path: str) -> tuple[str, str]:
     """(number of the layer, role in it) of a map's path: `encoder.layer.2.attention.self.query` is (2,
     attention.query)."""
-    match = re.search(r"\.(\d+)\.(.*)", f".{path}")
-    layer, rest = (match[1], match[2]) if match else ("", path)
+    layer, rest = block_number(path), after_block(path)
     words = [word for word in rest.split(".") if word not in ("self", "attn", "mlp")]
-    return layer, ".".join(words[-2:])
+    return "" if layer is None else str(layer), ".".join(words[-2:])
 
 
 def rank_maps(section: Section, marked: list[Marked]) -> Iterator[Chart]:
@@ -47,7 +46,7 @@ def rank_maps(section: Section, marked: list[Marked]) -> Iterator[Chart]:
                     "x": {"field": "layer", "type": "ordinal", "sort": layers, "axis": {"labelAngle": 0}},
                     "y": {"field": "role", "type": "nominal", "title": None, "axis": {"labelLimit": 160}},
                     "color": colour,
-                    "tooltip": [{"field": name} for name in ("path", "rank")],
+                    "tooltip": tooltip("path", "rank"),
                 },
             }
             title = f"{one.name}, {section.benchmark.tasks[task].title}"

@@ -22,7 +22,7 @@ from modules.reports.tables.cells import (
 )
 from modules.reports.tables.published import PublishedRow
 from modules.reports.tables.section import Section
-from modules.reports.tables.significance import compare
+from modules.reports.tables.significance import Comparison
 
 Cell = tuple[str, float | None]
 """(text, number to sort by)."""
@@ -30,17 +30,18 @@ Cell = tuple[str, float | None]
 COSTS = ("Adapter parameters", "Step, ms", "Peak, MB", "Seeds", "Files")
 
 
-def table(section: Section, marked: Sequence[Marked], number: int) -> str:
+def table(section: Section, marked: Sequence[Marked], comparisons: Sequence[Comparison], number: int) -> str:
     """The table of a section, in a box that scrolls on narrow screens.
 
     Args:
+        comparisons: of the section's rows.
         number: of the section on the page.
     """
     benchmark, columns = section.benchmark, list(first_cells(section))
     averaged = any(average_text(one.row) for one in marked)
     titles = [*(column.title for column in columns), *(["Avg"] if averaged else [])]
     heads = ["Method", "Protocol", *titles, *COSTS]
-    winners = {c.winner for c in compare(section) if len(c.columns) > 1}
+    winners = {c.winner for c in comparisons if len(c.columns) > 1}
     lines = []
     for place, one in enumerate(marked):
         row = one.row

@@ -85,7 +85,7 @@ def tuning_cost(section: Section, marked: list[Marked], tuning: Sequence[RunResu
     for one in marked:
         own = [run for other, run in pairs if other is one]
         for what, runs in (("tuning", own), ("training", one.row.runs)):
-            hours = sum(map(seconds, runs)) / 3600
+            hours = sum(run.seconds for run in runs) / 3600
             values.append({"row": one.name, "what": what, "hours": round(hours, 4), "runs": len(runs)})
     colour: dict[str, Any] = {"field": "what", "type": "nominal", "title": None, "legend": {"orient": "top"}}
     colour["scale"] = {"domain": ["tuning", "training"], "range": ["#D55E00", "#0072B2"]}
@@ -101,8 +101,3 @@ def tuning_cost(section: Section, marked: list[Marked], tuning: Sequence[RunResu
     }
     words = "Wall-clock time of all runs, added up; the time of seeds that were trained at once is shared between them."
     yield Chart("tuning-cost", "What tuning cost", words, spec, wide=True)
-
-
-def seconds(run: RunResult) -> float:
-    """Wall-clock time of a run; the time of seeds that were trained at once is shared between them."""
-    return (run.cost.get("wall_s") or 0.0) / run.cost.get("stacked", 1)

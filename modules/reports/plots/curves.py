@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 from modules.reports.plots.layout import add_legend, grid_of, new_figure
 from modules.reports.plots.style import MANY, Style, rows_for_curves
 from modules.reports.tables.section import Row, Section
-from modules.runs.results import finite_losses
-from modules.runs.score_form import form
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +29,7 @@ def curves(section: Section) -> Figure:
     task and every few methods."""
     lengths = {run.task: len(run.epochs) for row in section.rows for run in row.runs if len(run.epochs) > 1}
     names = [task for task in section.benchmark.tasks if task in lengths]
-    shown = [pair for pair in rows_for_curves(section) if any(_curve(pair[0], task) for task in names)]
+    shown = [pair for pair in rows_for_curves(section) if any(pair[0].by_epoch(task) for task in names)]
     each = math.ceil(len(shown) / math.ceil(len(shown) / TOGETHER))
     bundles = [shown[start : start + each] for start in range(0, len(shown), each)]
     rows, across = (len(bundles), len(names)) if len(bundles) > 1 else grid_of(len(names))
@@ -56,9 +54,9 @@ def curves(section: Section) -> Figure:
 def _facet(ax: Axes, task: str, bundle: Sequence[tuple[Row, Style]], shown: Sequence[tuple[Row, Style]]) -> None:
     for row, _ in shown:
         if row.variant == REFERENCE and all(row is not own for own, _ in bundle):
-            ax.plot(*_middle(_curve(row, task)), "-", color="#bbbbbb", lw=1.2, zorder=1)
+            ax.plot(*_middle(row.by_epoch(task)), "-", color="#bbbbbb", lw=1.2, zorder=1)
     for row, style in bundle:
-        curve = _curve(row, task)
+        curve = row.by_epoch(task)
         x, middle = _middle(curve)
         marks = style.drawn() | {"ls": style.line, "ms": 3.5, "lw": 1.3, "markevery": max(1, len(x) // 6)}
         ax.plot(x, middle, label=style.label, **marks)
@@ -74,16 +72,6 @@ def _metric(section: Section, task: str) -> str:
     return named[0] if named else section.benchmark.metric_words.get(metric, metric)
 
 
-def _curve(row: Row, task: str) -> Curve:
-    """A row's scores on a task; none of epochs that diverged, and nothing where there is one epoch."""
-    found: Curve = {}
-    for run in row.by_task.get(task, ()):
-        for epoch in run.epochs:
-            if epoch.get(run.metric) is not None and finite_losses(epoch):
-                found.setdefault(epoch["epoch"], []).append(form(run.metric)[0] * epoch[run.metric])
-    return dict(sorted(found.items())) if len(found) > 1 else {}
-
-
 def _middle(curve: Curve) -> tuple[list[int], list[float]]:
     return list(curve), [statistics.median(values) for values in curve.values()]
 
@@ -91,7 +79,7 @@ def _middle(curve: Curve) -> tuple[list[int], list[float]]:
 def _range(task: str, shown: Sequence[tuple[Row, Style]]) -> tuple[float, float]:
     """The score axis of a task, the same for all methods: without the lowest sixth of all medians: what learns
     nothing, and first epochs, would press the rest together."""
-    medians = sorted(value for row, _ in shown for value in _middle(_curve(row, task))[1])
+    medians = sorted(value for row, _ in shown for value in _middle(row.by_epoch(task))[1])
     low, high = medians[len(medians) // 6], medians[-1]
     margin = 0.08 * (high - low) or 1.0
     return low - margin, high + 2 * margin

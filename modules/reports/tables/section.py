@@ -13,7 +13,7 @@ from modules.reports.tables.published import PublishedRow
 from modules.runs.labels import natural as natural
 from modules.runs.labels import plain as plain
 from modules.runs.labels import short_name as short_name
-from modules.runs.results import RunResult
+from modules.runs.results import RunResult, finite_losses
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,18 @@ class Row:
     def runs(self) -> list[RunResult]:
         """All runs, in the order of the benchmark's tasks."""
         return [run for runs in self.by_task.values() for run in runs]
+
+    def by_epoch(self, task: str) -> dict[int, list[float]]:
+        """The dev metric of each seed after each epoch of a task, in percent.
+
+        Epochs whose losses are no numbers are left out; a single epoch is no curve, and then there is none.
+        """
+        found: dict[int, list[float]] = {}
+        for run in self.by_task.get(task, ()):
+            for epoch in run.epochs:
+                if epoch.get(run.metric) is not None and finite_losses(epoch):
+                    found.setdefault(epoch["epoch"], []).append(100 * epoch[run.metric])
+        return dict(sorted(found.items())) if len(found) > 1 else {}
 
     @property
     def unequal(self) -> bool:

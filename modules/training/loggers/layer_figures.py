@@ -12,7 +12,7 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import first_line
 from variants.layer import AdapterLayer, LowRank, full_precision, wide
 from variants.sites.architectures import architecture_of
-from variants.sites.ranges import block_number
+from variants.sites.ranges import after_block, block_number
 
 LayerFigures = dict[str, dict[str, float]]
 """Figure (update_norm, grad_norm) -> place in the model, such as 3/q, or all -> value."""
@@ -105,19 +105,13 @@ def places(adapted: AdaptedModel) -> dict[str, str]:
     known = architecture_of(adapted.model)
     found = {}
     for site in (layer.site for layer in adapted.layers):
-        block, rest, part = block_number(site.path), _after_block(site.path), site.path.rpartition(".")[2]
+        block, rest, part = block_number(site.path), after_block(site.path), site.path.rpartition(".")[2]
         role = next((role for role, end in known.maps.items() if re.search(rf"(?:^|\.){end}$", site.path)), rest)
         role = part if site.path != site.module_path and part in known.roles else role  # of a fused map
         found[site.path] = role if block is None else f"{block}/{role}"
     if len(set(found.values())) < len(found):
         found = {path: path.replace(".", "/") for path in found}
     return found
-
-
-def _after_block(path: str) -> str:
-    """What follows the block's number; the whole path where there is none."""
-    number = re.search(r"(?:^|\.)\d+\.", path)
-    return path[number.end() :] if number else path
 
 
 def _of(path: str, gradients: Mapping[str, Tensor]) -> list[Tensor]:
