@@ -14,10 +14,12 @@ from variants.acceleration.basics.overrides import Override, overriding
 from variants.acceleration.basics.policy import few_kernels, for_graph, is_for_graph, plain
 from variants.acceleration.basics.torch_private import recomputed_in
 from variants.acceleration.casts import lowered, lowered_stack
+from variants.acceleration.kernels import kernels
 from variants.acceleration.methods import adalora, bottlenecks, dora  # noqa: F401 (they register their fast paths)
 from variants.acceleration.products.low_rank import add_products, added, product
 from variants.acceleration.products.merged_weight import merged_weights
-from variants.acceleration.products.shared_input import forget, shared_inputs
+from variants.acceleration.products import shared_input, sources, updated_maps
+from variants.acceleration.products.shared_input import shared_inputs
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.adapter import Adapter
 from variants.adapters.hooks import SiteAdapters
@@ -43,7 +45,7 @@ def accelerated(handle: AdaptedModel | Stack, exclude: Iterable[nn.Module] = ())
         handle.adapter.late.follow()
     copies, rounded = (lowered_stack(handle), set()) if stacked else lowered(handle.layers)
     merged = [] if stacked else list(merged_weights(handle.layers))
-    maps = [*_frozen_maps(handle, tuple(exclude)), *copies, *_adapters(handle, rounded), *merged]
+    maps = [*_frozen_maps(handle, tuple(exclude)), *kernels(handle.model), *copies, *_adapters(handle, rounded), *merged]
     once = _Pass()
     with once.entered(), overriding(maps):
         prepared = [] if stacked else list(_prepared(handle.layers))  # they read the copies
@@ -71,7 +73,8 @@ class _Pass:
         finally:
             self._depth -= 1
             if not self._depth:
-                forget()
+                for notes in (shared_input, sources, updated_maps):
+                    notes.forget()
 
     def again(self) -> Callable[[], AbstractContextManager[None]]:
         """What makes a block in which everything is computed as it is now."""
@@ -138,6 +141,8 @@ def _adapters(handle: AdaptedModel | Stack, rounded: set[nn.Module]) -> Iterator
 def _compute(adapters: SiteAdapters, x: Tensor, y: Tensor) -> Tensor:
     """As :meth:`SiteAdapters.compute`."""
     layers = adapters.in_order
+    if updated_maps.is_updated(y) and all(layer.adds_low_rank for layer in layers):
+        return y
     if adapters.cut.groups == 1 and (few_kernels(y) or (plain(y) and not adapters.whole)):  # of slices a copy is saved
         firsts = [getattr(layer, "first", layer) for layer in layers]  # of stacked layers
         if all(first.adds_low_rank and first.low_rank().outer is None for first in firsts):

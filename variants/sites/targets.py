@@ -96,6 +96,21 @@ def siblings(model: nn.Module) -> list[list[nn.Module]]:
     return [group for group in found.values() if len(group) == 3]
 
 
+def gated(model: nn.Module) -> list[list[nn.Module]]:
+    """The two maps of each gated feed-forward layer that read its input: the gate, and what it gates.
+
+    Where one fused map computes both, there is nothing to bring together.
+    """
+    family = architecture_of(model)
+    if not all(role in family.maps for role in ("gate", "up")):
+        return []
+    found: dict[str, list[nn.Module]] = {}
+    for path, module in model.named_modules():
+        if any(ends_with(path, family.maps[role]) for role in ("gate", "up")):
+            found.setdefault(path.rpartition(".")[0], []).append(module)
+    return [group for group in found.values() if len(group) == 2]
+
+
 def name_target(model: nn.Module, sites: Sequence[Site], explicit: bool = False) -> str:
     """A target that finds exactly the spans of ``sites``: a preset or roles where one does, else every name.
 

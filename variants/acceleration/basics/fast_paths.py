@@ -19,6 +19,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 FORWARDS: dict[Callable, Callable[[AdapterLayer, Tensor, Tensor], Tensor]] = {}
 """``forward`` of a class of layers -> the same for (layer, x, y)."""
+ON_UPDATED: set[Callable] = set()
+"""``forward`` of classes of layers whose fast path takes y with the layer's low-rank update in it, where it has it
+(`products.updated_maps.is_updated`)."""
 PREPARATIONS: dict[Callable, Callable[[Sequence[AdapterLayer]], Iterable[Override]]] = {}
 """``forward`` of a class of layers -> what is computed for all of them at once, at the start of a pass."""
 UPDATES: dict[Callable, Callable[..., Any]] = {}

@@ -11,8 +11,9 @@ from torch import Tensor
 from variants.acceleration.basics import torch_private
 
 LARGE = 2**24
-"""Bytes of an input from which on memory counts: it is computed again in the backward pass where a LayerNorm made it,
-whose own input is kept anyway. Of smaller ones the time counts more."""
+"""Bytes of an input from which on memory counts: it is computed again in the backward pass where that needs nothing that
+is not kept anyway, and maps that read it are one operation with their updates (`products/updated_maps.py`). Of smaller
+ones launches count more."""
 
 
 def plain(x: Tensor) -> bool:
@@ -28,6 +29,11 @@ def few_kernels(x: Tensor) -> bool:
     """Whether what reads ``x`` is to be computed in as few operations and as little memory as can be, by functions of
     our own."""
     return not x.is_nested and pays(x.nbytes) and plain(x)
+
+
+def large(x: Tensor) -> bool:
+    """Whether ``x`` is so large that memory and passes over it count, and launches do not."""
+    return x.nbytes >= LARGE
 
 
 def pays(nbytes: int) -> bool:

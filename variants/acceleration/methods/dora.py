@@ -10,18 +10,22 @@ import torch
 from torch import Tensor
 
 from variants.acceleration.basics import torch_private
-from variants.acceleration.basics.fast_paths import FORWARDS, PREPARATIONS, replaces
+from variants.acceleration.basics.fast_paths import FORWARDS, ON_UPDATED, PREPARATIONS, replaces
 from variants.acceleration.basics.overrides import Override
 from variants.acceleration.methods.grouping import alike, stacked
 from variants.acceleration.products.elementwise import add_gain, add_scaled
 from variants.acceleration.products.low_rank import Product, project
 from variants.acceleration.products.side_stream import split
+from variants.acceleration.products.updated_maps import is_updated
 from variants.adapters.stacked_layer import StackedLayer
 from variants.layer import full_precision, wide
 from variants.methods.dora import SMALLEST, DoRALayer
 
 _SQUARES: WeakKeyDictionary[DoRALayer, tuple[tuple, Tensor]] = WeakKeyDictionary()
 """Of each layer: which base weight was read, and the sums of its rows' squares (out_features)."""
+
+
+ON_UPDATED.add(DoRALayer.forward)
 
 
 @replaces(FORWARDS, DoRALayer.forward)
@@ -34,7 +38,10 @@ def forward(layer: DoRALayer | StackedLayer, x: Tensor, y: Tensor) -> Tensor:
         h = _stacked_gain(layer)
     else:
         return layer(x, y)
-    h, dropped = h.to(y.dtype), first.dropout(x) if first.drops else x
+    h = h.to(y.dtype)
+    if is_updated(y):
+        return add_gain(y, h, layer.site.bias())
+    dropped = first.dropout(x) if first.drops else x
     update = layer.low_rank()
     updated = Product(project(dropped, update.A), update.B, update.scale).added(y)
     if first.drops and first.config.dropout_mode == "official":

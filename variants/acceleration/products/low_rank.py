@@ -78,7 +78,8 @@ def project(x: Tensor, A: Tensor) -> Tensor:
     if x.dtype != A.dtype or not few_kernels(x):
         return _linear(x, A)
     reading = shared_input_of(x)
-    return _Project.apply(reading.x.view_as(x), A, reading.sum) if reading else _Project.apply(x, A, None)
+    shares = reading is not None and reading.sum is not None
+    return _Project.apply(reading.x.view_as(x), A, reading.sum) if shares else _Project.apply(x, A, None)
 
 
 def add_products(y: Tensor, spans: Sequence[tuple[int, int]], products: Sequence[Product]) -> Tensor:
@@ -109,7 +110,7 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, A: Tensor, sum: GradientSum | None) -> Tensor:
         ctx.sum, ctx.uses, ctx.values = sum, used(A), sum.again if sum else lambda x: x
-        needed = () if not ctx.needs_input_grad[1] else (x,) if sum is None else sum.keep(x)
+        needed = () if not ctx.needs_input_grad[1] else (x,) if sum is None else sum.keep()
         ctx.save_for_backward(A, *needed)
         early = is_tracked(A) or isinstance(A, nn.Parameter)  # it was there before x
         ready = sum.ready if sum and early else None

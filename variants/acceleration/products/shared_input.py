@@ -16,13 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.acceleration.basics.overrides import Override
-from variants.acceleration.basics.policy import LARGE, few_kernels, plain
+from variants.acceleration.basics.policy import few_kernels, large, plain
 from variants.acceleration.basics.tensor_notes import TensorNotes
 from variants.acceleration.products.side_stream import mark
+from variants.acceleration.products.sources import Source, remember, source_of
+from variants.acceleration.products.updated_maps import updated_outputs
 from variants.layer import rows
 from variants.sites.kinds import is_conv1d, kind_of
 from variants.sites.site import Site
-from variants.sites.targets import siblings
+from variants.sites.targets import gated, siblings
 
 
 class GradientSum:
@@ -32,10 +34,10 @@ class GradientSum:
         ready: when the values were there (`side_stream.mark`).
     """
 
-    def __init__(self, norm: nn.LayerNorm | None = None, source: Tensor | None = None) -> None:
+    def __init__(self, source: Source) -> None:
         self.total: Tensor | None = None
         self.ready: torch.cuda.Event | None = None
-        self._norm, self._source = norm, source
+        self._source = source
         self._values: tuple[torch.cuda.Stream | None, Tensor] | None = None
 
     def add(self, part: Tensor, matrix: Tensor) -> None:
@@ -52,18 +54,16 @@ class GradientSum:
         total, self.total, self._values = self.total, None, None
         return total
 
-    def keep(self, x: Tensor) -> tuple[Tensor]:
+    def keep(self) -> tuple[Tensor, ...]:
         """What :meth:`again` needs, to be saved for the backward pass."""
-        return (x if self._source is None else self._source,)
+        return self._source.kept
 
-    def again(self, kept: Tensor) -> Tensor:
+    def again(self, *kept: Tensor) -> Tensor:
         """The values of what is read."""
-        if self._norm is None:
-            return kept
-        where = torch.cuda.current_stream(kept.device) if kept.is_cuda else None
+        where = torch.cuda.current_stream(kept[0].device) if kept[0].is_cuda else None
         if self._values is None or self._values[0] != where:  # another branch would not wait for this one's
             with torch.no_grad():
-                self._values = where, type(self._norm).forward(self._norm, kept)
+                self._values = where, self._source.values(*kept)
         return self._values[1]
 
 
@@ -71,20 +71,22 @@ class SharedInput:
     """One tensor as its readers see it in one forward pass.
 
     Attributes:
-        x: the same values; gradients of it go to ``sum`` or, as usual, through autograd.
+        x: the same values; gradients of it go to ``sum`` or, as usual, through autograd. Both are None where the
+            outputs have all updates in them, and nobody else reads.
         outputs: of frozen maps that have not been asked yet, by their place among those that read together.
     """
 
     def __init__(self, x: Tensor, maps: FusedLinears) -> None:
-        self.sum = GradientSum(*(_SOURCES.get(x) or ()))
-        self.sum.ready = mark(x)
-        self.x, *outputs = _FusedForward.apply(x, maps, self.sum)
+        self.x, self.sum = None, None
+        outputs = updated_outputs(maps.modules, maps.sites, x) if large(x) else None
+        if outputs is None:
+            self.sum = GradientSum(source_of(x))
+            self.sum.ready = mark(x)
+            self.x, *outputs = _FusedForward.apply(x, maps, self.sum)
         self.maps, self.outputs = maps, dict(enumerate(outputs))
 
 
 _SHARED: TensorNotes[SharedInput] = TensorNotes()
-_SOURCES: TensorNotes[tuple[nn.LayerNorm, Tensor]] = TensorNotes()
-"""Of large outputs of LayerNorms: the norm and its input."""
 
 
 def shared_input_of(x: Tensor) -> SharedInput | None:
@@ -95,7 +97,6 @@ def shared_input_of(x: Tensor) -> SharedInput | None:
 def forget() -> None:
     """What is known of tensors ends with its accelerated pass."""
     _SHARED.forget()
-    _SOURCES.forget()
 
 
 class FusedLinears:
@@ -196,11 +197,12 @@ def shared_inputs(
     """Overrides: frozen maps that read one tensor compute together.
 
     Args:
-        adapted: maps with adapters: they share a gradient with them. Queries, keys and values of a block are joined.
+        adapted: maps with adapters: they share a gradient with them. Queries, keys and values of a block are joined,
+            and so are a gate and what it gates.
         exclude: maps that read another tensor than their siblings.
     """
     others = {id(module) for module in exclude}
-    groups = [[module for module in group if id(module) not in others] for group in siblings(model)]
+    groups = [[module for module in group if id(module) not in others] for group in (*siblings(model), *gated(model))]
     groups = [group for group in groups if all(map(frozen_linear, group)) and _joinable(group)]
     known = {id(module) for group in groups for module in group}
     alone = {id(module): module for module in adapted if id(module) not in known and frozen_linear(module)}
@@ -242,6 +244,6 @@ class _RememberingNorm:
     def forward(self, input: Tensor) -> Tensor:
         """As the norm's own."""
         y = type(self.norm).forward(self.norm, input)
-        if not y.is_nested and y.nbytes >= LARGE and y.dtype == input.dtype and plain(input):
-            _SOURCES.put(y, (self.norm, input.detach()))
+        if not y.is_nested and y.dtype == input.dtype and plain(input):
+            remember(y, partial(type(self.norm).forward, self.norm), input)
         return y

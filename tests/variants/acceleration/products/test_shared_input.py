@@ -47,11 +47,11 @@ def llama() -> nn.Module:
 
 
 @pytest.mark.parametrize("build", [roberta, gpt2, llama])
-@pytest.mark.parametrize("large", [shared_input.LARGE, 0], ids=["kept", "computed again"])
+@pytest.mark.parametrize("large", [policy.LARGE, 0], ids=["kept", "computed again"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 def test_gradients(variant, large, build, monkeypatch):
     """Queries and keys of other widths (LLaMA), no bias, all maps of a block: as without."""
-    monkeypatch.setattr(shared_input, "LARGE", large)
+    monkeypatch.setattr(policy, "LARGE", large)
     for target in ("q,v", "all-linear"):
         handle = adapted(build, type(variant)(**vars(variant) | {"target": target}), low=False)
         (loss, gradients), (same, found) = loss_and_gradients(handle, False), loss_and_gradients(handle, True)
@@ -80,7 +80,7 @@ def test_an_input_that_a_norm_made_is_not_kept(variant, monkeypatch):
     """No tensor saved for the backward pass is the output of the first block's last norm, which the second reads."""
 
     def kept(large: int) -> bool:
-        monkeypatch.setattr(shared_input, "LARGE", large)
+        monkeypatch.setattr(policy, "LARGE", large)
         handle = adapted(roberta, variant, low=False)
         saved, made = set(), []
         norm = handle.model.roberta.encoder.layer[0].output.LayerNorm
@@ -237,11 +237,11 @@ def test_siblings_read_one_tensor():
     assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-6)
 
 
-@pytest.mark.parametrize("large", [shared_input.LARGE, 0], ids=["kept", "computed again"])
+@pytest.mark.parametrize("large", [policy.LARGE, 0], ids=["kept", "computed again"])
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.name)
 def test_stacked_adapters_add_to_the_same_gradient(variant, large, monkeypatch):
     """Under vmap too, each adapter's A multiplies its own rows."""
-    monkeypatch.setattr(shared_input, "LARGE", large)
+    monkeypatch.setattr(policy, "LARGE", large)
     handle = adapted(roberta, variant, low=False)
     handle.add("second", variant, seed=1)
     stack = Stack(handle, ["default", "second"])

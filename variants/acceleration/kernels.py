@@ -1,0 +1,180 @@
+"""Kernels of Liger for what decoders have between their linear maps: RMSNorms, gated activations, rotary positions.
+
+Used on a GPU where ``liger-kernel`` is installed (extra ``liger``). No list says which models they fit: each is tried
+once on random numbers, and used where it computes what the model's own code computes.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from variants.acceleration.basics.overrides import Override
+from variants.acceleration.basics.policy import plain
+from variants.acceleration.products.sources import remember
+
+ROTARY = "apply_rotary_pos_emb"
+"""What transformers calls the function that turns queries and keys by their positions, in each family's file."""
+GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")
+"""Children of a gated feed-forward layer: down(act(gate x) · up x)."""
+NEAR = 0.02
+"""Largest difference of two ways to compute in bf16, as a share of the largest value."""
+
+_FOUND: WeakKeyDictionary[nn.Module, list[Override]] = WeakKeyDictionary()
+
+
+def available(device: torch.device) -> bool:
+    """Whether there are such kernels for a device."""
+    return device.type == "cuda" and importlib.util.find_spec("liger_kernel") is not None
+
+
+def kernels(model: nn.Module) -> list[Override]:
+    """Overrides of what has a kernel, found once for each model; nobody else's replacements are replaced."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    if not available(device):
+        return []
+    if model not in _FOUND:
+        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[device]):
+            torch.manual_seed(0)
+            _FOUND[model] = list(_kernels(model, device))
+    return [one for one in _FOUND[model] if isinstance(one[0], ModuleType) or "forward" not in vars(one[0])]
+
+
+def _kernels(model: nn.Module, device: torch.device) -> Iterator[Override]:
+    for module in model.modules():
+        if type(module).__name__.endswith("RMSNorm") and (values := _norm(module, device)):
+            yield module, "forward", _Norm(module, values).forward
+        elif all(hasattr(module, name) for name in GATED) and (activation := _gated(module, device)):
+            yield module, "forward", _Gated(module, activation).forward
+    for name in dict.fromkeys(type(module).__module__ for module in model.modules()):
+        code = sys.modules[name]
+        if isinstance(code, ModuleType) and hasattr(code, ROTARY) and _turns(getattr(code, ROTARY), device):
+            yield code, ROTARY, _Rotary(getattr(code, ROTARY)).turned
+
+
+# ---- RMSNorm -------------------------------------------------------------------------------------------------------
+
+
+class _Norm:
+    def __init__(self, norm: nn.Module, values: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.norm, self.values = norm, values
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """As the norm's own; large outputs say what they are made of."""
+        x, weight = hidden_states, self.norm.weight
+        if not plain(x) or not x.is_cuda or x.dtype != weight.dtype:
+            return type(self.norm).forward(self.norm, x)
+        return remember(self.values(x, weight), lambda x: self.values(x, weight), x)
+
+
+def _norm(norm: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Liger's function of (x, weight) for a norm: its weights may lie around 0 or 1, its products be fp32 or not."""
+    from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+
+    epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
+    weight = norm._parameters.get("weight")
+    if epsilon is None or weight is None or weight.ndim != 1:
+        return None
+    for offset, casting in ((0.0, "llama"), (1.0, "gemma"), (0.0, "gemma")):
+
+        def values(x: Tensor, weight: Tensor, offset: float = offset, casting: str = casting) -> Tensor:
+            return LigerRMSNormFunction.apply(x, weight, epsilon, offset, casting, False)
+
+        if _same_norm(norm, values, device):
+            return values
+    return None
+
+
+def _same_norm(norm: nn.Module, values: Callable, device: torch.device) -> bool:
+    stand_in = copy.copy(norm)
+    probe = torch.randn_like(norm.weight, dtype=torch.bfloat16)
+    stand_in._parameters = {**norm._parameters, "weight": nn.Parameter(probe, requires_grad=False)}
+    x = torch.randn(2, 3, len(probe), device=device, dtype=torch.bfloat16)
+    return _agree(lambda: type(norm).forward(stand_in, x), lambda: values(x, probe))
+
+
+# ---- gated activations ---------------------------------------------------------------------------------------------
+
+
+class _Gated:
+    def __init__(self, layer: nn.Module, activation: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.layer, self.activation = layer, activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the layer's own; what goes into its last map says what it is made of."""
+        if not plain(x) or not x.is_cuda:
+            return type(self.layer).forward(self.layer, x)
+        gate, up = self.layer.gate_proj(x), self.layer.up_proj(x)
+        return self.layer.down_proj(remember(self.activation(gate, up), self.activation, gate, up))
+
+
+def _gated(layer: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
+    """Liger's function of (gate, up) for a layer's activation."""
+    from liger_kernel.ops.geglu import LigerGELUMulFunction
+    from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+
+    return next((f.apply for f in (LigerSiLUMulFunction, LigerGELUMulFunction) if _same_gated(layer, f, device)), None)
+
+
+def _same_gated(layer: nn.Module, function: type[torch.autograd.Function], device: torch.device) -> bool:
+    stand_in = copy.copy(layer)
+    maps = {name: nn.Linear(32, 32, device=device, dtype=torch.bfloat16) for name in GATED[:3]}
+    stand_in._modules = {**layer._modules, **maps}
+    x = torch.randn(2, 3, 32, device=device, dtype=torch.bfloat16)
+
+    def ours() -> Tensor:
+        return maps["down_proj"](function.apply(maps["gate_proj"](x), maps["up_proj"](x)))
+
+    return _agree(lambda: type(layer).forward(stand_in, x), ours)
+
+
+# ---- rotary positions ----------------------------------------------------------------------------------------------
+
+
+class _Rotary:
+    def __init__(self, own: Callable) -> None:
+        self.own = own
+
+    def turned(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> tuple:
+        """As the family's own, written into q and k where they lie token by token."""
+        usual = kwargs.get("unsqueeze_dim", 1) == 1 and not args and cos.ndim == 3 and cos.shape[-1] == q.shape[-1]
+        if not usual or not plain(q) or not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
+            return self.own(q, k, cos, sin, *args, **kwargs)
+        from liger_kernel.ops.rope import LigerRopeFunction
+
+        turned = LigerRopeFunction.apply(q, k, cos, sin)
+        if torch.is_grad_enabled():  # autograd is to know of it, should anybody need the values that were there
+            torch.autograd.graph.increment_version((q, k))
+        return turned
+
+
+def _turns(own: Callable, device: torch.device) -> bool:
+    q, k = (torch.randn(1, heads, 6, 16, device=device, dtype=torch.bfloat16) for heads in (4, 2))
+    angles = torch.randn(1, 6, 8, device=device).repeat(1, 1, 2)
+    cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
+
+    def together(turned: tuple) -> Tensor:
+        return torch.cat([x.flatten() for x in turned])
+
+    from liger_kernel.ops.rope import LigerRopeFunction
+
+    apart = [x.clone() for x in (q, k)]
+    return _agree(lambda: together(own(q, k, cos, sin)), lambda: together(LigerRopeFunction.apply(*apart, cos, sin)[:2]))
+
+
+def _agree(theirs: Callable[[], Tensor], ours: Callable[[], Tensor]) -> bool:
+    """Whether two ways to compute give the same up to rounding; one that fails is another."""
+    try:
+        expected, found = theirs().float(), ours().float()
+    except Exception:
+        return False
+    same = expected.shape == found.shape
+    return same and bool((expected - found).abs().max() <= NEAR * expected.abs().max())

@@ -1,0 +1,178 @@
+"""Frozen linear maps that read one tensor, with their low-rank updates, as one operation of large batches:
+
+    Y_i = X W_iᵀ + b_i + s_i ((X Aᵀ)_i ⊙ e_i) B_iᵀ        A: the A_i of all maps, one below the other
+
+One product makes all A_i x, each update is there before the frozen product is added to it (a kernel that adds to what
+it finds reads it while it multiplies), and the gradient of X is one tensor, to which each map's product is added. Kept
+for the backward pass are X, or what it is made of, and X Aᵀ, which is small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from variants.acceleration.basics.fast_paths import ON_UPDATED
+from variants.acceleration.basics.tensor_notes import TensorNotes
+from variants.acceleration.products.sources import source_of
+from variants.layer import AdapterLayer, rows
+from variants.sites.site import Site
+
+_UPDATED: TensorNotes[bool] = TensorNotes()
+
+
+def is_updated(y: Tensor) -> bool:
+    """Whether a map's output has the low-rank updates of its layers in it."""
+    return _UPDATED.get(y) is not None
+
+
+def forget() -> None:
+    """What is known of tensors ends with its accelerated pass."""
+    _UPDATED.forget()
+
+
+class Update(NamedTuple):
+    """The place of a low-rank update.
+
+    Attributes:
+        map: number of its map.
+        span: (start, stop) of the map's output features.
+        scale: such as α/r.
+        rank: rows of its A.
+        inner: whether it has a vector between B and A.
+    """
+
+    map: int
+    span: tuple[int, int]
+    scale: float
+    rank: int
+    inner: bool
+
+
+def updated_outputs(modules: Sequence[nn.Module], sites: Sequence[Site], x: Tensor) -> list[Tensor] | None:
+    """The outputs of frozen maps with their updates, (..., out_features) each; None where another way is needed.
+
+    Args:
+        modules: the maps.
+        sites: of the whole maps.
+        x: what all read, (..., in_features).
+    """
+    found: list[Update] = []
+    factors: list[Tensor | None] = []
+    for place, module in enumerate(modules):
+        adapters = module._modules.get("adapter")
+        if adapters is None or not adapters.enabled:
+            continue
+        if adapters.changes_input or adapters.changes_length or adapters.cut.groups != 1:
+            return None
+        for layer, span in zip(adapters.in_order, adapters.cut.spans, strict=True):
+            if not _fits(layer, adapters.whole):
+                return None
+            A, B, scale, inner, outer = layer.low_rank()
+            if outer is not None:
+                B = outer[:, None] * B
+            if inner is not None and inner.ndim == 2:
+                A, inner = inner @ A, None
+            found.append(Update(place, span, scale, len(A), inner is not None))
+            factors += (A, B, inner)
+    if not found or any(tensor is not None and tensor.dtype != x.dtype for tensor in factors):
+        return None
+    outputs = _Updated.apply(x, sites, found, source_of(x), *factors)
+    return [_noted(y) for y in outputs]
+
+
+def _noted(y: Tensor) -> Tensor:
+    _UPDATED.put(y, True)
+    return y
+
+
+def _fits(layer: nn.Module, whole: bool) -> bool:
+    """Whether a layer adds its low-rank update and, where it has a whole map, perhaps goes on from there."""
+    if not isinstance(layer, AdapterLayer) or layer.drops or layer.hooked:  # stacked layers have many updates
+        return False
+    return layer.adds_low_rank or (whole and type(layer).forward in ON_UPDATED)
+
+
+class _Updated(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, sites: Sequence[Site], updates: list[Update], source: Any, *factors: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        flat, A = rows(x), torch.cat(factors[::3])
+        z = flat @ A.mT
+        parts = _inner(z, updates, factors[2::3])
+        outputs = []
+        for place, site in enumerate(sites):
+            own = [(u, part, B) for u, part, B in zip(updates, parts, factors[1::3], strict=True) if u.map == place]
+            outputs.append(_output(flat, site, own).view(*x.shape[:-1], site.out_features))
+        ctx.sites, ctx.updates, ctx.values, ctx.shape = sites, updates, source.values, x.shape
+        ctx.kept = len(source.kept)
+        ctx.save_for_backward(*source.kept, A, z, *factors[1::3], *factors[2::3])
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved, updates = ctx.saved_tensors, ctx.updates
+        kept, (A, z), rest = saved[: ctx.kept], saved[ctx.kept : ctx.kept + 2], saved[ctx.kept + 2 :]
+        Bs, inners = rest[: len(updates)], rest[len(updates) :]
+        flat = [None if gradient is None else rows(gradient) for gradient in gradients]
+        wanted, found = ctx.needs_input_grad, [None] * (3 * len(updates))
+        parts = _inner(z, updates, inners)
+        of_z, start = torch.empty_like(z), 0
+        for number, (update, part, B, inner) in enumerate(zip(updates, parts, Bs, inners, strict=True)):
+            of_part, (a, b) = of_z[:, start : start + update.rank], update.span
+            gradient, own = flat[update.map], z[:, start : start + update.rank]
+            start += update.rank
+            if gradient is None:
+                of_part.zero_()
+                continue
+            gradient = gradient[:, a:b]
+            of_part.addmm_(gradient, B, beta=0, alpha=update.scale)
+            if wanted[4 + 3 * number + 1]:
+                found[3 * number + 1] = _scaled(gradient.mT, part, update.scale)
+            if update.inner:
+                if wanted[4 + 3 * number + 2]:
+                    found[3 * number + 2] = (of_part.float() * own).sum(0).to(inner.dtype)
+                of_part *= inner
+        if any(wanted[4::3]):
+            of_A = of_z.mT @ rows(ctx.values(*kept))
+            for number, part in enumerate(of_A.split([update.rank for update in updates])):
+                found[3 * number] = part if wanted[4 + 3 * number] else None
+        of_x = None
+        if wanted[0]:
+            of_x = of_z @ A
+            for site, gradient in zip(ctx.sites, flat, strict=True):
+                if gradient is not None:
+                    of_x.addmm_(gradient, site.weight())
+            of_x = of_x.view(ctx.shape)
+        return of_x, None, None, None, *found
+
+
+def _inner(z: Tensor, updates: Sequence[Update], inners: Sequence[Tensor | None]) -> list[Tensor]:
+    """The part of z (N, ranks) that is of each update, times its inner vector."""
+    parts = z.split([update.rank for update in updates], 1)
+    return [part if inner is None else part * inner for part, inner in zip(parts, inners, strict=True)]
+
+
+def _output(flat: Tensor, site: Site, own: list[tuple[Update, Tensor, Tensor]]) -> Tensor:
+    """The output (N, out_features) of one map with its updates."""
+    weight, bias = site.weight(), site.bias()
+    if len(own) == 1 and own[0][0].span == (0, site.out_features):
+        (update, part, B) = own[0]
+        if bias is None:
+            return _scaled(part, B.mT, update.scale).addmm_(flat, weight.mT)
+        return torch.addmm(bias, part, B.mT, alpha=update.scale).addmm_(flat, weight.mT)
+    y = F.linear(flat, weight, bias)
+    for update, part, B in own:
+        y[:, slice(*update.span)].addmm_(part, B.mT, alpha=update.scale)
+    return y
+
+
+def _scaled(a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """scale · a b, without a kernel for the scale."""
+    return torch.addmm(a.new_empty(()).expand(len(a), b.shape[1]), a, b, beta=0, alpha=scale)
