@@ -73,10 +73,9 @@ def _measure_steps(options: argparse.Namespace, device: torch.device, result: di
     import transformers
 
     transformers.logging.set_verbosity_error()
-    torch.backends.cuda.enable_cudnn_sdp(False)  # as in runs: it compiles a kernel for every new shape
     on_gpu = device.type == "cuda"
     if on_gpu:
-        result["remarks"] = ["No way uses cuDNN's attention, as no run does."]
+        result["remarks"] = ["No way uses cuDNN's attention, as no run does, but those of decoders without padding."]
     chosen = chosen_scenarios(options, device)
     if unknown := set(options.modes) - set(MODES):
         raise UserError(f"--modes: unknown {sorted(unknown)[0]!r}; the modes are {', '.join(MODES)}")
@@ -97,6 +96,7 @@ def _measure_steps(options: argparse.Namespace, device: torch.device, result: di
             result["scenarios"][key] = record
             save(path, result)
 
+        torch.backends.cuda.enable_cudnn_sdp(scenario.decoder)  # it compiles a kernel for every new shape
         launches = on_gpu and not options.quick
         settings = {"bf16": bf16, "rounds": rounds, "passes": passes, "launches": launches}
         measure.measure(scenario, device, _implementations(options, scenario, bf16, has_peft), keep=keep, **settings)
@@ -107,7 +107,10 @@ def _implementations(
     options: argparse.Namespace, scenario: Scenario, bf16: bool, has_peft: bool
 ) -> list[Implementation]:
     modes, methods = options.modes or scenario.modes, scenario.methods
-    found = grid(methods, modes, options.ways, bf16, scenario.stacked, scenario.packed, options.reference)
+    found = grid(
+        methods, modes, options.ways, bf16, scenario.stacked, scenario.packed, options.reference, scenario.decoder
+    )
+    found = [one for one in found if not scenario.libraries or one.library in scenario.libraries]
     found = [one for one in found if has_peft or not one.library.startswith("peft")]
     if not found:
         raise UserError(f"--ways and --modes leave nothing of {scenario.key}; ways are named as in 'ours lora graphs'")
@@ -122,8 +125,8 @@ def _compare_losses(
     modes = tuple(m for m in ("eager", "graphs", "trained") if on_gpu or m == "eager")
     precisions = ("fp32", "bf16") if on_gpu and not options.quick else ("fp32",)
     for scenario in {s.shape: s for s in sorted(chosen, key=lambda s: len(s.methods))}.values():
-        if scenario.shape == "roberta-large":
-            continue  # the same code as roberta-base
+        if scenario.shape in ("roberta-large", "llama-7b"):
+            continue  # the same code as roberta-base and llama-1b
         print(f"loss curves, {scenario.shape}")
         for record in loss_curves.compare(scenario, device, modes, precisions=precisions):
             others = [c for c in result["curves"] if loss_curves.key_of(c) != loss_curves.key_of(record)]

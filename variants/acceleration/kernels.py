@@ -167,7 +167,9 @@ def _turns(own: Callable, device: torch.device) -> bool:
     from liger_kernel.ops.rope import LigerRopeFunction
 
     apart = [x.clone() for x in (q, k)]
-    return _agree(lambda: together(own(q, k, cos, sin)), lambda: together(LigerRopeFunction.apply(*apart, cos, sin)[:2]))
+    return _agree(
+        lambda: together(own(q, k, cos, sin)), lambda: together(LigerRopeFunction.apply(*apart, cos, sin)[:2])
+    )
 
 
 def _agree(theirs: Callable[[], Tensor], ours: Callable[[], Tensor]) -> bool:

@@ -16,9 +16,9 @@ from variants.acceleration.basics.torch_private import recomputed_in
 from variants.acceleration.casts import lowered, lowered_stack
 from variants.acceleration.kernels import kernels
 from variants.acceleration.methods import adalora, bottlenecks, dora  # noqa: F401 (they register their fast paths)
+from variants.acceleration.products import shared_input, sources, updated_maps
 from variants.acceleration.products.low_rank import add_products, added, product
 from variants.acceleration.products.merged_weight import merged_weights
-from variants.acceleration.products import shared_input, sources, updated_maps
 from variants.acceleration.products.shared_input import shared_inputs
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.adapter import Adapter
@@ -45,7 +45,13 @@ def accelerated(handle: AdaptedModel | Stack, exclude: Iterable[nn.Module] = ())
         handle.adapter.late.follow()
     copies, rounded = (lowered_stack(handle), set()) if stacked else lowered(handle.layers)
     merged = [] if stacked else list(merged_weights(handle.layers))
-    maps = [*_frozen_maps(handle, tuple(exclude)), *kernels(handle.model), *copies, *_adapters(handle, rounded), *merged]
+    maps = [
+        *_frozen_maps(handle, tuple(exclude)),
+        *kernels(handle.model),
+        *copies,
+        *_adapters(handle, rounded),
+        *merged,
+    ]
     once = _Pass()
     with once.entered(), overriding(maps):
         prepared = [] if stacked else list(_prepared(handle.layers))  # they read the copies

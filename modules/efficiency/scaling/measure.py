@@ -17,7 +17,6 @@ from modules.efficiency.jobs.processes import call_ranks
 from modules.efficiency.jobs.whole_job import LORA
 from modules.efficiency.scaling.command_run import SETTINGS, command, measure_command, scratch
 from modules.efficiency.scaling.plan import SMALL
-from modules.efficiency.scaling.sharded_job import LLAMA_7B
 from modules.efficiency.scaling.workloads import (
     CPU,
     GPU,
@@ -29,6 +28,7 @@ from modules.efficiency.scaling.workloads import (
     runs_of,
     steady,
 )
+from modules.efficiency.steps.backbones import LLAMA_7B
 from variants.errors import UserError
 
 OURS, SHARDED = "ours", "sharded"

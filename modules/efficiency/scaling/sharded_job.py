@@ -28,8 +28,6 @@ from modules.training.parallel.sharded import shard_base
 from variants import LoRA, attach
 from variants.atomic import write_atomic
 
-LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
-"""LLaMA's published sizes (Touvron et al. 2023, Table 2); its vocabulary of 32,000 is transformers' default."""
 DRAWN = 2**22
 """Random numbers that all weights are made of: drawing seven billion would take minutes."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,6 +19,16 @@ SMOOTHING = 0.1
 _ROBERTA = {"vocab_size": 50265, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1}
 _BASE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 _LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
+LLAMA_7B = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+"""LLaMA's published sizes (Touvron et al. 2023, Table 2); its vocabulary of 32,000 is transformers' default."""
+_LLAMA_1B = {
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "max_position_embeddings": 2048,
+}
+"""TinyLlama's (Zhang et al. 2024, arXiv 2401.02385, Table 1)."""
 SHAPES: dict[str, dict[str, Any]] = {
     "roberta-base": {"model_type": "roberta", **_ROBERTA, **_BASE},
     "roberta-large": {"model_type": "roberta", **_ROBERTA, **_LARGE},
@@ -30,9 +41,14 @@ SHAPES: dict[str, dict[str, Any]] = {
         "intermediate_size": 16,
     },
     "gpt2-medium": {"model_type": "gpt2", "n_embd": 1024, "n_layer": 24, "n_head": 16},
+    "llama-1b": {"model_type": "llama", **_LLAMA_1B, "num_hidden_layers": 22},
+    "llama-1b-short": {"model_type": "llama", **_LLAMA_1B, "num_hidden_layers": 2},
+    "llama-7b": {"model_type": "llama", **LLAMA_7B},
+    "llama-7b-short": {"model_type": "llama", **LLAMA_7B, "num_hidden_layers": 2},
 }
 """transformers' configuration of each backbone; the embedded ones are read from their folders. roberta-thin has the
-blocks of roberta-base with hardly any arithmetic: its step takes the host's time alone."""
+blocks of roberta-base with hardly any arithmetic: its step takes the host's time alone. The short ones have two of the
+blocks, for loss curves in fp32."""
 
 
 def sizes(shape: str) -> dict[str, Any]:
@@ -49,8 +65,14 @@ def is_language_model(config: dict[str, Any]) -> bool:
     return ARCHITECTURES[config["model_type"]].causal
 
 
-def build(config: dict[str, Any], device: torch.device, seed: int = 0, dropout: bool = True) -> nn.Module:
-    """A classifier of two labels or a language model with random weights, in fp32 and training mode.
+def build(
+    config: dict[str, Any],
+    device: torch.device,
+    seed: int = 0,
+    dropout: bool = True,
+    dtype: torch.dtype = torch.float32,
+) -> nn.Module:
+    """A classifier of two labels or a language model with random weights, in training mode.
 
     Args:
         dropout: as the configuration has it; else 0 everywhere.
@@ -66,21 +88,37 @@ def build(config: dict[str, Any], device: torch.device, seed: int = 0, dropout: 
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), device:
         torch.manual_seed(seed)
         auto = transformers.AutoModelForCausalLM if is_lm else transformers.AutoModelForSequenceClassification
-        model = auto.from_config(transformers.AutoConfig.for_model(kind, **options), attn_implementation="sdpa")
+        model = auto.from_config(
+            transformers.AutoConfig.for_model(kind, **options), attn_implementation="sdpa", dtype=dtype
+        )
     return model.train()
 
 
-def loss_of(model: nn.Module, batch: Batch) -> Tensor:
-    """Scalar loss in fp32: cross-entropy of the labels, or of the target tokens with label smoothing.
+def plain_losses(hidden: Tensor, head: nn.Module, targets: Tensor, smoothing: float) -> Tensor:
+    """Cross-entropy (K,) of target tokens (K,), given hidden states (K, d)."""
+    return F.cross_entropy(head(hidden).float(), targets, reduction="none", label_smoothing=smoothing)
+
+
+def chunked_losses(hidden: Tensor, head: nn.Module, targets: Tensor, smoothing: float) -> Tensor:
+    """As :func:`plain_losses`, over a frozen head, as runs compute it (`modules.acceleration.token_losses`)."""
+    from modules.acceleration.token_losses import token_losses
+
+    return token_losses(hidden, head.weight, targets, smoothing)
+
+
+def loss_of(model: nn.Module, batch: Batch, losses_of: Callable[..., Tensor] = plain_losses) -> Tensor:
+    """Scalar loss in fp32: cross-entropy of the labels, or of the target tokens, with GPT-2 smoothed as in E2E.
 
     Args:
         model: a transformers model, or PEFT's around one; logits of a language model are computed at targets alone.
+        losses_of: computes a language model's losses.
     """
     names = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "starts", "ends", "columns")
     inputs = {k: batch[k] for k in names if k in batch}
     if "targets" not in batch:
         return F.cross_entropy(model(**inputs).logits.float(), batch["labels"])
-    hidden = model.transformer(**inputs).last_hidden_state
-    logits = model.lm_head(hidden.flatten(0, 1).index_select(0, batch["positions"])).float()
-    losses = F.cross_entropy(logits, batch["targets"], reduction="none", label_smoothing=SMOOTHING)
+    hidden = model.base_model(**inputs).last_hidden_state
+    chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])
+    smoothing = SMOOTHING if model.config.model_type == "gpt2" else 0.0
+    losses = losses_of(chosen, model.get_output_embeddings(), batch["targets"], smoothing)
     return (losses * batch["weights"]).sum()

@@ -60,6 +60,17 @@ def fixed_batches(config: dict[str, Any], rows: int, width: int, device: torch.d
     return [_batch(config, n, n // 2, width, rng, device) for n in lengths]
 
 
+def full_batches(config: dict[str, Any], rows: int, width: int, device: torch.device, count: int = 1) -> list[Batch]:
+    """Batches of a decoder: rows x width tokens without padding, each but the first of a row a target."""
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(count):
+        ids = torch.from_numpy(rng.integers(5, config.get("vocab_size", 32000), (rows, width)))
+        after_first = torch.arange(width).expand(rows, width) > 0
+        found.append({"input_ids": ids, **_targets(ids, after_first)})
+    return [{name: part.to(device) for name, part in batch.items()} for batch in found]
+
+
 def positions(config: dict[str, Any]) -> int:
     """Number of tokens that a row may have."""
     import transformers
@@ -138,7 +149,7 @@ def picked(batch: Batch, kind: str) -> Batch:
 
 def tokens_of(batches: list[Batch]) -> int:
     """Number of tokens without padding."""
-    return int(sum(batch["attention_mask"].sum() for batch in batches))
+    return int(sum(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum() for batch in batches))
 
 
 def shape_of(batch: Batch) -> tuple:

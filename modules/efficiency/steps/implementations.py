@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from modules.acceleration.clipping import clip_each
 from modules.acceleration.packed_encoder import pack
-from modules.efficiency.steps.backbones import Batch, loss_of
+from modules.efficiency.steps import decoders
+from modules.efficiency.steps.backbones import Batch, chunked_losses, loss_of, plain_losses
 from modules.efficiency.steps.trainee import START, TOTAL, Trainee
 from variants import attach
 from variants.acceleration import accelerated, accelerated_updates
@@ -43,7 +44,11 @@ LIMIT_PACKED = "limit-packed"
 """The limit on batches without padding, as ours trains on: the difference between the two is the adapter's cost."""
 REFERENCE = "ours-reference"
 """Ours with all acceleration switched off: padded batches, no accelerated pass, eager alone."""
-LIBRARIES = ("limit", LIMIT_PACKED, LIMIT_TOGETHER, "full", "ours", REFERENCE, TOGETHER, "peft", "peft-bf16")
+WITH_LIGER = ("peft-liger", "peft-liger-bf16")
+"""PEFT's two precisions on a decoder whose code Liger has replaced, losses included."""
+LIBRARIES = (
+    "limit", LIMIT_PACKED, LIMIT_TOGETHER, "full", "ours", REFERENCE, TOGETHER, "peft", "peft-bf16", *WITH_LIGER
+)  # fmt: skip
 WITHOUT_METHOD = ("limit", LIMIT_PACKED, LIMIT_TOGETHER, "full")
 MODES = ("eager", "compiled", "graphs", "compiled+graphs", "trained")
 """``graphs``: the whole step, optimizer included, as one CUDA graph for each shape; ``trained``: as this project's
@@ -72,6 +77,7 @@ def grid(
     stacked: bool = True,
     packed: bool = True,
     reference: bool = False,
+    decoder: bool = False,
 ) -> list[Implementation]:
     """Every implementation of these methods in these modes; AdaLoRA's by PEFT come last, as their failing captures may
     disturb those that follow.
@@ -82,17 +88,20 @@ def grid(
         stacked: stacked seeds too.
         packed: the limit without padding too, for backbones that can train without padding.
         reference: ours without acceleration too.
+        decoder: the backbone is one that Liger has kernels for: PEFT with them too, and eager, as its loss waits for
+            a value of the GPU.
     """
     found = []
     for library in LIBRARIES:
         left_out = {"peft-bf16": not bf16, LIMIT_PACKED: not packed, REFERENCE: not reference}
+        left_out |= dict.fromkeys(WITH_LIGER, not decoder)
         if left_out.get(library):
             continue
         for method in methods if library not in WITHOUT_METHOD else ("",):
             for mode in modes:
                 if mode == "trained" and library not in ("ours", TOGETHER):
                     continue
-                if mode != "eager" and library == REFERENCE:
+                if mode != "eager" and library in (REFERENCE, *WITH_LIGER):
                     continue
                 together = library in (TOGETHER, LIMIT_TOGETHER)
                 if together and not (stacked and method in ("lora", "") and "compiled" not in mode):
@@ -110,18 +119,23 @@ def build_trainee(
     options: dict[str, dict[str, Any]],
     bf16: bool,
     target: str = "attn-qv",
+    checkpointing: bool = False,
 ) -> Trainee:
     """The model of an implementation, ready to train.
 
     Args:
-        master: the backbone in fp32; a copy of it trains.
+        master: the backbone, in fp32 unless it is a decoder; a copy of it trains.
         options: hyperparameters of each method.
-        target: of our adapters; PEFT has its default targets.
+        target: of our adapters: ``attn-qv``, PEFT's default, or ``all-linear``.
+        checkpointing: blocks are computed again in the backward pass.
 
     Raises:
         ImportError: PEFT is not installed.
     """
     model, library, method = copy.deepcopy(master), implementation.library, implementation.method
+    if checkpointing:
+        checkpoint_blocks(model)
+    decoders.restore()
     if library == "limit":
         return _limit(model, bf16)
     if library == LIMIT_PACKED:
@@ -135,6 +149,10 @@ def build_trainee(
         return limit
     if library == "full":
         model.requires_grad_(True)
+        if decoders.has_kernels(model):
+            decoders.patch(model, losses=True)
+            model.float()
+            return Trainee(lambda batch: decoders.own_loss(model, batch), list(model.parameters()), autocast=bf16)
         return Trainee(lambda batch: loss_of(model, batch), list(model.parameters()), autocast=bf16)
     if library == TOGETHER:
         return stacked(model, method, options[method], bf16, target)
@@ -142,7 +160,16 @@ def build_trainee(
         return ours(model, method, options[method], bf16, target, reference=library == REFERENCE)
     from modules.efficiency.steps.peft_implementation import theirs
 
-    return theirs(model, method, options[method], bf16, low=library == "peft-bf16")
+    if library in WITH_LIGER:
+        decoders.patch(model, losses=True)
+    low = library in ("peft-bf16", "peft-liger-bf16")
+    return theirs(model, method, options[method], bf16, low, target, own_loss=library in WITH_LIGER)
+
+
+def checkpoint_blocks(model: nn.Module) -> None:
+    """Have blocks computed again in the backward pass, without the random numbers' state: nothing is dropped here."""
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
 
 class Acceleration(NamedTuple):
@@ -197,8 +224,9 @@ def ours(
         with acceleration.updates():
             adapted.after_step(START + step, TOTAL)
 
+    fused = not reference and decoders.has_kernels(model) and bf16
     return Trainee(
-        _loss_in(acceleration.passes, adapted.model),
+        _loss_in(acceleration.passes, adapted.model, chunked_losses if fused else plain_losses),
         list(adapted.trained().values()),
         extra=penalty if has_step else None,
         after=after if has_step else None,
@@ -241,20 +269,27 @@ def _repeated(batch: Batch, times: int) -> Batch:
     return {name: torch.cat([rows] * times) for name, rows in batch.items()}
 
 
-def _loss_in(context: Callable[[], AbstractContextManager], model: nn.Module) -> Callable[[Batch], Tensor]:
+def _loss_in(
+    context: Callable[[], AbstractContextManager], model: nn.Module, losses_of: Callable[..., Tensor] = plain_losses
+) -> Callable[[Batch], Tensor]:
     """The loss of a model, each pass within a new context."""
 
     def core(batch: Batch) -> Tensor:
         with context():
-            return loss_of(model, batch)
+            return loss_of(model, batch, losses_of)
 
     return core
 
 
 def _limit(model: nn.Module, bf16: bool) -> Trainee:
-    """The frozen model, with gradients of its activations and of the task head alone."""
+    """The frozen model, with gradients of its activations and of the task head alone; of a decoder with Liger's
+    kernels."""
     if bf16:
         _lower(model)
+    fused = decoders.has_kernels(model) and bf16
+    if fused:
+        decoders.patch(model, losses=False)
+    losses_of = chunked_losses if fused else plain_losses
     adapted = attach(model, resolve("head")())
     embed = model.get_input_embeddings()
 
@@ -263,7 +298,8 @@ def _limit(model: nn.Module, bf16: bool) -> Trainee:
         embeddings = embed(batch["input_ids"]).detach().requires_grad_()
         return {k: v for k, v in batch.items() if k != "input_ids"} | {"inputs_embeds": embeddings}
 
-    return Trainee(lambda batch: loss_of(model, batch), list(adapted.trained().values()), feed=feed, handle=adapted)
+    trained = list(adapted.trained().values())
+    return Trainee(lambda batch: loss_of(model, batch, losses_of), trained, feed=feed, handle=adapted)
 
 
 def _lower(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from modules.acceleration.cuda_graphs import cause
 from modules.efficiency.steps.backbones import Batch, build, is_language_model, sizes
-from modules.efficiency.steps.batches import fixed_batches
+from modules.efficiency.steps.batches import fixed_batches, full_batches
 from modules.efficiency.steps.implementations import METHODS, ours
 from modules.efficiency.steps.measure import free, say
 from modules.efficiency.steps.scenarios import Scenario
@@ -81,6 +81,7 @@ class Case(NamedTuple):
     Attributes:
         master: the backbone.
         batches: of equal width.
+        target: of both adapters.
         draw: seed of the tensors that the method starts at zero.
     """
 
@@ -88,15 +89,16 @@ class Case(NamedTuple):
     method: str
     options: dict[str, Any]
     batches: list[Batch]
+    target: str = "attn-qv"
     draw: int = 0
 
     def pair(self, bf16: bool) -> tuple[Trainee, Trainee]:
         """Ours and PEFT's with equal values of all parameters."""
         from modules.efficiency.steps.peft_implementation import equalise, theirs, whole_maps
 
-        target = ",".join(whole_maps(self.master))
+        target = ",".join(whole_maps(self.master)) if self.target == "attn-qv" else self.target
         mine = ours(copy.deepcopy(self.master), self.method, self.options, bf16, target)
-        other = theirs(copy.deepcopy(self.master), self.method, self.options, bf16, low=False)
+        other = theirs(copy.deepcopy(self.master), self.method, self.options, bf16, False, self.target)
         rng = torch.Generator().manual_seed(5 + self.draw)
         with torch.no_grad():
             for key, tensor in mine.handle.trained().items():
@@ -144,26 +146,34 @@ def compare(
     distances of our losses and gradients from PEFT's in fp32, ``pointwise_rounding`` and ``gradient_rounding`` those of
     PEFT's in bf16.
     """
-    config = sizes(scenario.shape)
+    config = sizes(scenario.curves or scenario.shape)
     master = build(config, device, dropout=False)
-    batches = fixed_batches(config, scenario.rows, scenario.width or 48, device, BATCHES)
+    if scenario.decoder:
+        batches = full_batches(config, scenario.rows // 2, scenario.width, device, BATCHES)
+    else:
+        batches = fixed_batches(config, scenario.rows, scenario.width or 48, device, BATCHES)
     for method in scenario.methods:
         if method == "adalora" and is_language_model(config):
             continue  # PEFT's penalty comes with its own loss over all tokens
-        case = Case(master, method, METHODS[method] | scenario.options.get(method, {}), batches)
+        case = Case(master, method, METHODS[method] | scenario.options.get(method, {}), batches, scenario.target)
         for precision in precisions:
             bf16 = precision == "bf16"
-            record = {"shape": scenario.shape, "method": method, "precision": precision, "steps": STEPS}
+            record = {
+                "shape": scenario.curves or scenario.shape,
+                "method": method,
+                "precision": precision,
+                "steps": STEPS,
+            }
             with _full_precision():
                 try:
                     starts = [Start.of(case._replace(draw=draw), bf16) for draw in range(DRAWS if bf16 else 1)]
                 except Exception as error:
                     yield record | {"library": "peft", "mode": "eager", "failed": cause(error)}
-                    say(f"  {scenario.shape} {method:8} {precision} PEFT failed: {cause(error)}")
+                    say(f"  {record['shape']} {method:8} {precision} PEFT failed: {cause(error)}")
                     continue
                 found = {mode: _measured(starts, bf16, mode) for mode in modes}
             for mode, figures in found.items():
-                say(f"  {scenario.shape} {method:8} {precision} ours {mode:8} against PEFT: {_in_words(figures)}")
+                say(f"  {record['shape']} {method:8} {precision} ours {mode:8} against PEFT: {_in_words(figures)}")
                 yield record | {"library": "ours", "mode": mode} | figures
             free(device)
 

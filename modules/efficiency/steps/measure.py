@@ -55,7 +55,7 @@ def measure(
         launches: count them with torch's profiler afterwards, and ``keep`` the record again.
     """
     config = sizes(scenario.shape)
-    master = build(config, device)
+    master = build(config, device, dtype=torch.bfloat16 if scenario.decoder and bf16 else torch.float32)
     batches = scenario.batches(config, device)
     options = {m: METHODS[m] | scenario.options.get(m, {}) for m in scenario.methods}
     records: dict[str, dict[str, Any]] = {}
@@ -65,7 +65,7 @@ def measure(
     for implementation in chosen:
         began = time.perf_counter()
         try:
-            running = _built(implementation, master, options, bf16, batches, device, compiled)
+            running = _built(implementation, scenario, master, options, bf16, batches, device, compiled)
         except Exception as error:  # a failure is a row of the table
             records[implementation.name] = _about(implementation) | {"failed": cause(error)}
             say(f"  {implementation.name:28} failed: {cause(error)}")
@@ -109,6 +109,7 @@ def measure(
 
 def _built(
     implementation: Implementation,
+    scenario: Scenario,
     master: nn.Module,
     options: dict[str, dict[str, Any]],
     bf16: bool,
@@ -124,7 +125,9 @@ def _built(
     free(device)
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     key, mode = (implementation.library, implementation.method), implementation.mode
-    trainee = compiled.get(key) or build_trainee(implementation, master, options, bf16)
+    trainee = compiled.get(key) or build_trainee(
+        implementation, master, options, bf16, scenario.target, scenario.checkpointing
+    )
     if mode.startswith("compiled") and key not in compiled:
         compile_core(trainee)
         trainee.kind = ""  # padded, as in runs with torch.compile, to have few shapes

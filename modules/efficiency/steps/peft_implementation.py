@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from modules.efficiency.steps import decoders
 from modules.efficiency.steps.backbones import Batch, loss_of
 from modules.efficiency.steps.trainee import START, TOTAL, Trainee
 from variants.adapters.adapted_model import AdaptedModel
@@ -38,11 +39,11 @@ def whole_maps(model: nn.Module) -> list[str]:
     return list(dict.fromkeys(site.module_path.rpartition(".")[2] for site in find_sites(model, "attn-qv")))
 
 
-def config(method: str, options: dict[str, Any], model: nn.Module):
+def config(method: str, options: dict[str, Any], model: nn.Module, target: str = "attn-qv"):
     """PEFT's configuration of a method on a model."""
     import peft
 
-    common: dict[str, Any] = {"target_modules": whole_maps(model)}
+    common: dict[str, Any] = {"target_modules": whole_maps(model) if target == "attn-qv" else target}
     common["task_type"] = "CAUSAL_LM" if architecture_of(model).causal else "SEQ_CLS"
     if method == "vera":
         return peft.VeraConfig(r=options["r"], projection_prng_key=3, save_projection=False, **common)
@@ -54,11 +55,21 @@ def config(method: str, options: dict[str, Any], model: nn.Module):
     return peft.LoraConfig(r=options["r"], lora_alpha=int(options["alpha"]), use_dora=method == "dora", **fan, **common)
 
 
-def theirs(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, low: bool) -> Trainee:
+def theirs(
+    model: nn.Module,
+    method: str,
+    options: dict[str, Any],
+    bf16: bool,
+    low: bool,
+    target: str = "attn-qv",
+    own_loss: bool = False,
+) -> Trainee:
     """PEFT's adapter.
 
     Args:
         low: adapters and head in bf16 too, and no autocast; else they are fp32 under autocast.
+        target: ``attn-qv`` or ``all-linear``.
+        own_loss: the model computes its loss itself.
     """
     import peft
 
@@ -67,7 +78,7 @@ def theirs(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, l
         model.to(torch.bfloat16)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wrapped = peft.get_peft_model(model, config(method, options, model), autocast_adapter_dtype=not low)
+        wrapped = peft.get_peft_model(model, config(method, options, model, target), autocast_adapter_dtype=not low)
     for name, parameter in wrapped.named_parameters():
         if ".ranknum." in name:  # AdaLoRA's divisor: over a bf16 base PEFT 0.21's widening makes it trainable
             parameter.requires_grad_(False)
@@ -81,7 +92,7 @@ def theirs(model: nn.Module, method: str, options: dict[str, Any], bf16: bool, l
         if method == "adalora":  # its penalty is in the loss of this forward alone
             inputs = {k: batch[k] for k in ("input_ids", "attention_mask", "labels")}
             return wrapped.base_model(**inputs).loss.float()
-        return loss_of(inner if causal else wrapped, batch)
+        return decoders.own_loss(inner, batch) if own_loss else loss_of(inner if causal else wrapped, batch)
 
     has_step = method == "adalora"
     after = (lambda step: wrapped.base_model.update_and_allocate(START + step)) if has_step else None

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from modules.efficiency.steps.backbones import Batch, sizes
-from modules.efficiency.steps.batches import drawn_batches, fixed_batches
+from modules.efficiency.steps.batches import drawn_batches, fixed_batches, full_batches
 from variants.sites.architectures import ARCHITECTURES
 
 
@@ -24,6 +24,10 @@ class Scenario:
             save memory.
         stacked: measure stacked seeds too.
         options: hyperparameters that differ from `implementations.METHODS`, by method.
+        target: of the adapters: attn-qv or all-linear.
+        checkpointing: blocks are computed again in the backward pass.
+        curves: the backbone of its loss curves; empty: ``shape``.
+        libraries: those that are measured; empty: all.
     """
 
     key: str
@@ -36,12 +40,22 @@ class Scenario:
     at_once: bool = True
     stacked: bool = False
     options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    target: str = "attn-qv"
+    checkpointing: bool = False
+    curves: str = ""
+    libraries: tuple[str, ...] = ()
 
     @property
     def title(self) -> str:
         """For the heading of its table."""
         size = f"{self.rows} x {self.width} tokens" if self.width else f"batch {self.rows}, lengths of {self.lengths}"
-        return f"{self.shape}, {size}"
+        target = f", {self.target}" if self.target != "attn-qv" else ""
+        return f"{self.shape}, {size}{target}{', checkpointing' if self.checkpointing else ''}"
+
+    @property
+    def decoder(self) -> bool:
+        """Whether it is a large decoder: built in bf16, on rows without padding whose tokens are all targets."""
+        return sizes(self.shape)["model_type"] == "llama"
 
     @property
     def packed(self) -> bool:
@@ -50,6 +64,8 @@ class Scenario:
 
     def batches(self, config: dict[str, Any], device: torch.device) -> list[Batch]:
         """All batches of a pass, on the device."""
+        if self.decoder:
+            return full_batches(config, self.rows, self.width, device)
         if self.width:
             return fixed_batches(config, self.rows, self.width, device)
         return drawn_batches(config, self.rows, self.lengths, device, count=16 if device.type == "cuda" else 8)
@@ -57,6 +73,14 @@ class Scenario:
 
 _LONE = {"methods": ("lora",)}
 _SMALL = {"vera": {"r": 256}}
+_DECODER = {
+    "methods": ("lora", "dora"),
+    "modes": ("eager", "graphs", "trained"),
+    "at_once": False,
+    "options": {"lora": {"r": 16, "alpha": 32.0}, "dora": {"r": 16, "alpha": 32.0}},
+    "target": "all-linear",
+}
+_WITHOUT_FULL = ("limit", "ours", "peft", "peft-bf16", "peft-liger", "peft-liger-bf16")  # which needs 110 GB at 7B
 SCENARIOS = {
     s.key: s
     for s in (
@@ -66,6 +90,9 @@ SCENARIOS = {
         Scenario("large", "roberta-large", 64, 256, at_once=False, **_LONE),
         Scenario("compiled", "roberta-base", 32, 48, ("lora", "dora", "vera"), modes=("compiled", "compiled+graphs")),
         Scenario("wide", "roberta-base", 64, 128),
+        Scenario("llama-1b", "llama-1b", 8, 1024, curves="llama-1b-short", **_DECODER),
+        Scenario("llama-7b", "llama-7b", 2, 1024, curves="llama-7b-short", libraries=_WITHOUT_FULL, **_DECODER),
+        Scenario("llama-7b-4", "llama-7b", 4, 1024, checkpointing=True, libraries=_WITHOUT_FULL, **_DECODER),
         Scenario("small", "embedded-roberta", 32, 24, modes=("eager",), options=_SMALL),
         Scenario("small-glue", "embedded-roberta", 32, 0, "glue", ("lora",), ("eager",)),
         Scenario("host", "roberta-thin", 2, 4, modes=("eager",), options={"vera": {"r": 16}}),

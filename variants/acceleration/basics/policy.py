@@ -11,9 +11,9 @@ from torch import Tensor
 from variants.acceleration.basics import torch_private
 
 LARGE = 2**24
-"""Bytes of an input from which on memory counts: it is computed again in the backward pass where that needs nothing that
-is not kept anyway, and maps that read it are one operation with their updates (`products/updated_maps.py`). Of smaller
-ones launches count more."""
+"""Bytes of an input from which on memory counts: it is computed again in the backward pass where that needs nothing
+that is not kept anyway, and maps that read it are one operation with their updates (`products/updated_maps.py`). Of
+smaller ones launches count more."""
 
 
 def plain(x: Tensor) -> bool:

@@ -9,7 +9,7 @@ for the backward pass are X, or what it is made of, and X Aᵀ, which is small.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
