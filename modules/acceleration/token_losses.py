@@ -1,8 +1,8 @@
 """Losses of tokens from hidden states, over a frozen output embedding: few logits are there at a time.
 
 A vocabulary of 32,000 makes 64 kB of logits a token in bf16, and their fp32 copies for the softmax are the largest
-tensors of a language model's step. Here a chunk of tokens gets its logits, its losses and its part of the gradient of the
-hidden states at once, and the logits are gone. Nothing waits for a value of the GPU, so that CUDA graphs hold it.
+tensors of a language model's step. Here a chunk of tokens gets its logits, its losses and its part of the gradient of
+the hidden states at once, and the logits are gone. Nothing waits for a value of the GPU, so that CUDA graphs hold it.
 """
 
 from __future__ import annotations

@@ -169,11 +169,11 @@ def compare(
                     starts = [Start.of(case._replace(draw=draw), bf16) for draw in range(DRAWS if bf16 else 1)]
                 except Exception as error:
                     yield record | {"library": "peft", "mode": "eager", "failed": cause(error)}
-                    say(f"  {record['shape']} {method:8} {precision} PEFT failed: {cause(error)}")
+                    say(f"  {shape} {method:8} {precision} PEFT failed: {cause(error)}")
                     continue
                 found = {mode: _measured(starts, bf16, mode) for mode in modes}
             for mode, figures in found.items():
-                say(f"  {record['shape']} {method:8} {precision} ours {mode:8} against PEFT: {_in_words(figures)}")
+                say(f"  {shape} {method:8} {precision} ours {mode:8} against PEFT: {_in_words(figures)}")
                 yield record | {"library": "ours", "mode": mode} | figures
             free(device)
 
