@@ -14,7 +14,7 @@ from variants.acceleration.basics.overrides import Override, overriding
 from variants.acceleration.basics.policy import few_kernels, for_graph, is_for_graph, plain
 from variants.acceleration.basics.torch_private import recomputed_in
 from variants.acceleration.casts import lowered, lowered_stack
-from variants.acceleration.kernels import kernels
+from variants.acceleration.decoders import kernels
 from variants.acceleration.methods import adalora, bottlenecks, dora  # noqa: F401 (they register their fast paths)
 from variants.acceleration.products import shared_input, sources, updated_maps
 from variants.acceleration.products.low_rank import add_products, added, product

@@ -91,6 +91,11 @@ def build(
         model = auto.from_config(
             transformers.AutoConfig.for_model(kind, **options), attn_implementation="sdpa", dtype=dtype
         )
+    if kind == "llama":  # for all ways alike: eager steps make no mask, and graphs shall not either
+        from modules.acceleration.unmasked_attention import unmasked
+
+        for thing, name, value in unmasked(model, model.config.max_position_embeddings):
+            setattr(thing, name, value)
     return model.train()
 
 

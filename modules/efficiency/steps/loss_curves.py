@@ -158,8 +158,9 @@ def compare(
         case = Case(master, method, METHODS[method] | scenario.options.get(method, {}), batches, scenario.target)
         for precision in precisions:
             bf16 = precision == "bf16"
+            shape = scenario.curves or scenario.shape
             record = {
-                "shape": scenario.curves or scenario.shape,
+                "shape": shape,
                 "method": method,
                 "precision": precision,
                 "steps": STEPS,

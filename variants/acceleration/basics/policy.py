@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -34,6 +35,11 @@ def few_kernels(x: Tensor) -> bool:
 def large(x: Tensor) -> bool:
     """Whether ``x`` is so large that memory and passes over it count, and launches do not."""
     return x.nbytes >= LARGE
+
+
+def has_triton(x: Tensor) -> bool:
+    """Whether Triton's programs can compute with ``x`` as it is."""
+    return x.is_cuda and plain(x) and importlib.util.find_spec("triton") is not None
 
 
 def pays(nbytes: int) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from variants.acceleration.basics.policy import few_kernels
+from variants.acceleration.basics.policy import few_kernels, has_triton, large
 from variants.acceleration.products.side_stream import on_side_stream, used
 from variants.layer import rows
 
@@ -30,6 +30,10 @@ def add_scaled(y: Tensor, v: Tensor, u: Tensor) -> Tensor:
 
 def add_gain(u: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
     """u + h ⊙ (u - bias): (..., n), (n) and a frozen (n) give (..., n); (S, n) as in :func:`scale`."""
+    if bias is None and h.ndim == 1 and large(u) and u.dtype == h.dtype and has_triton(u):
+        from variants.acceleration.programs.gain import gained
+
+        return gained(rows(u), h).view_as(u)
     w = u if bias is None else u - bias.detach()
     if h.ndim == 2:
         return u + scale(h, w)

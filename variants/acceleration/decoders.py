@@ -1,4 +1,4 @@
-"""Kernels of Liger for what decoders have between their linear maps: RMSNorms, gated activations, rotary positions.
+"""Kernels for what decoders have between their linear maps: RMSNorms and gated activations by Liger, rotary positions.
 
 Used on a GPU where ``liger-kernel`` is installed (extra ``liger``). No list says which models they fit: each is tried
 once on random numbers, and used where it computes what the model's own code computes.
@@ -144,32 +144,26 @@ class _Rotary:
         self.own = own
 
     def turned(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> tuple:
-        """As the family's own, written into q and k where they lie token by token."""
+        """As the family's own."""
         usual = kwargs.get("unsqueeze_dim", 1) == 1 and not args and cos.ndim == 3 and cos.shape[-1] == q.shape[-1]
-        if not usual or not plain(q) or not q.is_cuda or q.dtype not in (torch.bfloat16, torch.float16):
+        if not usual or not plain(q) or not q.is_cuda:
             return self.own(q, k, cos, sin, *args, **kwargs)
-        from liger_kernel.ops.rope import LigerRopeFunction
+        from variants.acceleration.programs.rotary import turned
 
-        turned = LigerRopeFunction.apply(q, k, cos, sin)
-        if torch.is_grad_enabled():  # autograd is to know of it, should anybody need the values that were there
-            torch.autograd.graph.increment_version((q, k))
-        return turned
+        return turned(q, k, cos, sin)
 
 
 def _turns(own: Callable, device: torch.device) -> bool:
+    from variants.acceleration.programs.rotary import turned
+
     q, k = (torch.randn(1, heads, 6, 16, device=device, dtype=torch.bfloat16) for heads in (4, 2))
     angles = torch.randn(1, 6, 8, device=device).repeat(1, 1, 2)
     cos, sin = angles.cos().bfloat16(), angles.sin().bfloat16()
 
-    def together(turned: tuple) -> Tensor:
-        return torch.cat([x.flatten() for x in turned])
+    def together(function: Callable) -> Tensor:
+        return torch.cat([x.flatten() for x in function(q, k, cos, sin)])
 
-    from liger_kernel.ops.rope import LigerRopeFunction
-
-    apart = [x.clone() for x in (q, k)]
-    return _agree(
-        lambda: together(own(q, k, cos, sin)), lambda: together(LigerRopeFunction.apply(*apart, cos, sin)[:2])
-    )
+    return _agree(lambda: together(own), lambda: together(turned))
 
 
 def _agree(theirs: Callable[[], Tensor], ours: Callable[[], Tensor]) -> bool:

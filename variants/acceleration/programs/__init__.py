@@ -1,0 +1,1 @@
+"""Triton programs: computations of our own that one pass over memory does."""
