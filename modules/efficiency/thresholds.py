@@ -19,6 +19,11 @@ it instead, ``met`` whether the median does.
 """
 PEFTS = ("peft", "peft-bf16")
 """PEFT's two precisions."""
+PEFTS_WITH_LIGER = ("peft-liger", "peft-liger-bf16")
+DECODERS = {"llama-1b": 0.75, "llama-7b": 0.8, "llama-7b-4": 0.85}
+"""Scenarios of decoders, and what share of PEFT's step with Liger a LoRA step may take."""
+STATE = 16
+"""Bytes of a trained parameter: itself, its gradient and AdamW's two moments in fp32."""
 FASTEST = ("trained", "graphs", "compiled+graphs", "compiled", "eager")
 """Modes, the fastest first."""
 
@@ -30,6 +35,9 @@ def rows(result: dict[str, Any]) -> list[Row]:
     for key in ("base", "e2e", "large", "compiled"):
         if key in scenarios:
             found += {"base": _base, "e2e": _e2e, "large": _memory, "compiled": _compiled}[key](scenarios[key])
+    for key, share in DECODERS.items():
+        if key in scenarios:
+            found += _decoder(scenarios[key], share)
     found += [row for job in result.get("jobs", []) for row in _job(job)]
     return found + scaling.rows(result.get("scaling", {}))
 
@@ -113,6 +121,33 @@ def _memory(s: dict[str, Any]) -> list[Row]:
                 met = value < bar if strict else value <= bar
                 found.append(row | {"measured": (value,) * 3, "strict": strict, "met": met})
     return found
+
+
+def _decoder(s: dict[str, Any], share: float) -> list[Row]:
+    title = s["title"]
+    limit = _least(s, "step_ms", [measured_name(s, "limit", "", (mode,)) for mode in ("graphs", "eager")])
+    mine = {method: measured_name(s, "ours", method, FASTEST) for method in ("lora", "dora")}
+    theirs = {m: [measured_name(s, library, m, ("eager",)) for library in PEFTS_WITH_LIGER] for m in mine}
+    fastest = {m: _least(s, "step_ms", names) for m, names in theirs.items()}
+    found = list(_row(f"LoRA step, {title}", s, mine["lora"], limit, 1.25))
+    found += _row(f"LoRA step, {title}", s, mine["lora"], fastest["lora"], share)
+    found += _row(f"DoRA step, {title}", s, mine["dora"], mine["lora"], 1.3)
+    found += _row(f"DoRA step, {title}", s, mine["dora"], fastest["dora"], 0.6)
+    for method, name in (("lora", "LoRA"), ("dora", "DoRA")):
+        own, ways = mine[method], s["ways"]
+        least = _least(s, "peak_mb", theirs[method])
+        if own and least and limit:
+            allowed = 1.05 * ways[limit]["peak_mb"] + STATE * ways[own]["trained"] / 2**20
+            for other, reference in ((least, ways[least]["peak_mb"]), (f"(1.05 x {limit} + adapter state)", allowed)):
+                value = ways[own]["peak_mb"] / reference
+                row = {"bar": f"{name} peak memory, {title}", "what": f"{own} / {other}", "limit": 1.0}
+                found.append(row | {"measured": (value,) * 3, "strict": False, "met": value <= 1.0})
+    return found
+
+
+def _least(s: dict[str, Any], figure: str, names: list[str | None]) -> str | None:
+    """Of implementations that were measured, the one with the least of a figure."""
+    return min((name for name in names if name), key=lambda name: s["ways"][name][figure], default=None)
 
 
 def _job(job: dict[str, Any]) -> Iterator[Row]:

@@ -9,7 +9,7 @@ for the backward pass are X, or what it is made of, and X Aᵀ, which is small.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -43,14 +43,12 @@ class Update(NamedTuple):
         span: (start, stop) of the map's output features.
         scale: such as α/r.
         rank: rows of its A.
-        inner: whether it has a vector between B and A.
     """
 
     map: int
     span: tuple[int, int]
     scale: float
     rank: int
-    inner: bool
 
 
 def updated_outputs(modules: Sequence[nn.Module], sites: Sequence[Site], x: Tensor) -> list[Tensor] | None:
@@ -77,12 +75,15 @@ def updated_outputs(modules: Sequence[nn.Module], sites: Sequence[Site], x: Tens
                 B = outer[:, None] * B
             if inner is not None and inner.ndim == 2:
                 A, inner = inner @ A, None
-            found.append(Update(place, span, scale, len(A), inner is not None))
+            found.append(Update(place, span, scale, len(A)))
             factors += (A, B, inner)
     if not found or any(tensor is not None and tensor.dtype != x.dtype for tensor in factors):
         return None
-    outputs = _Updated.apply(x, sites, found, source_of(x), *factors)
-    return [_noted(y) for y in outputs]
+    A = torch.cat(factors[::3])
+    source = source_of(x)
+    kept = source.kept if A.requires_grad else ()
+    z, x = _Projected.apply(x, A, source.values, *kept)
+    return [_noted(y) for y in _Updated.apply(x, z, A.detach(), sites, found, *factors[1::3], *factors[2::3])]
 
 
 def _noted(y: Tensor) -> Tensor:
@@ -97,60 +98,75 @@ def _fits(layer: nn.Module, whole: bool) -> bool:
     return layer.adds_low_rank or (whole and type(layer).forward in ON_UPDATED)
 
 
+class _Projected(torch.autograd.Function):
+    """X Aᵀ, and X itself, whose gradient comes back with all parts of it.
+
+    All that is kept for the gradients of large tensors is kept here, before the frozen products: gradient checkpointing
+    computes a block again up to what is kept last, and need not compute the last of them again.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, A: Tensor, values: Callable[..., Tensor], *kept: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.set_materialize_grads(False)
+        ctx.values = values
+        ctx.save_for_backward(*kept)
+        return rows(x) @ A.mT, x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, of_z: Tensor | None, of_x: Tensor | None) -> tuple[Tensor | None, ...]:
+        of_A = None
+        if of_z is not None and ctx.needs_input_grad[1]:
+            of_A = of_z.mT @ rows(ctx.values(*ctx.saved_tensors))
+        return of_x, of_A, *(None for _ in ctx.needs_input_grad[2:])
+
+
 class _Updated(torch.autograd.Function):
+    """The outputs of all maps. What it keeps is small, and kept as it is."""
+
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, sites: Sequence[Site], updates: list[Update], source: Any, *factors: Tensor | None
+        ctx: Any, x: Tensor, z: Tensor, A: Tensor, sites: Sequence[Site], updates: list[Update], *factors: Tensor | None
     ) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
-        flat, A = rows(x), torch.cat(factors[::3])
-        z = flat @ A.mT
-        parts = _inner(z, updates, factors[2::3])
-        outputs = []
+        ctx.sites, ctx.updates, ctx.shape, ctx.small = sites, updates, x.shape, (z, A, factors)
+        Bs, inners = factors[: len(updates)], factors[len(updates) :]
+        parts, flat, outputs = _inner(z, updates, inners), rows(x), []
         for place, site in enumerate(sites):
-            own = [(u, part, B) for u, part, B in zip(updates, parts, factors[1::3], strict=True) if u.map == place]
+            own = [(u, part, B) for u, part, B in zip(updates, parts, Bs, strict=True) if u.map == place]
             outputs.append(_output(flat, site, own).view(*x.shape[:-1], site.out_features))
-        ctx.sites, ctx.updates, ctx.values, ctx.shape = sites, updates, source.values, x.shape
-        ctx.kept = len(source.kept)
-        ctx.save_for_backward(*source.kept, A, z, *factors[1::3], *factors[2::3])
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        saved, updates = ctx.saved_tensors, ctx.updates
-        kept, (A, z), rest = saved[: ctx.kept], saved[ctx.kept : ctx.kept + 2], saved[ctx.kept + 2 :]
-        Bs, inners = rest[: len(updates)], rest[len(updates) :]
+        (z, A, factors), updates = ctx.small, ctx.updates
         flat = [None if gradient is None else rows(gradient) for gradient in gradients]
-        wanted, found = ctx.needs_input_grad, [None] * (3 * len(updates))
-        parts = _inner(z, updates, inners)
+        wants_x, wants_z, *wanted = ctx.needs_input_grad[:2] + ctx.needs_input_grad[5:]
+        Bs, inners = factors[: len(updates)], factors[len(updates) :]
+        of_Bs, of_inners = [None] * len(updates), [None] * len(updates)
         of_z, start = torch.empty_like(z), 0
+        parts = _inner(z, updates, inners)
         for number, (update, part, B, inner) in enumerate(zip(updates, parts, Bs, inners, strict=True)):
-            of_part, (a, b) = of_z[:, start : start + update.rank], update.span
-            gradient, own = flat[update.map], z[:, start : start + update.rank]
-            start += update.rank
+            own = slice(start, start + update.rank)
+            start, of_part, gradient = own.stop, of_z[:, own], flat[update.map]
             if gradient is None:
                 of_part.zero_()
                 continue
-            gradient = gradient[:, a:b]
+            gradient = gradient[:, slice(*update.span)]
             of_part.addmm_(gradient, B, beta=0, alpha=update.scale)
-            if wanted[4 + 3 * number + 1]:
-                found[3 * number + 1] = _scaled(gradient.mT, part, update.scale)
-            if update.inner:
-                if wanted[4 + 3 * number + 2]:
-                    found[3 * number + 2] = (of_part.float() * own).sum(0).to(inner.dtype)
+            if wanted[number]:
+                of_Bs[number] = _scaled(gradient.mT, part, update.scale)
+            if inner is not None:
+                if wanted[len(updates) + number]:
+                    of_inners[number] = (of_part.float() * z[:, own]).sum(0).to(inner.dtype)
                 of_part *= inner
-        if any(wanted[4::3]):
-            of_A = of_z.mT @ rows(ctx.values(*kept))
-            for number, part in enumerate(of_A.split([update.rank for update in updates])):
-                found[3 * number] = part if wanted[4 + 3 * number] else None
         of_x = None
-        if wanted[0]:
+        if wants_x:
             of_x = of_z @ A
             for site, gradient in zip(ctx.sites, flat, strict=True):
                 if gradient is not None:
                     of_x.addmm_(gradient, site.weight())
             of_x = of_x.view(ctx.shape)
-        return of_x, None, None, None, *found
+        return of_x, of_z if wants_z else None, None, None, None, *of_Bs, *of_inners
 
 
 def _inner(z: Tensor, updates: Sequence[Update], inners: Sequence[Tensor | None]) -> list[Tensor]:
