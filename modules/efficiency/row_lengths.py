@@ -42,8 +42,8 @@ def e2e(folder: Path, tokenizer: Any) -> dict[str, list[tuple[int, int, int]]]:
     splits = source.load(TASK)
     tokens = encode(splits, tokenizer, MAX_LENGTH, "authors", "lengths")["train"]
     targets: dict[int, list[int]] = defaultdict(list)
-    for length, context in zip(tokens.lengths.tolist(), tokens.labels.tolist(), strict=True):
-        targets[length].append(length - context)
+    for length, count in zip(tokens.lengths.tolist(), tokens.labels.tolist(), strict=True):
+        targets[length].append(count)
     return {"e2e": [(n, len(t), round(sum(t) / len(t))) for n, t in sorted(targets.items())]}
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import torch
 
-from modules.benchmarks.e2e.data import E2EDataModule, encode, inputs_of
-from modules.benchmarks.e2e.decode import Decoding
+from modules.benchmarks.causal.decode import Decoding
+from modules.benchmarks.causal.targets import CausalDataModule
+from modules.benchmarks.e2e.data import encode, inputs_of
 from modules.benchmarks.e2e.objective import Generation
 from modules.benchmarks.e2e.text import LINEARISATIONS
 from modules.embedded.restaurants import generate
@@ -75,5 +76,7 @@ def objective(splits, tokenizer, smoothing=0.1) -> Generation:
 
 
 def batches(splits, tokenizer, size=8):
-    data = E2EDataModule(encode(splits, tokenizer, 96, "authors", "h"), ("validation",), 0, size, size, max_length=96)
+    data = CausalDataModule(
+        encode(splits, tokenizer, 96, "authors", "h"), ("validation",), 0, size, size, max_length=96
+    )
     return list(data.train_dataloader())

@@ -104,8 +104,9 @@ own figures on the model they name: beside ours, not comparable unless the model
     def prepare(self, config: RunConfig) -> Prepared:
         """Read and tokenise the rows, load the model: see `Benchmark.prepare`."""
         from modules.backbones.loading import load_language_model
-        from modules.benchmarks.e2e.data import E2EDataModule, encode, inputs_of
-        from modules.benchmarks.e2e.decode import Decoding
+        from modules.benchmarks.causal.decode import Decoding
+        from modules.benchmarks.causal.targets import CausalDataModule
+        from modules.benchmarks.e2e.data import encode, inputs_of
         from modules.benchmarks.e2e.objective import Generation
 
         settings = self.settings.of(config.training)
@@ -115,7 +116,7 @@ own figures on the model they name: beside ours, not comparable unless the model
             config.backbone["spec"], self.embedded(), dropout=settings.model_dropout
         )
         max_length = min(settings.max_length, backbone.max_length or settings.max_length)
-        data = E2EDataModule(
+        data = CausalDataModule(
             encode(splits, tokenizer, max_length, settings.linearisation, source.hash(TASK)),
             TASK.eval_splits,
             tokenizer.pad_token_id,

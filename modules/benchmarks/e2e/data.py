@@ -10,22 +10,14 @@ import json
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
+from modules.benchmarks.causal.targets import Row, tokens_of
 from modules.benchmarks.e2e.text import LINEARISATIONS, read_authors_mr
-from modules.data.cache import cache_dir, cached_arrays, digest
-from modules.data.module import PaddedDataModule
-from modules.data.padding import PaddedRows
-from modules.data.samplers import Rows
 from modules.data.source import Split
 from modules.data.tokens import Tokens, tokenizer_hash
 from variants.errors import UserError
 
-MULTIPLE = 128
-"""Target tokens of a filled batch come in multiples of this: few shapes, little waste."""
-
-_FORMAT = 1  # part of every cache key: raise it when the content of the files changes
+_FORMAT = 2  # part of every cache key: raise it when the content of the files changes
 
 
 def written(mr: str, linearisation: str) -> str:
@@ -42,17 +34,15 @@ def contexts(mrs: list[str], tokenizer, linearisation: str) -> list[list[int]]:
 def encode(
     splits: dict[str, Split], tokenizer, max_length: int, linearisation: str, data_hash: str
 ) -> dict[str, Tokens]:
-    """ "train" and "validation" as flat token ids, from the cache where it has them; `labels` are lengths of contexts.
+    """ "train" and "validation" as flat token ids, from the cache where it has them.
 
     Rows are cut at `max_length`. Raises UserError where that leaves nothing of a sentence.
     """
     result = {}
     for name in ("train", "validation"):
         key = json.dumps(["e2e", _FORMAT, data_hash, name, tokenizer_hash(tokenizer), max_length, linearisation])
-        path = cache_dir() / "tokens" / f"{digest(key.encode())[:24]}.safetensors"
-        arrays = cached_arrays(path, lambda s=splits[name]: _encode(s, tokenizer, max_length, linearisation))
-        tokens = Tokens(arrays["ids"], arrays["offsets"], arrays["contexts"])
-        if (short := np.flatnonzero(tokens.lengths <= tokens.labels)).size:
+        tokens = tokens_of(key, lambda split=splits[name]: _rows(split, tokenizer, max_length, linearisation))
+        if (short := np.flatnonzero(tokens.labels == 0)).size:
             raise UserError(
                 f"the meaning representation of {name} row {short[0]} fills max_length {max_length}: raise --max_length"
             )
@@ -60,17 +50,15 @@ def encode(
     return result
 
 
-def _encode(split: Split, tokenizer, max_length: int, linearisation: str) -> dict[str, np.ndarray]:
+def _rows(split: Split, tokenizer, max_length: int, linearisation: str) -> list[Row]:
     number = {label: mr for (mr, _), label in zip(split.texts, split.labels, strict=True)}
     context = dict(zip(number, contexts(list(number.values()), tokenizer, linearisation), strict=True))
     sentences = tokenizer([f" {text}" for _, text in split.texts], add_special_tokens=False, verbose=False)["input_ids"]
-    pairs = zip(split.labels, sentences, strict=True)
-    rows = [(context[label] + ids + [tokenizer.eos_token_id])[:max_length] for label, ids in pairs]
-    return {
-        "ids": np.concatenate([np.asarray(row, np.int32) for row in rows]),
-        "offsets": np.cumsum([0, *map(len, rows)]).astype(np.int64),
-        "contexts": np.asarray([len(context[label]) for label in split.labels], np.int64),
-    }
+    rows = []
+    for label, ids in zip(split.labels, sentences, strict=True):
+        row = (context[label] + ids + [tokenizer.eos_token_id])[:max_length]
+        rows.append((row, np.arange(len(row)) >= len(context[label])))
+    return rows
 
 
 @dataclass(frozen=True)
@@ -94,34 +82,3 @@ def inputs_of(split: Split, tokenizer, linearisation: str) -> Inputs:
     """The meaning representations of a split, as decoding takes them."""
     groups = grouped(split)
     return Inputs(list(groups), contexts(list(groups), tokenizer, linearisation), list(groups.values()))
-
-
-class TargetRows(PaddedRows):
-    """Adds to a padded batch where the sentences' tokens are predicted: K of them, over all rows.
-
-    positions (K,): of the predicting token in the flattened batch (B x T); targets (K,): the ids to predict;
-    weights (K,): each has its row's. With ``fill`` K is a multiple of `MULTIPLE`, the last ones of weight 0.
-    """
-
-    def __getitem__(self, batch: Rows) -> dict[str, torch.Tensor]:
-        result = super().__getitem__(batch)
-        context = result.pop("labels")
-        place = torch.arange(result["input_ids"].shape[1])
-        is_target = (place >= context[:, None]) & (result["attention_mask"] == 1)
-        rows, columns = is_target.nonzero(as_tuple=True)
-        filler = -len(rows) % MULTIPLE if self.fill else 0
-        return result | {
-            "positions": F.pad(rows * len(place) + columns - 1, (0, filler)),
-            "targets": F.pad(result["input_ids"][is_target], (0, filler)),
-            "weights": F.pad(result["weight"][rows], (0, filler)),
-        }
-
-
-class E2EDataModule(PaddedDataModule):
-    """Batches of `TargetRows`; a row has as many losses as its sentence has tokens, its end included."""
-
-    rows_type = TargetRows
-
-    def units(self, tokens: Tokens) -> np.ndarray:
-        """Tokens of each row's sentence, its end included, (N,)."""
-        return tokens.lengths - tokens.labels

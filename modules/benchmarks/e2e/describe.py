@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import nn
 
+from modules.benchmarks.causal.decode import Decoding, decode
 from modules.benchmarks.e2e.data import contexts
-from modules.benchmarks.e2e.decode import Decoding, decode
 from modules.benchmarks.e2e.settings import SEARCH, E2ESettings
 from modules.benchmarks.e2e.text import LINEARISATIONS, Slots, read_authors_mr, read_csv_mr
 from variants.errors import UserError

@@ -9,14 +9,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
 
+from modules.benchmarks.causal.decode import Decoding, decode_each
+from modules.benchmarks.causal.objective import CausalLM
 from modules.benchmarks.e2e.data import Inputs
-from modules.benchmarks.e2e.decode import Decoding, decode_each
-from modules.benchmarks.objective import Batch, Losses, Objective, Samples
+from modules.benchmarks.objective import Objective, Samples
 from modules.documents import read_text
 from modules.scores import FORMULAS, score, versions
 from variants.adapters.adapted_model import AdaptedModel
@@ -27,7 +25,7 @@ SAMPLES = 20
 """Outputs that dashboards show."""
 
 
-class Generation(Objective):
+class Generation(CausalLM):
     """Label-smoothed cross-entropy of the targets: (1 - eps) nll + eps (mean nll over the vocabulary).
 
     The mean is over the target tokens of the global batch, as in microsoft/LoRA, examples/NLG/src/model.py; smoothing
@@ -48,21 +46,6 @@ class Generation(Objective):
         super().__init__()
         self.inputs, self.tokenizer, self.decoding = inputs, tokenizer, decoding
         self.label_smoothing, self.score_epoch = label_smoothing, score_epoch
-
-    def losses(self, model: nn.Module, batch: Batch, training: bool) -> Losses:
-        """A loss for each of the batch's K target tokens.
-
-        Padding comes after the rows' tokens, where a causal model cannot see it: it needs no mask, which would cost
-        the fused causal attention. Embeddings go in, and not ids, which transformers would search for padding from the
-        host. Both keep a GPU waiting in every step.
-        """
-        embeddings = model.get_input_embeddings()(batch["input_ids"])
-        hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
-        chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, d)
-        logits = model.get_output_embeddings()(chosen).float()  # (K, V)
-        smoothing = self.label_smoothing if training else 0.0
-        losses = F.cross_entropy(logits, batch["targets"], reduction="none", label_smoothing=smoothing)
-        return losses, batch["weights"], None
 
     def figures(self, module: LightningModule) -> dict[str, float]:
         """Greedy BLEU on the dev set."""
@@ -126,21 +109,3 @@ class Generation(Objective):
         outputs, test = read_text(folder / "test.txt").splitlines(), self.inputs["test"]
         rows = [(mr, output, group[0]) for mr, output, group in zip(test.mrs, outputs, test.references, strict=False)]
         return "test/outputs", ("meaning", "output", "reference"), rows[:SAMPLES]
-
-    # ---- stacked adapters ------------------------------------------------------------------------------------
-
-    def copies(self, size: int) -> list[Objective]:
-        """This one `size` times."""
-        return [self] * size  # it keeps nothing between batches
-
-    def sums(self, values: Tensor, batch: Batch, size: int) -> Tensor:
-        """A row has as many losses as its sentence has tokens: whose they are is where they are."""
-        owners = batch["positions"] // (batch["input_ids"].numel() // size)  # (K,)
-        each = torch.arange(size, device=owners.device)[:, None]
-        return torch.where(owners == each, values, 0).sum(1)
-
-    def repeated(self, batch: Batch, size: int) -> Batch:
-        """The same rows for each adapter; `positions` point into the longer batch."""
-        shifts = batch["input_ids"].numel() * torch.arange(size, device=batch["positions"].device)
-        positions = (batch["positions"] + shifts[:, None]).flatten()
-        return super().repeated(batch, size) | {"positions": positions}

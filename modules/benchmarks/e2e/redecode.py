@@ -10,8 +10,8 @@ import torch
 
 from modules.backbones.loading import expect_weights
 from modules.backbones.loading import resolve as resolve_backbone
+from modules.benchmarks.causal.decode import decode
 from modules.benchmarks.e2e import E2E
-from modules.benchmarks.e2e.decode import decode
 from modules.benchmarks.e2e.settings import SEARCH
 from modules.runs.config import RunConfig
 from variants.adapters.adapted_model import attach

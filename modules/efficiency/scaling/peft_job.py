@@ -110,10 +110,11 @@ def _loader(work: Workload, settings: dict[str, Any], accelerator: Any) -> tuple
     if work.benchmark == "glue":
         tokens = tokenise({"train": splits["train"]}, tokenizer, most, source.hash(task))["train"]
     else:
-        from modules.benchmarks.e2e.data import TargetRows, encode
+        from modules.benchmarks.causal.targets import TargetRows
+        from modules.benchmarks.e2e.data import encode
 
         tokens = encode(splits, tokenizer, most, "authors", source.hash(task))["train"]
-        rows_type, units = TargetRows, tokens.lengths - tokens.labels
+        rows_type, units = TargetRows, tokens.labels
     place = (accelerator.process_index, accelerator.num_processes)
     order = TrainBatches(len(tokens), settings["batch"], 0, *place, fill=True, units=units, lengths=tokens.lengths)
     rows = rows_type(tokens, tokenizer.pad_token_id or 0, [edge for edge in EDGES if edge <= most], fill=True)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from modules.benchmarks.causal.targets import CausalDataModule, TargetRows
 from modules.benchmarks.e2e import TASK
-from modules.benchmarks.e2e.data import E2EDataModule, TargetRows, encode, inputs_of
+from modules.benchmarks.e2e.data import encode, inputs_of
 from modules.benchmarks.e2e.sources import FolderSource
 from modules.benchmarks.e2e.text import LINEARISATIONS, read_authors_mr
 from modules.data.tokens import Tokens
@@ -32,13 +33,15 @@ def test_a_row_is_context_end_sentence_end(splits, tokenizer, form):
         ids = tokens.ids[tokens.offsets[row] : tokens.offsets[row + 1]].tolist()
         context = LINEARISATIONS[form](read_authors_mr(mr))
         assert ids == tokenizer.encode(f"{context} <|endoftext|> {sentence} <|endoftext|>")
-        assert ids[tokens.labels[row] - 1] == 0 and tokens.labels[row] == len(tokenizer.encode(context)) + 1
+        begin = len(ids) - tokens.labels[row]
+        assert ids[begin - 1] == 0 and begin == len(tokenizer.encode(context)) + 1
 
 
 def test_only_the_sentence_and_its_end_are_targets():
     """Two rows by hand: contexts [5 6 0] and [7 0], sentences [8 9 0] and [4 0]."""
     ids = np.array([5, 6, 0, 8, 9, 0, 7, 0, 4, 0], np.int32)
-    tokens = Tokens(ids, np.array([0, 6, 10]), np.array([3, 2]))
+    targets = np.array([0, 0, 0, 1, 1, 1, 0, 0, 1, 1], np.uint8)
+    tokens = Tokens(ids, np.array([0, 6, 10]), np.array([3, 2]), targets)
     batch = TargetRows(tokens, 0, [8])[np.array([0, 1]), np.array([1.0, 0.5], np.float32)]
     assert batch["input_ids"].tolist() == [[5, 6, 0, 8, 9, 0, 0, 0], [7, 0, 4, 0, 0, 0, 0, 0]]
     assert batch["targets"].tolist() == [8, 9, 0, 4, 0]
@@ -49,7 +52,7 @@ def test_only_the_sentence_and_its_end_are_targets():
 def test_a_batch_weighs_every_target_alike(splits, tokenizer):
     """Over two ranks the weights of a global batch are 2 / its targets each, in the last, smaller batch too."""
     tokens = encode(splits, tokenizer, 96, "authors", "hash")
-    data = E2EDataModule(tokens, ("validation",), 0, batch_size=8, eval_batch_size=8, max_length=96)
+    data = CausalDataModule(tokens, ("validation",), 0, batch_size=8, eval_batch_size=8, max_length=96)
     ranks = []
     for rank in (0, 1):
         data._place = lambda rank=rank: (rank, 2)
@@ -60,9 +63,7 @@ def test_a_batch_weighs_every_target_alike(splits, tokenizer):
         assert np.allclose(real_ones, 2 / len(real_ones))
     data._place = lambda: (0, 1)
     (loader,) = data.val_dataloader()
-    assert sum(int(batch["weights"].sum()) for batch in loader) == int(
-        (tokens["validation"].lengths - tokens["validation"].labels).sum()
-    )
+    assert sum(int(batch["weights"].sum()) for batch in loader) == int(tokens["validation"].labels.sum())
 
 
 def test_a_context_that_fills_the_row_is_named(splits, tokenizer):

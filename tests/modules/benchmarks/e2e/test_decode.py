@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
+from modules.benchmarks.causal.decode import Decoding, NoRepeatInOutput, decode, generate, low_precision
 from modules.benchmarks.e2e.data import inputs_of
-from modules.benchmarks.e2e.decode import Decoding, NoRepeatInOutput, decode, generate, low_precision
 from modules.benchmarks.e2e.settings import E2ESettings
 
 

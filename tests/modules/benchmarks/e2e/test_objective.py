@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from modules.benchmarks.e2e.decode import decode
+from modules.benchmarks.causal.decode import decode
 from tests.support.e2e_tiny import batches, objective, pairs, words
 from tests.support.tiny import train
 from variants import attach

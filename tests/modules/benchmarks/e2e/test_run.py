@@ -126,7 +126,7 @@ def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_p
 @pytest.mark.slow
 def test_a_run_leaves_outputs_scores_and_what_settles_a_comparison(command, e2e_folders):
     from modules.backbones.loading import load_language_model
-    from modules.benchmarks.e2e.decode import Decoding, decode
+    from modules.benchmarks.causal.decode import Decoding, decode
     from modules.training.run import run as train
     from variants import load
 
@@ -167,8 +167,8 @@ def test_the_last_epoch_is_scored_where_the_recipe_says_so(command, tmp_path):
 
 def test_the_frozen_model_is_scored_as_it_is(command):
     from modules.backbones.loading import load_language_model
+    from modules.benchmarks.causal.decode import Decoding, decode
     from modules.benchmarks.e2e.data import inputs_of
-    from modules.benchmarks.e2e.decode import Decoding, decode
     from modules.training.run import run as train
 
     run = planned(command, "head")

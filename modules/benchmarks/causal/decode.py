@@ -1,9 +1,9 @@
-"""From meaning representations to sentences: transformers' `generate`, as the LoRA authors' beam search decides.
+"""From contexts to outputs: transformers' `generate`, greedy or as the LoRA authors' beam search decides.
 
-Two things differ from `generate`'s defaults, because they do in microsoft/LoRA, examples/NLG/src/gpt2_beam.py: the ban
-on repeated n-grams looks at the output alone (a name of four tokens stands in the input and must be said), and after
-the ban probabilities are normalised again. A hypothesis counts with log p / length ** length_penalty, its end token
-included, and the search goes on until no better one can come.
+In that search two things differ from `generate`'s defaults, because they do in microsoft/LoRA,
+examples/NLG/src/gpt2_beam.py: the ban on repeated n-grams looks at the output alone (a name of four tokens stands in
+the input and must be said), and after the ban probabilities are normalised again. A hypothesis counts with
+log p / length ** length_penalty, its end token included, and the search goes on until no better one can come.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from modules.benchmarks.e2e.settings import E2ESettings
 from modules.documents import read_json
 from variants.atomic import write_atomic
 from variants.errors import UserError
@@ -38,6 +37,7 @@ class Decoding:
         stop: tokens that end an output: the end token and, where the tokenizer has it as one token, an empty line
             (GPT-2: 50256 and 628, as in the authors' command).
         pad: the tokenizer's padding token.
+        one_line: white space of an output is single blanks.
     """
 
     beams: int
@@ -47,10 +47,11 @@ class Decoding:
     batch_size: int
     stop: tuple[int, ...]
     pad: int
+    one_line: bool = True
 
     @classmethod
-    def of(cls, settings: E2ESettings, tokenizer) -> Decoding:
-        """From a run's training settings."""
+    def of(cls, settings: Any, tokenizer) -> Decoding:
+        """From a run's training settings that have the search's: E2E's."""
         blank = tokenizer.encode("\n\n", add_special_tokens=False)
         blank = [token for token in blank if token != tokenizer.unk_token_id] if len(blank) == 1 else []
         return cls(
@@ -201,7 +202,7 @@ def decode_each(
     found = {place: tokens for part in parts for place, tokens in part.items()}
     every = [[found[k, row] for row in range(len(contexts))] for k in range(size)]
     texts = [tokenizer.batch_decode(outputs, skip_special_tokens=True) for outputs in every]
-    return [[" ".join(text.split()) for text in lines] for lines in texts]
+    return [[" ".join(text.split()) if decoding.one_line else text.strip() for text in lines] for lines in texts]
 
 
 def _generate_each(
