@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from modules.runs.config import RunConfig
     from modules.runs.results import RunResult
 
-BENCHMARKS = {"glue": "GLUE", "e2e": "E2E", "custom": "CUSTOM"}
+BENCHMARKS = {"glue": "GLUE", "e2e": "E2E", "instruct": "INSTRUCT", "custom": "CUSTOM"}
 """Each benchmark's folder here, which is its name in configurations and result files -> its object there."""
 
 

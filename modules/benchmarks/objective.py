@@ -48,8 +48,13 @@ class Objective(nn.Module):
         """Take in an evaluation batch."""
 
     def figures(self, module: LightningModule) -> dict[str, float]:
-        """The figures of the evaluation over all processes, `metric` among them; every process calls it."""
-        raise NotImplementedError
+        """The figures of the evaluation over all processes; every process calls it. `metric` is among them or among
+        those `of_loss`."""
+        return {}
+
+    def of_loss(self, loss: float) -> dict[str, float]:
+        """What follows from the mean loss of the evaluation, over all processes."""
+        return {}
 
     def test(self, module: LightningModule, adapted: AdaptedModel, folder: Any) -> dict[str, Any] | None:
         """Once, after training: the figures that the table prints, where they are not the dev set's."""

@@ -20,7 +20,9 @@ ROBERTA = Path(__file__).parent / "roberta"
 """Folder of the small RoBERTa: config.json, model.safetensors (fp16), tokenizer."""
 GPT2 = Path(__file__).parent / "gpt2"
 """Folder of the small GPT-2, in the same form."""
-FOLDERS = {"embedded-roberta": ROBERTA, "embedded-gpt2": GPT2}
+LLAMA = Path(__file__).parent / "llama"
+"""Folder of the small LLaMA, in the same form, with a chat template."""
+FOLDERS = {"embedded-roberta": ROBERTA, "embedded-gpt2": GPT2, "embedded-llama": LLAMA}
 """By the names that result and adapter files give them."""
 
 

@@ -162,7 +162,7 @@ class FineTuner(LightningModule):
         sums = self.all_gather(torch.stack((self._train, self._eval))).reshape(-1, 2, 2).sum(0).tolist()
         (train, steps), (loss, weight) = sums
         figures = {"train_loss": train / max(steps, 1), "loss": loss / max(weight, 1)}
-        return figures | self.objective.figures(self)
+        return figures | self.objective.of_loss(figures["loss"]) | self.objective.figures(self)
 
     # ---- optimisation --------------------------------------------------------------------------------------
 

@@ -86,10 +86,11 @@ class StackedTuner(FineTuner):
         """Losses and metrics of each adapter in the epoch that has just ended."""
         train, evaluation = self._train.T.tolist(), self._eval.T.tolist()
         every = self.objective.figures_of_each(self, self.objectives)
-        return [
-            {"train_loss": loss / max(steps, 1), "loss": dev / max(weight, 1)} | figures
-            for (loss, steps), (dev, weight), figures in zip(train, evaluation, every, strict=True)
-        ]
+        found = []
+        for (loss, steps), (dev, weight), figures in zip(train, evaluation, every, strict=True):
+            mean = dev / max(weight, 1)
+            found.append({"train_loss": loss / max(steps, 1), "loss": mean} | self.objective.of_loss(mean) | figures)
+        return found
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The stacked tensors."""

@@ -28,10 +28,44 @@ FLAGS = {
 
 
 @dataclass(frozen=True)
-class Description:
-    """The flags, read. `where` is a file, a folder, or a Hub id with its configuration."""
+class Place:
+    """Where data are: a file, a folder, or a Hub id with its configuration."""
 
     where: str
+
+    @property
+    def path(self) -> Path:
+        """Of the file or folder."""
+        return Path(self.where).expanduser()
+
+    @property
+    def is_hub(self) -> bool:
+        """Whether it names a data set of the Hub: nothing of that name is on the disk."""
+        name = self.where.partition(":")[0]
+        looks_so = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name)
+        return bool(looks_so) and not self.path.exists() and Path(name).suffix.lower() not in (*KINDS_OF_FILES, ".json")
+
+    @property
+    def name(self) -> str:
+        """What results call the data: the file's or folder's name, or the Hub's id."""
+        return self.where if self.is_hub else self.path.resolve().name
+
+    @property
+    def title(self) -> str:
+        """Of the column in tables: the name without its ending."""
+        stem = self.name.partition("/")[2] or self.name
+        return stem if self.is_hub or self.path.is_dir() else Path(stem).stem
+
+    @property
+    def task(self) -> str:
+        """The title as the name of a task: small letters, digits and _."""
+        return re.sub(r"\W+", "_", self.title.lower(), flags=re.ASCII).strip("_") or "data"
+
+
+@dataclass(frozen=True)
+class Description(Place):
+    """The flags, read."""
+
     text: tuple[str, ...]
     label: tuple[str, ...]
     kind: str = "auto"
@@ -62,36 +96,8 @@ class Description:
                             f"name one, or leave --label_kind {kind} out")  # fmt: skip
         return cls(
             str(given["data"]), text, label, kind, given.get("dev"), given.get("test"),
-            _number(given, "dev_share", 0.1), _whole(given, "split_seed", 0),
+            share(given, "dev_share", 0.1), whole(given, "split_seed", 0),
         )  # fmt: skip
-
-    @property
-    def path(self) -> Path:
-        """Of the file or folder."""
-        return Path(self.where).expanduser()
-
-    @property
-    def is_hub(self) -> bool:
-        """Whether it names a data set of the Hub: nothing of that name is on the disk."""
-        name = self.where.partition(":")[0]
-        looks_so = re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name)
-        return bool(looks_so) and not self.path.exists() and Path(name).suffix.lower() not in KINDS_OF_FILES
-
-    @property
-    def name(self) -> str:
-        """What results call the data: the file's or folder's name, or the Hub's id."""
-        return self.where if self.is_hub else self.path.resolve().name
-
-    @property
-    def title(self) -> str:
-        """Of the column in tables: the name without its ending."""
-        stem = self.name.partition("/")[2] or self.name
-        return stem if self.is_hub or self.path.is_dir() else Path(stem).stem
-
-    @property
-    def task(self) -> str:
-        """The title as the name of a task: small letters, digits and _."""
-        return re.sub(r"\W+", "_", self.title.lower(), flags=re.ASCII).strip("_") or "data"
 
 
 def _columns(given: Mapping[str, str], name: str) -> tuple[str, ...]:
@@ -103,7 +109,8 @@ def _columns(given: Mapping[str, str], name: str) -> tuple[str, ...]:
     return found
 
 
-def _number(given: Mapping[str, str], name: str, default: float) -> float:
+def share(given: Mapping[str, str], name: str, default: float) -> float:
+    """A flag's share, between 0 and 1."""
     try:
         value = float(given.get(name, default))
     except (TypeError, ValueError):
@@ -113,7 +120,8 @@ def _number(given: Mapping[str, str], name: str, default: float) -> float:
     return value
 
 
-def _whole(given: Mapping[str, str], name: str, default: int) -> int:
+def whole(given: Mapping[str, str], name: str, default: int) -> int:
+    """A flag's whole number from 0."""
     value = str(given.get(name, default))
     if not re.fullmatch(r"\d{1,9}", value):
         raise UserError(f"--{name} must be a whole number from 0, not {value!r}")

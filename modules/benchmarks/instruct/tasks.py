@@ -15,6 +15,7 @@ class Part:
         name: in columns and result files: small letters, digits and _.
         title: in tables.
         folder: where its train and test files are, in a folder of data.
+        hub: id of a data set with rows in one of the forms, or id:configuration; empty where none is known.
         trains: its training rows are trained on.
         scored: its test rows are scored.
     """
@@ -22,6 +23,7 @@ class Part:
     name: str
     title: str
     folder: str = ""
+    hub: str = ""
     trains: bool = True
     scored: bool = True
 
@@ -63,7 +65,7 @@ ARITHMETIC = InstructTask(
     scores=("number",),
     parts=(
         Part("math", "MATH-10K", "math", scored=False),
-        Part("gsm8k", "GSM8K", "gsm8k"),
+        Part("gsm8k", "GSM8K", "gsm8k", "openai/gsm8k:main", trains=False),
         Part("multiarith", "MultiArith", "MultiArith", trains=False),
         Part("addsub", "AddSub", "AddSub", trains=False),
         Part("singleeq", "SingleEq", "SingleEq", trains=False),

@@ -1,0 +1,54 @@
+"""Scores of generated answers."""
+
+from __future__ import annotations
+
+import re
+
+from modules.benchmarks.instruct.example import Example
+from modules.benchmarks.instruct.scores import score
+
+NEAR = 1e-3
+"""Two numbers that differ by no more are the same, as in LLM-Adapters' evaluate.py."""
+_NUMBER = re.compile(r"-?\d[\d,]*\.?\d*")
+
+
+@score("exact", "share of answers that are word for word what was to be said")
+def exact(answer: str, example: Example) -> float:
+    """White space at both ends does not count."""
+    return float(answer.strip() == (example.answer or example.response).strip())
+
+
+@score("answer", "share of answers whose first option word is the right one")
+def first_option(answer: str, example: Example) -> float:
+    """The first of the row's options that the answer has as a word is taken for the choice, in any case of letters
+    (LLM-Adapters, commonsense_evaluate.py, extract_answer)."""
+    words = example.options or (example.answer,)
+    known = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    found = re.search(rf"\b(?:{known})\b", answer, re.IGNORECASE)
+    return float(found is not None and found[0].lower() == example.answer.lower())
+
+
+@score("number", "share of answers whose last number, or letter of choice, is right")
+def last_number(answer: str, example: Example) -> float:
+    """The last number of the answer against the row's; where that is a letter from A to E, the last such letter
+    (LLM-Adapters, evaluate.py, extract_answer_number and extract_answer_letter)."""
+    wanted = example.answer.strip()
+    if re.fullmatch(r"[A-E]", wanted):
+        letters = re.findall(r"\b([A-E])\b", answer)
+        return float(bool(letters) and letters[-1] == wanted)
+    found, known = _NUMBER.findall(answer), _NUMBER.findall(wanted)
+    if not found or not known:
+        return 0.0
+    return float(abs(_value(found[-1]) - _value(known[-1])) <= NEAR)
+
+
+def _value(text: str) -> float:
+    return float(text.replace(",", "").rstrip("."))
+
+
+@score("rouge_l", "ROUGE-L of answers, as the COCO caption tools compute it")
+def rouge_l(answer: str, example: Example) -> float:
+    """F-measure of the longest common subsequence of words (`modules.scores.rouge_l`)."""
+    from modules.scores import FORMULAS
+
+    return float(FORMULAS["ROUGE_L"]([answer], [[example.response]])) if answer.strip() else 0.0
