@@ -7,13 +7,17 @@ the hidden states at once, and the logits are gone. Nothing waits for a value of
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
+
+from modules.benchmarks.causal.token_losses import shapes_nothing
+from variants.acceleration.basics.policy import has_triton
 
 CHUNK = 2**26
 """Bytes of logits that are there at a time."""
@@ -31,6 +35,24 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: flo
         (K,) in fp32.
     """
     return _TokenLosses.apply(hidden, weight, targets, smoothing)
+
+
+def in_chunks(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """As `modules.benchmarks.causal.token_losses.token_losses` (``plain``), in chunks where the model allows it."""
+
+    def losses(model: nn.Module, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        head = model.get_output_embeddings()
+        if not (_is_plain(head, hidden) and shapes_nothing(model.config)):
+            return plain(model, hidden, targets, smoothing)
+        return token_losses(hidden, head.weight, targets, smoothing)
+
+    return losses
+
+
+def _is_plain(head: nn.Module, hidden: Tensor) -> bool:
+    """Whether logits are a product with a frozen matrix of the hidden states' dtype, which Triton can have."""
+    plain = type(head) is nn.Linear and head.bias is None and not head._forward_hooks and "adapter" not in head._modules
+    return plain and not head.weight.requires_grad and head.weight.dtype == hidden.dtype and has_triton(hidden)
 
 
 class _TokenLosses(torch.autograd.Function):

@@ -11,7 +11,8 @@ from torch.utils.data import Dataset
 from modules.data.samplers import Rows
 from modules.data.tokens import Tokens
 
-EDGES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+EDGES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096, 6144, 8192)
+"""Widths of padded batches; of those below the longest that rows may have."""
 
 
 class PaddedRows(Dataset):

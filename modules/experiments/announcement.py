@@ -130,5 +130,6 @@ def check_variants(runs: Sequence[RunConfig], benchmark: Benchmark) -> list[str]
             raise UserError(f"{run.title}: {error}") from error
         except Exception:  # a method that computes with the weights when it is attached: the run will tell
             continue
-        lines[f"{run.name} trains {counts['adapter']:,} of {counts['total']:,} parameters, and the task's head"] = None
+        head = ", and the task's head" if counts["head"] else ""
+        lines[f"{run.name} trains {counts['adapter']:,} of {counts['total']:,} parameters{head}"] = None
     return list(lines)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from modules.benchmarks.base import Benchmark
 from modules.command_line.mistakes import explain
-from modules.runs.config import COMPILE
+from modules.runs.config import CHECKPOINTING, COMPILE
 from modules.runs.tracking import ARTIFACTS_HELP, FLAGS
 from variants.command_line import HelpFormatter, ShowVersion, canonical
 from variants.errors import UserError
@@ -91,6 +91,10 @@ def make_parser(cls: type, benchmark: Benchmark) -> ArgumentParser:
     add("--wandb_artifacts", **switch, help=ARTIFACTS_HELP)
     how = "; ".join(f"{name}: {text}" for name, text in COMPILE.items())
     add("--compile", type=str, default="auto", metavar="{" + ",".join(COMPILE) + "}", help=f"{how} (default: auto)")
+    how = "; ".join(f"{name}: {text}" for name, text in CHECKPOINTING.items())
+    words = "{" + ",".join(CHECKPOINTING) + "}"
+    add("--gradient_checkpointing", type=str, default="auto", metavar=words, help=f"{how} (default: auto)")
+    add("--activation_offload", **switch, help="keep what the backward pass needs in the host's memory; no CUDA graphs")
     add("--reference", **switch, help="switch all acceleration off: plain PyTorch, for checking results")
     add("--trainer", type=dict[str, Any] | None, help="any option of lightning.Trainer, as --trainer.devices 2")
     group = parser.add_argument_group("training (first the recipe's value, then the default)")

@@ -14,7 +14,7 @@ from modules.data.source import Source
 from modules.experiments.announcement import recipe_line
 from modules.experiments.budget import line, pick
 from modules.experiments.wishes import Wishes
-from modules.runs.config import COMPILE, RunConfig
+from modules.runs.config import CHECKPOINTING, COMPILE, RunConfig
 from modules.runs.tracking import check_tracking
 from modules.runs.trainer_options import check_trainer
 from variants.errors import UserError
@@ -93,6 +93,9 @@ def check_wishes(wishes: Wishes, here: bool) -> None:
     check_trainer(wishes.trainer, here)
     if wishes.compile not in COMPILE:
         raise UserError(f"--compile must be one of {', '.join(COMPILE)}, not {wishes.compile!r}")
+    if wishes.gradient_checkpointing not in CHECKPOINTING:
+        words = ", ".join(CHECKPOINTING)
+        raise UserError(f"--gradient_checkpointing must be one of {words}, not {wishes.gradient_checkpointing!r}")
     check_tracking(wishes)
 
 

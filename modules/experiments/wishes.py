@@ -93,6 +93,7 @@ class Wishes(Execution):
         }
         flags |= {f"trainer.{name}": value for name, value in self.trainer.items()}
         names = ("results_dir", *FLAGS, "wandb_artifacts", "compile", "reference")
+        names += ("gradient_checkpointing", "activation_offload")
         flags |= {name: getattr(self, name) for name in names if getattr(self, name) != getattr(default, name)}
         for name, value in (flags | {"tasks": task, "seeds": seed}).items():
             if value is not None:

@@ -35,6 +35,12 @@ COMPILE = {
     "off": "eager",
 }
 """Values of --compile: none changes what is computed."""
+CHECKPOINTING = {
+    "auto": "on GPUs for models of more than 3 billion parameters",
+    "on": "a transformer's blocks are computed again in the backward pass, for less memory",
+    "off": "never",
+}
+"""Values of --gradient_checkpointing: none changes what is computed."""
 
 
 @dataclass(kw_only=True)
@@ -46,12 +52,16 @@ class Execution(Tracking):
         results_dir: the folder of runs and tables.
         compile: how steps are carried out: see ``COMPILE``.
         reference: whether all acceleration is switched off: plain PyTorch, for checking results.
+        gradient_checkpointing: whether blocks are computed again in the backward pass: see ``CHECKPOINTING``.
+        activation_offload: whether what the backward pass needs is kept in the host's memory meanwhile.
     """
 
     trainer: dict[str, Any] = field(default_factory=dict)
     results_dir: str = "results"
     compile: str = "auto"
     reference: bool = False
+    gradient_checkpointing: str = "auto"
+    activation_offload: bool = False
 
     def execution(self) -> dict[str, Any]:
         """These fields alone, by name."""

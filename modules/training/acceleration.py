@@ -8,15 +8,18 @@ own autocast. The results are the same up to rounding.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from modules.benchmarks.causal import token_losses
+from modules.benchmarks.causal.targets import CausalDataModule
 from modules.data.module import PaddedDataModule
 from modules.paths import has_acceleration
 from modules.runs.config import RunConfig
@@ -29,6 +32,7 @@ from variants.variant import BaseVariant
 
 if TYPE_CHECKING:
     from modules.acceleration.packed_encoder import Packing
+    from variants.acceleration.basics.overrides import Override
 
 Batch = dict[str, Tensor]
 Clip = Callable[[Iterable[nn.Parameter], float], Any]
@@ -81,6 +85,8 @@ def uses_graphs(config: RunConfig, precision: str) -> bool:
     over a base in shards, which messages to other processes bring together."""
     if not wanted(config) or config.compile == "off" or precision == "16-mixed" or devices.in_shards(config):
         return False
+    if config.activation_offload:  # what is kept in the host's memory comes by messages that no graph holds
+        return False
     return devices.on_gpu(config) and (devices.in_one_process(config) or averages(config, precision))
 
 
@@ -124,10 +130,24 @@ def accelerate(
         precision: Lightning's, from :func:`lower_backbone`.
     """
     if not wanted(config):
-        return PlainComputation(averages(config, precision))
-    graphs = uses_graphs(config, precision)
-    data.fill = graphs  # every batch of a length has one shape
-    return Acceleration(handle, data, graphs, averages(config, precision), pack_rows(handle, data, config))
+        computation = PlainComputation(averages(config, precision))
+    else:
+        graphs = uses_graphs(config, precision)
+        data.fill = graphs  # every batch of a length has one shape
+        packing = pack_rows(handle, data, config)
+        computation = Acceleration(handle, data, graphs, averages(config, precision), packing)
+        if devices.on_gpu(config) and isinstance(data, CausalDataModule):
+            computation.overrides += language_model_overrides(handle.model, data)
+    computation.offload = config.activation_offload
+    return computation
+
+
+def language_model_overrides(model: nn.Module, data: CausalDataModule) -> list[Override]:
+    """What is replaced in forward passes of a language model on a GPU: losses in chunks, attention without a mask."""
+    from modules.acceleration.token_losses import in_chunks
+    from modules.acceleration.unmasked_attention import unmasked
+
+    return [(token_losses, "token_losses", in_chunks(token_losses.token_losses)), *unmasked(model, data.edges[-1])]
 
 
 def pack_rows(handle: AdaptedModel | Stack, data: PaddedDataModule, config: RunConfig) -> Packing | None:
@@ -155,10 +175,12 @@ class PlainComputation:
         reference: whether this is the reference.
         graphs: whether training steps are CUDA graphs.
         averages: whether :meth:`training_step` averages gradients over processes; else Lightning's strategy does.
+        offload: whether what a training pass keeps lies in the host's memory meanwhile.
     """
 
     reference = True
     graphs = False
+    offload = False
 
     def __init__(self, averages: bool = False) -> None:
         self.averages = averages
@@ -221,11 +243,16 @@ class Acceleration(PlainComputation):
         self._data, self._packing = data, packing
         excluded = packing.excluded if packing else ()
         self._forward_pass = functools.partial(accelerated, handle, exclude=excluded)
+        self.overrides: list[Override] = []
         self._updates = functools.partial(accelerated_updates, handle)
 
-    def forward_pass(self) -> AbstractContextManager[None]:
+    @contextlib.contextmanager
+    def forward_pass(self) -> Iterator[None]:
         """An accelerated pass (`variants.acceleration.accelerated`)."""
-        return self._forward_pass()
+        from variants.acceleration.basics.overrides import overriding
+
+        with overriding(self.overrides), self._forward_pass():
+            yield
 
     def updates(self) -> AbstractContextManager[None]:
         """The variant's batched updates (`variants.acceleration.accelerated_updates`)."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
+from modules.training.recomputation import offloaded
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.answers import figures
 from variants.adapters.stack import Stack
@@ -107,7 +108,7 @@ class FineTuner(LightningModule):
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(what is differentiated, the batch's own loss)."""
-        with self.computation.forward_pass():
+        with self.computation.forward_pass(), offloaded(self.computation.offload):
             losses, weights, _ = self.objective.losses(self.model, batch, training=True)
         loss = (weights * losses).sum()  # the weights make DDP's mean over ranks the mean over the batch
         with self.computation.updates():

@@ -24,6 +24,7 @@ from modules.training.loggers.opened import open_logs
 from modules.training.parallel import devices
 from modules.training.parallel.sharded import check_shardable
 from modules.training.progress import Progress
+from modules.training.recomputation import checkpoint_blocks
 from modules.training.record import make_result, notes
 from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner
@@ -74,6 +75,7 @@ def run_seeds(
         return [result for config in configs for result in run_seeds([config], live, before_writing)]
     if devices.in_shards(first):
         check_shardable(adapted, precision)
+    checkpoint_blocks(prepared.model, first)
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds

@@ -18,6 +18,7 @@ from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
 from modules.training.history import History, scored_epoch
 from modules.training.lightning_module import FineTuner
+from modules.training.recomputation import offloaded
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.formats.native import restore
@@ -58,7 +59,7 @@ class StackedTuner(FineTuner):
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(the sum of the adapters' losses, each adapter's own loss (S,))."""
-        with self.computation.forward_pass():
+        with self.computation.forward_pass(), offloaded(self.computation.offload):
             losses, weights, _ = self.objective.losses(self.model, batch, training=True)
         loss = self.objective.sums(weights * losses, batch, self.size)
         with self.computation.updates():

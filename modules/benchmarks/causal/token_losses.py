@@ -30,3 +30,10 @@ def shaped(config, logits: Tensor) -> Tensor:
     if (cap := getattr(config, "final_logit_softcapping", None)) is not None:  # Gemma 2
         logits = cap * (logits / cap).tanh()
     return logits
+
+
+def shapes_nothing(config) -> bool:
+    """Whether `shaped` leaves logits as they are."""
+    return all(
+        getattr(config, name, None) is None for name in ("logit_scale", "logits_scaling", "final_logit_softcapping")
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from variants.errors import UserError
 if TYPE_CHECKING:
     from modules.data.source import Source
     from modules.runs.config import RunConfig
+    from modules.runs.results import RunResult
 
 
 class InstructTuning(Benchmark):
@@ -63,21 +65,18 @@ ours, not comparable unless model, training rows and prompts agree."""
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """A column for each part of each task by its first score, their mean, the other scores' means, perplexity."""
-        found: list[Column] = []
-        for task in self.tasks.values():
-            first, *others = task.scores or ("",)
-            parts = [part for part in task.parts if part.scored]
-            if first:
-                found += [Column(f"{task.name}_{p.name}", task.name, p.title, f"{p.name}_{first}") for p in parts]
-                found.append(Column(f"{task.name}_average", task.name, f"{task.title}: mean", f"average_{first}"))
-            found += [
-                Column(f"{task.name}_{score}", task.name, f"{task.title}: mean, {score}", f"average_{score}")
-                for score in others
-            ]
-            title = "perplexity" if len(self.tasks) == 1 else f"{task.title}: perplexity"
-            found.append(Column(f"{task.name}_perplexity", task.name, title, None, scale=-1.0, digits=3))
-        return tuple(found)
+        """Of all tasks: see `columns_of`."""
+        return tuple(column for task in self.tasks.values() for column in columns_of(task, len(self.tasks) == 1))
+
+    def seen_in(self, results: Sequence[RunResult]) -> InstructTuning:
+        """See `Benchmark.seen_in`: with the tasks that have results, and of a person's own data what was scored."""
+        own, names = InstructTuning(), dict.fromkeys(run.task for run in sorted(results, key=lambda run: run.task))
+        own.given, own.tasks = self.given, {}
+        for name in names:
+            runs = [run for run in results if run.task == name]
+            known = self.tasks.get(name) or InstructTask(name=name, title=name)
+            own.tasks[name] = known if known.parts else replace(known, scores=_scored(runs))
+        return own
 
     @property
     def metric_words(self) -> Mapping[str, str]:
@@ -207,6 +206,39 @@ ours, not comparable unless model, training rows and prompts agree."""
     def scored_rows(self, sizes: Mapping[str, int]) -> int:
         """Rows of the test set; without one those of the dev set."""
         return sizes.get("test", sizes["validation"])
+
+
+def columns_of(task: InstructTask, alone: bool) -> list[Column]:
+    """A column for each scored part of a task by its first score, their mean, the other scores' means, perplexity.
+
+    Args:
+        task: one without parts has a column for each score.
+        alone: it is the table's only one.
+    """
+    before = "" if alone else f"{task.title}: "
+    found: list[Column] = []
+    if parts := [part for part in task.parts if part.scored]:
+        first, *others = task.scores
+        found += [Column(f"{task.name}_{p.name}", task.name, p.title, f"{p.name}_{first}") for p in parts]
+        found.append(Column(f"{task.name}_average", task.name, f"{before}mean", f"average_{first}"))
+        found += [Column(f"{task.name}_{s}", task.name, f"{before}mean, {s}", f"average_{s}") for s in others]
+    else:
+        found += [Column(f"{task.name}_{score}", task.name, f"{before}{score}", score) for score in task.scores]
+    return [*found, Column(f"{task.name}_perplexity", task.name, f"{before}perplexity", scale=-1.0, digits=3)]
+
+
+def _scored(runs: Sequence[RunResult]) -> tuple[str, ...]:
+    """The scores that runs have figures of."""
+    from modules.benchmarks.instruct.scores import SCORES, scores_named
+
+    scores_named(())
+    figures = {name for run in runs for name in run.test or {}}
+    ordered = dict.fromkeys((*SCORES, *sorted(figures)))
+    return tuple(name for name in ordered if name in figures and name not in ABOUT)
+
+
+ABOUT = ("epoch", "decode_s")
+"""Figures of a test that are no scores."""
 
 
 def _words(scores: str | None) -> list[str]:
