@@ -16,7 +16,6 @@ import triton
 import triton.language as tl
 from torch import Tensor, nn
 
-from modules.benchmarks.causal.token_losses import shapes_nothing
 from variants.acceleration.basics.policy import has_triton
 
 CHUNK = 2**26
@@ -37,12 +36,16 @@ def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor, smoothing: flo
     return _TokenLosses.apply(hidden, weight, targets, smoothing)
 
 
-def in_chunks(plain: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """As `modules.benchmarks.causal.token_losses.token_losses` (``plain``), in chunks where the model allows it."""
+def in_chunks(plain: Callable[..., Tensor], plain_logits: Callable[[Any], bool]) -> Callable[..., Tensor]:
+    """As ``plain``, a function of (model, hidden states, targets, smoothing), in chunks where the model allows it.
+
+    Args:
+        plain_logits: whether a model of a configuration has its output embedding's numbers as logits.
+    """
 
     def losses(model: nn.Module, hidden: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
         head = model.get_output_embeddings()
-        if not (_is_plain(head, hidden) and shapes_nothing(model.config)):
+        if not (_is_plain(head, hidden) and plain_logits(model.config)):
             return plain(model, hidden, targets, smoothing)
         return token_losses(hidden, head.weight, targets, smoothing)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.efficiency import thresholds
 from modules.efficiency.scaling import report as scaling
-from modules.efficiency.steps.implementations import LIMIT_PACKED, LIMIT_TOGETHER, REFERENCE, TOGETHER
+from modules.efficiency.steps.grid import LIMIT_PACKED, LIMIT_TOGETHER, REFERENCE, TOGETHER
 from modules.efficiency.steps.loss_curves import AGREE, FIGURES, ROUNDED, agrees
 from modules.reports.plots.image_files import saved_figure
 

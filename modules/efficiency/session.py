@@ -13,7 +13,7 @@ from modules.efficiency import report
 from modules.efficiency.result_file import FORMAT, peft_version, read, save, slug
 from modules.efficiency.scaling.measure import assume_network, measure_scaling
 from modules.efficiency.steps import loss_curves, measure, peft_implementation
-from modules.efficiency.steps.implementations import MODES, Implementation, grid
+from modules.efficiency.steps.grid import MODES, Implementation, grid
 from modules.efficiency.steps.scenarios import DEFAULT, SCENARIOS, Scenario
 from modules.runs.environment import environment
 from variants.atomic import write_atomic

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modules.efficiency.scaling import thresholds as scaling
-from modules.efficiency.steps.implementations import STACKED, TOGETHER
+from modules.efficiency.steps.grid import STACKED, TOGETHER
 from modules.efficiency.steps.measure import quartiles
 
 Spread = tuple[float, float, float]

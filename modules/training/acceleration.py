@@ -147,7 +147,8 @@ def language_model_overrides(model: nn.Module, data: CausalDataModule) -> list[O
     from modules.acceleration.token_losses import in_chunks
     from modules.acceleration.unmasked_attention import unmasked
 
-    return [(token_losses, "token_losses", in_chunks(token_losses.token_losses)), *unmasked(model, data.edges[-1])]
+    losses = in_chunks(token_losses.token_losses, token_losses.shapes_nothing)
+    return [(token_losses, "token_losses", losses), *unmasked(model, data.edges[-1])]
 
 
 def pack_rows(handle: AdaptedModel | Stack, data: PaddedDataModule, config: RunConfig) -> Packing | None:

@@ -13,9 +13,9 @@ from lightning.pytorch.plugins.precision import Precision
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor, nn
 
+from modules.backbones.recomputation import offloaded
 from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
-from modules.training.recomputation import offloaded
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.answers import figures
 from variants.adapters.stack import Stack

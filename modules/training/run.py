@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from modules.backbones.recomputation import checkpoint_blocks
 from modules.benchmarks.base import Prepared
 from modules.runs.config import RunConfig
 from modules.runs.environment import device_name
@@ -24,7 +25,6 @@ from modules.training.loggers.opened import open_logs
 from modules.training.parallel import devices
 from modules.training.parallel.sharded import check_shardable
 from modules.training.progress import Progress
-from modules.training.recomputation import checkpoint_blocks
 from modules.training.record import make_result, notes
 from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner
@@ -75,7 +75,7 @@ def run_seeds(
         return [result for config in configs for result in run_seeds([config], live, before_writing)]
     if devices.in_shards(first):
         check_shardable(adapted, precision)
-    checkpoint_blocks(prepared.model, first)
+    checkpoint_blocks(prepared.model, first.gradient_checkpointing, devices.on_gpu(first))
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds

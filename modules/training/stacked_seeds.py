@@ -14,11 +14,11 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from modules.backbones.recomputation import offloaded
 from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
 from modules.training.history import History, scored_epoch
 from modules.training.lightning_module import FineTuner
-from modules.training.recomputation import offloaded
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.formats.native import restore

@@ -2,7 +2,7 @@
 
 import torch
 
-from modules.efficiency.steps import implementations, measure
+from modules.efficiency.steps import grid, measure
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ SMALL = {"vera": {"r": 12}}
 
 def measured(scenario, patterns=(), **settings):
     found = {}
-    chosen = implementations.grid(scenario.methods, scenario.modes, patterns, bf16=settings.get("bf16", False))
+    chosen = grid.grid(scenario.methods, scenario.modes, patterns, bf16=settings.get("bf16", False))
     settings = {"bf16": False, "rounds": 3, "passes": 1, "launches": False} | settings
     measure.measure(scenario, CPU, chosen, keep=found.update, **settings)
     return found

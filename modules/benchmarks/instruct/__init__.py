@@ -131,11 +131,11 @@ ours, not comparable unless model, training rows and prompts agree."""
         """Read and tokenise the rows, load the model: see `Benchmark.prepare`."""
         from modules.backbones.loading import load_language_model
         from modules.benchmarks.causal.targets import CausalDataModule
-        from modules.benchmarks.instruct.chat import prepare, prompt_ids
         from modules.benchmarks.instruct.data import tokens_in
         from modules.benchmarks.instruct.objective import Instruction
+        from modules.benchmarks.instruct.rows.chat import prepare, prompt_ids
         from modules.benchmarks.instruct.scores import scores_named
-        from modules.benchmarks.instruct.scoring import Answers
+        from modules.benchmarks.instruct.scores.scoring import Answers
         from modules.benchmarks.instruct.sources import examples_in
 
         settings = self.settings.of(config.training)

@@ -8,9 +8,9 @@ from typing import Any
 from torch import nn
 
 from modules.benchmarks.causal.decode import decode_each
-from modules.benchmarks.instruct.chat import prepare, prompt_ids
-from modules.benchmarks.instruct.example import Example
-from modules.benchmarks.instruct.scoring import Answers
+from modules.benchmarks.instruct.rows.chat import prepare, prompt_ids
+from modules.benchmarks.instruct.rows.example import Example
+from modules.benchmarks.instruct.scores.scoring import Answers
 
 AT_ONCE = 32
 """Instructions between two signs of progress."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from modules.benchmarks.causal.targets import Row, tokens_of
-from modules.benchmarks.instruct.chat import encode
-from modules.benchmarks.instruct.example import Example
+from modules.benchmarks.instruct.rows.chat import encode
+from modules.benchmarks.instruct.rows.example import Example
 from modules.data.tokens import Tokens, tokenizer_hash
 from variants.errors import UserError
 

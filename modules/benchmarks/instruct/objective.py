@@ -14,8 +14,8 @@ from typing import Any
 from lightning.pytorch import LightningModule
 
 from modules.benchmarks.causal.objective import CausalLM
-from modules.benchmarks.instruct.example import Example
-from modules.benchmarks.instruct.scoring import Answers, scored
+from modules.benchmarks.instruct.rows.example import Example
+from modules.benchmarks.instruct.scores.scoring import Answers, scored
 from modules.benchmarks.objective import Objective, Samples
 from modules.documents import read_text
 from variants.adapters.adapted_model import AdaptedModel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from modules.benchmarks.instruct.chat import TEMPLATES
+from modules.benchmarks.instruct.rows.chat import TEMPLATES
 from modules.benchmarks.settings import TrainingSettings, setting
 
 

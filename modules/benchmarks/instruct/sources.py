@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from modules.benchmarks.instruct.description import Description
-from modules.benchmarks.instruct.example import Example
-from modules.benchmarks.instruct.reading import KINDS, SPLITS, examples_of, files_of, read_file
+from modules.benchmarks.instruct.rows.example import Example
+from modules.benchmarks.instruct.rows.reading import KINDS, SPLITS, examples_of, files_of, read_file
 from modules.benchmarks.instruct.tasks import InstructTask, Part
 from modules.data.source import Source, Split
 from variants.errors import UserError, first_line

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from modules.acceleration.cuda_graphs import cause
 from modules.efficiency.steps.backbones import Batch, build, is_language_model, sizes
 from modules.efficiency.steps.batches import fixed_batches, full_batches
-from modules.efficiency.steps.implementations import METHODS, ours
+from modules.efficiency.steps.grid import METHODS
+from modules.efficiency.steps.implementations import ours
 from modules.efficiency.steps.measure import free, say
 from modules.efficiency.steps.scenarios import Scenario
 from modules.efficiency.steps.stepper import Stepper

@@ -14,7 +14,8 @@ from torch import nn
 from modules.acceleration.cuda_graphs import cause
 from modules.efficiency.steps.backbones import Batch, build, sizes
 from modules.efficiency.steps.batches import shape_of, tokens_of
-from modules.efficiency.steps.implementations import METHODS, Implementation, build_trainee
+from modules.efficiency.steps.grid import METHODS, Implementation
+from modules.efficiency.steps.implementations import build_trainee
 from modules.efficiency.steps.launches import count_launches
 from modules.efficiency.steps.scenarios import Scenario
 from modules.efficiency.steps.stepper import Stepper, compile_core

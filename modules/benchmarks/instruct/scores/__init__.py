@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from modules.benchmarks.instruct.example import Example
+from modules.benchmarks.instruct.rows.example import Example
 from variants.errors import UserError
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from modules.benchmarks.instruct.example import Example
+from modules.benchmarks.instruct.rows.example import Example
 from modules.benchmarks.instruct.scores import score
 
 NEAR = 1e-3

@@ -90,7 +90,7 @@ def test_decode_keeps_the_order_and_the_mode(fresh, splits):
 
 
 def test_what_was_decoded_is_not_decoded_again(fresh, splits, tmp_path, monkeypatch):
-    from modules.benchmarks.e2e import decode as module
+    from modules.benchmarks.causal import decode as module
 
     model, tokenizer = fresh
     contexts = inputs_of(splits["train"], tokenizer, "authors").ids
@@ -118,7 +118,7 @@ def test_what_was_decoded_is_not_decoded_again(fresh, splits, tmp_path, monkeypa
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(fresh, splits, monkeypatch, capsys, size):
     """With two adapters each must get its own outputs back: here the second's are those of the contexts reversed."""
-    from modules.benchmarks.e2e import decode as module
+    from modules.benchmarks.causal import decode as module
 
     model, tokenizer = fresh
     contexts = inputs_of(splits["train"], tokenizer, "authors").ids[:7]

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from modules.efficiency.steps import backbones, implementations, stepper
+from modules.efficiency.steps import backbones, grid, stepper
 from modules.efficiency.steps import batches as batch_kinds
-from modules.efficiency.steps.implementations import Implementation, build_trainee
+from modules.efficiency.steps.grid import Implementation
+from modules.efficiency.steps.implementations import build_trainee
 from tests.support.efficiency import CPU, GPT2, ROBERTA, SMALL
 
 
@@ -33,7 +34,7 @@ def test_limit_without_padding_computes_the_limits_loss():
     batch = batch_kinds.fixed_batches(ROBERTA, 4, 16, CPU)[0]
     padded, packed = (
         build_trainee(Implementation(library, "", "eager"), master, {}, bf16=False)
-        for library in ("limit", implementations.LIMIT_PACKED)
+        for library in ("limit", grid.LIMIT_PACKED)
     )
     tokens = []
     packed.handle.model.roberta.encoder.layer[0].intermediate.register_forward_hook(
@@ -45,17 +46,17 @@ def test_limit_without_padding_computes_the_limits_loss():
     sum(losses).backward()
     for one, other in zip(padded.parameters, packed.parameters, strict=True):
         assert one.grad.abs().max() > 1e-4 and torch.allclose(one.grad, other.grad, atol=1e-6)
-    names = [way.name for way in implementations.grid(("lora",), implementations.MODES, packed=False)]
-    assert "limit graphs" in names and not any(name.startswith(implementations.LIMIT_PACKED) for name in names)
+    names = [way.name for way in grid.grid(("lora",), grid.MODES, packed=False)]
+    assert "limit graphs" in names and not any(name.startswith(grid.LIMIT_PACKED) for name in names)
 
 
 @pytest.mark.slow
 def test_bf16_keeps_what_trains_in_fp32():
     master = backbones.build(ROBERTA, CPU)
-    options = {m: implementations.METHODS[m] | SMALL.get(m, {}) for m in implementations.METHODS}
-    methods = {"limit": ("",), implementations.TOGETHER: ("lora",)}
-    for library in ("limit", "ours", implementations.TOGETHER, "peft", "peft-bf16"):
-        for method in methods.get(library, implementations.METHODS):
+    options = {m: grid.METHODS[m] | SMALL.get(m, {}) for m in grid.METHODS}
+    methods = {"limit": ("",), grid.TOGETHER: ("lora",)}
+    for library in ("limit", "ours", grid.TOGETHER, "peft", "peft-bf16"):
+        for method in methods.get(library, grid.METHODS):
             trainee = build_trainee(Implementation(library, method, "eager"), master, options, bf16=True)
             wanted = torch.bfloat16 if library == "peft-bf16" else torch.float32
             assert {p.dtype for p in trainee.parameters} == {wanted}, (library, method)
@@ -69,15 +70,15 @@ def test_bf16_keeps_what_trains_in_fp32():
 
 def test_reference_is_ours_without_acceleration():
     """Padded batches in a plain pass, and the same loss and gradients."""
-    assert not [one for one in implementations.grid(("lora",), implementations.MODES) if "reference" in one.name]
-    chosen = implementations.grid(("lora",), implementations.MODES, ("ours-reference",), reference=True)
+    assert not [one for one in grid.grid(("lora",), grid.MODES) if "reference" in one.name]
+    chosen = grid.grid(("lora",), grid.MODES, ("ours-reference",), reference=True)
     assert [one.name for one in chosen] == ["ours-reference lora eager"]
     master = backbones.build(ROBERTA, CPU, dropout=False)
     batch = batch_kinds.fixed_batches(ROBERTA, 4, 16, CPU)[0]
-    options = {"lora": implementations.METHODS["lora"]}
+    options = {"lora": grid.METHODS["lora"]}
     plain, fast = (
         build_trainee(Implementation(library, "lora", "eager"), master, options, False)
-        for library in (implementations.REFERENCE, "ours")
+        for library in (grid.REFERENCE, "ours")
     )
     assert (plain.kind, fast.kind) == ("", "packed")
     losses = [trainee.loss(batch_kinds.picked(batch, trainee.kind)) for trainee in (plain, fast)]
@@ -88,11 +89,8 @@ def test_reference_is_ours_without_acceleration():
 
 
 def test_patterns_choose_ways():
-    names = [
-        way.name
-        for way in implementations.grid(("lora", "adalora"), implementations.MODES, ("ours lora", "*adalora eager"))
-    ]
+    names = [way.name for way in grid.grid(("lora", "adalora"), grid.MODES, ("ours lora", "*adalora eager"))]
     assert "ours lora trained" in names and "peft-bf16 adalora eager" in names
     assert all(n.startswith("ours lora") or n.endswith("adalora eager") for n in names)
-    everything = [way.name for way in implementations.grid(("lora", "adalora"), implementations.MODES)]
+    everything = [way.name for way in grid.grid(("lora", "adalora"), grid.MODES)]
     assert everything[-1].startswith("peft-bf16 adalora") and "peft adalora compiled" not in everything

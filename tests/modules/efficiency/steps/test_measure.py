@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from modules.efficiency import report
-from modules.efficiency.steps import backbones, implementations
+from modules.efficiency.steps import backbones, grid
 from modules.efficiency.steps.scenarios import Scenario
 from tests.support.efficiency import CPU, ROBERTA, SMALL, measured
 
@@ -12,7 +12,7 @@ from tests.support.efficiency import CPU, ROBERTA, SMALL, measured
 @pytest.mark.slow
 def test_ways_of_one_library_train_as_much_as_the_other():
     found = measured(Scenario("t", "tiny", 4, 16, modes=("eager",), options=SMALL))["ways"]
-    for method in implementations.METHODS:
+    for method in grid.METHODS:
         assert found[f"ours {method} eager"]["trained"] == found[f"peft {method} eager"]["trained"]
     assert found["full eager"]["trained"] == sum(p.numel() for p in backbones.build(ROBERTA, CPU).parameters())
     assert all(len(record["rounds_ms"]) == 3 for record in found.values())

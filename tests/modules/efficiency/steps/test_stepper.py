@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from modules.efficiency.steps import backbones, implementations, loss_curves, stepper
+from modules.efficiency.steps import backbones, grid, implementations, loss_curves, stepper
 from modules.efficiency.steps import batches as batch_kinds
 from tests.support.efficiency import CPU, ROBERTA, SMALL
 
 
 def stepper_of(method, mode, device=CPU):
     """Ours, with batches of which not all have one shape once they are packed."""
-    options = implementations.METHODS[method] | SMALL.get(method, {})
+    options = grid.METHODS[method] | SMALL.get(method, {})
     master = backbones.build(ROBERTA, device, dropout=False)
     trainee = implementations.ours(master, method, options, bf16=False)
     assert trainee.kind == "packed"
@@ -23,7 +23,7 @@ def packed_batches(device=CPU):
     return batches
 
 
-@pytest.mark.parametrize("method", implementations.METHODS)
+@pytest.mark.parametrize("method", grid.METHODS)
 def test_warming_up_between_steps_leaves_no_trace(method):
     """As where a batch's shape is new and gets its graph after other graphs' steps."""
     batches, plain, warmed = packed_batches(), stepper_of(method, "eager"), stepper_of(method, "eager")
@@ -35,7 +35,7 @@ def test_warming_up_between_steps_leaves_no_trace(method):
 
 
 @pytest.mark.gpu("CUDA graphs")
-@pytest.mark.parametrize("method", implementations.METHODS)
+@pytest.mark.parametrize("method", grid.METHODS)
 def test_graphs_of_several_shapes_are_the_eager_step(method):
     device = torch.device("cuda")
     batches = packed_batches(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from modules.benchmarks.instruct.example import Example, Message
+from modules.benchmarks.instruct.rows.example import Example, Message
 from variants.errors import UserError, first_line
 
 ALPACA = (

@@ -15,8 +15,8 @@ from torch import nn
 
 from modules.benchmarks.causal import token_losses
 from modules.benchmarks.causal.decode import Decoding, decode_each
-from modules.benchmarks.instruct.chat import encode, prompt_ids, stop_ids
-from modules.benchmarks.instruct.example import Example
+from modules.benchmarks.instruct.rows.chat import encode, prompt_ids, stop_ids
+from modules.benchmarks.instruct.rows.example import Example
 from modules.benchmarks.instruct.scores import Score
 from modules.documents import read_json
 from variants.atomic import write_atomic

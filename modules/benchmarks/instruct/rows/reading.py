@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from modules.benchmarks.instruct.example import Example
-from modules.benchmarks.instruct.forms import Malformed, example_of, form_of
+from modules.benchmarks.instruct.rows.example import Example
+from modules.benchmarks.instruct.rows.forms import Malformed, example_of, form_of
 from modules.data.table_files import read_table
 from variants.errors import UserError, first_line
 

@@ -1,4 +1,4 @@
-"""Less memory for more time: blocks computed again in the backward pass, or their activations kept in the host's memory.
+"""Less memory for more time: blocks computed again in the backward pass, or activations kept in the host's memory.
 
 Neither changes what is computed.
 """
@@ -11,22 +11,22 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from modules.runs.config import RunConfig
-from modules.training.parallel import devices
 from variants.errors import UserError
 
 LARGE = 3_000_000_000
 """Parameters of a model from which on its blocks are computed again on a GPU, unless that is switched off."""
 
 
-def checkpoint_blocks(model: nn.Module, config: RunConfig) -> bool:
+def checkpoint_blocks(model: nn.Module, wanted: str, on_gpu: bool) -> bool:
     """Have the blocks of a transformers model computed again in the backward pass, if so wanted; whether they are.
+
+    Args:
+        wanted: "on", "off", or "auto": on a GPU, of models above `LARGE`.
 
     Raises:
         UserError: it is asked for, and the model cannot.
     """
-    wanted = config.gradient_checkpointing
-    large = sum(p.numel() for p in model.parameters()) > LARGE and devices.on_gpu(config)
+    large = on_gpu and sum(p.numel() for p in model.parameters()) > LARGE
     if wanted == "off" or (wanted == "auto" and not large):
         return False
     if not getattr(model, "supports_gradient_checkpointing", False):

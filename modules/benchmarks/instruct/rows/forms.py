@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from modules.benchmarks.instruct.example import Example, Message
+from modules.benchmarks.instruct.rows.example import Example, Message
 
 ROLES = {"system": "system", "developer": "system", "user": "user", "human": "user", "assistant": "assistant",
          "gpt": "assistant", "model": "assistant"}  # fmt: skip
