@@ -29,6 +29,8 @@ _HUB_FILES = [
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
+    "chat_template.jinja",
+    "generation_config.json",
 ]
 
 

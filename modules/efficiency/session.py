@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +18,11 @@ from modules.efficiency.scaling.measure import assume_network, measure_scaling
 from modules.efficiency.steps import loss_curves, measure, peft_implementation
 from modules.efficiency.steps.grid import MODES, Implementation, grid
 from modules.efficiency.steps.scenarios import DEFAULT, SCENARIOS, Scenario
+from modules.paths import PROJECT
 from modules.runs.environment import environment
 from variants.atomic import write_atomic
 from variants.errors import UserError
+from variants.start import python
 
 KEPT = {"scenarios": {}, "curves": [], "jobs": [], "remarks": []}
 """Parts of a result file that a session adds to, and their empty values."""
@@ -97,10 +102,45 @@ def _measure_steps(options: argparse.Namespace, device: torch.device, result: di
             save(path, result)
 
         torch.backends.cuda.enable_cudnn_sdp(scenario.decoder)  # it compiles a kernel for every new shape
+        chosen_ways = _implementations(options, scenario, bf16, has_peft)
+        if scenario.decoder and len(chosen_ways) > 1:
+            for way in chosen_ways:
+                _in_own_process(scenario, way, options, lambda record, keep=keep: keep(_joined(result, record)))
+            continue
         launches = on_gpu and not options.quick
         settings = {"bf16": bf16, "rounds": rounds, "passes": passes, "launches": launches}
-        measure.measure(scenario, device, _implementations(options, scenario, bf16, has_peft), keep=keep, **settings)
+        measure.measure(scenario, device, chosen_ways, keep=keep, **settings)
     print(f"measured in {time.perf_counter() - start:.0f} s")
+
+
+def _in_own_process(
+    scenario: Scenario, way: Implementation, options: argparse.Namespace, keep: Callable[[dict[str, Any]], None]
+) -> None:
+    """Measure one implementation of a large model in a process of its own: what it leaves behind, on failing above all,
+    takes no memory from the next."""
+    with tempfile.TemporaryDirectory() as scratch:
+        words = ["--scenarios", scenario.key, "--ways", f"{way.library} {way.method}".strip(), "--modes", way.mode]
+        words += ["--curves", "off", "--quick", "--out", scratch]
+        for name in ("rounds", "passes", "precision", "device"):
+            if (value := getattr(options, name)) is not None:
+                words += [f"--{name}", str(value)]
+        done = subprocess.run(python(str(PROJECT / "paper_repro" / "efficiency.py"), *words), check=False,
+                              stdout=subprocess.DEVNULL)  # fmt: skip
+        files = list(Path(scratch).glob("*.json"))
+        if files:
+            record = read(files[0])["scenarios"][scenario.key]
+            record["ways"] = {name: one for name, one in record["ways"].items() if name == way.name}
+            figures = record["ways"].get(way.name, {})
+            measure.say(f"  {way.name:28} {figures.get('step_ms', figures.get('failed', 'nothing'))}")
+            keep(record | {"key": scenario.key})
+        else:
+            measure.say(f"  {way.name:28} ended with code {done.returncode}")
+
+
+def _joined(result: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
+    """A record with the ways of the same scenario that are known already."""
+    known = result["scenarios"].get(record.pop("key"), {})
+    return record | {"ways": known.get("ways", {}) | record["ways"]}
 
 
 def _implementations(

@@ -45,7 +45,27 @@ def pretrain(settings: CausalSettings) -> int:
     tokenizer.model_max_length = settings.positions
     torch.manual_seed(settings.seed)
     model = GPT2LMHeadModel(_config(settings, tokenizer))
-    began = time.time()
+    corpus = [Path(name).name for name in settings.text.split(",")] if settings.text else "embedded prose"
+    return train_and_write(settings, model, tokenizer, rows, corpus, tokens, start)
+
+
+def train_and_write(
+    settings: CausalSettings,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    rows: Iterator[Tensor],
+    corpus: str | list[str],
+    tokens: dict[str, Tensor],
+    start: float,
+) -> int:
+    """Train a language model on rows, write its folder, and print a line about it; the exit code.
+
+    Args:
+        corpus: what the record says of the text.
+        tokens: "train" and "held_out", where the text is of a known length.
+        start: when the command began.
+    """
+    device, began = pick_device(settings.device), time.time()
     loss, steps = train(settings, model, rows, device)
     trained = time.time() - began
     held_out = held_out_loss(model, tokens["held_out"], settings.length) if tokens else None
@@ -54,7 +74,7 @@ def pretrain(settings: CausalSettings) -> int:
     record = {
         "steps": steps,
         **{name: getattr(settings, name) for name in kept},
-        "corpus": [Path(name).name for name in settings.text.split(",")] if settings.text else "embedded prose",
+        "corpus": corpus,
         **{f"{name}_tokens": len(stream) for name, stream in tokens.items()},
         "tokens_seen": steps * settings.batch_size * settings.length,
         "loss": round(loss, 4), "held_out_loss": held_out and round(held_out, 4),

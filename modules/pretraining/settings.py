@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from modules.command_line import Parser
-from modules.embedded import GPT2, ROBERTA
+from modules.embedded import GPT2, LLAMA, ROBERTA
 from modules.paths import PROJECT, checkout
 from variants.errors import UserError
 
@@ -47,6 +47,19 @@ class CausalSettings:
     bpe: str = _setting("", "folder of a GPT-2 tokenizer, for --text")
     out: Path = _setting(NOWHERE, "folder to write")
     reference: bool = _setting(False, "without acceleration: no CUDA graphs")
+
+
+@dataclass
+class LlamaSettings(CausalSettings):
+    """Settings of `small_llama.pretrain`."""
+
+    steps: int = _setting(8000, "optimizer steps")
+    batch_size: int = _setting(256, "rows per step")
+    lr: float = _setting(2e-3, "peak learning rate, with linear warm-up and decay")
+    layers: int = _setting(5, "transformer layers")
+    hidden: int = _setting(192, "hidden size")
+    heads: int = _setting(6, "attention heads; a third as many have keys and values of their own")
+    chunks: int = _setting(600, "thousands of documents that are drawn; rows begin anywhere in them")
 
 
 @dataclass
@@ -87,9 +100,9 @@ def parse_settings(kind: type[Settings], description: str, argv: Sequence[str] |
             )
     settings = kind(**vars(parser.parse_args(argv)))
     if settings.out == NOWHERE:
-        shipped = (GPT2 if kind is CausalSettings else ROBERTA).relative_to(PROJECT)
+        shipped = {CausalSettings: GPT2, LlamaSettings: LLAMA, MaskedSettings: ROBERTA}[kind].relative_to(PROJECT)
         raise UserError(f"name a folder with --out; --out {shipped} replaces the model that ships with a checkout")
-    if settings.out.resolve() in (GPT2, ROBERTA):
+    if settings.out.resolve() in (GPT2, LLAMA, ROBERTA):
         checkout("name another folder with --out: this one is the model that ships")
     return settings
 
