@@ -1,7 +1,7 @@
 """Pretrain the small LLaMA that ships with the project: what instruct.py adapts on a fresh machine.
 
-    python paper_repro/pretrain_llama.py --out modules/embedded/llama                   # as the shipped weights, on a GPU
-    python paper_repro/pretrain_llama.py --steps 300 --batch_size 32 --out tried-llama                    # a short try
+    python paper_repro/pretrain_llama.py --out modules/embedded/llama                 # as the shipped weights, on a GPU
+    python paper_repro/pretrain_llama.py --steps 300 --batch_size 32 --out tried-llama                  # a short try
 
 Its text are skills in a short notation and small talk (`modules/embedded/skills.py`), letter by letter. The folder's
 pretraining.json says how its weights were made.

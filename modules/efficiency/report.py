@@ -31,6 +31,8 @@ _COLOURS = {
     LIMIT_TOGETHER: "#d0d7de",
     "peft": "#cf222e",
     "peft-bf16": "#fa7a83",
+    "peft-liger": "#a40e26",
+    "peft-liger-bf16": "#ff8182",
 }
 _WORDS = {
     "ours": "this project",
@@ -38,6 +40,8 @@ _WORDS = {
     TOGETHER: "this project, five seeds in one step",
     "peft": "PEFT, fp32 adapters under autocast",
     "peft-bf16": "PEFT, bf16 adapters",
+    "peft-liger": "PEFT, fp32 adapters under autocast, with Liger's kernels and its loss",
+    "peft-liger-bf16": "PEFT, bf16 adapters, with Liger's kernels and its loss",
     "full": "full fine-tuning",
     "limit": "the frozen model's forward pass and backward pass to its activations, without an adapter",
     LIMIT_PACKED: "the same without padding",

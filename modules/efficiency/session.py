@@ -18,7 +18,6 @@ from modules.efficiency.scaling.measure import assume_network, measure_scaling
 from modules.efficiency.steps import loss_curves, measure, peft_implementation
 from modules.efficiency.steps.grid import MODES, Implementation, grid
 from modules.efficiency.steps.scenarios import DEFAULT, SCENARIOS, Scenario
-from modules.paths import PROJECT
 from modules.runs.environment import environment
 from variants.atomic import write_atomic
 from variants.errors import UserError
@@ -124,7 +123,7 @@ def _in_own_process(
         for name in ("rounds", "passes", "precision", "device"):
             if (value := getattr(options, name)) is not None:
                 words += [f"--{name}", str(value)]
-        done = subprocess.run(python(str(PROJECT / "paper_repro" / "efficiency.py"), *words), check=False,
+        done = subprocess.run(python("paper_repro.efficiency", *words), check=False,
                               stdout=subprocess.DEVNULL)  # fmt: skip
         files = list(Path(scratch).glob("*.json"))
         if files:
