@@ -191,6 +191,14 @@ with its best epoch, chosen on the rows it is scored on, so the figures flatter 
         """
         return task
 
+    def usual_tasks(self, backbone: str) -> Sequence[str]:
+        """The tasks that are run where none is named, as far as there are recipes; empty: all.
+
+        Args:
+            backbone: where it is from: "embedded", "folder" or "hub".
+        """
+        return ()
+
     def seen_in(self, results: Sequence[RunResult]) -> Benchmark:
         """The benchmark with the tasks and columns of some of its results, where they are not the same for all."""
         return self

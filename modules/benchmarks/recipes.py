@@ -82,12 +82,14 @@ def recipes_for(
     benchmark: Benchmark,
     tasks: Sequence[str] = (),
     mnli_init: bool | None = None,
+    usual: Sequence[str] = (),
 ) -> dict[str, Recipe]:
     """The recipe of each task that is to be run, by the task's name.
 
     Args:
         backbone, protocol: as `load_recipe` takes them.
         tasks: to be run; none named: all that one protocol has a recipe for, since a row of a table is of one protocol.
+        usual: those among which protocols are asked where none is named; empty: all of the benchmark's.
         mnli_init: whether tasks start from the run of the benchmark's first task; None leaves it to the recipes.
 
     Raises:
@@ -97,7 +99,7 @@ def recipes_for(
     if tasks:
         recipes = {task: load_recipe(backbone, protocol, variant, task, benchmark) for task in tasks}
     else:
-        found = {task: _find(backbone, protocol, variant, task, benchmark) for task in benchmark.tasks}
+        found = {task: _find(backbone, protocol, variant, task, benchmark) for task in usual or benchmark.tasks}
         recipes = {task: recipe for task, recipe in found.items() if isinstance(recipe, Recipe)}
         if not recipes:
             raise NoRecipe(next(iter(found.values())))

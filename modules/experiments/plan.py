@@ -61,7 +61,8 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     runs: dict[str, RunConfig] = {}
     wishes = dataclasses.replace(wishes, preset=preset)
     known = "embedded" if kind == "embedded" else name
-    recipes = recipes_for(known, preset, cls.name, benchmark, wishes.tasks, wishes.mnli_init)
+    usual = benchmark.usual_tasks(kind)
+    recipes = recipes_for(known, preset, cls.name, benchmark, wishes.tasks, wishes.mnli_init, usual)
     about.append(recipe_line(list(recipes.values())))
     budget = None
     if wishes.budget is not None:

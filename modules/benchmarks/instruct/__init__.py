@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from modules.benchmarks.base import Benchmark, Column, Prepared, batch_sizes
 from modules.benchmarks.instruct.description import FLAGS, Description
 from modules.benchmarks.instruct.settings import InstructSettings
-from modules.benchmarks.instruct.tasks import TASKS, InstructTask
+from modules.benchmarks.instruct.tasks import ARITHMETIC, COMMONSENSE, SKILLS, TASKS, InstructTask
 from modules.data.task import Task
 from variants.errors import UserError
 
@@ -86,6 +86,12 @@ ours, not comparable unless model, training rows and prompts agree."""
         scores_named(())
         words = {name: score.words for name, score in SCORES.items()}
         return words | {"neg_perplexity": "perplexity of the responses with its sign turned"}
+
+    def usual_tasks(self, backbone: str) -> Sequence[str]:
+        """See `Benchmark.usual_tasks`: the generated skills are for the small LLaMA."""
+        if self.given:
+            return ()
+        return (SKILLS.name,) if backbone == "embedded" else (COMMONSENSE.name, ARITHMETIC.name)
 
     # ---- own data --------------------------------------------------------------------------------------------
 

@@ -76,7 +76,10 @@ class EmbeddedSource(InstructSource):
         """See `InstructSource.part`."""
         from modules.embedded.instructions import generate
 
-        rows = generate(part.name)[split]
+        try:
+            rows = generate(part.name)[split]
+        except KeyError:
+            raise UserError(f"{part.title} is none of the generated tasks: name a backbone with --model") from None
         return examples_of(((f"generated {part.name} {n}", row) for n, row in enumerate(rows, 1)), part.name)[0]
 
 
