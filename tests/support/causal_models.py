@@ -14,8 +14,8 @@ _NAMES = {  # size -> what configurations call it
     VOCABULARY: "vocab_size vocab_size_per_layer_input",
     32: "hidden_size d_model n_embd word_embed_proj_dim embedding_size mamba_d_state",
     24: "intermediate_size ffn_dim n_inner decoder_ffn_dim encoder_ffn_dim ffn_hidden_size",
-    2: "zero_expert_num num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_key_value_heads num_kv_heads "
-    "num_experts_per_tok num_experts_per_token moe_topk moe_top_k eos_token_id",
+    2: "num_hidden_layers n_layer n_layers num_layers decoder_layers encoder_layers num_key_value_heads num_kv_heads "
+    "zero_expert_num num_experts_per_tok num_experts_per_token moe_topk moe_top_k eos_token_id",
     4: "num_attention_heads n_head n_heads num_heads decoder_attention_heads encoder_attention_heads rotary_dim "
     "num_experts num_local_experts n_routed_experts moe_num_experts",
     8: "head_dim mamba_n_heads mamba_d_head mamba_headdim moe_intermediate_size expert_ffn_hidden_size"
@@ -26,7 +26,8 @@ _NAMES = {  # size -> what configurations call it
     0: "pad_token_id",
 }
 SIZES = {name: size for size, names in _NAMES.items() for name in names.split()}
-_MAY_BE_NONE = "num_key_value_heads head_dim pad_token_id bos_token_id eos_token_id num_experts_per_tok n_group topk_group".split()
+_MAY_BE_NONE = ("num_key_value_heads", "head_dim", "pad_token_id", "bos_token_id", "eos_token_id")
+_MAY_BE_NONE = (*_MAY_BE_NONE, "num_experts_per_tok", "n_group", "topk_group")
 _BY_LAYER = ("layer_types", "mlp_layer_types", "layers_block_type", "attention_layers", "no_rope_layers")
 _OWN: dict[str, dict[str, Any]] = {  # what the sizes of one model type must be besides
     "ctrl": {"dff": 24},

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from tests.support.causal_models import model_types, tiny, tokens
 from variants import LoRA, VariantError, attach
@@ -61,14 +60,15 @@ class Finding:
 
 def examine(model_type: str) -> Finding:
     """Attach, a step, gradients with and without checkpointing, merge."""
-    family = model_type if model_type in ARCHITECTURES else ALIASES.get(model_type, "")
-    found = Finding(model_type, family)
+    found = Finding(model_type)
     try:
         model = tiny(model_type)
         logits(model)
     except Exception as error:  # transformers' own refusals, of sizes or of packages that are not installed
         found.built, found.refused = False, f"{type(error).__name__}: {error}".split("\n")[0]
         return found
+    own = model.config.model_type
+    found.family = own if own in ARCHITECTURES else ALIASES.get(own, "")
     try:
         adapted = attach(model, LoRA(r=2, target="all-linear"))
     except VariantError as error:
@@ -81,6 +81,7 @@ def examine(model_type: str) -> Finding:
     with torch.no_grad():
         for index, layer in enumerate(adapted.layers):
             shift(layer.lora_B, index, 0.3)
+    model.train()  # blocks are recomputed in training alone, and dropout has to be drawn as before
     plain = gradients(adapted)
     found.uncalled = adapted.uncalled()
     prefixes = tuple(f"{path}." for path in found.uncalled)
@@ -88,6 +89,7 @@ def examine(model_type: str) -> Finding:
     if len(found.uncalled) < found.adapted and torch.equal(logits(model), base):
         found.faults.append("the output does not move")
     found.recomputed = recomputed(adapted, plain)
+    model.eval()
     with torch.no_grad():
         for p in adapted.trained().values():
             p.sub_(0.1 * p.grad if p.grad is not None else 0)
@@ -104,7 +106,7 @@ def examine(model_type: str) -> Finding:
     return found
 
 
-def logits(model: nn.Module) -> torch.Tensor:
+def logits(model: torch.nn.Module) -> torch.Tensor:
     """Scores of the next tokens of a fixed batch."""
     return model(input_ids=tokens(), use_cache=False).logits.float()
 
@@ -113,6 +115,7 @@ def gradients(adapted: AdaptedModel) -> dict[str, torch.Tensor]:
     """Of a fixed batch's loss, zeros where there are none."""
     for p in adapted.trained().values():
         p.grad = None
+    torch.manual_seed(0)
     scores, ids = logits(adapted.model), tokens()
     F.cross_entropy(scores[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
     return {n: torch.zeros_like(p) if p.grad is None else p.grad.clone() for n, p in adapted.trained().items()}
@@ -124,11 +127,8 @@ def recomputed(adapted: AdaptedModel, plain: dict[str, torch.Tensor]) -> float |
     if not model.supports_gradient_checkpointing:
         return None
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    for module in model.modules():  # models check for training, and dropout would be drawn anew
-        module.training = not isinstance(module, nn.Dropout)
     again = gradients(adapted)
     model.gradient_checkpointing_disable()
-    model.eval()
     size = max(g.abs().max().item() for g in plain.values())
     return max((again[n] - g).abs().max().item() for n, g in plain.items()) / size
 
