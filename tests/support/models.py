@@ -107,7 +107,13 @@ _SPECS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     **{
         module: (prefix, "SequenceClassification", _DECODER | _GROUPED | {"intermediate_size": 24})
-        for module, prefix in (("mistral", "Mistral"), ("qwen2", "Qwen2"))
+        for module, prefix in (
+            ("mistral", "Mistral"),
+            ("qwen2", "Qwen2"),
+            ("smollm3", "SmolLM3"),
+            ("olmo2", "Olmo2"),
+            ("stablelm", "StableLm"),
+        )
     },
     **{
         module: (prefix, "SequenceClassification", _DECODER | _GROUPED | {"intermediate_size": 24, "head_dim": 8})

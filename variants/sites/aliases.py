@@ -10,8 +10,8 @@ _LIKE = {
     "big_bird layoutlm layoutlmv3 splinter tapas nystromformer yoso mra roc_bert",
     "gpt2": "openai-gpt imagegpt",
     "opt": "biogpt xglm",
-    "llama": "cohere cohere2 cwm diffllama ernie4_5 exaone exaone4 granite helium hyperclovax internlm3 olmo olmo2 "
-    "olmo3 seed_oss smollm3 stablelm vaultgemma ministral ministral3 apertus arcee jais2 nemotron hunyuan_v1_dense "
+    "llama": "cohere2 cwm diffllama ernie4_5 exaone exaone4 helium hyperclovax internlm3 olmo "
+    "olmo3 seed_oss vaultgemma ministral ministral3 apertus arcee jais2 nemotron hunyuan_v1_dense "
     "bitnet flint iquestcoder granite_swa apertus1p5_text gemma4_unified_text doge dory beam laguna afmoe gemma3n_text "
     "gemma4_text aria_text dots1 exaone_moe hy_v3 kolibri1 sarvam_moe solar_open cohere2_moe mellum "
     "granitemoeshared granitemoe_swa llama4_text hunyuan_v1_moe "
