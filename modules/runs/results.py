@@ -102,6 +102,11 @@ class RunResult:
         return truncates(self.trainer)
 
     @property
+    def fault(self) -> str:
+        """Why it has no score: "diverged" or "truncated"; "" where it is neither."""
+        return "diverged" if self.diverged else "truncated" if self.truncated else ""
+
+    @property
     def seconds(self) -> float:
         """Its wall-clock time, 0 where it is not known; seeds that were trained at once share theirs."""
         return (self.cost.get("wall_s") or 0.0) / self.cost.get("stacked", 1)
@@ -110,7 +115,7 @@ class RunResult:
     def score(self) -> float | None:
         """The figure that the table prints, as a fraction: `metric` of the test where there is one, else of the best
         epoch; None where the run diverged or was truncated, or where it is no number."""
-        return None if self.diverged or self.truncated else self._figure()
+        return None if self.fault else self._figure()
 
     def _figure(self) -> float | None:
         figures = self.test if self.test is not None and self.metric in self.test else self.best

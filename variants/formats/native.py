@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
-from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing
+from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing, sha256_of
 from variants.formats.common import base_of, is_stand_in, tied_names
 from variants.formats.fingerprint import alike, fingerprint, sketch
 from variants.named import named_in
@@ -48,6 +49,7 @@ class _Config(TypedDict, total=False):
     backbone: dict
     problem_type: str | None
     labels: list[str]
+    sha256: str
 
 
 def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str | None = None, **notes: Any) -> Path:
@@ -78,7 +80,9 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
             "parameters": adapted.count(),
             **notes,
         }
-    write_atomic(folder / TENSORS, save(tensors, metadata={"format": "pt"}))
+    content = save(tensors, metadata={"format": "pt"})
+    config["sha256"] = hashlib.sha256(content).hexdigest()
+    write_atomic(folder / TENSORS, content)
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
     return folder
 
@@ -93,7 +97,8 @@ def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, T
     """Configuration and tensors of an adapter folder, the configuration's entries of the types of `_Config`.
 
     Raises:
-        VariantError: a file is missing or is not what it should be.
+        VariantError: a file is missing or is not what it should be, or the tensors are not those that were saved with
+            the configuration (``sha256``, which older files lack).
     """
     folder = Path(folder)
     for name in (CONFIG, TENSORS):
@@ -105,6 +110,11 @@ def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, T
     if missing := [key for key in ("variant", "options") if key not in config]:
         raise VariantError(f"{folder / CONFIG} lacks {missing[0]!r}")
     check(folder / CONFIG, config, _Config)
+    if "sha256" in config and sha256_of(folder / TENSORS) != config["sha256"]:
+        raise VariantError(
+            f"{folder} is damaged: {TENSORS} is not the file that {CONFIG} was saved with (another SHA-256): take both "
+            "from one copy of the folder"
+        )
     return config, read_tensors(folder / TENSORS)
 
 

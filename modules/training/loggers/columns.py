@@ -80,4 +80,4 @@ def adapter(config: RunConfig, result: RunResult, which: str) -> dict[str, Any]:
     facts = {"base": config.backbone["name"], "base_hash": config.backbone["hash"]}
     facts |= {"benchmark": config.benchmark, "task": config.task, "variant": config.name, "run": config.id}
     facts |= {"options": config.options, "epoch": figures["epoch"], "parameters": dict(result.parameters)}
-    return facts | ({} if result.diverged else {result.metric: figures[result.metric]})
+    return facts | ({} if result.fault else {result.metric: figures[result.metric]})
