@@ -168,12 +168,11 @@ def _sums(model: nn.Module, batch: Sequence[tuple], pad: int, size: int) -> list
 
 
 def _kept(file: Path | None, rows: int) -> list[float] | None:
+    """The sums in a file that an earlier try left whole."""
+    if file is None or not file.exists():
+        return None
     try:
-        found = (
-            checked(list[Annotated[float, between(-1e30, 1e30)]], read_json(file), str(file))
-            if file and file.exists()
-            else None
-        )
+        found = checked(list[Annotated[float, between(-1e30, 1e30)]], read_json(file), str(file))
     except UserError:
         return None
     return found if len(found) == rows else None
