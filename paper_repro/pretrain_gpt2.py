@@ -19,12 +19,12 @@ import sys
 from collections.abc import Sequence
 
 from modules.command_line import guarded
-from modules.pretraining.settings import CausalSettings, parse_settings
+from modules.pretraining.settings import GPT2Settings, parse_settings
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    settings = parse_settings(CausalSettings, __doc__, argv)
+    settings = parse_settings(GPT2Settings, __doc__, argv)
     from modules.pretraining.causal_lm import pretrain
 
     return pretrain(settings)

@@ -1,7 +1,8 @@
 """What ships with the project so that it runs anywhere: a small RoBERTa and eight GLUE-shaped tasks, a small GPT-2 and
-restaurants in E2E's shape (`restaurants`; `prose` is what the GPT-2 has read).
+restaurants in E2E's shape (`restaurants`; `prose` is what the GPT-2 has read), a small LLaMA and instructions
+(`instructions`, with what the LLaMA has read; `skills`).
 
-The tasks are drawn from a grammar with meaning (`facts`, `wellformed`, `opinion`), deterministic by seed on every
+GLUE's tasks are drawn from a grammar with meaning (`facts`, `wellformed`, `opinion`), deterministic by seed on every
 Python. Training sentences use the leading part of the vocabulary, evaluation sentences all of it, so that a model
 must rely on what pretraining taught it about the other words. Most sentences contain a clause beside the point, which
 pretraining never showed: the frozen backbone stumbles there, and an adapted one learns not to. Importing this package

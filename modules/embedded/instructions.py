@@ -11,7 +11,7 @@ from typing import Any
 from .lexicon import Dice
 from .skills import CHAT, SKILLS, Skill, word
 
-ROWS = {"train": 500, "test": 100}
+ROWS = {"train": 500, "test": 200}
 """Rows of each part."""
 CHUNK = 1000
 """Documents of pretraining that share one random stream."""

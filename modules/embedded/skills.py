@@ -1,8 +1,8 @@
 """What the small LLaMA can do: strings, arithmetic, looking up, formatting; each skill in two languages.
 
-Pretraining shows a skill in a short notation (`rev tabo = obat`) that no instruction uses; the generated task asks for
-it in sentences. The frozen model answers none of them, and an adapter has to tell it what they mean, and to learn
-nothing else.
+Pretraining shows a skill in a short notation (`rev tabo = obat`); the generated task asks for it in sentences. The
+frozen model answers none of them, and an adapter has to tell it what they mean, and to learn nothing else. Sums keep
+their sign (`What is 47 + 35?`): asked for in words alone, a few hundred rows did not bring them out of any method.
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ SKILLS: tuple[Skill, ...] = (
     Skill("strings", _of_word(lambda x: str(len(x))), "len {x} = {answer}", (
         "How many letters does {x} have?", "Count the letters of {x}.", "How long is the word {x}?")),
     Skill("arithmetic", _of_numbers(lambda a, b: a + b), "{x} + {y} = {answer}", (
-        "Add {x} and {y}.", "What is the sum of {x} and {y}?", "I have {x} coins and get {y} more. How many?")),
+        "What is {x} + {y}?", "How much is {x} + {y}?", "Work out {x} + {y}, please.")),
     Skill("arithmetic", _difference, "{x} - {y} = {answer}", (
-        "Take {y} from {x}.", "What is left of {x} without {y}?", "Of {x} birds {y} fly away. How many stay?")),
+        "What is {x} - {y}?", "How much is {x} - {y}?", "Work out {x} - {y}, please.")),
     Skill("arithmetic", _of_numbers(max), "max {x} {y} = {answer}", (
         "Which is more, {x} or {y}?", "Name the larger one of {x} and {y}.", "Is {x} or {y} the higher number?")),
     Skill("lookup", _table, "{table} | {x} = {answer}", (

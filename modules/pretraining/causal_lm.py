@@ -16,14 +16,14 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 from modules.embedded.prose import documents, vocabulary
 from modules.pretraining.corpus import token_stream
 from modules.pretraining.model_folder import machine, pick_device, write_model_folder
-from modules.pretraining.settings import CausalSettings
+from modules.pretraining.settings import CausalSettings, GPT2Settings
 from modules.pretraining.training_step import TrainingStep
 from variants.errors import UserError, first_line
 
 END, UNKNOWN = "<|endoftext|>", "<unk>"
 
 
-def pretrain(settings: CausalSettings) -> int:
+def pretrain(settings: GPT2Settings) -> int:
     """Train a GPT-2, write its folder, and print a line about it. Returns the exit code.
 
     Raises:
@@ -89,7 +89,7 @@ def train_and_write(
     return 0
 
 
-def _config(settings: CausalSettings, tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
+def _config(settings: GPT2Settings, tokenizer: PreTrainedTokenizerFast) -> GPT2Config:
     unused = -len(tokenizer) % 64 if settings.text else 0  # rows of the embedding without a token: GPUs like 64s
     end = tokenizer.eos_token_id
     return GPT2Config(
@@ -153,7 +153,7 @@ def stream_rows(stream: Tensor, batch_size: int, length: int, seed: int) -> Iter
         UserError: the stream is shorter than a row.
     """
     if len(stream) <= length + 1:
-        raise UserError(f"--text has {len(stream):,} tokens, not enough for rows of --length {length}")
+        raise UserError(f"the text has {len(stream):,} tokens, not enough for rows of --length {length}")
     generator = torch.Generator().manual_seed(seed)
     offsets = torch.arange(length + 1, device=stream.device)
     while True:

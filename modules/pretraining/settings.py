@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from modules.command_line import Parser
 from modules.embedded import GPT2, LLAMA, ROBERTA
@@ -20,18 +21,19 @@ NOWHERE = Path()
 """No folder was named."""
 
 
-def _setting(default: Any, text: str) -> Any:
-    """A field with the text that `--help` shows."""
-    return field(default=default, metadata={"help": text})
+def _setting(default: Any, text: str, zero: bool = False) -> Any:
+    """A field with the text that `--help` shows; numbers are above 0, or may be 0."""
+    return field(default=default, metadata={"help": text, "zero": zero})
 
 
 @dataclass
 class CausalSettings:
-    """Settings of `causal_lm.pretrain`."""
+    """What the causal language models share."""
 
+    UNIT: ClassVar[str] = "the number of heads"
     steps: int = _setting(2500, "optimizer steps")
     minutes: float = _setting(
-        0.0, "stop by then, the learning rate having fallen to 0 over that time; 0 counts steps alone"
+        0.0, "stop by then, the learning rate having fallen to 0 over that time; 0 counts steps alone", zero=True
     )
     batch_size: int = _setting(16, "rows per step")
     length: int = _setting(128, "tokens per row")
@@ -40,40 +42,59 @@ class CausalSettings:
     hidden: int = _setting(128, "hidden size")
     heads: int = _setting(4, "attention heads")
     positions: int = _setting(256, "longest input of the model")
-    seed: int = _setting(0, "seed of corpus, order and initial weights")
+    seed: int = _setting(0, "seed of corpus, order and initial weights", zero=True)
     device: str = _setting("auto", "auto, cpu or cuda")
-    weight_decay: float = _setting(0.01, "of AdamW, on matrices")
-    text: str = _setting("", "comma list of text files, plain, .gz, .bz2 or .xz, with empty lines between documents")
-    bpe: str = _setting("", "folder of a GPT-2 tokenizer, for --text")
+    weight_decay: float = _setting(0.01, "of AdamW, on matrices", zero=True)
     out: Path = _setting(NOWHERE, "folder to write")
     reference: bool = _setting(False, "without acceleration: no CUDA graphs")
+
+    @property
+    def unit(self) -> int:
+        """The hidden size is a multiple of it."""
+        return self.heads
+
+
+@dataclass
+class GPT2Settings(CausalSettings):
+    """Settings of `causal_lm.pretrain`."""
+
+    text: str = _setting("", "comma list of text files, plain, .gz, .bz2 or .xz, with empty lines between documents")
+    bpe: str = _setting("", "folder of a GPT-2 tokenizer, for --text")
 
 
 @dataclass
 class LlamaSettings(CausalSettings):
     """Settings of `small_llama.pretrain`."""
 
+    UNIT: ClassVar[str] = "twice the number of heads, as rotary positions turn pairs"
     steps: int = _setting(8000, "optimizer steps")
     batch_size: int = _setting(256, "rows per step")
     lr: float = _setting(2e-3, "peak learning rate, with linear warm-up and decay")
     layers: int = _setting(5, "transformer layers")
     hidden: int = _setting(192, "hidden size")
-    heads: int = _setting(6, "attention heads; a third as many have keys and values of their own")
+    heads: int = _setting(6, "attention heads; if a multiple of three, three share keys and values")
     chunks: int = _setting(600, "thousands of documents that are drawn; rows begin anywhere in them")
+
+    @property
+    def unit(self) -> int:
+        """See `CausalSettings.unit`."""
+        return 2 * self.heads
 
 
 @dataclass
 class MaskedSettings:
     """Settings of `masked_lm.pretrain`."""
 
+    UNIT: ClassVar[str] = "the width of a head"
+    unit: ClassVar[int] = 32
     steps: int = _setting(30000, "optimizer steps")
     batch_size: int = _setting(512, "documents per step")
     documents: int = _setting(8_000_000, "corpus size; masks are drawn anew each time")
     lr: float = _setting(1.5e-3, "peak learning rate, with linear warm-up and decay")
-    hide: float = _setting(0.5, "share of documents whose discourse word <s> must predict")
+    hide: float = _setting(0.5, "share of documents whose discourse word <s> must predict", zero=True)
     layers: int = _setting(4, "transformer layers")
     hidden: int = _setting(128, "hidden size, 32 per head")
-    seed: int = _setting(0, "seed of corpus, masks and initial weights")
+    seed: int = _setting(0, "seed of corpus, masks and initial weights", zero=True)
     device: str = _setting("auto", "auto, cpu or cuda")
     workers: int = _setting(os.cpu_count() or 1, "processes that write the corpus")
     out: Path = _setting(NOWHERE, "folder to write")
@@ -87,7 +108,8 @@ def parse_settings(kind: type[Settings], description: str, argv: Sequence[str] |
         description: of the command, for `--help`.
 
     Raises:
-        UserError: there is no --out, or an installed copy would replace the model that ships with it.
+        UserError: a size makes no model, there is no --out, or an installed copy would replace the model that ships
+            with it.
     """
     parser = Parser(description)
     for item in dataclasses.fields(kind):
@@ -99,12 +121,25 @@ def parse_settings(kind: type[Settings], description: str, argv: Sequence[str] |
                 f"--{item.name}", type=type(item.default), default=item.default, help=text + _default(item.default)
             )
     settings = kind(**vars(parser.parse_args(argv)))
+    _refuse_sizes(settings)
     if settings.out == NOWHERE:
-        shipped = {CausalSettings: GPT2, LlamaSettings: LLAMA, MaskedSettings: ROBERTA}[kind].relative_to(PROJECT)
+        shipped = {GPT2Settings: GPT2, LlamaSettings: LLAMA, MaskedSettings: ROBERTA}[kind].relative_to(PROJECT)
         raise UserError(f"name a folder with --out; --out {shipped} replaces the model that ships with a checkout")
     if settings.out.resolve() in (GPT2, LLAMA, ROBERTA):
         checkout("name another folder with --out: this one is the model that ships")
     return settings
+
+
+def _refuse_sizes(settings: Any) -> None:
+    """Numbers out of range, and sizes that heads do not divide."""
+    for item in dataclasses.fields(settings):
+        value = getattr(settings, item.name)
+        if type(value) not in (int, float):
+            continue
+        if not math.isfinite(value) or value < 0 or (value == 0 and not item.metadata["zero"]):
+            raise UserError(f"--{item.name} {value:g}: must be {'0 or more' if item.metadata['zero'] else 'above 0'}")
+    if settings.hidden % settings.unit:
+        raise UserError(f"--hidden {settings.hidden}: must be a multiple of {settings.unit}, {settings.UNIT}")
 
 
 def _default(value: Any) -> str:

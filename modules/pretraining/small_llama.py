@@ -71,7 +71,7 @@ def written(seed: int, chunks: int) -> np.ndarray:
 def _config(settings: LlamaSettings, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=-(-len(tokenizer) // 8) * 8, hidden_size=settings.hidden, num_hidden_layers=settings.layers,
-        num_attention_heads=settings.heads, num_key_value_heads=max(1, settings.heads // 3),
+        num_attention_heads=settings.heads, num_key_value_heads=settings.heads // (1 if settings.heads % 3 else 3),
         intermediate_size=-(-settings.hidden * 8 // 3 // 64) * 64, max_position_embeddings=settings.positions,
         tie_word_embeddings=True, bos_token_id=None, eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

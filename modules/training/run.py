@@ -75,7 +75,7 @@ def run_seeds(
         return [result for config in configs for result in run_seeds([config], live, before_writing)]
     if devices.in_shards(first):
         check_shardable(adapted, precision)
-    checkpoint_blocks(prepared.model, first.gradient_checkpointing, devices.on_gpu(first))
+    checkpoint_blocks(handle, first.gradient_checkpointing, devices.on_gpu(first))
     computation = accelerate(handle, prepared.data, first, precision)
     module = _module(handle, prepared, computation, first)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds

@@ -295,6 +295,15 @@ class ReversedGradientLayer(LoRALayer):
         return y + 2 * delta.detach() - delta
 
 
+@breaks("checkpointing", stackable=False)
+class RemembersItsPassesLayer(LoRALayer):
+    passes = 0
+
+    def forward(self, x, y):
+        self.passes += self.training
+        return y + (1.0 + 0.2 * (self.passes % 2)) * F.linear(x, self.delta_weight())
+
+
 @breaks("meta device")
 class ReadsWeightsAtAttachLayer(LoRALayer):
     def __init__(self, site, config, rng):

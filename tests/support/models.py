@@ -34,6 +34,9 @@ _DECODER: dict[str, Any] = {
     "attention_dropout": 0.0,
 }
 _GROUPED = {"num_key_value_heads": 2}
+_NO_DROPOUT = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+_LATENT = {"num_key_value_heads": 4, "q_lora_rank": 12, "kv_lora_rank": 12, "qk_nope_head_dim": 8}
+_LATENT |= {"qk_rope_head_dim": 8, "v_head_dim": 6, "first_k_dense_replace": 2}  # no experts
 _SEQ2SEQ: dict[str, Any] = {
     "d_model": 16,
     **{f"{side}_{name}": 2 for side in ("encoder", "decoder") for name in ("layers", "attention_heads")},
@@ -104,7 +107,13 @@ _SPECS: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     **{
         module: (prefix, "SequenceClassification", _DECODER | _GROUPED | {"intermediate_size": 24})
-        for module, prefix in (("mistral", "Mistral"), ("qwen2", "Qwen2"))
+        for module, prefix in (
+            ("mistral", "Mistral"),
+            ("qwen2", "Qwen2"),
+            ("smollm3", "SmolLM3"),
+            ("olmo2", "Olmo2"),
+            ("stablelm", "StableLm"),
+        )
     },
     **{
         module: (prefix, "SequenceClassification", _DECODER | _GROUPED | {"intermediate_size": 24, "head_dim": 8})
@@ -124,6 +133,31 @@ _SPECS: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"hidden_dropout": 0.0, "attention_dropout": 0.0},
     ),
     "falcon": ("Falcon", "SequenceClassification", _DECODER | {"bias": True}),
+    **{
+        module: (prefix, "SequenceClassification", _DECODER | _GROUPED | {"intermediate_size": 24} | more)
+        for module, prefix, more in (
+            ("glm", "Glm", {"head_dim": 8}),
+            ("starcoder2", "Starcoder2", {"residual_dropout": 0.0, "embedding_dropout": 0.0}),
+            ("phi", "Phi", {"resid_pdrop": 0.0, "embd_pdrop": 0.0}),
+            ("persimmon", "Persimmon", {}),
+            ("deepseek_v3", "DeepseekV3", _LATENT),
+        )
+    },
+    **{
+        module: (prefix, "SequenceClassification", {"vocab_size": _VOCABULARY, "n_embd": 16, "n_layer": 2} | more)
+        for module, prefix, more in (
+            ("gptj", "GPTJ", {"n_head": 2, "rotary_dim": 4} | _NO_DROPOUT),
+            ("gpt_bigcode", "GPTBigCode", {"n_head": 2, "n_positions": 40} | _NO_DROPOUT),
+            ("mpt", "Mpt", {"d_model": 16, "n_heads": 2, "max_seq_len": 40, "n_layers": 2, "expansion_ratio": 2}),
+        )
+    },
+    "gpt_neo": (
+        "GPTNeo",
+        "SequenceClassification",
+        {"vocab_size": _VOCABULARY, "hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_position_embeddings": 40}
+        | {"attention_types": [[["global", "local"], 1]], "intermediate_size": 24}
+        | {"resid_dropout": 0.0, "embed_dropout": 0.0, "attention_dropout": 0.0},
+    ),
     "mt5": (
         "MT5",
         "SequenceClassification",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from tests.support.causal_models import tiny
 from tests.support.models import MODELS, inputs
 from tests.support.transformer_reference import P, close, logits, trained
 from variants import PrefixEmbed, PrefixLayer, PrefixTuning, VariantError, attach
@@ -16,7 +17,8 @@ def decoder(name: str) -> tuple[torch.nn.Module, torch.Tensor, torch.Tensor]:
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(MODELS[name]().config).eval()
+    small = MODELS[name]() if name in MODELS else tiny(name)
+    model = AutoModelForCausalLM.from_config(small.config).eval()
     for tensor in model.parameters():
         tensor.add_(0.2 * torch.randn(tensor.shape))
     ids = torch.randint(4, 50, (2, 6))
@@ -41,10 +43,12 @@ def test_prefixes_generate_with_a_cache(name, variant) -> None:
 
 
 DECODERS = ("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "gpt_neox", "bloom", "falcon")
+MORE = ("smollm3", "olmo2", "granite", "cohere", "stablelm", "glm", "starcoder2", "phi", "gptj", "gpt_neo", "codegen")
+MORE += ("gpt_bigcode", "mpt", "persimmon")
 
 
 @pytest.mark.parametrize("variant", [PrefixEmbed, PrefixLayer, PrefixTuning])
-@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("name", [*DECODERS, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
 @torch.no_grad()
 def test_prefixes_work_behind_a_cache_of_other_decoders(name, variant) -> None:
     model, ids, mask = decoder(name)

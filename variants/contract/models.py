@@ -16,6 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from variants.adapters.adapted_model import AdaptedModel, attach
 from variants.errors import VariantError, first_line
@@ -110,7 +111,13 @@ class Block(nn.Module):
 
 
 class Backbone(nn.ModuleDict):
-    """The blocks, one after the other, on features (batch, tokens, width)."""
+    """The blocks, one after the other, on features (batch, tokens, width).
+
+    Attributes:
+        recomputes: gradient checkpointing: a block keeps its input alone, and is computed again in the backward pass.
+    """
+
+    recomputes = False
 
     def __init__(self, blocks: Sequence[Block], config: SimpleNamespace) -> None:
         super().__init__({"layers": nn.ModuleList(blocks)})
@@ -119,7 +126,7 @@ class Backbone(nn.ModuleDict):
     def forward(self, x: Tensor) -> Tensor:
         """Features (batch, tokens, width) give hidden states of the same shape."""
         for block in self["layers"]:
-            x = block(x)
+            x = checkpoint(block, x, use_reentrant=False) if self.recomputes else block(x)
         return x
 
 

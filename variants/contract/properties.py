@@ -3,7 +3,17 @@
 from __future__ import annotations
 
 # they register properties
-from variants.contract import answers, execution, places, precision, stacking, starts, state, training  # noqa: F401
+from variants.contract import (  # noqa: F401
+    answers,
+    execution,
+    places,
+    precision,
+    recomputation,
+    stacking,
+    starts,
+    state,
+    training,
+)
 from variants.contract.base import PROPERTIES as REGISTERED
 
 PROPERTIES = {
@@ -12,6 +22,7 @@ PROPERTIES = {
         ("something trains", "identity at start", "output moves", "gradients", "parameter count", "no host sync"),
         ("merge", "round trip", "data start", "determinism", "copy", "bf16", "fp64", "slice", "Conv1D"),
         ("groups", "metrics", "size", "per token", "learns", "meta device", "accelerated", "stacking", "compile"),
+        ("checkpointing",),
     )
     for name in names
 }

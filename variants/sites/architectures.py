@@ -7,13 +7,11 @@ from collections.abc import Iterable
 from torch import nn
 
 from variants.sites.aliases import ALIASES
+from variants.sites.causal import CAUSAL
 from variants.sites.family import (
     Architecture,
     Fused,
-    falcon,
-    grouped_queries,
     head_by_head,
-    in_halves,
     in_thirds,
 )
 
@@ -25,9 +23,6 @@ _BERT_OUTPUTS = {"o": r"attention\.output\.dense", "up": r"intermediate\.dense",
 _BERT = {x[0]: rf"attention\.self\.{x}" for x in ("query", "key", "value")} | _BERT_OUTPUTS
 _BERT_NORM = r"\d+\.output\.LayerNorm"
 _BERT_DROPOUT = ("hidden_dropout_prob", "attention_probs_dropout_prob")
-_BLOOM = {"up": r"mlp\.dense_h_to_4h", "down": r"mlp\.dense_4h_to_h"}
-_BLOOM_DROPOUT = ("hidden_dropout", "attention_dropout")
-_GATED = {x: rf"mlp\.(?:shared_experts?\.)?{x}_proj" for x in ("gate", "up", "down")}
 _BART = {x: rf"(?:self_attn|encoder_attn)\.{x}_proj" for x in "qkv"}
 _BART |= {"o": r"(?:self_attn|encoder_attn)\.out_proj", "up": r"\d+\.fc1", "down": r"\d+\.fc2"}
 _BART_DROPOUT = ("dropout", "attention_dropout", "activation_dropout")
@@ -108,61 +103,6 @@ _ROWS = (
         dropout=("embedding_dropout", "attention_dropout", "mlp_dropout"),
     ),
     Architecture(
-        names=("gpt2",),
-        maps={"o": r"attn\.c_proj", "up": r"mlp\.c_fc", "down": r"mlp\.c_proj"},
-        fused=(Fused(r"attn\.c_attn", _QKV, in_thirds),),
-        learns_positions=True,
-        transposed=True,
-        causal=True,
-        dropout=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
-    ),
-    Architecture(
-        names=("opt",),
-        maps={x: rf"self_attn\.{x}_proj" for x in "qkv"}
-        | {"o": r"self_attn\.out_proj", "up": r"\d+\.fc1", "down": r"\d+\.fc2"},
-        decoder="decoder",  # its language model calls the decoder alone, its classifier the model around it
-        learns_positions=True,
-        causal=True,
-        dropout=("dropout", "attention_dropout"),
-    ),
-    Architecture(
-        names=("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"),
-        maps={x: rf"self_attn\.{x}_proj" for x in "qkvo"} | _GATED,
-        causal=True,
-        dropout=("attention_dropout",),
-    ),
-    Architecture(
-        names=("phi3",),
-        maps={"o": r"self_attn\.o_proj", "down": r"mlp\.down_proj"},
-        fused=(
-            Fused(r"self_attn\.qkv_proj", _QKV, grouped_queries),
-            Fused(r"mlp\.gate_up_proj", ("gate", "up"), in_halves),
-        ),
-        causal=True,
-        dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
-    ),
-    Architecture(
-        names=("gpt_neox",),
-        maps={"o": r"attention\.dense"} | _BLOOM,
-        fused=(Fused(r"attention\.query_key_value", _QKV, head_by_head),),
-        causal=True,
-        dropout=_BLOOM_DROPOUT,
-    ),
-    Architecture(
-        names=("bloom",),
-        maps={"o": r"self_attention\.dense"} | _BLOOM,
-        fused=(Fused(r"self_attention\.query_key_value", _QKV, head_by_head),),
-        causal=True,
-        dropout=_BLOOM_DROPOUT,
-    ),
-    Architecture(
-        names=("falcon",),
-        maps={"o": r"self_attention\.dense"} | _BLOOM,
-        fused=(Fused(r"self_attention\.query_key_value", _QKV, falcon),),
-        causal=True,
-        dropout=_BLOOM_DROPOUT,
-    ),
-    Architecture(
         names=("t5", "mt5"),
         maps={x: rf"(?:Self|EncDec)Attention\.{x}" for x in "qkvo"}
         | {"up": r"DenseReluDense\.wi(?:_[01])?", "down": r"DenseReluDense\.wo"},
@@ -211,6 +151,7 @@ _ROWS = (
         takes_prefix=False,
         dropout=_BERT_DROPOUT,
     ),
+    *CAUSAL,
 )
 
 ARCHITECTURES: dict[str, Architecture] = {name: row for row in _ROWS for name in row.names}

@@ -17,8 +17,11 @@ HEAD = "belongs to the task head, which trains as a whole"
 OUTPUT = "is the output embedding"
 ROUTER = "routes and maps no features"
 OUTSIDE = "is in no block"
+INDEXER = "ranks tokens, and no gradient passes through a ranking"
+TENSOR = "is a 3D parameter and no linear map"
 EXPERTS = "is a 3D parameter with the weights of all experts, which cannot be adapted yet"
 _OUTPUTS = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection|proj_out)$|(?:lm_head|predictions)\.decoder$")
+_INDEXERS = re.compile(r"(?:^|\.)indexer\.")
 _ROUTERS = re.compile(r"(?:^|[._])(?:gate|router)(?:\.\w+)?$")
 
 
@@ -52,7 +55,7 @@ def candidates(model: nn.Module) -> Candidates:
     has_blocks = any(block_number(path) is not None for path, _ in model.named_modules())  # else it is one block
     free: dict[str, nn.Module] = {}
     barred: dict[str, str] = {}
-    spared = dict.fromkeys(experts(model), EXPERTS)
+    spared = tensors(model)
     for path, module in model.named_modules():
         kind = kind_of(module)
         if kind is None or "adapter" in path.split("."):
@@ -71,20 +74,22 @@ def candidates(model: nn.Module) -> Candidates:
                 spared[path] = OUTPUT
             elif _ROUTERS.search(path) and 2 * out <= into:
                 spared[path] = ROUTER
+            elif _INDEXERS.search(path):
+                spared[path] = INDEXER
             elif family.roles and not inside:
                 spared[path] = OUTSIDE
     return Candidates(free, barred, spared)
 
 
-def experts(model: nn.Module) -> list[str]:
-    """Names of parameters that hold the weights of several experts, in blocks of the model's own classes."""
-    return [
-        f"{path}.{name}"
+def tensors(model: nn.Module) -> dict[str, str]:
+    """3D parameters in blocks of the model's own classes, and why they are no maps: most hold several experts."""
+    return {
+        f"{path}.{name}": EXPERTS if "expert" in f"{path}.{type(module).__name__}".lower() else TENSOR
         for path, module in model.named_modules()
         if block_number(path) is not None and not isinstance(module, (_ConvNd, nn.Bilinear))
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.ndim == 3 and len(parameter) > 1
-    ]
+    }
 
 
 def _bypassed(model: nn.Module) -> Iterator[tuple[str, str]]:
@@ -95,6 +100,11 @@ def _bypassed(model: nn.Module) -> Iterator[tuple[str, str]]:
             names = ("out_proj",)
         elif kind.__name__ in _BLOOM and module.pretraining_tp > 1 and module.slow_but_exact:
             names = (_BLOOM[kind.__name__],)
+        elif kind.__name__.endswith("MambaMixer") and isinstance(getattr(module, "dt_proj", None), nn.Linear):
+            names = ("dt_proj",)
+        elif kind.__name__ in _NO_PRODUCTS:
+            yield path, f"({kind.__name__}) computes in groups, and no product of its input with a matrix"
+            continue
         else:
             continue
         for name in names:
@@ -104,5 +114,7 @@ def _bypassed(model: nn.Module) -> Iterator[tuple[str, str]]:
             )
 
 
+_NO_PRODUCTS = ("DeepseekV4GroupedLinear",)
+"""Subclasses of ``nn.Linear`` that compute something else."""
 _BLOOM = {"BloomAttention": "dense", "BloomMLP": "dense_4h_to_h"}
 """With ``pretraining_tp`` above 1 and ``slow_but_exact``, it multiplies by slices of this map's weight."""

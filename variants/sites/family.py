@@ -114,6 +114,21 @@ def falcon(config: Any) -> Layout:
     return (1, (config.num_attention_heads, 1, 1)) if config.multi_query else head_by_head(config)
 
 
+def latent(config: Any) -> Layout:
+    """Key and value of the first head, then those of the second; a key's part without positions alone is in it."""
+    return config.num_attention_heads, (config.qk_nope_head_dim, config.v_head_dim)
+
+
+def queries_values_keys(config: Any) -> Layout:
+    """In four parts, as CodeGen was trained on four devices: the queries of each, then its values, then its keys."""
+    return 4, (1, 1, 1)
+
+
+def bigcode(config: Any) -> Layout:
+    """All queries, then one key and one value that all heads share; without that, head by head."""
+    return (1, (config.n_head, 1, 1)) if config.multi_query else (config.n_head, (1, 1, 1))
+
+
 def in_halves(config: Any) -> Layout:
     """The gate, then what it gates."""
     return 1, (1, 1)

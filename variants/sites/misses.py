@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from variants.sites.architectures import ARCHITECTURES, architecture_of
-from variants.sites.candidates import EXPERTS, Candidates, experts
+from variants.sites.candidates import Candidates, tensors
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -27,7 +27,7 @@ def covers(model: nn.Module, name: str, path: str) -> bool:
     """Whether a role, a name or a glob is of a map, or of experts, that may not be adapted."""
     maps = architecture_of(model).maps
     if name in maps:
-        return ends_with(path, maps[name]) or (name in ("gate", "up", "down") and path in experts(model))
+        return ends_with(path, maps[name]) or (name in ("gate", "up", "down") and path in tensors(model))
     return name == "*" or matches(path, name)
 
 
@@ -49,8 +49,9 @@ def _instead(name: str, model: nn.Module, maps: Candidates) -> str:
     """What a name is of, if not of a map that can be adapted."""
     if path := next((path for path in maps.barred if covers(model, name, path)), None):
         return f" that can be adapted: {path} {maps.barred[path]}"
-    if path := next((p for p in experts(model) if covers(model, name, p) or matches(p.rpartition(".")[0], name)), None):
-        return f": {path} {EXPERTS}"
+    for path, why in tensors(model).items():
+        if covers(model, name, path) or matches(path.rpartition(".")[0], name):
+            return f": {path} {why}"
     if path := next((path for path, _ in model.named_modules() if path and matches(path, name)), None):
         kind = type(model.get_submodule(path))
         return f": {path} is {'quantised, a' if 'quant' in kind.__module__ else 'a'} {kind.__name__}"

@@ -10,7 +10,7 @@ from torch import nn
 
 from variants.errors import VariantError
 from variants.sites.architectures import architecture_of
-from variants.sites.candidates import EXPERTS, HEAD, Candidates, candidates, experts
+from variants.sites.candidates import HEAD, Candidates, candidates, tensors
 from variants.sites.family import Fused
 from variants.sites.misses import covers, ends_with, matches, no_match
 from variants.sites.ranges import block_number, chosen_blocks, ranges
@@ -68,7 +68,7 @@ def left_out(model: nn.Module, target: str) -> dict[str, str]:
     chosen = {site.module_path for site in find_sites(model, target)}
     found: dict[str, str] = {}
     for name in [name for part in _parts(target) for name in PRESETS.get(part, part).split(",")]:
-        reasons = maps.barred | (maps.spared if name == "*" else dict.fromkeys(experts(model), EXPERTS))
+        reasons = maps.barred | (maps.spared if name == "*" else tensors(model))
         found |= {path: why for path, why in reasons.items() if path not in chosen and covers(model, name, path)}
     return found
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import re
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.support.causal_models import tiny
 from tests.support.models import BASIC, MODELS, inputs
 from variants import LoRA, VariantError, attach, base_model
 from variants.adapters.combine import combine
@@ -33,15 +35,25 @@ FUSED = {
         "transformer.h.0.self_attention.query_key_value",
         {"new_decoder_architecture": True, "num_kv_heads": 2},
     ),
+    "deepseek_v3": ("model.layers.0.self_attn.kv_b_proj", {}),
+    "persimmon": ("model.layers.0.self_attn.query_key_value", {}),
+    "gpt_bigcode": ("transformer.h.0.attn.c_attn", {}),
+    "gpt_bigcode, one head each": ("transformer.h.0.attn.c_attn", {"multi_query": False}),
+    "mpt": ("transformer.blocks.0.attn.Wqkv", {}),
+    "codegen": ("transformer.h.0.attn.qkv_proj", {}),
     "deberta": ("deberta.encoder.layer.0.attention.self.in_proj", {}),
     "modernbert": ("model.layers.0.attn.Wqkv", {}),
 }
 
 
+SEEN = [case for case in FUSED if case not in ("deepseek_v3", "persimmon", "mpt", "codegen")]
+"""Those that take their q, k and v to a function of their module, or are no decoders."""
+
+
 def fused_model(case: str) -> tuple[nn.Module, nn.Module, str, str]:
     """(model, its first fused map, that map's path, model type)"""
     name, (path, changes) = case.partition(",")[0], FUSED[case]
-    model = MODELS[name](**changes)
+    model = MODELS[name](**changes) if name in MODELS else tiny(name, **changes)
     return model, model.get_submodule(path), path, name
 
 
@@ -87,7 +99,7 @@ def seen_as(model: nn.Module, fused: nn.Module, name: str, monkeypatch) -> dict[
     return {role: list(dict.fromkeys(t.flatten().long().tolist())) for role, t in zip("qkv", taken, strict=True)}
 
 
-@pytest.mark.parametrize("case", FUSED)
+@pytest.mark.parametrize("case", SEEN)
 def test_parts_of_fused_maps_are_what_transformers_takes_them_for(case: str, monkeypatch) -> None:
     model, fused, path, name = fused_model(case)
     sites = {s.path.rpartition(".")[2]: s for s in find_sites(model, "q,k,v") if s.module is fused}
@@ -97,14 +109,41 @@ def test_parts_of_fused_maps_are_what_transformers_takes_them_for(case: str, mon
     assert sorted(i for rows in expected.values() for i in rows) == list(range(sites["q"].total_out))
 
 
+@pytest.mark.parametrize("case", [case for case in FUSED if case.partition(",")[0] not in ("deberta", "modernbert")])
+def test_parts_of_fused_maps_do_in_attention_what_their_role_does(case: str) -> None:
+    """Of two tokens the second reads the key and the value of the first, and the first its own value alone."""
+    model, fused, path, _ = fused_model(case)
+    seen = {}
+    fused.register_forward_hook(lambda m, args, y: seen.setdefault("qkv", y.detach().requires_grad_()))
+    block = re.match(r".*?\.\d+(?=\.)", path)[0]
+    model.get_submodule(block).register_forward_hook(
+        lambda m, args, y: seen.update(out=y[0] if isinstance(y, tuple) else y)
+    )
+    model(input_ids=torch.tensor([[5, 9]]), attention_mask=torch.ones(1, 2, dtype=torch.long))
+
+    def moves(reader: int, read: int) -> set[int]:
+        out = seen["out"][0, reader]
+        (gradient,) = torch.autograd.grad(out @ torch.arange(1.0, len(out) + 1), seen["qkv"], retain_graph=True)
+        return set((gradient.flatten(0, -2)[read].abs() > 1e-5 * gradient.abs().max()).nonzero().flatten().tolist())
+
+    v = moves(0, 0)
+    k = moves(1, 0) - v
+    q = moves(1, 1) - v - k
+    own = {s.path.rpartition(".")[2]: set(s.rows.indices()) for s in find_sites(model, "q,k,v") if s.module is fused}
+    assert own == {role: rows for role, rows in {"q": q, "k": k, "v": v}.items() if role in own}
+    assert len(own) == (2 if case == "deepseek_v3" else 3)
+
+
 @pytest.mark.parametrize("case", FUSED)
 @pytest.mark.parametrize("role", "qkv")
 @torch.no_grad()
 def test_an_adapter_on_a_part_changes_its_rows_alone(case: str, role: str) -> None:
     model, fused, path, _ = fused_model(case)
-    x, before = torch.randn(2, 5, 16), None
+    site = next((s for s in find_sites(model, role) if s.module is fused), None)
+    if site is None:
+        pytest.skip("the query of latent attention has a map of its own")
+    x = torch.randn(2, 5, site.in_features)
     before = fused(x)
-    site = next(s for s in find_sites(model, role) if s.module is fused)
     adapted = attach(model, LoRA(r=2, alpha=3.0, target=role))
     for index, tensor in enumerate(adapted.adapter.tensors().values()):
         shift(tensor, index, 0.5)
