@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code  # a search alone
     code = max(code, comparison.carry_out(runs, options.results_dir))
     code = max(code, show_table(str(options.results_dir), benchmark=comparison.benchmark, differences=True))
-    end(runs, runs, comparison.benchmark)
+    end(runs, [run for run in runs if run.id in comparison.begun], comparison.benchmark)
     return code
 
 

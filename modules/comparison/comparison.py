@@ -70,6 +70,7 @@ class Comparison:
         stack: train seeds at once where the variant can be stacked.
         code: the variants from outside (``FILE.py:CLASS``) that the caller has named: a file brings no code.
         launch: jobs of a scheduler in place of workers.
+        begun: ids of the runs that were missing when they were to be carried out.
     """
 
     path: Path
@@ -79,6 +80,7 @@ class Comparison:
     stack: bool = False
     code: frozenset[str] = frozenset()
     launch: Launch | None = None
+    begun: set[str] = field(default_factory=set, repr=False)
     _source: Source | None = field(default=None, repr=False)
     _planned: dict[tuple[str, str, bool], list[RunConfig]] = field(default_factory=dict, repr=False)
 
@@ -219,6 +221,7 @@ class Comparison:
         begin([run for group in groups for run in group])
         for run in (run for group in groups for run in group):
             run.write()
+            self.begun.add(run.id)
         code = carry_out(groups, str(folder), self.launch, self.jobs, self.content.for_all, self.stack)
         return max(code, say_what_is_missing(runs, folder))
 

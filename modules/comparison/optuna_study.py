@@ -2,19 +2,21 @@
 
 The studies lie in one journal file of the tuning folder, which several commands and machines may share. A trial counts
 when the result files of its runs are there. One whose command was stopped is taken up by the next command; one that
-another command is at is left to it. A study is named by what decides its scores: a changed file begins a new one.
+another command is at is left to it, and waited for where nothing else is left to do. A study is named by what decides
+its scores: a changed file begins a new one.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from modules.comparison.comparison import Comparison, Row
-from modules.comparison.progress import told
+from modules.comparison.progress import LOOK, told
 from modules.comparison.trials import Trial, Trials, scored, trial
 from modules.launch.claims import alone, holder
-from modules.launch.holders import say_what_is_missing
 from modules.launch.pool import default_jobs
+from modules.launch.progress_line import say
 from modules.runs.results import run_id
 from variants.errors import UserError
 
@@ -35,10 +37,14 @@ def search(comparison: Comparison, rows: list[Row]) -> tuple[Trials, int]:
             asked = {row.name: _ask(comparison, row, studies[row.name], each_round) for row in rows}
         trials = {row.name: list(known(comparison, row, studies[row.name])) for row in rows}
         runs = [run for own in asked.values() for each in own for run in each.runs]
-        if not runs:  # all have a result, or another command is at them
-            every = [run for own in trials.values() for each in own for run in each.runs]
-            return trials, say_what_is_missing(every, comparison.tuning)
         total = comparison.content.tune.trials * len(rows)
+        if not runs:
+            left = [each for own in trials.values() for each in own if not each.done]
+            if not left:
+                return trials, 0
+            with told(comparison, trials, total):
+                _wait_for(comparison, left)
+            continue
         with told(comparison, trials, total):
             code = comparison.carry_out(runs, comparison.tuning)
         for row in rows:
@@ -127,6 +133,16 @@ def _sampler(study: Study, seed: int) -> None:
     import optuna
 
     study.sampler = optuna.samplers.TPESampler(seed=seed % 2**32, constant_liar=True)
+
+
+def _wait_for(comparison: Comparison, trials: list[Trial]) -> None:
+    """Return when one of the trials, which other commands are at, is done, or when nobody is at it any more."""
+    who = next((words for each in trials for run in each.runs if (words := holder(run.folder))), None)
+    if who:
+        count = "a trial" if len(trials) == 1 else f"{len(trials)} trials"
+        say(f"waiting for {count} that {who} is at")
+    while all(_held(each) and not scored(comparison, each).done for each in trials):
+        time.sleep(LOOK)
 
 
 def _held(each: Trial) -> bool:

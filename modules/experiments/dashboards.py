@@ -49,7 +49,7 @@ def begin(runs: Sequence[RunConfig]) -> dict[str, str]:
 def end(
     runs: Sequence[RunConfig], trained: Sequence[RunConfig], benchmark: Benchmark, agent: dict[str, str] | None = None
 ) -> None:
-    """Put the table of the command on W&B, as a run of its own, and say where to look.
+    """Put the table of the command on W&B, as a run of its own, and say where to look, if anything is new there.
 
     Args:
         runs: all that the command speaks of; trained: those that it has trained.
@@ -66,7 +66,7 @@ def end(
             places.append(_table(first, [run.id for run in runs], benchmark, agent))
         except Exception as error:  # the results are there: no dashboard may make them look lost
             warnings.warn(f"the table is not on Weights & Biases: {error}", stacklevel=2)
-    for line in where_to_look(first, [place for place in places if place]):
+    for line in where_to_look(first, [place for place in places if place]) if trained or places else ():
         print(line)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -95,23 +96,29 @@ def planned_runs(wishes: Wishes) -> list[PlannedRun]:
             for each in (recipe.start, recipe) if recipe.start else (recipe,):
                 training, variant = settings(wishes, cls, each)
                 if each.task not in sizes:
-                    sizes[each.task] = data_sizes(own, model, wishes.data_dir, each.task)
+                    sizes[each.task] = data_sizes(own, model, wishes.data_dir, each.task, training)
                 run = PlannedRun(wishes, model, each, seed, training, variant, start, *sizes[each.task])
                 found.setdefault(run.key, run)
                 start = run.key
     return list(found.values())
 
 
-def data_sizes(own: Benchmark, model: str, data_dir: str | None, task: str) -> tuple[tuple[int, int], float | None]:
+def data_sizes(
+    own: Benchmark, model: str, data_dir: str | None, task: str, training: Mapping[str, Any]
+) -> tuple[tuple[int, int], float | None]:
     """((training rows, dev rows scored after an epoch), letters of a mean training row).
 
     Of the rows that the command would read; without them the official numbers of rows.
+
+    Raises:
+        UserError: the rows cannot be read, or the training settings do not belong to their labels.
     """
     counted = own.scored_on == "dev"
     if own.official_rows and model != "embedded" and not (data_dir or os.environ.get(own.data_env)):
         train, scored = own.official_rows[task]
         return (train, scored if counted else 0), None
     source = own.source("embedded" if model == "embedded" else "folder", data_dir)
+    own.labelled(own.tasks[task], source, training)
     texts = source.load(own.tasks[task])["train"].texts
     sizes = source.sizes[task]
     letters = sum(len(text) for row in texts for text in row) / len(texts)

@@ -118,12 +118,14 @@ def seeds_of(value: str | int | None) -> list[int]:
     """Seeds from a comma list of numbers and ranges: 0-2,7 is 0, 1, 2 and 7.
 
     Raises:
-        UserError: one is not a whole number, or none that libraries take.
+        UserError: there is none, or one is not a whole number, or none that libraries take.
     """
     if value is None:
         return []
     seeds: list[int] = []
-    for part in parts_of(str(value)):
+    if not (parts := parts_of(str(value))):
+        raise UserError("--seeds names no seed; leave it out for the recipe's")
+    for part in parts:
         if not (found := re.fullmatch(r"(-?\d+)(?:-(\d+))?", part)):
             raise UserError(f"--seeds must be whole numbers such as 0,1,2 or 0-4, not {value!r}")
         first, last = int(found[1]), int(found[2] or found[1])

@@ -16,6 +16,7 @@ from typing import IO, Any
 
 from modules.runs import progress
 from modules.runs.config import RunConfig
+from modules.runs.progress import clock
 from modules.runs.ranks import launched, rank
 from modules.runs.results import ResultStore, RunResult
 from modules.runs.score_form import printed
@@ -25,6 +26,8 @@ EVERY = 0.2
 """Seconds between two looks at the runs."""
 BAR, NARROW = 12, 80
 """Characters that the bar has at least; a terminal narrower than this has none."""
+TITLE = 8
+"""Characters of a title that say something."""
 
 _now: list[ProgressLine] = []
 
@@ -144,16 +147,18 @@ class ProgressLine:
 
     def _draw(self, running: Sequence[tuple[list[str], progress.Progress]], now: float) -> None:
         done = self._words_done()
-        texts = [f"{self._titled(ids)} {words_of(state)}" for ids, state in running]
         left = self._seconds_left(running, now)
-        head = [f"{len(self.done)}/{len(self.titles)} runs"]
-        head.append(f"{clock(left)} left" if left is not None else f"{clock(now - self._start)} so far")
-        text = ", ".join(head) + (f": {'; '.join(texts)}" if texts else ": starting" if not self.done else "")
+        runs = f"{len(self.done)}/{len(self.titles)} runs"
+        time_words = f"{clock(left)} left" if left is not None else f"{clock(now - self._start)} so far"
         self._bar.ncols = columns = _columns(self._bar)  # tqdm itself draws nothing where a terminal says 0 lines
         room = columns - (1 if columns < NARROW else BAR + len(" || 100%"))
         self._bar.bar_format = "{desc}" if columns < NARROW else "{desc} |{bar}| {percentage:3.0f}%"
         self._bar.n = min(1.0, (done + sum(state.share for _, state in running)) / len(self.words))
-        self._bar.set_description_str(text if len(text) <= room else f"{text[: room - 1]}…")
+        if running:
+            text = fitted(runs, time_words, [(self._titled(ids), state) for ids, state in running], room)
+        else:
+            text = f"{runs}, {time_words}" + ("" if self.done else ": starting")
+        self._bar.set_description_str(shortened(text, room))
 
     def _words_done(self) -> int:
         return sum(all(id in self.done for id in ids) for ids in self.words.values())
@@ -187,22 +192,45 @@ def outcome(result: RunResult) -> str:
     return f"{result.metric} {score}, best epoch {result.best['epoch']} of {result.last['epoch']}"
 
 
+def fitted(runs: str, time_words: str, running: Sequence[tuple[str, progress.Progress]], room: int) -> str:
+    """The line in so many characters, as far as that can be. What goes first: all runs but one, the end of that one's
+    title, the time, the score. How many are done, and the epoch, stay.
+
+    Args:
+        runs: how many are done; time_words: what is left.
+        running: title and state of what is under way.
+    """
+    head = f"{runs}, {time_words}: "
+    for shown in range(len(running), 0, -1):
+        more = f" (+{len(running) - shown})" if shown < len(running) else ""
+        text = head + "; ".join(f"{title} {words_of(state)}".rstrip() for title, state in running[:shown]) + more
+        if len(text) <= room:
+            return text
+    title, state = running[0]
+    for start, words in ((head, words_of(state)), (f"{runs}: ", words_of(state)), (f"{runs}: ", epoch_of(state))):
+        if (space := room - len(f"{start} {words}{more}")) >= min(TITLE, len(title)):
+            return f"{start}{shortened(title, space)} {words}{more}"
+    return f"{runs}: {epoch_of(state) or title}{more}"
+
+
+def shortened(text: str, room: int) -> str:
+    """The text, its end cut where it is longer than the room."""
+    return text if len(text) <= room else f"{text[: max(0, room - 1)]}…"
+
+
 def words_of(state: progress.Progress) -> str:
-    """Such as ``accuracy 87.1, epoch 2/5``: the score first, since a narrow terminal shows no more."""
-    words = [state.score, f"epoch {state.epoch}/{state.epochs}" if state.epoch else ""]
-    return ", ".join(filter(None, [*words, state.doing if state.doing != "training" else ""]))
+    """Such as ``accuracy 87.1, epoch 2/5``."""
+    return ", ".join(filter(None, [state.score, epoch_of(state), state.doing if state.doing != "training" else ""]))
+
+
+def epoch_of(state: progress.Progress) -> str:
+    """Such as ``epoch 2/5``; "" before the first."""
+    return f"epoch {state.epoch}/{state.epochs}" if state.epoch else ""
 
 
 def runs_text(count: int) -> str:
     """Such as ``1 run``."""
     return f"{count:,} run" + "s" * (count != 1)
-
-
-def clock(seconds: float) -> str:
-    """Such as 0:07, 12:30 or 3:05:00."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _columns(bar: Any) -> int:

@@ -62,3 +62,10 @@ def clear(folder: Path) -> None:
     for name in (FILE, f"{FILE}.new"):
         with contextlib.suppress(OSError):
             (folder / name).unlink(missing_ok=True)
+
+
+def clock(seconds: float) -> str:
+    """Such as 0:07, 12:30 or 3:05:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -12,16 +12,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from modules.processes import on_terminal
 from modules.runs import progress as shown
+from modules.runs.progress import clock
 from modules.runs.results import finite_losses
 from modules.runs.score_form import printed
 from modules.training.history import History
 
 EVERY = 0.5
 """Seconds between two notes for the command that shows the run."""
+QUIET, LONGEST, PARTS = 30.0, 300.0, 10
+"""Where lines are printed: so many seconds after the last one comes a further one with each so many-th part of an epoch
+that is done, and at the latest after `LONGEST`."""
 
 
 class Progress(Callback):
-    """One moving line: task, variant, epoch, metric, time left. Where nobody watches, a line per epoch.
+    """One moving line: task, variant, epoch, metric, time left. Where nobody watches, a line per epoch, and where
+    epochs are long more of them (`QUIET`).
 
     A run that a command has started tells the command how far it is, which draws one line for all of its runs.
 
@@ -38,12 +43,14 @@ class Progress(Callback):
         self.live = not self.shown_by and (in_notebook() or on_terminal()) if live is None else live
         self.bar: Any = None
         self._score, self._told, self._steps = "", 0.0, 0
+        self._begin, self._said, self._part = (0.0, 0), 0.0, 0  # (when, step) of the start; the last line
 
     def on_train_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Begin the moving line; say where a run that was stopped goes on."""
         if not trainer.is_global_zero:
             return
         self._steps = int(trainer.estimated_stepping_batches)
+        self._begin, self._said = (time.monotonic(), trainer.global_step), time.monotonic()
         if trainer.current_epoch:
             print(f"{self.title}: goes on at epoch {trainer.current_epoch + 1} of {trainer.max_epochs}", flush=True)
         if self.live:
@@ -62,6 +69,7 @@ class Progress(Callback):
             self.bar.update(trainer.global_step - self.bar.n)
         if trainer.is_global_zero and self.shown_by and time.monotonic() - self._told > EVERY:
             self._show(trainer, "training")
+        self._sign(trainer)
 
     def on_validation_start(self, trainer: Trainer, module: LightningModule) -> None:
         """Say that the epoch is being scored."""
@@ -79,8 +87,26 @@ class Progress(Callback):
         ms = 1000 * self.history.step_seconds[-1] if self.history.steps else 0.0
         if self.bar is None and self.shown_by != "line":
             words = f"epoch {figures['epoch']}/{trainer.max_epochs}, {self._score}, {ms:.1f} ms/step"
-            print(f"{self.title}: {words}", flush=True)
+            self._say(words)
         self._show(trainer, "training", figures["epoch"] + 1)
+
+    def _sign(self, trainer: Trainer) -> None:
+        """A line within a long epoch."""
+        if self.bar is not None or self.shown_by == "line" or not trainer.is_global_zero:
+            return
+        silent, step = time.monotonic() - self._said, trainer.global_step
+        part = PARTS * step * trainer.max_epochs // max(1, self._steps)
+        if silent < QUIET or (part == self._part and silent < LONGEST):
+            return
+        self._part = part
+        began, first = self._begin
+        rest = (time.monotonic() - began) / max(1, step - first) * (self._steps - step)
+        epoch = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._say(f"{epoch}, step {step:,} of {self._steps:,}, about {clock(rest)} left")
+
+    def _say(self, words: str) -> None:
+        self._said = time.monotonic()
+        print(f"{self.title}: {words}", flush=True)
 
     def on_fit_end(self, trainer: Trainer, module: LightningModule) -> None:
         """End the line."""

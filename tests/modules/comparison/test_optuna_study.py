@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 
 import pytest
 
@@ -76,18 +77,37 @@ def test_a_failed_trial_ends_the_search_and_is_taken_up_by_the_next_command(make
     assert code == 0 and states(comparison) == ["COMPLETE"] * 4 and failed in {e.runs[0].id for e in trials["lora"]}
 
 
-def test_a_trial_that_another_command_is_at_is_left_to_it(make, scored, capfd):
-    """And counts: two commands have so many trials together."""
+@pytest.mark.parametrize("ends", ["done", "stopped"])
+def test_a_trial_that_another_command_is_at_is_left_to_it_and_waited_for(make, scored, capsys, monkeypatch, ends):
+    """Two commands have so many trials together; what the other leaves undone is taken up."""
+    monkeypatch.setattr(optuna_study, "LOOK", 0.05)
     comparison = make(SPACE, rule(3))
     (row,) = comparison.rows()
-    study = optuna_study.open_study(comparison, row)
-    (theirs,) = optuna_study._ask(comparison, row, study, 1)
-    runs = scored(peak)
-    with claim(theirs.runs[0].folder):
-        _, code = tuning.search(comparison, [row])
-    assert "is training 1 of these 3 runs (rte lora seed 42)" in capfd.readouterr().err
-    assert code == 1 and theirs.runs[0].id not in {run.id for run in runs} and len(runs) == 2
-    assert tuning.search(comparison, [row])[1] == 0 and len(runs) == 3 and states(comparison) == ["COMPLETE"] * 3
+    (theirs,) = optuna_study._ask(comparison, row, optuna_study.open_study(comparison, row), 1)
+    (run,) = theirs.runs
+    runs, waiting = scored(peak), threading.Event()
+    monkeypatch.setattr(optuna_study, "say", lambda text: (print(text), waiting.set()))
+
+    def other() -> None:
+        with claim(run.folder):
+            held.set()
+            assert waiting.wait(20) and run.id not in {run.id for run in runs}
+            if ends == "done":
+                run.write()
+                run_workers([run.id], run.results_dir)
+
+    from modules.launch.jobs.launch import run_workers
+
+    held = threading.Event()
+    command = threading.Thread(target=other)
+    command.start()
+    assert held.wait(20)
+    trials, code = tuning.search(comparison, [row])
+    command.join()
+    said = capsys.readouterr().out
+    assert "waiting for a trial that another command (process " in said and "trial 3 of 3" in said
+    assert code == 0 and all(each.done for each in trials["lora"]) and states(comparison) == ["COMPLETE"] * 3
+    assert len(runs) == 3 and run.id in {run.id for run in runs}
 
 
 def test_a_diverged_trial_counts_as_the_worst(make, scored):

@@ -10,7 +10,7 @@ import pytest
 
 from modules.benchmarks.glue import GLUE
 from modules.experiments.command import main
-from modules.experiments.dashboards import decoded, where_to_look
+from modules.experiments.dashboards import decoded, end, where_to_look
 from modules.experiments.wishes import Wishes
 from modules.runs.results import ResultStore
 from modules.training.loggers.columns import group
@@ -88,6 +88,14 @@ def test_where_to_look_is_one_line_for_each_logger(command):
     folders = [Place(str(k), os.path.abspath(f"wandb/offline-run-{k}")) for k in range(4)]
     assert where_to_look(run, folders)[0].endswith("wandb sync wandb/offline-run-*")
     assert [line.partition(":")[0] for line in where_to_look(run, [])] == ["csv", "tensorboard"]
+
+
+def test_where_nothing_was_left_to_do_there_is_nowhere_new_to_look(command, capsys):
+    runs = planned([*command, "--logger", "csv", "--seeds", "0,1"], "head")
+    end(runs, [], GLUE)
+    assert capsys.readouterr().out == ""
+    end(runs, runs[1:], GLUE)
+    assert capsys.readouterr().out.startswith("csv: ")
 
 
 def test_a_decoding_is_a_run_of_its_own_in_the_group_of_the_decoded_one(command, tmp_path):

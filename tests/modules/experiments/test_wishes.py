@@ -77,7 +77,7 @@ def test_seeds_are_numbers_and_ranges(text, seeds):
     assert seeds_of(text) == seeds
 
 
-@pytest.mark.parametrize("text", ["4-0", "a", "0-100000", "1.5", "-1"])
+@pytest.mark.parametrize("text", ["4-0", "a", "0-100000", "1.5", "-1", "", " , ", "[]"])
 def test_what_are_no_seeds_is_refused(text):
     with pytest.raises(UserError, match="--seeds"):
         seeds_of(text)

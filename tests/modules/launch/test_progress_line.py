@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from modules.launch.progress_line import ProgressLine, clock, runs_text
+from modules.launch.progress_line import ProgressLine, fitted, runs_text
 from modules.runs import progress
-from modules.runs.progress import Progress
+from modules.runs.progress import Progress, clock
 from modules.runs.results import ResultStore
 from tests.support.results import run
 
@@ -57,6 +57,18 @@ def test_the_line_has_runs_time_score_and_takes_the_width_that_there_is(store, m
         )  # half of it took a minute
         assert "2:3" in drawn(monkeypatch, line, columns)
     assert not list(store.runs.rglob("progress*"))
+
+
+@pytest.mark.parametrize("room", range(25, 130, 8))
+@pytest.mark.parametrize("count", [1, 3])
+def test_whatever_the_width_the_epoch_is_whole(room, count):
+    state = Progress("scoring", 50, 100, 3, 20, "accuracy 87.1")
+    text = fitted("2/9 runs", "1:12:30 left", [("sst2 adapter_h seed 0 and 2 more", state)] * count, room)
+    assert len(text) <= room and text.startswith("2/9 runs") and "epoch 3/20" in text
+    assert ("accuracy 87.1" in text) == (room >= 53 + 5 * (count > 1)), (
+        "the score goes after the time and the title's end"
+    )
+    assert ("1:12:30 left" in text) == (room > 70) and ("seed 0 and 2 more" in text) == (room > 95)
 
 
 def test_elsewhere_a_line_for_each_run_that_is_done(store, capsys):

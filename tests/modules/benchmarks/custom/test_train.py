@@ -113,6 +113,14 @@ def test_a_plan_s_command_names_the_data(trained, capsys):
     assert "2 runs, 2 done before" in capsys.readouterr().out
 
 
+def test_a_plan_knows_the_labels(trained, capsys):
+    """What the run would refuse: a metric that is none of its kind of label."""
+    of = ["--data", str(trained / "moods.jsonl"), "--text", "say", "--label", "y", "--plan", "--metric"]
+    assert command(trained, *of, "pearson") == 2
+    assert capsys.readouterr().err.startswith("error: --metric pearson: ")
+    assert command(trained, *of, "f1") == 0
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
