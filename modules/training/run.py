@@ -15,6 +15,7 @@ from modules.benchmarks.base import Prepared
 from modules.runs.config import RunConfig
 from modules.runs.environment import device_name
 from modules.runs.results import ResultStore, RunResult
+from modules.runs.trainer_options import truncates
 from modules.training.acceleration import PlainComputation, accelerate
 from modules.training.callbacks import BeforeWriting
 from modules.training.checkpoint import usable
@@ -84,7 +85,8 @@ def run_seeds(
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
     figures = _figures(configs, prepared, histories, counts, checkpoint is not None)
-    own = (history, Progress(title, history, first.folder, live), figures)
+    shown = f"{title} (truncated)" if truncates(first.trainer) else title
+    own = (history, Progress(shown, history, first.folder, live), figures)
     trainer = make_trainer(first, own, precision, place, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
     with figures, interruptible():
