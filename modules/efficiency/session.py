@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -103,8 +104,7 @@ def _measure_steps(options: argparse.Namespace, device: torch.device, result: di
         torch.backends.cuda.enable_cudnn_sdp(scenario.decoder)  # it compiles a kernel for every new shape
         chosen_ways = _implementations(options, scenario, bf16, has_peft)
         if scenario.decoder and len(chosen_ways) > 1:
-            for way in chosen_ways:
-                _in_own_process(scenario, way, options, lambda record, keep=keep: keep(_joined(result, record)))
+            _in_own_processes(scenario, chosen_ways, options, {"rounds": rounds, "passes": passes}, keep)
             continue
         launches = on_gpu and not options.quick
         settings = {"bf16": bf16, "rounds": rounds, "passes": passes, "launches": launches}
@@ -112,34 +112,39 @@ def _measure_steps(options: argparse.Namespace, device: torch.device, result: di
     print(f"measured in {time.perf_counter() - start:.0f} s")
 
 
-def _in_own_process(
-    scenario: Scenario, way: Implementation, options: argparse.Namespace, keep: Callable[[dict[str, Any]], None]
+def _in_own_processes(
+    scenario: Scenario,
+    ways: list[Implementation],
+    options: argparse.Namespace,
+    settings: dict[str, int],
+    keep: Callable[[dict[str, Any]], None],
 ) -> None:
-    """Measure one implementation of a large model in a process of its own: what it leaves behind, on failing above all,
-    takes no memory from the next."""
-    with tempfile.TemporaryDirectory() as scratch:
-        words = ["--scenarios", scenario.key, "--ways", f"{way.library} {way.method}".strip(), "--modes", way.mode]
-        words += ["--curves", "off", "--quick", "--out", scratch]
-        for name in ("rounds", "passes", "precision", "device"):
-            if (value := getattr(options, name)) is not None:
-                words += [f"--{name}", str(value)]
-        done = subprocess.run(python("paper_repro.efficiency", *words), check=False,
-                              stdout=subprocess.DEVNULL)  # fmt: skip
-        files = list(Path(scratch).glob("*.json"))
-        if files:
-            record = read(files[0])["scenarios"][scenario.key]
-            record["ways"] = {name: one for name, one in record["ways"].items() if name == way.name}
-            figures = record["ways"].get(way.name, {})
-            measure.say(f"  {way.name:28} {figures.get('step_ms', figures.get('failed', 'nothing'))}")
-            keep(record | {"key": scenario.key})
-        else:
-            measure.say(f"  {way.name:28} ended with code {done.returncode}")
+    """Measure each implementation of a large model in a process of its own: what it leaves behind, on failing above
+    all, takes no memory from the next. ``keep`` gets the scenario's record after each.
 
-
-def _joined(result: dict[str, Any], record: dict[str, Any]) -> dict[str, Any]:
-    """A record with the ways of the same scenario that are known already."""
-    known = result["scenarios"].get(record.pop("key"), {})
-    return record | {"ways": known.get("ways", {}) | record["ways"]}
+    Args:
+        settings: rounds and passes.
+    """
+    found, records = {}, {}
+    measure.say(f"{scenario.title}: each in a process of its own")
+    for way in ways:
+        with tempfile.TemporaryDirectory() as scratch:
+            words = ["--scenarios", scenario.key, "--ways", way.name, "--modes", way.mode, "--curves", "off"]
+            given = {name: getattr(options, name) for name in ("precision", "device")} | settings | {"out": scratch}
+            words += [str(word) for name, value in given.items() if value is not None for word in (f"--{name}", value)]
+            words += ["--reference"] if options.reference else []
+            # the tables of one implementation are no news
+            done = subprocess.run(python("paper_repro.efficiency", *words), check=False, stdout=subprocess.DEVNULL)
+            for file in Path(scratch).glob("*.json"):
+                found = read(file)["scenarios"].get(scenario.key, found)
+                records |= {name: record for name, record in found.get("ways", {}).items() if name == way.name}
+        if way.name not in records:
+            records[way.name] = asdict(way) | {"failed": f"its process ended with code {done.returncode}"}
+        figures = records[way.name]
+        told = f"{figures['step_ms']:.2f} ms" if "step_ms" in figures else f"failed: {figures['failed']}"
+        measure.say(f"  {way.name:28} {told}")
+        if found:
+            keep(found | {"ways": dict(records)})
 
 
 def _implementations(

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from variants.acceleration.basics.found import found_of
 from variants.acceleration.basics.overrides import Override
-from variants.acceleration.basics.policy import plain
+from variants.acceleration.basics.policy import has_triton
 from variants.acceleration.products.sources import remember
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
@@ -69,11 +69,12 @@ class _Norm:
     def __init__(self, norm: nn.Module, values: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.norm, self.values = norm, values
 
-    def forward(self, hidden_states: Tensor) -> Tensor:
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         """As the norm's own; large outputs say what they are made of."""
-        x, weight = hidden_states, self.norm.weight
-        if not plain(x) or not x.is_cuda or x.dtype != weight.dtype:
-            return type(self.norm).forward(self.norm, x)
+        x, *more = (*args, *kwargs.values())  # called by name: hidden_states=x
+        weight = self.norm.weight
+        if more or not has_triton(x) or x.dtype != weight.dtype:
+            return type(self.norm).forward(self.norm, *args, **kwargs)
         return remember(self.values(x, weight), lambda x: self.values(x, weight), x)
 
 
@@ -110,16 +111,19 @@ class _Gated:
     def __init__(self, layer: nn.Module, activation: Callable[[Tensor, Tensor], Tensor]) -> None:
         self.layer, self.activation = layer, activation
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
         """As the layer's own; what goes into its last map says what it is made of."""
-        if not plain(x) or not x.is_cuda:
-            return type(self.layer).forward(self.layer, x)
+        x, *more = (*args, *kwargs.values())
+        if more or not has_triton(x):
+            return type(self.layer).forward(self.layer, *args, **kwargs)
         gate, up = self.layer.gate_proj(x), self.layer.up_proj(x)
         return self.layer.down_proj(remember(self.activation(gate, up), self.activation, gate, up))
 
 
 def _gated(layer: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Liger's function of (gate, up) for a layer's activation."""
+    """Liger's function of (gate, up) for the activation of a layer that has nothing else, such as dropout."""
+    if not layer._modules.keys() <= set(GATED):
+        return None
     from liger_kernel.ops.geglu import LigerGELUMulFunction
     from liger_kernel.ops.swiglu import LigerSiLUMulFunction
 
@@ -129,7 +133,7 @@ def _gated(layer: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor],
 def _same_gated(layer: nn.Module, function: type[torch.autograd.Function], device: torch.device) -> bool:
     stand_in = copy.copy(layer)
     maps = {name: nn.Linear(32, 32, device=device, dtype=torch.bfloat16) for name in GATED[:3]}
-    stand_in._modules = {**layer._modules, **maps}
+    stand_in._modules, stand_in.training = {**layer._modules, **maps}, True
     x = torch.randn(2, 3, 32, device=device, dtype=torch.bfloat16)
 
     def ours() -> Tensor:
@@ -147,8 +151,9 @@ class _Rotary:
 
     def turned(self, q: Tensor, k: Tensor, cos: Tensor, sin: Tensor, *args: Any, **kwargs: Any) -> tuple:
         """As the family's own."""
-        usual = kwargs.get("unsqueeze_dim", 1) == 1 and not args and cos.ndim == 3 and cos.shape[-1] == q.shape[-1]
-        if not usual or not plain(q) or not q.is_cuda:
+        alone = kwargs.get("unsqueeze_dim", 1) == 1 and kwargs.keys() <= {"unsqueeze_dim"} and not args
+        usual = alone and cos.ndim == 3 and cos.shape[-1] == q.shape[-1] and cos.dtype == q.dtype == k.dtype
+        if not usual or not has_triton(q):
             return self.own(q, k, cos, sin, *args, **kwargs)
         from variants.acceleration.programs.rotary import turned
 

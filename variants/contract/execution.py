@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from functools import partial
 from importlib.util import find_spec
 
 import torch
@@ -101,14 +103,16 @@ def accelerated_is_the_reference(subject: Subject) -> None:
     """Accelerated passes give the outputs, gradients and training steps of plain ones, up to rounding."""
     if find_spec("variants.acceleration") is None:
         raise NotApplicable("there is no variants.acceleration")
-    places = {False: "", True: " as in a CUDA graph"}
-    for in_graph, where in places.items():
-        for name, (plain, fast, _) in _passes(subject, torch.float32, in_graph).items():
+    from variants.acceleration.basics.policy import for_graph, large_from
+
+    places = {"": nullcontext, " as in a CUDA graph": for_graph, " as large batches are": partial(large_from, 0)}
+    for where, entered in places.items():
+        for name, (plain, fast, _) in _passes(subject, torch.float32, entered).items():
             off = relative(fast, plain)
             require(off < 1e-6, f"accelerated{where}, {name} is off by {off:.1e} of the plain pass's")
     _compare_training(subject)
-    for in_graph, where in places.items():
-        output, *gradients = _passes(subject, torch.bfloat16, in_graph).values()
+    for where, entered in places.items():
+        output, *gradients = _passes(subject, torch.bfloat16, entered).values()
         # all gradients as one: how a short vector's own is rounded is left to chance
         together = [torch.cat([each.flatten().float() for each in kind]) for kind in zip(*gradients, strict=True)]
         for name, (plain, fast, exact) in {"the output": output, "the gradient": together}.items():
@@ -118,11 +122,12 @@ def accelerated_is_the_reference(subject: Subject) -> None:
             require(off < allowed, f"accelerated{where} over a bf16 base, {name} is off by {off:.1e} of fp32's")
 
 
-def _passes(subject: Subject, dtype: torch.dtype, in_graph: bool) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """The output and each gradient: of a plain pass, of an accelerated one, and of a plain one in fp32 on the same
-    base weights."""
+def _passes(
+    subject: Subject, dtype: torch.dtype, entered: Callable[[], AbstractContextManager]
+) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
+    """The output and each gradient: of a plain pass, of an accelerated one in a place, and of a plain one in fp32 on
+    the same base weights."""
     from variants.acceleration import accelerated
-    from variants.acceleration.basics.policy import for_graph
 
     values, x, found = subject.trained().state_dict(), subject.inputs().to(dtype), []
     for kind in ("plain", "accelerated", "exact"):
@@ -131,8 +136,7 @@ def _passes(subject: Subject, dtype: torch.dtype, in_graph: bool) -> dict[str, t
         adapted.load_state_dict(values)
         with ExitStack() as contexts:
             if kind == "accelerated":
-                if in_graph:
-                    contexts.enter_context(for_graph())
+                contexts.enter_context(entered())
                 contexts.enter_context(accelerated(adapted))
             try:
                 output = adapted.model(x.float() if kind == "exact" else x)

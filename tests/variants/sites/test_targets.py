@@ -12,7 +12,7 @@ from tests.support.models import MODELS
 from variants import LoRA, VariantError, attach
 from variants.sites.architectures import ARCHITECTURES, head_parameters
 from variants.sites.site import Site, is_conv1d, is_linear
-from variants.sites.targets import PRESETS, find_sites, name_target
+from variants.sites.targets import PRESETS, find_sites, gated, name_target
 
 BERT_BLOCK = {"q": "attention.self.query", "k": "attention.self.key", "v": "attention.self.value"}
 BERT_BLOCK |= {"o": "attention.output.dense", "up": "intermediate.dense", "down": "output.dense"}
@@ -140,6 +140,15 @@ def test_t5_has_self_and_cross_attention() -> None:
 def test_t5_gated_has_two_maps_up() -> None:
     model = MODELS["t5"](feed_forward_proj="gated-gelu")
     assert {path.rpartition(".")[2] for path in paths(model, "up")} == {"wi_0", "wi_1"}
+
+
+@pytest.mark.parametrize(("name", "blocks"), [("llama", 2), ("phi3", 0), ("bert", 0), ("gpt2", 0)])
+def test_gates_and_what_they_gate(name: str, blocks: int) -> None:
+    """Pairs of maps of one input; one fused map has nothing to be brought together with, and others have no gate."""
+    model = MODELS[name]()
+    names = {id(module): path for path, module in model.named_modules()}
+    groups = [[names[id(module)] for module in group] for group in gated(model)]
+    assert groups == [[f"model.layers.{i}.mlp.{role}_proj" for role in ("gate", "up")] for i in range(blocks)]
 
 
 def test_vit_has_each_role_once_in_each_block() -> None:

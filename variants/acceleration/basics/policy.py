@@ -65,3 +65,14 @@ def for_graph(on: bool = True) -> Iterator[None]:
         yield
     finally:
         _for_graph = before
+
+
+@contextmanager
+def large_from(nbytes: int) -> Iterator[None]:
+    """``with`` this, tensors of so many bytes and more are large."""
+    global LARGE
+    before, LARGE = LARGE, nbytes
+    try:
+        yield
+    finally:
+        LARGE = before
