@@ -1,0 +1,98 @@
+"""Sequence packing for decoders: rows one behind the other without padding, and no attention from one to another.
+
+All but attention computes token by token, and positions are numbered from each row's start, so that only attention
+must know where rows begin. transformers' decoders look their attention up by name, and hand it the keyword arguments
+that the model was called with: for the time of a pass it has the name of one that finds the rows there.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from modules.acceleration.unmasked_attention import configs_of, windows_below
+from modules.acceleration.varlen_attention import place_finder
+from modules.acceleration.varlen_causal import CausalRows, causal_attention
+from variants.acceleration.basics.overrides import Override
+from variants.adapters.adapted_model import AdaptedModel
+from variants.adapters.stack import Stack
+from variants.sites.architectures import ARCHITECTURES, architecture_of, model_type
+
+NAME = "packed_rows"
+"""An attention that transformers has no masks for, and so makes none."""
+
+
+class Packing:
+    """A decoder that takes packed batches (`modules.data.packing`) as well as padded ones, whose padding comes behind
+    the tokens. Made after :func:`why_padded` has said nothing against it.
+
+    Attributes:
+        excluded: no map, see `modules.acceleration.packed_encoder.Packing`.
+        first_position: the number of a row's first position in the model.
+        overrides: what is replaced in its forward passes, and when their blocks are computed again.
+    """
+
+    excluded: tuple[nn.Module, ...] = ()
+
+    def __init__(self, model: nn.Module) -> None:
+        AttentionInterface.register(NAME, _attend)
+        self.first_position = architecture_of(model).first_position(model.config)
+        self.overrides: list[Override] = [(c, "_attn_implementation_internal", NAME) for c in configs_of(model)]
+        self._hook = model.base_model.register_forward_pre_hook(place_finder(_rows_of), with_kwargs=True)
+
+    def release(self) -> None:
+        """Leave the model as it was before."""
+        self._hook.remove()
+        self.overrides.clear()
+
+
+def why_padded(handle: AdaptedModel | Stack, width: int) -> str:
+    """Why a language model's batches must be padded; empty where they can be packed.
+
+    Args:
+        width: tokens of the longest row.
+    """
+    model, (*others,) = handle.model, (layer for layer in handle.layers if not layer.per_token)
+    if others:
+        return f"{type(others[0]).__name__} looks at other tokens than its own"
+    if not architecture_of(model).causal:
+        return f"{type(model).__name__} is of no family of which it is known that attention alone looks at other tokens"
+    looks_up = hasattr(sys.modules.get(type(model).__module__), "ALL_ATTENTION_FUNCTIONS")
+    configs = configs_of(model)
+    if not looks_up or not getattr(model, "_supports_attention_backend", False):
+        return f"{type(model).__name__} has an attention of its own"
+    if any(config._attn_implementation != "sdpa" for config in configs):
+        return f"{type(model).__name__} is not computed with PyTorch's attention (sdpa)"
+    if shorter := windows_below(configs, width, exact=model_type(model) in ARCHITECTURES):
+        return f"{type(model).__name__} has an attention to {shorter} tokens at most, and rows have up to {width}"
+    return ""
+
+
+def _rows_of(backbone: nn.Module, tokens: Tensor, *layout: Tensor) -> CausalRows:
+    return CausalRows(*layout, tokens.shape[1])
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    places: CausalRows | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """As transformers calls attention: query (S, heads, n, d), key (S, kv_heads, n, d) -> (S, n, heads, v), None."""
+    for name in ("softcap", "position_bias", "s_aux"):
+        if options.get(name) is not None:
+            raise ValueError(f"{type(module).__name__} wants attention with {name}, which this one does not have")
+    if places is None:
+        return causal_attention(query, key, value, scaling, dropout, sliding_window).transpose(1, 2), None
+    of_tokens = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
+    found = places.attend(*of_tokens, scaling, dropout, sliding_window)
+    return found.unflatten(0, (len(query), -1)), None
