@@ -14,7 +14,7 @@ from modules.benchmarks.settings import described
 from modules.comparison.space import Dimension, dimension, size
 from modules.documents import read_yaml
 from modules.runs.config import NEUTRAL
-from modules.runs.results import truncates
+from modules.runs.trainer_options import truncates
 from variants.errors import UserError
 from variants.schema import Seed, between, built, check_keys
 

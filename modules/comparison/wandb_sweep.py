@@ -12,7 +12,7 @@ from typing import Any
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.space import Dimension, text
 from modules.paths import PROJECT
-from modules.runs.results import truncates
+from modules.runs.trainer_options import truncates
 from variants.atomic import write_atomic
 from variants.errors import UserError
 

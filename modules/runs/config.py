@@ -10,8 +10,9 @@ from typing import Any
 
 from modules.documents import read_json
 from modules.runs.record_types import Budget, Origin, Start
-from modules.runs.results import TRUNCATING, run_id, truncates
+from modules.runs.results import ResultStore, run_id
 from modules.runs.tracking import Tracking
+from modules.runs.trainer_options import TRUNCATING, truncates
 from variants.atomic import write_atomic
 from variants.schema import Seed, built
 
@@ -138,7 +139,9 @@ class RunConfig(Execution):
         return f"{self.task} {self.name} seed {self.seed}"
 
     def write(self) -> None:
-        """Leave the configuration in the run's folder, where a worker finds it."""
+        """Leave the configuration in the run's folder, where a worker finds it: the run is about to begin, and a result
+        file in its place that is not usable is renamed."""
+        ResultStore(self.results_dir).set_aside(self.id)
         write_atomic(self.folder / "config.json", json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from variants.adapters.late import Late
 from variants.errors import VariantError
 from variants.layer import LOW_PRECISION, AdapterLayer
+from variants.sites.experts import ExpertMap, without_number
 from variants.sites.rows import Cut
 
 
@@ -245,11 +246,12 @@ def refuse_changed(model: nn.Module, tensors: Mapping[str, Any], prefix: str, *_
     """
     for path, module in model.named_modules():
         own, at = module._modules.get("adapter"), f"{prefix}{path}." if path else prefix
-        if not isinstance(own, SiteAdapters) or f"{at}weight" not in tensors:
+        weight = f"{prefix}{without_number(path)}" if isinstance(module, ExpertMap) else f"{at}weight"
+        if not isinstance(own, SiteAdapters) or weight not in tensors:
             continue
         if own.merged or (own.reduced and not any(key.startswith(f"{at}adapter.") for key in tensors)):
             how = "an adapter is merged into" if own.merged else "an adapter's first update is taken off"
-            raise VariantError(f"{how} {at}weight: load base weights before, or within disabled()")
+            raise VariantError(f"{how} {weight}: load base weights before, or within disabled()")
 
 
 def uncalled(layers: Iterable[AdapterLayer]) -> list[str]:

@@ -40,6 +40,8 @@ def mixed(adapted: AdaptedModel, rows: Sequence[str | None]) -> Iterator[nn.Modu
         sequence = any(hasattr(layer, "lengthen") for layer in adapted.adapters[name].layers.values())
         if sequence or type(variant).attach is not BaseVariant.attach:
             raise VariantError(f"{name!r} cannot share a batch: {variant.name} changes the model beyond its layers")
+        if not all(layer.site.sees_batch for layer in adapted.adapters[name].layers.values()):
+            raise VariantError(f"{name!r} cannot share a batch: its experts get tokens that a router has chosen")
     found = adapted.state
     adapted.deactivate()
     batch = _Batch(rows)

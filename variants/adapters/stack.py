@@ -84,6 +84,8 @@ class Stack(nn.Module):
         reason = why_not(self.variant)
         if any(hasattr(layer, "lengthen") for layer in first.layers.values()):
             reason = "it changes the length of the sequence"
+        if not all(layer.site.sees_batch for layer in first.layers.values()):
+            reason = "experts get tokens that a router has chosen, of all seeds together"
         reason = reason or next(filter(None, map(hooks_of, first.layers.values())), None)
         if reason:
             raise VariantError(f"{name} cannot be stacked: {reason}")

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from variants.sites.architectures import architecture_of, head_parameters, output_embedding
+from variants.sites.experts import ExpertMap, can_show, is_shown
 from variants.sites.kinds import kind_of, memory
 from variants.sites.ranges import block_number
 
@@ -19,7 +20,8 @@ ROUTER = "routes and maps no features"
 OUTSIDE = "is in no block"
 INDEXER = "ranks tokens, and no gradient passes through a ranking"
 TENSOR = "is a 3D parameter and no linear map"
-EXPERTS = "is a 3D parameter with the weights of all experts, which cannot be adapted yet"
+EXPERTS = "is a 3D parameter with the weights of all experts, which cannot be adapted"
+CAN_EXPERTS = "is a 3D parameter with the weights of all experts, adapted by the target experts alone"
 _OUTPUTS = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection|proj_out)$|(?:lm_head|predictions)\.decoder$")
 _INDEXERS = re.compile(r"(?:^|\.)indexer\.")
 _ROUTERS = re.compile(r"(?:^|[._])(?:gate|router)(?:\.\w+)?$")
@@ -70,7 +72,9 @@ def candidates(model: nn.Module) -> Candidates:
             free[path] = module
             out, into = kind.shape(module)
             inside = block_number(path) is not None or not has_blocks
-            if module is output or _OUTPUTS.search(path) or (out in rows and not inside and not family.roles):
+            if isinstance(module, ExpertMap):
+                spared[path] = CAN_EXPERTS
+            elif module is output or _OUTPUTS.search(path) or (out in rows and not inside and not family.roles):
                 spared[path] = OUTPUT
             elif _ROUTERS.search(path) and 2 * out <= into:
                 spared[path] = ROUTER
@@ -83,10 +87,16 @@ def candidates(model: nn.Module) -> Candidates:
 
 def tensors(model: nn.Module) -> dict[str, str]:
     """3D parameters in blocks of the model's own classes, and why they are no maps: most hold several experts."""
+
+    def why(path: str, module: nn.Module) -> str:
+        if can_show(module):
+            return CAN_EXPERTS
+        return EXPERTS if "expert" in f"{path}.{type(module).__name__}".lower() else TENSOR
+
     return {
-        f"{path}.{name}": EXPERTS if "expert" in f"{path}.{type(module).__name__}".lower() else TENSOR
+        f"{path}.{name}": why(path, module)
         for path, module in model.named_modules()
-        if block_number(path) is not None and not isinstance(module, (_ConvNd, nn.Bilinear))
+        if block_number(path) is not None and not isinstance(module, (_ConvNd, nn.Bilinear)) and not is_shown(module)
         for name, parameter in module.named_parameters(recurse=False)
         if parameter.ndim == 3 and len(parameter) > 1
     }

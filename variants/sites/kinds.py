@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from variants.errors import VariantError
+from variants.sites.experts import ExpertMap
 from variants.sites.rows import Rows
 
 
@@ -21,6 +23,8 @@ class Plain:
     transposed = False
     readable = True
     """The matrix can be read from the parameter and written to it."""
+    sees_batch = True
+    """The module gets the rows of a batch in their order: not tokens that somebody has chosen."""
 
     def fits(self, module: nn.Module) -> bool:
         """Whether a module keeps its matrix in this way."""
@@ -118,7 +122,25 @@ class Quantised(Plain):
         return module.weight.numel() != module.out_features * module.in_features
 
 
-KINDS = (Transposed(), Quantised(), Plain())
+class Expert(Plain):
+    """One matrix of one expert, which reads a slice of a parameter of all."""
+
+    sees_batch = False
+
+    def fits(self, module: nn.Module) -> bool:
+        """Whether the module is such a map."""
+        return isinstance(module, ExpertMap)
+
+    def parameter(self, module: nn.Module) -> nn.Parameter:
+        """That of all experts."""
+        return module.parameter
+
+    def unshare(self, module: nn.Module) -> None:
+        """Not to be had."""
+        raise VariantError("experts have no copy of their own weights: merge, or use one adapter at a time")
+
+
+KINDS = (Transposed(), Quantised(), Expert(), Plain())
 """The first that fits a module is its kind."""
 
 

@@ -108,6 +108,11 @@ class Site:
         return self.out_features == self.total_out
 
     @property
+    def sees_batch(self) -> bool:
+        """The module gets the rows of a batch in their order, and no tokens that a router has chosen."""
+        return self.kind is None or self.kind.sees_batch
+
+    @property
     def is_transposed(self) -> bool:
         """The module keeps its weight as (in, out), as GPT-2's does."""
         return self.kind.transposed

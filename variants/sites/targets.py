@@ -11,6 +11,7 @@ from torch import nn
 from variants.errors import VariantError
 from variants.sites.architectures import architecture_of
 from variants.sites.candidates import HEAD, Candidates, candidates, tensors
+from variants.sites.experts import ExpertMap, show, without_number
 from variants.sites.family import Fused
 from variants.sites.misses import covers, ends_with, matches, no_match
 from variants.sites.ranges import block_number, chosen_blocks, ranges
@@ -18,8 +19,10 @@ from variants.sites.site import Site
 
 PRESETS = {"attn-qv": "q,v", "attn": "q,k,v,o", "all-linear": "*"}
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+EXPERTS = "experts"
+"""The word that every target of experts has in it; as a whole target, all maps of all experts."""
 """What a map does in its block; which map that is, its family's row says."""
-WORDS = (*PRESETS, *ROLES)
+WORDS = (*PRESETS, *ROLES, EXPERTS)
 
 
 def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
@@ -33,6 +36,8 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
         VariantError: a part of the target or of the layers matches nothing (the nearest names are listed), a name is
             of a map that cannot be adapted, or slices overlap.
     """
+    if any(EXPERTS in part for part in _parts(target)):
+        show(model)
     maps = candidates(model)
     wanted = ranges(layers) if layers else []
     sites: dict[str, Site] = {}
@@ -138,6 +143,11 @@ def _match(model: nn.Module, maps: Candidates, name: str) -> Iterator[Site]:
     family = architecture_of(model)
     if name == "*":
         yield from (Site(module, path, path) for path, module in maps.free.items() if path not in maps.spared)
+    elif EXPERTS in name:  # of one parameter, or modules that are called so
+        for path, module in maps.free.items():
+            shown = isinstance(module, ExpertMap)
+            if matches(path, name) or (shown and (name == EXPERTS or matches(without_number(path), name))):
+                yield Site(module, path, path)
     elif name in family.maps:
         yield from (Site(m, path, path) for path, m in maps.inside.items() if ends_with(path, family.maps[name]))
     elif name in family.roles:
@@ -147,7 +157,8 @@ def _match(model: nn.Module, maps: Candidates, name: str) -> Iterator[Site]:
                 yield _part(module, path, name, fused, model)
     else:
         pattern, _, span = name.partition("[")
-        found = {path: module for path, module in maps.free.items() if matches(path, pattern)}
+        modules = {path: module for path, module in maps.free.items() if not isinstance(module, ExpertMap)}
+        found = {path: module for path, module in modules.items() if matches(path, pattern)}
         for path, why in maps.barred.items():  # a glob or a preset leaves it out
             if found and why != HEAD and not set(pattern) & set("*?") and matches(path, pattern):
                 raise VariantError(f"target={name!r} also names {path}, which {why}: name the others by longer names")

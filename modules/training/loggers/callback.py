@@ -13,7 +13,8 @@ from torch import Tensor
 
 from modules.benchmarks.objective import Samples
 from modules.runs.config import RunConfig
-from modules.runs.results import RunResult, truncates
+from modules.runs.results import RunResult
+from modules.runs.trainer_options import truncates
 from modules.training.loggers import columns, keys
 from modules.training.loggers.heat_map import COLUMNS, LayerHistory
 from modules.training.loggers.layer_figures import LayerFigures, by_layer, layer_figures

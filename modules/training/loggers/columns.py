@@ -6,7 +6,8 @@ from typing import Any
 
 from modules.runs.config import NEUTRAL, RunConfig
 from modules.runs.labels import in_words, label_words, short_name
-from modules.runs.results import RunResult, run_id, truncates
+from modules.runs.results import RunResult, run_id
+from modules.runs.trainer_options import truncates
 from variants.registry import resolve
 
 LONGEST_GROUP, LONGEST_TAG = 128, 64

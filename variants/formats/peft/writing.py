@@ -43,6 +43,10 @@ def save(adapted: AdaptedModel, folder: str | os.PathLike, as_lora: bool = False
         VariantError: PEFT has no form for the variant, for slices of it, or for what it trains beside its layers.
     """
     folder = Path(folder)
+    if experts := next((layer.site.path for layer in adapted.layers if not layer.site.sees_batch), None):
+        raise VariantError(
+            f"PEFT has no adapter of a single expert, as {experts} is: merge it (python -m variants.merge)"
+        )
     heads = _whole_modules(adapted.model, adapted.adapter.in_place)
     if as_lora:
         name, own, maps, tensors = _as_lora(adapted)
