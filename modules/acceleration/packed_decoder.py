@@ -7,7 +7,6 @@ that the model was called with: for the time of a pass it has the name of one th
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from torch import Tensor, nn
@@ -55,19 +54,16 @@ def why_padded(handle: AdaptedModel | Stack, width: int) -> str:
     Args:
         width: tokens of the longest row.
     """
-    model, (*others,) = handle.model, (layer for layer in handle.layers if not layer.per_token)
-    if others:
-        return f"{type(others[0]).__name__} looks at other tokens than its own"
-    if not architecture_of(model).causal:
-        return f"{type(model).__name__} is of no family of which it is known that attention alone looks at other tokens"
-    looks_up = hasattr(sys.modules.get(type(model).__module__), "ALL_ATTENTION_FUNCTIONS")
-    configs = configs_of(model)
-    if not looks_up or not getattr(model, "_supports_attention_backend", False):
-        return f"{type(model).__name__} has an attention of its own"
+    model, family = handle.model, architecture_of(handle.model)
+    name, configs = type(model).__name__, configs_of(model)
+    if others := [type(layer).__name__ for layer in handle.layers if not layer.per_token]:
+        return f"{others[0]} looks at other tokens than its own"
+    if not (family.causal and family.packs and getattr(model, "_supports_attention_backend", False)):
+        return f"in {name} more than PyTorch's attention may look at other tokens"
     if any(config._attn_implementation != "sdpa" for config in configs):
-        return f"{type(model).__name__} is not computed with PyTorch's attention (sdpa)"
+        return f"{name} does not have PyTorch's attention (sdpa)"
     if shorter := windows_below(configs, width, exact=model_type(model) in ARCHITECTURES):
-        return f"{type(model).__name__} has an attention to {shorter} tokens at most, and rows have up to {width}"
+        return f"{name} has an attention to {shorter} tokens at most, and rows have up to {width}"
     return ""
 
 
@@ -92,7 +88,7 @@ def _attend(
         if options.get(name) is not None:
             raise ValueError(f"{type(module).__name__} wants attention with {name}, which this one does not have")
     if places is None:
-        return causal_attention(query, key, value, scaling, dropout, sliding_window).transpose(1, 2), None
+        return causal_attention(query, key, value, scaling, dropout, sliding_window).transpose(1, 2).contiguous(), None
     of_tokens = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     found = places.attend(*of_tokens, scaling, dropout, sliding_window)
     return found.unflatten(0, (len(query), -1)), None

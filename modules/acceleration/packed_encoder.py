@@ -67,7 +67,8 @@ def pack(handle: AdaptedModel | Stack) -> Packing | None:
     """
     model = handle.model
     config = getattr(model, "config", None)
-    known = architecture_of(model).packs and getattr(config, "_attn_implementation", None) == "sdpa"
+    family = architecture_of(model)
+    known = family.packs and not family.causal and getattr(config, "_attn_implementation", None) == "sdpa"
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     if not known or not classifies or config.is_decoder or not all(layer.per_token for layer in handle.layers):
         return None

@@ -44,7 +44,7 @@ class CausalRows:
             window: how many tokens a token sees, itself included; None: all of its row.
 
         Returns:
-            (N, heads, v).
+            (N, heads, v), contiguous.
         """
         kind = query.device.type
         if torch.is_autocast_enabled(kind):
@@ -54,7 +54,7 @@ class CausalRows:
         if kind == "cpu":
             lengths = self._lengths
             rows = zip(*(x.transpose(0, 1).split(lengths, 1) for x in (query, key, value)), strict=True)
-            return torch.cat([causal_attention(*row, **options) for row in rows], 1).transpose(0, 1)
+            return torch.cat([causal_attention(*row, **options).transpose(0, 1) for row in rows])
         if self._takes_flash(query, value):
             width = len(self._columns)
             of_rows = self._bounds, self._bounds, width, width
