@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import transformers
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
@@ -18,15 +20,29 @@ from modules.acceleration.varlen_causal import CausalRows, causal_attention
 from variants.acceleration.basics.overrides import Override
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
+from variants.errors import UserError
 from variants.sites.architectures import ARCHITECTURES, architecture_of, model_type
 
 NAME = "packed_rows"
 """An attention that transformers has no masks for, and so makes none."""
 
 
+def pack(handle: AdaptedModel | Stack, width: int) -> Packing | None:
+    """Let a language model take packed batches too; None where it cannot, and a line says why.
+
+    Args:
+        width: tokens of the longest row.
+    """
+    if reason := why_padded(handle, width):
+        if rank_zero_only.rank == 0:
+            print(f"batches are padded: {reason}", flush=True)
+        return None
+    return Packing(handle.model)
+
+
 class Packing:
     """A decoder that takes packed batches (`modules.data.packing`) as well as padded ones, whose padding comes behind
-    the tokens. Made after :func:`why_padded` has said nothing against it.
+    the tokens. Made by :func:`pack`.
 
     Attributes:
         excluded: no map, see `modules.acceleration.packed_encoder.Packing`.
@@ -40,12 +56,17 @@ class Packing:
         AttentionInterface.register(NAME, _attend)
         self.first_position = architecture_of(model).first_position(model.config)
         self.overrides: list[Override] = [(c, "_attn_implementation_internal", NAME) for c in configs_of(model)]
-        self._hook = model.base_model.register_forward_pre_hook(place_finder(_rows_of), with_kwargs=True)
+        backbone = model.base_model
+        self._hooks = [
+            backbone.register_forward_pre_hook(place_finder(_rows_of), with_kwargs=True),
+            backbone.register_forward_hook(_check, with_kwargs=True),
+        ]
 
     def release(self) -> None:
         """Leave the model as it was before."""
-        self._hook.remove()
-        self.overrides.clear()
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks.clear()
 
 
 def why_padded(handle: AdaptedModel | Stack, width: int) -> str:
@@ -71,6 +92,15 @@ def _rows_of(backbone: nn.Module, tokens: Tensor, *layout: Tensor) -> CausalRows
     return CausalRows(*layout, tokens.shape[1])
 
 
+def _check(backbone: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+    """Refuse a pass in which rows have seen each other."""
+    if (places := kwargs.get("places")) is not None and not places.found:
+        raise UserError(
+            f"{type(backbone).__name__} does not tell its attention where packed rows begin (transformers "
+            f"{transformers.__version__}): train it with --pad max, or with --reference"
+        )
+
+
 def _attend(
     module: nn.Module,
     query: Tensor,
@@ -89,6 +119,7 @@ def _attend(
             raise ValueError(f"{type(module).__name__} wants attention with {name}, which this one does not have")
     if places is None:
         return causal_attention(query, key, value, scaling, dropout, sliding_window).transpose(1, 2).contiguous(), None
+    places.found = True
     of_tokens = (x.transpose(1, 2).flatten(0, 1) for x in (query, key, value))
     found = places.attend(*of_tokens, scaling, dropout, sliding_window)
     return found.unflatten(0, (len(query), -1)), None

@@ -25,9 +25,13 @@ class CausalRows:
     Args:
         starts, ends, columns: of a `modules.data.packing.Layout`, in parts of ``tokens`` each.
         tokens: of a part.
+
+    Attributes:
+        found: whether some attention has asked for them.
     """
 
     def __init__(self, starts: Tensor, ends: Tensor, columns: Tensor, tokens: int) -> None:
+        self.found = False
         self._starts, self._ends, self._columns, self._tokens = starts, ends, columns[0], tokens
         self._bounds = F.pad(among_all(ends, tokens), (1, 0))  # (1 + S * (R + K),) int32
 

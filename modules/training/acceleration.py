@@ -15,7 +15,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol, Union
 
 import torch
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
 from modules.benchmarks.causal import token_losses
@@ -144,8 +143,7 @@ def accelerate(
 
 
 def language_model_overrides(model: nn.Module, data: CausalDataModule, packed: bool) -> list[Override]:
-    """What is replaced in forward passes of a language model on a GPU: losses in chunks, and attention of padded rows
-    without a mask."""
+    """What is replaced in passes of a language model on a GPU: losses in chunks; padded rows have no mask."""
     from modules.acceleration.token_losses import in_chunks
     from modules.acceleration.unmasked_attention import unmasked
 
@@ -154,32 +152,20 @@ def language_model_overrides(model: nn.Module, data: CausalDataModule, packed: b
 
 
 def pack_rows(handle: AdaptedModel | Stack, data: PaddedDataModule, config: RunConfig) -> Packing | None:
-    """Pack the rows of batches from now on, where the model can take them; says so where a language model cannot.
+    """Pack the rows of batches from now on, where the model can take them.
 
-    Not with ``pad: max``.
+    Not with ``pad: max``, and of several seeds classifiers not on a CPU, where they would need equally many tokens.
     """
-    if config.training.get("pad", "bucket") != "bucket" or not (devices.on_cpu(config) or devices.on_gpu(config)):
+    from modules.acceleration import packed_decoder, packed_encoder
+
+    causal, on_cpu = isinstance(data, CausalDataModule), devices.on_cpu(config)
+    possible = (causal or len(data.seeds) == 1) if on_cpu else devices.on_gpu(config)
+    if not possible or config.training.get("pad", "bucket") != "bucket":
         return None
-    packing = _pack(handle, data, config)
+    packing = packed_decoder.pack(handle, data.edges[-1]) if causal else packed_encoder.pack(handle)
     if packing:
-        data.pack(packing.first_position, rounded=data.fill and devices.on_gpu(config))
+        data.pack(packing.first_position, rounded=data.fill and not on_cpu)
     return packing
-
-
-def _pack(handle: AdaptedModel | Stack, data: PaddedDataModule, config: RunConfig) -> Packing | None:
-    if isinstance(data, CausalDataModule):
-        from modules.acceleration import packed_decoder
-
-        if reason := packed_decoder.why_padded(handle, data.edges[-1]):
-            if rank_zero_only.rank == 0:
-                print(f"batches are padded: {reason}", flush=True)
-            return None
-        return packed_decoder.Packing(handle.model)
-    from modules.acceleration.packed_encoder import pack
-
-    if devices.on_cpu(config) and len(data.seeds) > 1:  # several seeds would need equally many tokens
-        return None
-    return pack(handle)
 
 
 # ---- how a run is computed -----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from tests.support.tiny import train
 from variants import attach
 from variants.acceleration import accelerated
 from variants.adapters.stack import Stack
+from variants.errors import UserError
 from variants.registry import resolve
 from variants.sites.aliases import ALIASES
 from variants.sites.architectures import ARCHITECTURES
@@ -226,6 +227,13 @@ def test_more_that_needs_padding():
     alike = attach(language_model("phimoe", sliding_window=4), resolve("lora")(), seed=0)
     assert "4 tokens at most, and rows have up to 12" in why_padded(alike, 12) and not why_padded(alike, 4)
     assert why_padded(attach(MODELS["gpt2"](), resolve("lora")(), seed=0), 12) == ""
+
+
+def test_a_model_that_keeps_its_rows_from_attention_is_refused():
+    """Whatever the table says: with other versions of transformers a model may be another."""
+    handle = attach(language_model("nemotron"), resolve("lora")(), seed=0)
+    with pytest.raises(UserError, match="NemotronModel does not tell its attention where packed rows begin"):
+        whole(handle, batches(rows_of())[1])
 
 
 FAMILIES = sorted(name for name, family in ARCHITECTURES.items() if family.causal)
