@@ -253,6 +253,6 @@ def test_every_language_model_that_packs_computes_what_it_does_row_by_row(model)
     tokens = rows_of()
     packed = batches(tokens)[1]
     losses = whole(handle, packed)
-    alone = [CausalLM().losses(small, PackedTargetRows(tokens, 0, 0)[np.array([row]), ROWS[1][:1]], False)[0]
-             for row in range(len(LENGTHS))]  # fmt: skip
+    each = [TargetRows(tokens, 0, [n])[np.array([row]), ROWS[1][:1]] for row, n in enumerate(LENGTHS)]
+    alone = [CausalLM().losses(small, batch, training=False)[0] for batch in each]
     torch.testing.assert_close(losses, torch.cat(alone).detach(), rtol=1e-4, atol=1e-5)
