@@ -14,7 +14,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from modules.acceleration.varlen_attention import places_of
+from modules.acceleration.varlen_attention import place_finder, places_of
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.sites.architectures import architecture_of
@@ -27,7 +27,10 @@ class Packing:
         excluded: maps that read another tensor than their q, k, v siblings, for ``accelerated(exclude=...)``: the last
             block's queries are those of the rows' first tokens alone.
         first_position: the number of a row's first position in the model.
+        overrides: nothing is replaced for single passes.
     """
+
+    overrides = ()
 
     def __init__(self, model: nn.Module) -> None:
         backbone = model.base_model
@@ -35,7 +38,7 @@ class Packing:
         self.excluded = [self._blocks[-1].attention.self.query]
         self.first_position = first_position(model)
         self._hooks = [
-            backbone.register_forward_pre_hook(_find_places, with_kwargs=True),
+            backbone.register_forward_pre_hook(place_finder(_places), with_kwargs=True),
             backbone.encoder.register_forward_hook(_by_row, with_kwargs=True),
         ]
         for block in self._blocks:
@@ -64,7 +67,8 @@ def pack(handle: AdaptedModel | Stack) -> Packing | None:
     """
     model = handle.model
     config = getattr(model, "config", None)
-    known = architecture_of(model).packs and getattr(config, "_attn_implementation", None) == "sdpa"
+    family = architecture_of(model)
+    known = family.packs and not family.causal and getattr(config, "_attn_implementation", None) == "sdpa"
     classifies = type(model).__name__.endswith("ForSequenceClassification")
     if not known or not classifies or config.is_decoder or not all(layer.per_token for layer in handle.layers):
         return None
@@ -84,13 +88,8 @@ def first_position(model: nn.Module) -> int:
     return architecture_of(model).first_position(model.config)
 
 
-def _find_places(backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
-    """Replace ``starts``, ``ends`` and ``columns`` by ``places`` for attention; transformers hands it to the blocks."""
-    if (ends := kwargs.pop("ends", None)) is not None:
-        tokens = next(x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
-        layout = kwargs.pop("starts"), ends, kwargs.pop("columns")
-        kwargs["places"] = places_of(*layout, tokens.shape[1], backbone)
-    return args, kwargs
+def _places(backbone: nn.Module, tokens: Tensor, *layout: Tensor) -> Any:
+    return places_of(*layout, tokens.shape[1], backbone)
 
 
 def _by_row(encoder: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> Any:

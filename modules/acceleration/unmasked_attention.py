@@ -24,18 +24,29 @@ def unmasked(model: nn.Module, width: int) -> list[Override]:
     Args:
         width: tokens of the longest row: attention to fewer tokens than that needs its mask.
     """
-    configs = {
-        id(m.config): m.config for m in model.modules() if isinstance(getattr(m, "config", None), PreTrainedConfig)
-    }
-    if not all(_whole(config, width) for config in configs.values()):
+    configs = configs_of(model)
+    sdpa = all(config._attn_implementation == "sdpa" for config in configs)
+    if not sdpa or windows_below(configs, width):
         return []
     AttentionInterface.register(NAME, _attend)
-    return [(config, "_attn_implementation_internal", NAME) for config in configs.values()]
+    return [(config, "_attn_implementation_internal", NAME) for config in configs]
 
 
-def _whole(config: PreTrainedConfig, width: int) -> bool:
-    windows = (getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size"))
-    return config._attn_implementation == "sdpa" and not any(window and window < width for window in windows)
+def configs_of(model: nn.Module) -> list[PreTrainedConfig]:
+    """Every configuration that a module of the model looks things up in."""
+    found = (getattr(module, "config", None) for module in model.modules())
+    return list({id(config): config for config in found if isinstance(config, PreTrainedConfig)}.values())
+
+
+def windows_below(configs: list[PreTrainedConfig], width: int, exact: bool = False) -> int | None:
+    """The window or chunk of some attention that is shorter than ``width``.
+
+    Args:
+        exact: sliding windows do not count, as each attention says which it has.
+    """
+    names = ("attention_chunk_size",) if exact else ("attention_chunk_size", "sliding_window")
+    sizes = (getattr(config, name, None) for config in configs for name in names)
+    return next((size for size in sizes if size and size < width), None)
 
 
 def _attend(

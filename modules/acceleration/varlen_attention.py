@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import importlib.util
 import warnings
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -104,13 +105,9 @@ class Padded(NamedTuple):
     @classmethod
     def of(cls, starts: Tensor, ends: Tensor, tokens: int, columns: Tensor, heads: int, dtype: torch.dtype) -> Padded:
         """Of ``starts`` and ``ends`` (S, R) in parts of ``tokens``; a row has at most as many as ``columns`` (T,)."""
-        first, ends, width = _among_all(starts, tokens), _among_all(ends, tokens), len(columns)
-        place, last = first.unsqueeze(1) + columns, (ends - 1).unsqueeze(1)
-        token = torch.arange(len(starts) * tokens, dtype=ends.dtype, device=ends.device)
-        row = torch.bucketize(token, ends, right=True).clamp_(max=len(ends) - 1)  # the next one, of what is unused
-        index = row * width + (token - first[row]).clamp_(0, width - 1)
-        bias = torch.zeros(place.shape, dtype=dtype, device=starts.device).masked_fill_(place > last, -torch.inf)
-        return cls(first, index, place.minimum(last).flatten(), bias[:, None, None], heads)
+        first, index, source, beyond = padded_places(starts, ends, tokens, columns)
+        bias = torch.zeros(beyond.shape, dtype=dtype, device=starts.device).masked_fill_(beyond, -torch.inf)
+        return cls(first, index, source, bias[:, None, None], heads)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (N, heads * d), the queries with ``first`` those of the rows' first tokens."""
@@ -147,8 +144,8 @@ class Sequences(NamedTuple):
     def of(cls, starts: Tensor, ends: Tensor, tokens: int, heads: int, width: int, flash: bool) -> Sequences:
         """Of ``starts`` (S, R) and ``ends`` (S, R + K) as a `Layout` has them in parts of ``tokens``."""
         (parts, rows), many = starts.shape, ends.shape[1]
-        asked, ends = _asked(parts, many, rows, ends.device), F.pad(_among_all(ends, tokens), (1, 0))
-        return cls(ends, asked, _among_all(starts, tokens), heads, width, flash)
+        asked, ends = _asked(parts, many, rows, ends.device), F.pad(among_all(ends, tokens), (1, 0))
+        return cls(ends, asked, among_all(starts, tokens), heads, width, flash)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (N, heads * d), the queries with ``first`` those of the rows' first tokens."""
@@ -163,7 +160,43 @@ class Sequences(NamedTuple):
         return attention(query, key, value, of_queries, self.ends, self.heads, self.width, scale, dropout)
 
 
-def _among_all(places: Tensor, tokens: int) -> Tensor:
+def place_finder(make: Callable[..., Any]) -> Callable[..., tuple[tuple, dict]]:
+    """A forward pre-hook of a backbone: it replaces ``starts``, ``ends`` and ``columns`` of a `Layout` by ``places``,
+    which transformers hands on to the blocks.
+
+    Args:
+        make: called with the backbone, its input (S, n) or (S, n, d) and the three.
+    """
+
+    def find(backbone: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+        if (ends := kwargs.pop("ends", None)) is not None:
+            tokens = next(x for x in (*args, kwargs.get("input_ids"), kwargs.get("inputs_embeds")) if x is not None)
+            kwargs["places"] = make(backbone, tokens, kwargs.pop("starts"), ends, kwargs.pop("columns"))
+        return args, kwargs
+
+    return find
+
+
+def padded_places(starts: Tensor, ends: Tensor, tokens: int, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Where packed tokens are among padded rows, and the other way round.
+
+    Args:
+        starts, ends: (S, R), in parts of ``tokens``; a row has at most as many as ``columns`` (T,).
+
+    Returns:
+        The first token of each row (S * R,), the place of each token among all S * R * T (S * tokens,), of what is
+        unused any, the token at each place (S * R * T,), the row's last where there is none, and where that is so
+        (S * R, T).
+    """
+    first, ends, width = among_all(starts, tokens), among_all(ends, tokens), len(columns)
+    place, last = first.unsqueeze(1) + columns, (ends - 1).unsqueeze(1)
+    token = torch.arange(len(starts) * tokens, dtype=ends.dtype, device=ends.device)
+    row = torch.bucketize(token, ends, right=True).clamp_(max=len(ends) - 1)  # the next one, of what is unused
+    index = row * width + (token - first[row]).clamp_(0, width - 1)
+    return first, index, place.minimum(last).flatten(), place > last
+
+
+def among_all(places: Tensor, tokens: int) -> Tensor:
     """Places (S, R) in S parts of ``tokens``, as places (S * R,) among all S * tokens."""
     if len(places) > 1:
         before = torch.arange(0, len(places) * tokens, tokens, dtype=places.dtype, device=places.device)

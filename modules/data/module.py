@@ -41,11 +41,13 @@ class PaddedDataModule(LightningDataModule):
             training batches on the host, from where they are copied to what a graph reads.
 
     A training batch's loss is the sum of weights x losses: DDP's average over ranks is then the mean over the global
-    batch. In evaluation weight is 1 for real rows and 0 for fillers. Subclasses may say what a batch is (`rows_type`)
+    batch. In evaluation weight is 1 for real rows and 0 for fillers. Subclasses may say what a batch is (`rows_type`,
+    `packed_rows_type`)
     and how many losses a row has (`units`).
     """
 
     rows_type: type[PaddedRows] = PaddedRows
+    packed_rows_type: type[PackedRows] = PackedRows
 
     def __init__(
         self,
@@ -93,6 +95,10 @@ class PaddedDataModule(LightningDataModule):
         """Losses of each row (N,); None: one."""
         return None
 
+    def multiple(self, tokens: Tokens, parts: int) -> int:
+        """Of which each part of a packed batch has a multiple of tokens, where batches are to have few lengths."""
+        return MULTIPLE if parts == 1 else MULTIPLE_OF_MANY
+
     @property
     def steps_per_epoch(self) -> int:
         """Training batches per epoch, on every rank."""
@@ -134,8 +140,8 @@ class PaddedDataModule(LightningDataModule):
     def _rows(self, tokens: Tokens, parts: int) -> Dataset:
         if self._first_position is None:
             return self.rows_type(tokens, self.pad_id, self.edges, self.fill)
-        multiple = (MULTIPLE if parts == 1 else MULTIPLE_OF_MANY) if self._rounded else 1
-        return PackedRows(tokens, self.pad_id, self._first_position, parts, multiple)
+        multiple = self.multiple(tokens, parts) if self._rounded else 1
+        return self.packed_rows_type(tokens, self.pad_id, self._first_position, parts, multiple)
 
     def _loader(self, tokens: Tokens, sampler: Sampler[Rows], parts: int = 1) -> DataLoader:
         return DataLoader(

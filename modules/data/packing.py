@@ -12,6 +12,9 @@ from torch.utils.data import Dataset
 from modules.data.samplers import Rows
 from modules.data.tokens import Tokens
 
+LAYOUT = ("position_ids", "starts", "ends", "columns")
+"""What a packed batch has for the model besides its tokens."""
+
 
 class Layout(NamedTuple):
     """Where the tokens of S parts, each of R rows, are in (S, n).

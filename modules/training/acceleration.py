@@ -8,12 +8,11 @@ own autocast. The results are the same up to rounding.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, Union
 
 import torch
 from torch import Tensor, nn
@@ -31,10 +30,11 @@ from variants.adapters.stack import Stack
 from variants.variant import BaseVariant
 
 if TYPE_CHECKING:
-    from modules.acceleration.packed_encoder import Packing
+    from modules.acceleration import packed_decoder, packed_encoder
     from variants.acceleration.basics.overrides import Override
 
 Batch = dict[str, Tensor]
+Packing = Union["packed_encoder.Packing", "packed_decoder.Packing"]
 Clip = Callable[[Iterable[nn.Parameter], float], Any]
 """Scales the gradients of parameters, in place, to a norm of at most so much."""
 
@@ -137,32 +137,34 @@ def accelerate(
         packing = pack_rows(handle, data, config)
         computation = Acceleration(handle, data, graphs, averages(config, precision), packing)
         if devices.on_gpu(config) and isinstance(data, CausalDataModule):
-            computation.overrides += language_model_overrides(handle.model, data)
+            computation.overrides += language_model_overrides(handle.model, data, packed=packing is not None)
     computation.offload = config.activation_offload
     return computation
 
 
-def language_model_overrides(model: nn.Module, data: CausalDataModule) -> list[Override]:
-    """What is replaced in forward passes of a language model on a GPU: losses in chunks, attention without a mask."""
+def language_model_overrides(model: nn.Module, data: CausalDataModule, packed: bool) -> list[Override]:
+    """What is replaced in passes of a language model on a GPU: losses in chunks; padded rows have no mask."""
     from modules.acceleration.token_losses import in_chunks
     from modules.acceleration.unmasked_attention import unmasked
 
     losses = in_chunks(token_losses.token_losses, token_losses.shapes_nothing)
-    return [(token_losses, "token_losses", losses), *unmasked(model, data.edges[-1])]
+    return [(token_losses, "token_losses", losses), *([] if packed else unmasked(model, data.edges[-1]))]
 
 
 def pack_rows(handle: AdaptedModel | Stack, data: PaddedDataModule, config: RunConfig) -> Packing | None:
     """Pack the rows of batches from now on, where the model can take them.
 
-    Not with ``pad: max``, and of several seeds not on a CPU, where they would need equally many tokens.
+    Not with ``pad: max``, and of several seeds classifiers not on a CPU, where they would need equally many tokens.
     """
-    from modules.acceleration.packed_encoder import pack
+    from modules.acceleration import packed_decoder, packed_encoder
 
-    on_cpu = devices.on_cpu(config)
-    possible = len(data.seeds) == 1 if on_cpu else devices.on_gpu(config)
-    if not possible or config.training.get("pad", "bucket") != "bucket" or not (packing := pack(handle)):
+    causal, on_cpu = isinstance(data, CausalDataModule), devices.on_cpu(config)
+    possible = (causal or len(data.seeds) == 1) if on_cpu else devices.on_gpu(config)
+    if not possible or config.training.get("pad", "bucket") != "bucket":
         return None
-    data.pack(packing.first_position, rounded=data.fill and not on_cpu)
+    packing = packed_decoder.pack(handle, data.edges[-1]) if causal else packed_encoder.pack(handle)
+    if packing:
+        data.pack(packing.first_position, rounded=data.fill and not on_cpu)
     return packing
 
 
@@ -242,18 +244,14 @@ class Acceleration(PlainComputation):
 
         self.graphs, self.averages = graphs, averages
         self._data, self._packing = data, packing
+        self.overrides: list[Override] = list(packing.overrides) if packing else []
         excluded = packing.excluded if packing else ()
-        self._forward_pass = functools.partial(accelerated, handle, exclude=excluded)
-        self.overrides: list[Override] = []
+        self._forward_pass = functools.partial(accelerated, handle, exclude=excluded, also=self.overrides)
         self._updates = functools.partial(accelerated_updates, handle)
 
-    @contextlib.contextmanager
-    def forward_pass(self) -> Iterator[None]:
+    def forward_pass(self) -> AbstractContextManager[None]:
         """An accelerated pass (`variants.acceleration.accelerated`)."""
-        from variants.acceleration.basics.overrides import overriding
-
-        with overriding(self.overrides), self._forward_pass():
-            yield
+        return self._forward_pass()
 
     def updates(self) -> AbstractContextManager[None]:
         """The variant's batched updates (`variants.acceleration.accelerated_updates`)."""

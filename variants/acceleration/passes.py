@@ -28,7 +28,9 @@ from variants.layer import AdapterLayer
 
 
 @contextmanager
-def accelerated(handle: AdaptedModel | Stack, exclude: Iterable[nn.Module] = ()) -> Iterator[None]:
+def accelerated(
+    handle: AdaptedModel | Stack, exclude: Iterable[nn.Module] = (), also: Iterable[Override] = ()
+) -> Iterator[None]:
     """``with`` this, a forward pass, and its backward pass if you wish: the same to rounding, in fewer operations.
 
     Trained tensors must not change inside: copies of them in the base's precision are made at the start.
@@ -36,6 +38,7 @@ def accelerated(handle: AdaptedModel | Stack, exclude: Iterable[nn.Module] = ())
     Args:
         handle: of the adapted model; nothing of it is changed for good.
         exclude: maps to queries, keys or values that read another tensor than the other two of their attention.
+        also: what else is replaced, in the pass and when gradient checkpointing goes through a part of it again.
     """
     stacked = isinstance(handle, Stack)
     if not stacked:
@@ -48,6 +51,7 @@ def accelerated(handle: AdaptedModel | Stack, exclude: Iterable[nn.Module] = ())
         *copies,
         *_adapters(handle, rounded),
         *merged,
+        *also,
     ]
     once = _Pass()
     with once.entered(), overriding(maps):

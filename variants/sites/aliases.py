@@ -1,4 +1,5 @@
-"""Model types whose linear maps have the names of a family in `architectures`; nothing else of that row holds of them.
+"""Model types whose linear maps have the names of a family in `architectures`. Of that row nothing else holds of them,
+but that rows of language models can be packed.
 
 Each was compared with transformers' own code (``tests/variants/sites/test_aliases.py``).
 """
@@ -29,3 +30,6 @@ _LIKE = {
 
 ALIASES: dict[str, str] = {name: family for family, names in _LIKE.items() for name in names.split()}
 """transformers' ``config.model_type`` -> the family's first name."""
+LOOK_ELSEWHERE = frozenset(("deepseek_v32", "doge", "glm_moe_dsa", "llama4_text", "nemotron"))
+"""Of the language models those in which more than PyTorch's attention looks at other tokens, or attention does not get
+the model's keyword arguments: their rows are not packed."""

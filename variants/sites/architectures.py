@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from variants.sites.aliases import ALIASES
+from variants.sites.aliases import ALIASES, LOOK_ELSEWHERE
 from variants.sites.causal import CAUSAL
 from variants.sites.family import (
     Architecture,
@@ -175,7 +175,9 @@ def architecture_of(model: nn.Module) -> Architecture:
 
 def family_of(name: str) -> Architecture:
     """The facts of a model type's family, as far as its name is known; else `UNKNOWN`."""
-    return ARCHITECTURES.get(name) or (ARCHITECTURES[ALIASES[name]].alias() if name in ALIASES else UNKNOWN)
+    if name in ALIASES:
+        return ARCHITECTURES[ALIASES[name]].alias(packs=name not in LOOK_ELSEWHERE)
+    return ARCHITECTURES.get(name, UNKNOWN)
 
 
 def backbone_of(model: nn.Module) -> nn.Module:

@@ -31,6 +31,7 @@ CAUSAL = (
         learns_positions=True,
         transposed=True,
         causal=True,
+        packs=True,
         dropout=_GPT2_DROPOUT,
     ),
     Architecture(
@@ -40,6 +41,7 @@ CAUSAL = (
         decoder="decoder",  # its language model calls the decoder alone, its classifier the model around it
         learns_positions=True,
         causal=True,
+        packs=True,
         dropout=("dropout", "attention_dropout"),
     ),
     Architecture(
@@ -47,6 +49,7 @@ CAUSAL = (
         + ("smollm3", "olmo2", "granite", "cohere", "stablelm"),
         maps=_SELF | _GATED,
         causal=True,
+        packs=True,
         dropout=("attention_dropout",),
     ),
     Architecture(
@@ -57,6 +60,7 @@ CAUSAL = (
             Fused(r"mlp\.gate_up_proj", ("gate", "up"), in_halves),
         ),
         causal=True,
+        packs=True,
         dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
     ),
     Architecture(
@@ -64,6 +68,7 @@ CAUSAL = (
         maps={"o": r"attention\.dense"} | _BLOOM,
         fused=(Fused(r"attention\.query_key_value", _QKV, head_by_head),),
         causal=True,
+        packs=True,
         dropout=_BLOOM_DROPOUT,
     ),
     Architecture(
@@ -85,12 +90,14 @@ CAUSAL = (
         maps=_SELF | {"down": r"mlp\.down_proj"},
         fused=(Fused(r"mlp\.gate_up_proj", ("gate", "up"), in_halves),),
         causal=True,
+        packs=True,
         dropout=("attention_dropout",),
     ),
     Architecture(
         names=("starcoder2",),
         maps=_SELF | {"up": r"mlp\.c_fc", "down": r"mlp\.c_proj"},
         causal=True,
+        packs=True,
         dropout=("residual_dropout", "embedding_dropout", "attention_dropout"),
     ),
     Architecture(
@@ -98,6 +105,7 @@ CAUSAL = (
         maps={x: rf"self_attn\.{x}_proj" for x in "qkv"}
         | {"o": r"self_attn\.(?:dense|o_proj)", "up": r"mlp\.fc1", "down": r"mlp\.fc2"},
         causal=True,
+        packs=True,
         dropout=("resid_pdrop", "embd_pdrop", "attention_dropout"),
     ),
     Architecture(
@@ -107,6 +115,7 @@ CAUSAL = (
         fused=(Fused(r"self_attn\.kv_b_proj", ("k", "v"), latent),),
         takes_prefix=False,
         causal=True,
+        packs=True,
         dropout=("attention_dropout",),
     ),
     Architecture(
@@ -114,6 +123,7 @@ CAUSAL = (
         maps={x: rf"attn\.{x}_proj" for x in "qkv"}
         | {"o": r"attn\.out_proj", "up": r"mlp\.fc_in", "down": r"mlp\.fc_out"},
         causal=True,
+        packs=True,
         dropout=_GPT2_DROPOUT,
     ),
     Architecture(
@@ -121,6 +131,7 @@ CAUSAL = (
         maps=_CODEGEN,
         fused=(Fused(r"attn\.qkv_proj", ("q", "v", "k"), queries_values_keys),),
         causal=True,
+        packs=True,
         dropout=_GPT2_DROPOUT,
     ),
     Architecture(
@@ -137,6 +148,7 @@ CAUSAL = (
         fused=(Fused(r"attn\.c_attn", _QKV, bigcode),),
         learns_positions=True,
         causal=True,
+        packs=True,
         dropout=_GPT2_DROPOUT,
     ),
     Architecture(
@@ -151,6 +163,7 @@ CAUSAL = (
         maps={"o": r"self_attn\.dense"} | _BLOOM,
         fused=(Fused(r"self_attn\.query_key_value", _QKV, head_by_head),),
         causal=True,
+        packs=True,
         dropout=_BLOOM_DROPOUT,
     ),
 )

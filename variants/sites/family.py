@@ -47,8 +47,9 @@ class Architecture:
         learns_positions: there is an embedding for each position, and none beyond the last.
         positions_follow_padding: positions are numbered from the padding index + 1.
         takes_prefix: `variants.prefix_room` can lengthen its sequences.
-        packs: it has blocks of BERT's parts, which get the encoder's keyword arguments, and its heads for sequence
-            classification read the first token: what `modules.acceleration.packed_encoder` needs.
+        packs: rows can lie one behind the other. An encoder has blocks of BERT's parts, which get its keyword
+            arguments, and its heads for sequence classification read the first token; in a language model attention
+            alone looks at other tokens, by PyTorch's function, and gets the model's keyword arguments.
         transposed: all maps in its blocks keep their weight as (in, out).
         causal: it is a language model that reads from left to right.
         dropout: the configuration's options for dropout in the backbone.
@@ -74,10 +75,10 @@ class Architecture:
     causal: bool = False
     dropout: tuple[str, ...] = ()
 
-    def alias(self) -> Architecture:
-        """What is known of a model type whose maps alone are this family's."""
+    def alias(self, packs: bool) -> Architecture:
+        """What is known of a model type whose maps are this family's, and its attention as far as it ``packs``."""
         layout = {key: getattr(self, key) for key in ("maps", "fused", "cross", "transposed", "causal")}
-        return Architecture(**layout, takes_prefix=False)
+        return Architecture(**layout, takes_prefix=False, packs=packs and self.packs and self.causal)
 
     @property
     def roles(self) -> tuple[str, ...]:

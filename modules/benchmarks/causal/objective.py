@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from modules.benchmarks.causal import token_losses
 from modules.benchmarks.objective import Batch, Losses, Objective
+from modules.data.packing import LAYOUT
 
 
 class CausalLM(Objective):
@@ -23,10 +24,11 @@ class CausalLM(Objective):
 
         Padding comes after the rows' tokens, where a causal model cannot see it: it needs no mask, which would cost
         the fused causal attention. Embeddings go in, and not ids, which transformers would search for padding from the
-        host. Both keep a GPU waiting in every step.
+        host. Both keep a GPU waiting in every step. Packed rows say where they lie.
         """
         embeddings = model.get_input_embeddings()(batch["input_ids"])
-        hidden = model.base_model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
+        layout = {name: batch[name] for name in LAYOUT if name in batch}
+        hidden = model.base_model(inputs_embeds=embeddings, use_cache=False, **layout).last_hidden_state
         chosen = hidden.flatten(0, 1).index_select(0, batch["positions"])  # (K, d)
         smoothing = self.label_smoothing if training else 0.0
         return token_losses.token_losses(model, chosen, batch["targets"], smoothing), batch["weights"], None

@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch.utils.data import Dataset
 
 from modules.data.cache import cache_dir, cached_arrays, digest
 from modules.data.module import PaddedDataModule
+from modules.data.packing import PackedRows
 from modules.data.padding import PaddedRows
 from modules.data.samplers import Rows
 from modules.data.tokens import Tokens
@@ -42,44 +44,57 @@ def _flat(rows: Sequence[Row]) -> dict[str, np.ndarray]:
     return {"ids": ids, "offsets": offsets, "targets": targets}
 
 
-class TargetRows(PaddedRows):
-    """Adds to a padded batch where the targets are predicted: K of them, over all rows.
+class _WithTargets(Dataset):
+    """Adds to a batch where its targets are predicted: K of them, over all rows.
 
-    positions (K,): of the predicting token in the flattened batch (B x T); targets (K,): the ids to predict;
-    weights (K,): each has its row's. With ``fill`` K is a multiple of `MULTIPLE`, the last ones of weight 0.
+    positions (K,): of the predicting token in the flattened batch; targets (K,): the ids to predict; weights (K,): each
+    has its row's. K is a multiple of `multiple_of_targets`, the last ones of weight 0.
     """
+
+    multiple_of_targets = 1
 
     def __getitem__(self, batch: Rows) -> dict[str, torch.Tensor]:
         result = super().__getitem__(batch)
-        del result["labels"]
-        return with_targets(result, result.pop("token_type_ids") == 1, result["weight"], self.fill)
+        counts, is_target = result.pop("labels"), result.pop("token_type_ids") == 1
+        positions = is_target.flatten().nonzero().squeeze(1) - 1
+        filler = -len(positions) % self.multiple_of_targets
+        return result | {
+            "positions": F.pad(positions, (0, filler)),
+            "targets": F.pad(result["input_ids"][is_target], (0, filler)),
+            "weights": F.pad(result["weight"].repeat_interleave(counts), (0, filler)),
+        }
 
 
-def with_targets(
-    batch: dict[str, torch.Tensor], is_target: torch.Tensor, weight: torch.Tensor, fill: bool
-) -> dict[str, torch.Tensor]:
-    """A batch with `positions`, `targets` and `weights`.
+class TargetRows(_WithTargets, PaddedRows):
+    """Padded batches (B, T) with targets."""
 
-    Args:
-        is_target: (B, T) bool, or (S, n) of packed rows.
-        weight: (B,) of each row, or (S, n) of each token.
-        fill: bring the number of targets up to a multiple of `MULTIPLE`.
-    """
-    rows, columns = is_target.nonzero(as_tuple=True)
-    filler = -len(rows) % MULTIPLE if fill else 0
-    weights = weight[rows] if weight.ndim == 1 else weight[is_target]
-    return batch | {
-        "positions": F.pad(rows * is_target.shape[1] + columns - 1, (0, filler)),
-        "targets": F.pad(batch["input_ids"][is_target], (0, filler)),
-        "weights": F.pad(weights, (0, filler)),
-    }
+    @property
+    def multiple_of_targets(self) -> int:
+        """`MULTIPLE` in filled batches."""
+        return MULTIPLE if self.fill else 1
+
+
+class PackedTargetRows(_WithTargets, PackedRows):
+    """Packed batches (S, n) with targets."""
+
+    @property
+    def multiple_of_targets(self) -> int:
+        """As of all tokens."""
+        return self.multiple
 
 
 class CausalDataModule(PaddedDataModule):
-    """Batches of `TargetRows`; a row has as many losses as targets."""
+    """Batches of `TargetRows` or `PackedTargetRows`; a row has as many losses as targets."""
 
     rows_type = TargetRows
+    packed_rows_type = PackedTargetRows
 
     def units(self, tokens: Tokens) -> np.ndarray:
         """Targets of each row, (N,)."""
         return tokens.labels
+
+    def multiple(self, tokens: Tokens, parts: int) -> int:
+        """Language models' rows are long: a sixteenth of a batch's tokens or less, so that there are few lengths."""
+        expected = tokens.lengths.mean() * self.batch_size / self._place()[1]
+        sixteenth = 1 << max(int(expected / 16), 1).bit_length() - 1
+        return max(super().multiple(tokens, parts), sixteenth)

@@ -60,7 +60,8 @@ class Scenario:
     @property
     def packed(self) -> bool:
         """Whether the backbone can train without padding (`modules.acceleration.packed_encoder`)."""
-        return ARCHITECTURES[sizes(self.shape)["model_type"]].packs
+        family = ARCHITECTURES[sizes(self.shape)["model_type"]]
+        return family.packs and not family.causal
 
     def batches(self, config: dict[str, Any], device: torch.device) -> list[Batch]:
         """All batches of a pass, on the device."""

@@ -94,21 +94,27 @@ def flash_attention(
     key_width: int,
     dropout: float,
     scale: float,
+    causal: bool = False,
+    window: int | None = None,
 ) -> Tensor:
-    """Varlen flash attention, not causal, on a GPU in 16-bit precision; autograd knows its gradient.
+    """Varlen flash attention on a GPU in 16-bit precision; autograd knows its gradient.
 
     Args:
-        query: (M, heads, d); key, value: (N, heads, d): the rows' tokens one behind the other.
+        query: (M, heads, d); key, value: (N, kv_heads, d): the rows' tokens one behind the other; heads is a multiple
+            of kv_heads.
         query_bounds, key_bounds: (rows + 1,) int32: where each row's queries and keys begin, and M and N.
         query_width, key_width: at least the queries and the keys of the longest row.
         dropout: share of the attention weights that is dropped.
         scale: of the products of queries and keys.
+        causal: a query sees the keys up to its own place in the row, ``window`` of them at most.
 
     Returns:
         (M, heads, d).
     """
+    rows = query_bounds, key_bounds, query_width, key_width
+    sees = {} if window is None else {"window_size_left": window - 1, "window_size_right": 0}
     return torch.ops.aten._flash_attention_forward(
-        query, key, value, query_bounds, key_bounds, query_width, key_width, dropout, False, False, scale=scale
+        query, key, value, *rows, dropout, causal, False, scale=scale, **sees
     )[0]
 
 
