@@ -22,7 +22,7 @@ def main(trials: int = 10, results_dir: str = "results/optuna", **settings: Any)
         r = trial.suggest_categorical("r", [2, 4, 8, 16])
         lr = trial.suggest_float("lr", 5e-4, 2e-2, log=True)
         result = train("lora", task="rte", preset="embedded", seed=42, r=r, lr=lr, results_dir=results_dir, **settings)
-        if result.score is None:  # it diverged
+        if result.score is None:  # it diverged or was truncated
             raise optuna.TrialPruned
         return result.score
 

@@ -17,7 +17,7 @@ def main(trials: int = 10, results_dir: str = "results/ray", **settings: Any) ->
 
     def trial(options: dict[str, Any]) -> None:
         result = train("lora", task="rte", preset="embedded", seed=42, results_dir=folder, **options, **settings)
-        tune.report({"score": float("-inf") if result.score is None else result.score})  # None: it diverged
+        tune.report({"score": float("-inf") if result.score is None else result.score})  # None: it has none
 
     space = {"r": tune.choice([2, 4, 8, 16]), "lr": tune.loguniform(5e-4, 2e-2)}
     search = tune.TuneConfig(metric="score", mode="max", num_samples=trials)

@@ -14,6 +14,7 @@ from modules.benchmarks.settings import described
 from modules.comparison.space import Dimension, dimension, size
 from modules.documents import read_yaml
 from modules.runs.config import NEUTRAL
+from modules.runs.trainer_options import truncates
 from variants.errors import UserError
 from variants.schema import Seed, between, built, check_keys
 
@@ -236,6 +237,18 @@ def _check_row(found: ComparisonFile, name: str, path: Path) -> None:
     if rule.seed in (found.variants[name].seeds or found.seeds or ()):
         raise UserError(f"{where}: tune: seed {rule.seed} is one of the seeds that are trained: choose another")
     _check_reach(found, space, where)
+    _check_whole(fixed["trainer"] | (rule.trainer or {}), space, where)
+
+
+def _check_whole(trainer: Mapping[str, Any], space: tuple[Dimension, ...], where: str) -> None:
+    """Raise UserError where every trial would be truncated: none would have a score."""
+    tried = {name: (value,) for name, value in trainer.items()}
+    tried |= {each.name: each.examples for each in space if each.place == "trainer"}
+    if cut := [name for name, values in tried.items() if all(truncates({name: value}) for value in values)]:
+        raise UserError(
+            f"{where}: with trainer: {cut[0]} every tuning run is truncated, and a truncated run has no score: leave "
+            "it out, and tune with fewer epochs, or on data of few rows (docs/faq.md)"
+        )
 
 
 def _check_reach(found: ComparisonFile, space: tuple[Dimension, ...], where: str) -> None:

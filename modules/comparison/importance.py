@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean, pvariance
 
 from modules.comparison.space import Dimension, size, text
-from modules.comparison.trials import DIVERGED, Trial
+from modules.comparison.trials import Trial
 
 FEWEST = 4
 """Trials that importances need."""
@@ -26,10 +26,10 @@ def importance(space: Sequence[Dimension], trials: Sequence[Trial]) -> Importanc
 
     A whole grid is a balanced experiment: the share of a dimension is its main effect, the variance of the means of its
     values over the variance of all scores; what is left of 100% is interaction. Elsewhere it is PED-ANOVA (Watanabe et
-    al., arXiv 2304.10255), by Optuna: how far the better half of the trials narrows each dimension. Diverged trials
-    are left out, and then no grid is whole.
+    al., arXiv 2304.10255), by Optuna: how far the better half of the trials narrows each dimension. Trials without a
+    score are left out, and then no grid is whole.
     """
-    good = [each for each in trials if each.score is not None and each.score > DIVERGED]
+    good = [each for each in trials if each.score is not None]
     scores = [each.score for each in good]
     if len(space) == 1:
         return Importance({}, "there is one dimension alone")

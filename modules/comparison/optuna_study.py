@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.progress import told
-from modules.comparison.trials import DIVERGED, Trial, Trials, scored, trial
+from modules.comparison.trials import Trial, Trials, scored, trial
 from modules.launch.claims import alone, holder
 from modules.launch.holders import say_what_is_missing
 from modules.launch.pool import default_jobs
@@ -43,9 +43,7 @@ def search(comparison: Comparison, rows: list[Row]) -> tuple[Trials, int]:
             code = comparison.carry_out(runs, comparison.tuning)
         for row in rows:
             _tell(comparison, row, studies[row.name])
-        failed = any(
-            scored(comparison, each).score is None for own in asked.values() for each in own if not _held(each)
-        )
+        failed = any(not scored(comparison, each).done for own in asked.values() for each in own if not _held(each))
         if code == 130 or failed:
             return {row.name: known(comparison, row, studies[row.name]) for row in rows}, code or 1
 
@@ -87,18 +85,19 @@ def _point(row: Row, each) -> dict:
 
 
 def _tell(comparison: Comparison, row: Row, study: Study) -> None:
-    """Tell the scores of trials whose runs are done; a diverged one counts as worse than all others."""
+    """Tell the scores of trials whose runs are done; one that has none (it diverged, or was truncated) is pruned, which
+    counts as worse than all others."""
     import optuna
 
     state = optuna.trial.TrialState
     for each in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
         if len(each.params) < len(row.space):
             continue
-        score = trial(comparison, row, _point(row, each)).score
-        if score == DIVERGED:
+        found = trial(comparison, row, _point(row, each))
+        if found.score is not None:
+            study.tell(each.number, found.score, skip_if_finished=True)
+        elif found.done:
             study.tell(each.number, state=state.PRUNED, skip_if_finished=True)
-        elif score is not None:
-            study.tell(each.number, score, skip_if_finished=True)
 
 
 def _ask(comparison: Comparison, row: Row, study: Study, most: int) -> list[Trial]:
@@ -113,7 +112,7 @@ def _ask(comparison: Comparison, row: Row, study: Study, most: int) -> list[Tria
         if len(each.params) < len(row.space):  # its command was stopped as it asked
             _sampler(study, rule.seed + each.number)
         left = trial(comparison, row, _point(row, asked))
-        if left.score is None and not _held(left):
+        if not left.done and not _held(left):
             found.append(left)
     count = len(study.get_trials(deepcopy=False, states=(state.RUNNING, state.COMPLETE, state.PRUNED)))
     for _ in range(min(most - len(found), rule.trials - count)):

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from modules.comparison.comparison import Comparison
 from modules.comparison.space import words
-from modules.comparison.trials import DIVERGED, Trial, Trials, score_text, scored
+from modules.comparison.trials import Trial, Trials, score_text, scored
 from modules.launch.progress_line import say
 from modules.runs.results import ResultStore
 
@@ -21,7 +21,7 @@ class Progress:
 
     Attributes:
         total: how many trials all rows are to have.
-        done: how many have a score; best: of each row.
+        done: how many have a score, or cannot have one; best: of each row.
     """
 
     def __init__(self, comparison: Comparison, total: int) -> None:
@@ -29,18 +29,18 @@ class Progress:
         self.best: dict[str, Trial] = {}
 
     def add(self, row: str, trial: Trial, silent: bool = False) -> None:
-        """Count a trial that has a score, and say so."""
+        """Count a trial that is done, and say so."""
         metric = self.comparison.content.tune.metric
         self.done += 1
         before = self.best.get(row)
-        if trial.score > DIVERGED and (before is None or trial.score > before.score):
+        if trial.score is not None and (before is None or trial.score > before.score):
             self.best[row] = trial
         if silent:
             return
-        said = f"trial {self.done} of {self.total}: {row} {words(trial.point)}: {score_text(trial.score, metric)}"
+        said = f"trial {self.done} of {self.total}: {row} {words(trial.point)}: {score_text(trial, metric)}"
         if before and self.best[row] is before:
-            said += f"; best so far {score_text(before.score, metric)} ({words(before.point)})"
-        elif row in self.best:
+            said += f"; best so far {score_text(before, metric)} ({words(before.point)})"
+        elif trial.score is not None:
             said += ", the best so far"
         say(said)
 
@@ -55,7 +55,7 @@ def told(comparison: Comparison, trials: Trials, total: int | None = None) -> It
     progress = Progress(comparison, total or sum(map(len, trials.values())))
     waiting = []
     for name, each in ((name, each) for name, own in trials.items() for each in own):
-        if each.score is None:
+        if not each.done:
             waiting.append((name, each))
         else:
             progress.add(name, each, silent=True)
@@ -65,7 +65,7 @@ def told(comparison: Comparison, trials: Trials, total: int | None = None) -> It
         for name, each in list(waiting):
             if all(store.path(run.id).is_file() for run in each.runs):
                 waiting.remove((name, each))
-                if (now := scored(comparison, each)).score is not None:
+                if (now := scored(comparison, each)).done:
                     progress.add(name, now)
 
     def watch() -> None:

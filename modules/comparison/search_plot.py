@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.importance import importance
 from modules.comparison.space import Dimension, text
-from modules.comparison.trials import DIVERGED, Trial, Trials, best
+from modules.comparison.trials import Trial, Trials, best, faults
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,14 +20,14 @@ BLUE, RED = "#0072B2", "#D55E00"
 
 
 def draw(figure: Figure, comparison: Comparison, rows: Sequence[Row], trials: Trials) -> None:
-    """Fill a figure: a line of panels for each row; diverged trials are left out, and counted."""
+    """Fill a figure: a line of panels for each row; trials without a score are left out, and counted."""
     widest = min(ALONG, max(len(row.space) for row in rows))
     panels = figure.subplots(len(rows), 1 + widest, squeeze=False)
     for row, axes in zip(rows, panels, strict=True):
-        good = [each for each in trials[row.name] if each.score is not None and each.score > DIVERGED]
+        good = [each for each in trials[row.name] if each.score is not None]
         found = importance(row.space, good)
         order = sorted(row.space, key=lambda each: -found.shares.get(each.key, 0))
-        _bars(axes[0], row, found.shares, found.words, len(trials[row.name]) - len(good))
+        _bars(axes[0], row, found.shares, found.words, faults(trials[row.name]))
         for axis, dimension in zip(axes[1:], order[:widest], strict=False):
             _along(axis, dimension, good, comparison.content.tune.metric)
         axes[1].set_ylabel("dev loss" if comparison.content.tune.metric == "loss" else "dev score (%)")
@@ -35,8 +35,8 @@ def draw(figure: Figure, comparison: Comparison, rows: Sequence[Row], trials: Tr
             axis.set_visible(False)
 
 
-def _bars(axis: Axes, row: Row, shares: dict[str, float], about: str, left_out: int) -> None:
-    more = f", {left_out} diverged or without a result" if left_out else ""
+def _bars(axis: Axes, row: Row, shares: dict[str, float], about: str, left_out: str) -> None:
+    more = f", {left_out}" if left_out else ""
     axis.set_title(f"{row.name}{more}\nimportance ({about.partition(':')[0]})", loc="left")
     names = list(reversed(shares))
     axis.barh(names, [100 * shares[name] for name in names], color=BLUE, height=0.6)

@@ -10,7 +10,7 @@ from modules.comparison.comparison import Comparison, Row
 from modules.comparison.importance import importance
 from modules.comparison.search_plot import draw
 from modules.comparison.space import Point, text, words
-from modules.comparison.trials import DIVERGED, Trial, Trials, best, score_text
+from modules.comparison.trials import Trial, Trials, best, faults, score_text
 from modules.reports.formats.text_table import text_table
 from modules.reports.plots.image_files import FORMATS, saved_figure
 from variants.atomic import write_atomic
@@ -45,8 +45,8 @@ def show(comparison: Comparison, rows: Sequence[Row], trials: Trials) -> None:
 
 
 def ranked(trials: Iterable[Trial]) -> list[Trial]:
-    """The best first; diverged ones and those without a result last."""
-    return sorted(trials, key=lambda each: (each.score is None, -(each.score if each.score is not None else 0)))
+    """The best first; those without a score last."""
+    return sorted(trials, key=lambda each: (each.score is None, -(each.score or 0.0)))
 
 
 def unequal(rows: Sequence[Row], trials: Trials) -> list[str]:
@@ -79,8 +79,10 @@ def heading(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> str:
     metric = rule.metric or " or ".join(dict.fromkeys(benchmark.tasks[task].column for task in rule.tasks))
     metric = metric or "score"  # of own data it is known with their labels
     what = "lowest dev loss" if metric == "loss" else f"best dev {metric}"
-    done = sum(each.score is not None for each in trials)
-    return f"{row.name}: {done} settings tried ({rule.search}) on {tasks}, seed {rule.seed}; score: {what}{over}"
+    done = sum(each.done for each in trials)
+    left = faults(each for each in trials if each.done)
+    line = f"{row.name}: {done} settings tried ({rule.search}) on {tasks}, seed {rule.seed}; score: {what}{over}"
+    return f"{line}; without a score: {left}" if left else line
 
 
 def remarks(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> list[str]:
@@ -105,9 +107,7 @@ def _table(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> list[li
     lines = [["trial", "loss" if comparison.content.tune.metric == "loss" else "score", *keys]]
     for rank, each in enumerate(trials, 1):
         cells = [text(each.point[key]) for key in keys]
-        lines.append(
-            ["best" if each is top else str(rank), score_text(each.score, comparison.content.tune.metric), *cells]
-        )
+        lines.append(["best" if each is top else str(rank), score_text(each, comparison.content.tune.metric), *cells])
     return lines
 
 
@@ -128,18 +128,17 @@ def table_csv(comparison: Comparison, rows: Sequence[Row], trials: Trials) -> st
     keys = list(dict.fromkeys(each.key for row in rows for each in row.space))
     out = io.StringIO()
     writer = csv.DictWriter(
-        out, ["row", "rank", "best", "metric", "score", "diverged", *keys, "runs"], lineterminator="\n"
+        out, ["row", "rank", "best", "metric", "score", "fault", *keys, "runs"], lineterminator="\n"
     )
     writer.writeheader()
     metric = comparison.content.tune.metric
     for row in rows:
         own = ranked(trials[row.name])
         for rank, each in enumerate(own, 1):
-            known = each.score is not None and each.score > DIVERGED
             writer.writerow({
                 "row": row.name, "rank": rank, "best": each is best(own), "metric": metric or "dev metric",
-                "score": (-each.score if metric == "loss" else each.score) if known else "",
-                "diverged": each.score == DIVERGED, "runs": " ".join(run.id for run in each.runs),
+                "score": (-each.score if metric == "loss" else each.score) if each.score is not None else "",
+                "fault": each.fault, "runs": " ".join(run.id for run in each.runs),
                 **{key: text(value) for key, value in each.point.items()},
             })  # fmt: skip
     return out.getvalue()

@@ -144,9 +144,10 @@ def drawn(space: Sequence[Dimension], trials: int, seed: int) -> list[Point]:
 
 
 def text(value: Any) -> str:
-    """A value as tables and file names have it."""
+    """A value as tables and file names have it; 1.0 is not 1, where they mean all of the batches and one."""
     if isinstance(value, float):
-        return f"{value:.6g}"
+        short = f"{value:.6g}"
+        return f"{short}.0" if short.lstrip("-").isdigit() else short
     return value if isinstance(value, str) else json.dumps(value)
 
 

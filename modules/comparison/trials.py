@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from statistics import fmean
 
@@ -12,8 +14,8 @@ from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.runs.score_form import form
 
-DIVERGED = -math.inf
-"""The score of a trial of which a run diverged: below all others."""
+NO_RESULT = "no result"
+"""Why a trial has no score that is not done: a run of it has no result yet."""
 
 
 @dataclass(frozen=True)
@@ -22,12 +24,21 @@ class Trial:
 
     Attributes:
         runs: the tuning runs that say so, one for each task of `tune`.
-        score: higher is better; `DIVERGED`, or None where a run has no result.
+        score: higher is better; None where a run has no result or no score.
+        fault: why there is no score: "diverged", "truncated" (`RunResult.fault`) or `NO_RESULT`.
+        metric: the name of the score.
     """
 
     point: Point
     runs: tuple[RunConfig, ...]
-    score: float | None
+    score: float | None = None
+    fault: str = ""
+    metric: str = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether all of its runs have a result, be it one without a score."""
+        return self.fault != NO_RESULT
 
 
 Trials = dict[str, list[Trial]]
@@ -36,42 +47,50 @@ Trials = dict[str, list[Trial]]
 
 def trial(comparison: Comparison, row: Row, point: Point) -> Trial:
     """The trial of a point, with its score where its runs are done."""
-    runs = tuple(comparison.runs(row, point, tuning=True))
-    return Trial(point, runs, score(comparison, runs))
-
-
-def score(comparison: Comparison, runs: tuple[RunConfig, ...]) -> float | None:
-    """The mean of the runs' figures; None where one has no result yet."""
-    store = ResultStore(comparison.tuning)
-    results = [store.read(run.id) for run in runs]
-    return fmean(figure(result, comparison.content.tune.metric) for result in results) if all(results) else None
-
-
-def figure(result: RunResult, metric: str | None) -> float:
-    """What tuning compares, higher is better: the run's best dev metric, or with `metric: loss` its lowest loss."""
-    name = metric or result.metric
-    values = [epoch.get(name) for epoch in result.epochs]
-    values = [value for value in values if value is not None and math.isfinite(value)]
-    if not values or result.diverged:
-        return DIVERGED
-    return -min(values) if name == "loss" else max(values)
+    return scored(comparison, Trial(point, tuple(comparison.runs(row, point, tuning=True))))
 
 
 def scored(comparison: Comparison, each: Trial) -> Trial:
-    """The trial with its score of now."""
-    return replace(each, score=score(comparison, each.runs))
+    """The trial with its score of now, the mean of its runs' figures, or why it has none."""
+    store, metric = ResultStore(comparison.tuning), comparison.content.tune.metric
+    results = [store.read(run.id) for run in each.runs]
+    if not all(results):
+        return replace(each, score=None, fault=NO_RESULT)
+    found = [(figure(result, metric), result.fault or "diverged") for result in results]
+    if faults := [fault for value, fault in found if value is None]:
+        return replace(each, score=None, fault=faults[0])
+    return replace(each, score=fmean(value for value, _ in found), fault="", metric=metric or results[0].metric)
 
 
-def best(trials: list[Trial]) -> Trial | None:
+def figure(result: RunResult, metric: str | None) -> float | None:
+    """What tuning compares, higher is better: the run's best dev metric, or with `metric: loss` its lowest loss; None
+    where it diverged or was truncated."""
+    name = metric or result.metric
+    values = [epoch.get(name) for epoch in result.epochs]
+    values = [value for value in values if value is not None and math.isfinite(value)]
+    if not values or result.fault:
+        return None
+    return -min(values) if name == "loss" else max(values)
+
+
+def best(trials: Iterable[Trial]) -> Trial | None:
     """The first of the highest score; None where none has one."""
-    good = [each for each in trials if each.score is not None and each.score > DIVERGED]
+    good = [each for each in trials if each.score is not None]
     return max(good, key=lambda each: each.score, default=None)
 
 
-def score_text(score: float | None, metric: str | None) -> str:
-    """A score of a trial as people read it: a metric in percent, a loss as it is."""
+def faults(trials: Iterable[Trial]) -> str:
+    """How many have no score and why, such as "2 diverged, 1 truncated"; "" where all have one."""
+    counts = Counter(each.fault for each in trials if each.score is None)
+    return ", ".join(f"{count} {fault}" for fault, count in counts.items())
+
+
+def score_text(trial: Trial, metric: str | None) -> str:
+    """The score of a trial as people read it: a metric in percent, a loss as it is; or why there is none."""
+    score = trial.score
     if score is None:
-        return "no result"
-    if score == DIVERGED:
-        return "diverged"
-    return f"{-score:.4f}" if metric == "loss" else f"{form(metric or '')[0] * score:.2f}"
+        return trial.fault
+    if metric == "loss":
+        return f"{-score:.4f}"
+    scale, digits = form(metric or trial.metric)
+    return f"{scale * score:.{max(2, digits)}f}"

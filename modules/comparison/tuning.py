@@ -9,7 +9,7 @@ from modules.benchmarks.base import settings_of
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.progress import told
 from modules.comparison.space import Point, drawn, grid, words
-from modules.comparison.trials import Trials, best, scored, trial
+from modules.comparison.trials import Trials, best, faults, scored, trial
 from modules.runs.config import RunConfig
 
 
@@ -48,12 +48,13 @@ def choose(comparison: Comparison, rows: list[Row], trials: Trials) -> dict[str,
         if not row.space:
             chosen[row.name] = {}
             continue
-        done = [each for each in trials.get(row.name, ()) if each.score is not None]
+        done = [each for each in trials.get(row.name, ()) if each.done]
         number = wanted(comparison, row)
         if len(done) >= number and (found := best(done)):
             chosen[row.name] = found.point
         else:
-            why = "all of them diverged" if len(done) >= number else f"{len(done)} of {number} settings tried"
+            whole = len(done) >= number
+            why = f"no setting has a score: {faults(done)}" if whole else f"{len(done)} of {number} settings tried"
             print(f"{row.name} is left out: {why}", flush=True)
     return chosen
 

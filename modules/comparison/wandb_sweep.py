@@ -12,6 +12,7 @@ from typing import Any
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.space import Dimension, text
 from modules.paths import PROJECT
+from modules.runs.trainer_options import truncates
 from variants.atomic import write_atomic
 from variants.errors import UserError
 
@@ -57,6 +58,12 @@ def sweep(comparison: Comparison, row: Row) -> dict[str, Any]:
         )
     if rule.metric not in (None, "loss"):
         raise UserError(f"{comparison.path}: tune: a W&B sweep compares best/score or the loss, not {rule.metric}")
+    for each in (each for each in row.space if each.place == "trainer"):
+        if any(truncates({each.name: value}) for value in each.examples):
+            raise UserError(
+                f"{comparison.path}: {each.key}: some of its values truncate the run, which then has no score, and W&B "
+                "cannot leave such runs out: leave them out of the list"
+            )
     example = {each.key: each.examples[0] for each in row.space}
     recipe = comparison.tuning / "recipes" / f"{row.name}-sweep.yaml"
     write_atomic(recipe, comparison.recipe(row.at(example), tuning=True))

@@ -89,7 +89,7 @@ def time_line(runs: Sequence[RunConfig], finished: Iterable[RunResult]) -> str:
     tell; else when that will be known."""
     known: dict[tuple[str, str, str], list[float]] = {}
     for run in finished:
-        if run.seconds and run.epochs:
+        if run.seconds and run.epochs and not run.truncated:
             place = (run.task, run.backbone["hash"], run.data["hash"])
             known.setdefault(place, []).append(run.seconds / len(run.epochs))
     places = [(run.task, run.backbone["hash"], run.data["hash"]) for run in runs]

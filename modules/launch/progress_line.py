@@ -181,8 +181,8 @@ class ProgressLine:
 
 def outcome(result: RunResult) -> str:
     """Its score, or why it has none."""
-    if result.diverged or result.truncated:
-        return "diverged (a loss is no number): no score" if result.diverged else "truncated: no score"
+    if result.fault:
+        return f"{result.fault}{' (a loss is no number)' if result.diverged else ''}: no score"
     score = printed(result.metric, result.best[result.metric])
     return f"{result.metric} {score}, best epoch {result.best['epoch']} of {result.last['epoch']}"
 

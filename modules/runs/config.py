@@ -10,8 +10,9 @@ from typing import Any
 
 from modules.documents import read_json
 from modules.runs.record_types import Budget, Origin, Start
-from modules.runs.results import run_id
+from modules.runs.results import ResultStore, run_id
 from modules.runs.tracking import Tracking
+from modules.runs.trainer_options import TRUNCATING, truncates
 from variants.atomic import write_atomic
 from variants.schema import Seed, built
 
@@ -119,7 +120,7 @@ class RunConfig(Execution):
         outcome |= {key: self.backbone[key] for key in ("frozen",) if key in self.backbone}
         outcome |= {"benchmark_code": self.benchmark_code} if self.benchmark_code else {}
         outcome |= {"training": self.training, "init_from": (self.init_from or {}).get("id")}
-        outcome |= {"trainer": {k: v for k, v in self.trainer.items() if k not in NEUTRAL}}
+        outcome |= {"trainer": {k: v for k, v in self.trainer.items() if not _neutral(k, v)}}
         return run_id(outcome)
 
     @property
@@ -138,7 +139,9 @@ class RunConfig(Execution):
         return f"{self.task} {self.name} seed {self.seed}"
 
     def write(self) -> None:
-        """Leave the configuration in the run's folder, where a worker finds it."""
+        """Leave the configuration in the run's folder, where a worker finds it: the run is about to begin, and a result
+        file in its place that is not usable is renamed."""
+        ResultStore(self.results_dir).set_aside(self.id)
         write_atomic(self.folder / "config.json", json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod
@@ -147,3 +150,8 @@ class RunConfig(Execution):
         path = Path(results_dir) / "runs" / id / "config.json"
         content = built(cls, read_json(path), str(path))
         return dataclasses.replace(content, results_dir=results_dir)
+
+
+def _neutral(name: str, value: Any) -> bool:
+    """Whether a Trainer option changes nothing: 1.0 of the batches is all of them, while 1 is a single one."""
+    return name in NEUTRAL or name in TRUNCATING and not truncates({name: value})

@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from modules.documents import decoded, parse_json
 from modules.runs.record_types import Budget, Cost, Data, Machine, Origin, Parameters, Score, Start
 from modules.runs.score_form import printed
+from modules.runs.trainer_options import truncates
 from variants.atomic import move_aside, write_atomic
 from variants.errors import UserError, one_line
 from variants.schema import built
@@ -102,6 +103,11 @@ class RunResult:
         return truncates(self.trainer)
 
     @property
+    def fault(self) -> str:
+        """Why it has no score: "diverged" or "truncated"; "" where it is neither."""
+        return "diverged" if self.diverged else "truncated" if self.truncated else ""
+
+    @property
     def seconds(self) -> float:
         """Its wall-clock time, 0 where it is not known; seeds that were trained at once share theirs."""
         return (self.cost.get("wall_s") or 0.0) / self.cost.get("stacked", 1)
@@ -110,7 +116,7 @@ class RunResult:
     def score(self) -> float | None:
         """The figure that the table prints, as a fraction: `metric` of the test where there is one, else of the best
         epoch; None where the run diverged or was truncated, or where it is no number."""
-        return None if self.diverged or self.truncated else self._figure()
+        return None if self.fault else self._figure()
 
     def _figure(self) -> float | None:
         figures = self.test if self.test is not None and self.metric in self.test else self.best
@@ -178,16 +184,6 @@ class RunResult:
             raise UserError(f"{name}: it starts from itself")
 
 
-TRUNCATING = ("limit_train_batches", "limit_val_batches", "overfit_batches", "fast_dev_run")
-"""Trainer options of which each leaves rows out; the last two stand in older files alone."""
-
-
-def truncates(trainer: Mapping[str, Any]) -> bool:
-    """Whether Trainer options leave rows out: of the limits 1.0 is all of the batches, 1 is one of them."""
-    given = [trainer[name] for name in TRUNCATING if name in trainer]
-    return any(bool(value) and not (isinstance(value, float) and value == 1.0) for value in given)
-
-
 def finite_losses(figures: Mapping[str, Any]) -> bool:
     """Whether the losses of an epoch, as far as it has any, are finite numbers. In a file they are null where not."""
     losses = [figures[name] for name in ("train_loss", "loss") if name in figures]
@@ -213,6 +209,14 @@ def _finite(value: Any) -> Any:
     return value
 
 
+class _Unusable(Exception):
+    """Why a result file is not usable."""
+
+
+_said: set[str] = set()
+"""What this process has said of files that it left out."""
+
+
 class ResultStore:
     """The folder `root/runs` of one file per run."""
 
@@ -233,11 +237,38 @@ class ResultStore:
         return path
 
     def read(self, id: str) -> RunResult | None:
-        """The run `id`; None where there is none, or where its file was unreadable and is now moved aside.
+        """The run `id`; None where there is none, or where its file is not usable, which is said once.
 
         Raises:
             UserError: the file may not be read.
         """
+        try:
+            return self._usable(id)
+        except _Unusable as error:
+            if (said := f"result file {self.path(id)} is left out: {error}") not in _said:
+                _said.add(said)
+                log.warning("%s", said)
+            return None
+
+    def set_aside(self, id: str) -> None:
+        """Give a file that is not usable another name, so that the run, which is about to begin, can write its own.
+
+        Raises:
+            UserError: the file may not be read, or not be renamed.
+        """
+        path = self.path(id)
+        try:
+            self._usable(id)
+        except _Unusable as error:
+            try:
+                aside = move_aside(path)
+            except FileNotFoundError:  # another process of this run was first
+                return
+            except OSError as why:
+                raise UserError(f"result file {path} is not usable ({error}) and cannot be renamed: {why}") from why
+            log.warning("result file %s is not usable (%s): moved to %s", path, error, aside.name)
+
+    def _usable(self, id: str) -> RunResult | None:
         path = self.path(id)
         try:
             data = path.read_bytes()
@@ -252,8 +283,7 @@ class ResultStore:
             if result.id != id:
                 raise UserError(f"it holds the run {result.id!r}")
         except UserError as error:
-            self._move_aside(path, one_line(error))
-            return None
+            raise _Unusable(one_line(error)) from error
         result._folder = (self.runs / id).absolute()
         return result
 
@@ -264,25 +294,3 @@ class ResultStore:
     def all(self) -> list[RunResult]:
         """Every readable result, in the order of ids."""
         return [result for path in sorted(self.runs.glob("*.json")) if (result := self.read(path.stem))]
-
-    def _move_aside(self, path: Path, reason: str) -> None:
-        try:
-            aside = move_aside(path)
-            log.warning("result file %s is not usable (%s): moved to %s", path, reason, aside.name)
-        except OSError as error:  # a read-only folder: still not counted as done
-            log.warning("result file %s is not usable (%s) and cannot be moved: %s", path, reason, error)
-
-
-def data_names(results: Iterable[RunResult]) -> dict[tuple[str, str], tuple[str, str]]:
-    """(source, name) of each run's data -> the one that stands for it: the first name, in order of the alphabet, of
-    those that name the same content, as two copies of a folder do."""
-    same: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    holders: dict[tuple[str, str, str], tuple[str, str]] = {}
-    for run in results:
-        place = (run.data["source"], run.data["name"])
-        own = same.setdefault(place, {place})
-        other = same[holders.setdefault((place[0], run.task, str(run.data["hash"])), place)]
-        if own is not other:
-            own |= other
-            same |= dict.fromkeys(own, own)
-    return {place: min(places) for place, places in same.items()}

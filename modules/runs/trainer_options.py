@@ -31,6 +31,16 @@ OWNED = {
 """Trainer options that the framework sets itself, and what to do instead."""
 
 
+TRUNCATING = ("limit_train_batches", "limit_val_batches", "overfit_batches", "fast_dev_run")
+"""Trainer options of which each leaves rows out; the last two stand in older files alone."""
+
+
+def truncates(trainer: Mapping[str, Any]) -> bool:
+    """Whether Trainer options leave rows out: of the limits 1.0 is all of the batches, 1 is one of them."""
+    given = [trainer[name] for name in TRUNCATING if name in trainer]
+    return any(bool(value) and not (isinstance(value, float) and value == 1.0) for value in given)
+
+
 def _whole(low: int) -> Callable[[Any], bool]:
     return lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= low
 

@@ -6,6 +6,7 @@ Nothing behind this asks again.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -57,6 +58,15 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     with refusing(f"{path.parent} is damaged: {path.name} cannot be read"):
         return load_file(path)
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file's bytes, as hex digits. Raises VariantError where it cannot be read."""
+    digest = hashlib.sha256()
+    with refusing(f"{path} cannot be read"), path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def refuse_wrapped(where: Path, names: Iterable[str], model: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import warnings
@@ -15,7 +16,7 @@ from variants import new_tokens
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
-from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing
+from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing, sha256_of
 from variants.formats.common import base_of, is_stand_in, tied_names
 from variants.formats.fingerprint import alike, fingerprint, sketch
 from variants.named import named_in
@@ -50,6 +51,7 @@ class _Config(TypedDict, total=False):
     problem_type: str | None
     labels: list[str]
     new_tokens: dict
+    sha256: str
 
 
 def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str | None = None, **notes: Any) -> Path:
@@ -81,7 +83,9 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
             **({"new_tokens": new} if (new := new_tokens.described(adapted.model)) else {}),
             **notes,
         }
-    write_atomic(folder / TENSORS, save(tensors, metadata={"format": "pt"}))
+    content = save(tensors, metadata={"format": "pt"})
+    config["sha256"] = hashlib.sha256(content).hexdigest()
+    write_atomic(folder / TENSORS, content)
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
     return folder
 
@@ -96,7 +100,8 @@ def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, T
     """Configuration and tensors of an adapter folder, the configuration's entries of the types of `_Config`.
 
     Raises:
-        VariantError: a file is missing or is not what it should be.
+        VariantError: a file is missing or is not what it should be, or the tensors are not those that were saved with
+            the configuration (``sha256``, which older files lack).
     """
     folder = Path(folder)
     for name in (CONFIG, TENSORS):
@@ -108,6 +113,11 @@ def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, T
     if missing := [key for key in ("variant", "options") if key not in config]:
         raise VariantError(f"{folder / CONFIG} lacks {missing[0]!r}")
     check(folder / CONFIG, config, _Config)
+    if "sha256" in config and sha256_of(folder / TENSORS) != config["sha256"]:
+        raise VariantError(
+            f"{folder} is damaged: {TENSORS} is not the file that {CONFIG} was saved with (another SHA-256): take both "
+            "from one copy of the folder"
+        )
     return config, read_tensors(folder / TENSORS)
 
 

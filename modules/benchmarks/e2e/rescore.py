@@ -49,7 +49,7 @@ def rescore(results_dir: str | Path, data_dir: str | None = None, force: bool = 
         store.write(scored)
         values = {name: scored.test.get(name) for name in FORMULAS}
         shown = ", ".join(f"{name} {'-' if value is None else f'{value:.4f}'}" for name, value in values.items())
-        yield f"{title}: {shown}" + (" (the run diverged)" if result.diverged else ""), True
+        yield f"{title}: {shown}" + (f" ({result.fault}: no score)" if result.fault else ""), True
 
 
 def _read(folder: Path, result: RunResult, source: Source | None) -> tuple[list[str], list[list[str]]]:

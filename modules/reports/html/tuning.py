@@ -40,7 +40,7 @@ def rate_curves(section: Section, marked: list[Marked], tuning: Sequence[RunResu
         for one, run in pairs:
             rate, score = run.training.get("lr"), run.best.get(run.metric)
             if run.task == task and rate:
-                if run.diverged or run.truncated or score is None:
+                if run.fault or score is None:
                     failed.add((one.name, float(rate)))
                 else:
                     scores.setdefault((one.name, float(rate)), []).append(100 * score)

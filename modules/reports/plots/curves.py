@@ -28,8 +28,9 @@ def curves(section: Section) -> Figure:
     """Facets of the dev metric after each epoch, as median and range over the seeds: one for each task, or for each
     task and every few methods."""
     lengths = {run.task: len(run.epochs) for row in section.rows for run in row.runs if len(run.epochs) > 1}
-    names = [task for task in section.benchmark.tasks if task in lengths]
-    shown = [pair for pair in rows_for_curves(section) if any(pair[0].by_epoch(task) for task in names)]
+    pairs = rows_for_curves(section)
+    names = [task for task in section.benchmark.tasks if any(row.by_epoch(task) for row, _ in pairs)]
+    shown = [pair for pair in pairs if any(pair[0].by_epoch(task) for task in names)]
     each = math.ceil(len(shown) / math.ceil(len(shown) / TOGETHER))
     bundles = [shown[start : start + each] for start in range(0, len(shown), each)]
     rows, across = (len(bundles), len(names)) if len(bundles) > 1 else grid_of(len(names))
@@ -95,5 +96,9 @@ def _notes(section: Section, names: Sequence[str], shown: Sequence[tuple[Row, St
         )
     there = {task for row in section.rows for task in row.by_task} - set(names)
     if alone := [task.title for name, task in section.benchmark.tasks.items() if name in there]:
-        notes.append(f"{', '.join(alone)}: one epoch, so no curve")
+        notes.append(f"{', '.join(alone)}: one epoch{_or_no_score(section)}, so no curve")
     return notes
+
+
+def _or_no_score(section: Section) -> str:
+    return " or no score" if any(run.fault for row in section.rows for run in row.runs) else ""

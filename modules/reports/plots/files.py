@@ -43,7 +43,7 @@ def plots(section: Section) -> dict[str, Draw]:
         found["pareto"] = pareto
     if any(len(cell.runs) for row in section.rows for cell in row.cells.values()):
         found["tasks"] = scores
-    if any(len(run.epochs) > 1 for row in section.rows for run in row.runs):
+    if any(row.by_epoch(task) for row in section.rows for task in row.by_task):
         found["curves"] = curves
     if find(section):
         found["rank"] = lambda section: rank(section, find(section)[0])

@@ -12,7 +12,7 @@ from modules.benchmarks.recorded import as_recorded
 from modules.reports.tables.published import PublishedRow, load_published
 from modules.reports.tables.section import Cell, Row, Section
 from modules.runs.labels import as_text, in_words, label_words, natural, plain, short_name
-from modules.runs.results import RunResult, data_names, run_id
+from modules.runs.results import RunResult, run_id
 
 Settings = dict[tuple[str, str], str]
 """(part of the result, name) -> the value as canonical JSON, so that equal means equal."""
@@ -29,7 +29,7 @@ def build(results: Iterable[RunResult], benchmark: Benchmark, published: Sequenc
     """
     groups: dict[tuple[str, ...], list[RunResult]] = {}
     ordered = sorted(results, key=lambda run: run.id)
-    names = data_names(ordered)
+    names = _data_names(ordered)
     tasks = benchmark.seen_in([run for run in ordered if run.benchmark == benchmark.name]).tasks
     for run in ordered:
         if run.benchmark == benchmark.name and run.task in tasks:
@@ -165,3 +165,18 @@ def _row_order(row: Row) -> tuple:
 
 def _time(run: RunResult) -> str:
     return str(run.environment.get("time", ""))
+
+
+def _data_names(results: Iterable[RunResult]) -> dict[tuple[str, str], tuple[str, str]]:
+    """(source, name) of each run's data -> the one that stands for it: the first name, in order of the alphabet, of
+    those that name the same content, as two copies of a folder do."""
+    same: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    holders: dict[tuple[str, str, str], tuple[str, str]] = {}
+    for run in results:
+        place = (run.data["source"], run.data["name"])
+        own = same.setdefault(place, {place})
+        other = same[holders.setdefault((place[0], run.task, str(run.data["hash"])), place)]
+        if own is not other:
+            own |= other
+            same |= dict.fromkeys(own, own)
+    return {place: min(places) for place, places in same.items()}

@@ -44,7 +44,7 @@ class Cell:
             run.test[self.metric] if self.column.metric else getattr(run, which)[self.metric] for run in self.runs
         ]
         return [
-            math.nan if score is None or run.diverged or run.truncated else self.column.scale * score
+            math.nan if score is None or run.fault else self.column.scale * score
             for run, score in zip(self.runs, scores, strict=True)
         ]
 
@@ -101,11 +101,12 @@ class Row:
     def by_epoch(self, task: str) -> dict[int, list[float]]:
         """The dev metric of each seed after each epoch of a task, in percent.
 
-        Epochs whose losses are no numbers are left out; a single epoch is no curve, and then there is none.
+        Epochs whose losses are no numbers are left out, and truncated runs; a single epoch is no curve, and then there
+        is none.
         """
         found: dict[int, list[float]] = {}
         for run in self.by_task.get(task, ()):
-            for epoch in run.epochs:
+            for epoch in () if run.truncated else run.epochs:
                 if epoch.get(run.metric) is not None and finite_losses(epoch):
                     found.setdefault(epoch["epoch"], []).append(100 * epoch[run.metric])
         return dict(sorted(found.items())) if len(found) > 1 else {}

@@ -14,6 +14,7 @@ from torch import Tensor
 from modules.benchmarks.objective import Samples
 from modules.runs.config import RunConfig
 from modules.runs.results import RunResult
+from modules.runs.trainer_options import truncates
 from modules.training.loggers import columns, keys
 from modules.training.loggers.heat_map import COLUMNS, LayerHistory
 from modules.training.loggers.layer_figures import LayerFigures, by_layer, layer_figures
@@ -97,7 +98,8 @@ class Figures(Callback):
             epoch = self._written[index] = history.last["epoch"]
             for figure, values in (norms | own).items():
                 self.maps[index].setdefault(figure, LayerHistory(figure)).add(epoch, values)
-            row = keys.epoch_row(history.last, history.metric, history.best, whole)
+            cut = truncates(self.configs[index].trainer)
+            row = keys.epoch_row(history.last, history.metric, history.best, whole, cut)
             row |= {f"{figure}/{place}": value for figure, found in norms.items() for place, value in found.items()}
             pictures = self._pictures(index) if draw else {}
             logs.each("log", row, trainer.global_step, pictures)

@@ -6,7 +6,8 @@ from typing import Any
 
 from modules.runs.config import NEUTRAL, RunConfig
 from modules.runs.labels import in_words, label_words, short_name
-from modules.runs.results import RunResult, run_id, truncates
+from modules.runs.results import RunResult, run_id
+from modules.runs.trainer_options import truncates
 from variants.registry import resolve
 
 LONGEST_GROUP, LONGEST_TAG = 128, 64
@@ -80,4 +81,4 @@ def adapter(config: RunConfig, result: RunResult, which: str) -> dict[str, Any]:
     facts = {"base": config.backbone["name"], "base_hash": config.backbone["hash"]}
     facts |= {"benchmark": config.benchmark, "task": config.task, "variant": config.name, "run": config.id}
     facts |= {"options": config.options, "epoch": figures["epoch"], "parameters": dict(result.parameters)}
-    return facts | ({} if result.diverged else {result.metric: figures[result.metric]})
+    return facts | ({} if result.fault else {result.metric: figures[result.metric]})

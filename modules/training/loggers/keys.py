@@ -6,7 +6,7 @@
     once, at the end          best/NAME, test/NAME, test/score, cost/NAME, parameters/NAME, diverged, truncated
 
 ``score`` is the run's main metric under one name for all tasks, a fraction: dev/score of an epoch, best/score of the
-best epoch so far, test/score of a benchmark with a test set.
+best epoch so far, test/score of a benchmark with a test set. Where a run diverged or is truncated there is none.
 """
 
 from __future__ import annotations
@@ -44,7 +44,11 @@ def step_row(loss: float, seconds: float, tokens: float, rates: Mapping[str, flo
 
 
 def epoch_row(
-    figures: Mapping[str, Any], metric: str, best: Mapping[str, Any], variant: Mapping[str, float]
+    figures: Mapping[str, Any],
+    metric: str,
+    best: Mapping[str, Any],
+    variant: Mapping[str, float],
+    truncated: bool = False,
 ) -> dict[str, float]:
     """The figures of an epoch.
 
@@ -52,24 +56,26 @@ def epoch_row(
         figures: as the history has them; metric: the main one.
         best: the figures of the best epoch so far.
         variant: the variant's own, without those of single layers.
+        truncated: whether the run sees a part of the rows alone, which gives no score.
     """
     row = {EPOCH: figures["epoch"], "train/loss_epoch": figures["train_loss"]}
     row |= {f"dev/{name}": value for name, value in figures.items() if name not in ("epoch", "train_loss")}
-    if finite_losses(figures):
-        row |= {"dev/score": figures[metric], "best/score": best[metric]}
-    else:  # the score of a model whose answers are noise is none
+    if not finite_losses(figures):  # the score of a model whose answers are noise is none
         row |= {"diverged": 1}
+    elif not truncated:
+        row |= {"dev/score": figures[metric], "best/score": best[metric]}
     return row | {f"variant/{name}": value for name, value in variant.items()}
 
 
 def summary(result: RunResult) -> dict[str, Any]:
-    """The figures of a whole run; what is no single number is left out, and so is the score of one that diverged."""
+    """The figures of a whole run; what is no single number is left out, and so is the score of one that diverged
+    or was truncated."""
     test = result.test or {}
     found = {f"best/{name}": value for name, value in result.best.items()}
     found |= {f"test/{name}": value for name, value in test.items()}
-    if not result.diverged:
+    if not result.fault:
         found |= {"best/score": result.best[result.metric], "test/score": test.get(result.metric)}
     found |= {f"cost/{name}": value for name, value in result.cost.items()}
     found |= {f"parameters/{name}": value for name, value in result.parameters.items()}
-    found |= {"diverged": result.diverged}
+    found |= {"diverged": result.diverged, "truncated": result.truncated}
     return {name: value for name, value in found.items() if isinstance(value, (bool, int, float))}

@@ -58,7 +58,8 @@ def scored(monkeypatch) -> Callable[..., list[RunConfig]]:
                 known = {"id": run.id, "variant": run.variant, "task": run.task, "seed": run.seed, "epochs": epochs}
                 figures = {"variant_config": run.options, "training": run.training, "protocol": run.protocol}
                 data = {"data__hash": run.data["hash"], "backbone__hash": run.backbone["hash"]}
-                ResultStore(folder).write(result_of(score=score, **known, **figures, **data))
+                result = result_of(score=score, trainer=run.trainer, **known, **figures, **data)
+                ResultStore(folder).write(result)
             return code
 
         monkeypatch.setattr("modules.launch.jobs.launch.run_workers", workers)

@@ -271,10 +271,10 @@ def test_a_plan_says_what_is_missing_and_trains_nothing(made, workers, capsys):
     assert f"10 runs are missing, {3 * (2 * -(-mrpc // 8) + -(-rte // 8)):,} steps" in said
 
 
-def test_tuning_may_read_a_part_of_the_rows(made):
-    comparison = made(tune={"seed": 7, "tasks": ["rte"], "trainer": {"limit_train_batches": 0.5}})
+def test_tuning_may_have_trainer_options_of_its_own(made):
+    comparison = made(tune={"seed": 7, "tasks": ["rte"], "trainer": {"accumulate_grad_batches": 2}})
     row = comparison.rows(["wide"])[0]
-    assert comparison.runs(row, {"lr": 0.01}, tuning=True)[0].trainer == {"limit_train_batches": 0.5}
+    assert comparison.runs(row, {"lr": 0.01}, tuning=True)[0].trainer == {"accumulate_grad_batches": 2}
     assert comparison.runs(row, {"lr": 0.01})[0].trainer == {}
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from modules.comparison.importance import importance
 from modules.comparison.space import dimension, grid
-from modules.comparison.trials import DIVERGED, Trial
+from modules.comparison.trials import Trial
 
 R, LR = dimension("options", "r", [2, 4, 8]), dimension("common", "lr", [0.1, 0.2])
 
@@ -38,7 +38,7 @@ def test_elsewhere_it_is_ped_anova_and_says_so():
 
 def test_a_grid_with_a_hole_is_no_whole_grid():
     some = trials(lambda p: p["r"] + p["lr"])
-    some[0] = Trial(some[0].point, (), DIVERGED)
+    some[0] = Trial(some[0].point, (), None, "diverged")
     assert "PED-ANOVA" in importance([R, LR], some).words
 
 

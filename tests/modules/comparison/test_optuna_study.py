@@ -101,6 +101,18 @@ def test_a_diverged_trial_counts_as_the_worst(make, scored):
     assert chosen["r"] != 1
 
 
+def test_a_truncated_trial_has_no_score(make, scored):
+    comparison = make(SPACE | {"trainer": {"limit_train_batches": [2, 1.0]}}, rule(6))
+    scored(peak)
+    trials, code = tuning.search(comparison, comparison.rows())
+    cut = [each.point["trainer.limit_train_batches"] == 2 for each in trials["lora"]]
+    assert code == 0 and any(cut) and not all(cut)
+    assert states(comparison) == ["PRUNED" if one else "COMPLETE" for one in cut]
+    assert [each.fault for each in trials["lora"]] == ["truncated" if one else "" for one in cut]
+    (chosen,) = tuning.choose(comparison, comparison.rows(), trials).values()
+    assert chosen["trainer.limit_train_batches"] == 1.0
+
+
 def test_it_finds_the_peak_that_few_random_points_miss(make, scored):
     """On a narrow peak, 40 trials of TPE come nearer than the first ten, which are random."""
     space = {"lr": {"min": 1e-4, "max": 1e-1, "log": True}}

@@ -84,6 +84,9 @@ def test_a_random_search_goes_on_where_it_was(make, scored):
         ({"trainer": {"devices": 2}}, {"seeds": [0]}, "trainer: devices is for all rows"),
         ({}, {}, "neither a list to search nor seeds to train"),
         ({"options": {"r": [2, "many"]}}, {}, "variants: lora: options: lora: r must be int, not 'many'"),
+        ({"lr": [0.1, 0.2]}, {"tune": {"trainer": {"limit_train_batches": 0.5}}}, "every tuning run is truncated"),
+        ({"lr": [0.1, 0.2]}, {"trainer": {"limit_val_batches": 2}}, "truncated, and a truncated run has no score"),
+        ({"trainer": {"limit_train_batches": [2, 3]}}, {}, "with trainer: limit_train_batches every tuning run"),
         ({"options": {"rank": [2, 4]}}, {}, "variants: lora: options: lora has no option 'rank'; it has"),
     ],
 )
@@ -155,6 +158,34 @@ def test_diverged_trials_are_last_and_never_chosen(make, scored):
     table = [line.split() for line in "\n".join(lines).splitlines() if line.split()[-1:] in (["0.01"], ["0.02"])]
     assert [(line[0], line[1]) for line in table][::3] == [("best", "70.00"), ("4", "diverged")]
     assert [line[1] for line in table[2:]] == ["diverged", "diverged"]
+
+
+PARTS = {"options": {"r": [1, 2]}, "trainer": {"limit_train_batches": [2, 1.0]}}
+"""Half of its trials are truncated."""
+
+
+def test_truncated_trials_are_marked_and_never_chosen(make, scored, capsys):
+    """However good they look."""
+    comparison = make(PARTS)
+    scored(lambda run: 0.9 if run.trainer["limit_train_batches"] == 2 else 0.5)
+    assert run_command(comparison) == 0
+    said = capsys.readouterr().out
+    assert "chosen: lora r=1 trainer.limit_train_batches=1.0" in said and "90.0" not in said
+    assert "4 settings tried (grid)" in said and "without a score: 2 truncated" in said
+    assert "lora r=1 trainer.limit_train_batches=2: truncated" in said
+    table = [line.split()[:2] for line in said.splitlines() if line.split()[-1:] in (["2"], ["1.0"])]
+    assert table[:4] == [["best", "50.00"], ["2", "50.00"], ["3", "truncated"], ["4", "truncated"]]
+    lines = list(csv.DictReader((comparison.results_dir / "tables" / "search.csv").open()))
+    assert [(line["score"], line["fault"]) for line in lines] == [("0.5", "")] * 2 + [("", "truncated")] * 2
+    assert "| 3 | truncated | 1 | 2 |" in (comparison.results_dir / "tables" / "search.md").read_text()
+
+
+def test_without_any_score_nothing_is_chosen_and_the_command_fails(make, scored, capsys):
+    comparison = make(PARTS, seeds=[0])
+    scored(lambda run: 0.9 if run.trainer["limit_train_batches"] == 2 else float("nan"))
+    assert run_command(comparison) == 1
+    assert "lora is left out: no setting has a score: 2 truncated, 2 diverged" in capsys.readouterr().out
+    assert not list(comparison.results_dir.glob("runs/*.json"))
 
 
 def test_unequal_numbers_of_trials_are_said(make, scored):

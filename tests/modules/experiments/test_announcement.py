@@ -41,6 +41,8 @@ def test_time_is_told_by_finished_runs_of_the_same_task_backbone_and_data(comman
         "time: about 60 s, one run after the other"
     )  # 5 s an epoch, 6 each, 2 runs
     other = run(runs[0].task, 0.5, 0, epochs=epochs, cost={"wall_s": 20.0})
+    cut = run(runs[0].task, 0.5, 0, epochs=epochs, cost={"wall_s": 1.0}, trainer={"limit_train_batches": 1}, **place)
+    assert "time: about 60 s" in time_line(runs, [done, cut])
     assert "--plan" in time_line(runs, [other]) and "--plan" in time_line(runs, [])
 
 

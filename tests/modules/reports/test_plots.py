@@ -143,6 +143,17 @@ def test_curves_name_the_tasks_that_have_none():
     assert all(ax.get_xlim()[0] == 1 for ax in figure.axes)
 
 
+def test_a_truncated_run_has_no_curve():
+    epochs = [{"epoch": k, "accuracy": 0.1 * k, "loss": 1.0} for k in (1, 2)]
+    runs = [run("rte", 0.2, seed, epochs=epochs, trainer={"limit_train_batches": 2} if seed else {}) for seed in (0, 1)]
+    (section,) = build(runs, GLUE)
+    assert {row.runs[0].truncated: row.by_epoch("rte") for row in section.rows} == {
+        False: {1: [10.0], 2: [20.0]},
+        True: {},
+    }
+    assert "curves" not in plots(build(runs[1:], GLUE)[0])
+
+
 def test_rank_study_is_recognised_and_laid_out_as_the_papers():
     runs = [
         run(task, 0.5 + r / 1000 + place / 100, seed, variant_config={"target": target, "r": r, "alpha": 2 * r})

@@ -56,6 +56,13 @@ def test_how_a_run_is_carried_out_decides_nothing_of_its_id(change):
     assert set(change) <= {f.name for f in dataclasses.fields(Execution)}
 
 
+def test_all_batches_are_no_limit_and_one_batch_is():
+    """1.0 is a share, 1 a number of batches, though the two are equal."""
+    ids = {limit: dataclasses.replace(CONFIG, trainer={"limit_train_batches": limit}).id for limit in (2, 0.5)}
+    ids |= {repr(limit): dataclasses.replace(CONFIG, trainer={"limit_train_batches": limit}).id for limit in (1, 1.0)}
+    assert ids["1.0"] == CONFIG.id and len(set(ids.values())) == 4
+
+
 @pytest.mark.parametrize("reference", [False, True])
 def test_a_configuration_is_read_as_it_was_written(tmp_path, reference):
     config = dataclasses.replace(CONFIG, results_dir=str(tmp_path), reference=reference)

@@ -140,27 +140,34 @@ def without(key):
         (damage(id="ba9876543210"), "ba9876543210"),
     ],
 )
-def test_an_unusable_file_is_moved_aside_with_a_warning(tmp_path, caplog, spoil, reason):
+def test_an_unusable_file_is_left_out_and_the_run_that_writes_it_anew_sets_it_aside(tmp_path, caplog, spoil, reason):
     store = ResultStore(tmp_path)
     path = store.write(result())
     keep = store.write(result(id="ffffffffffff"))
+    spoiled = spoil(keep.read_text().replace("ffffffffffff", "0123456789ab"))
     for number in (1, 2):
-        spoiled = spoil(keep.read_text().replace("ffffffffffff", "0123456789ab"))
         path.write_text(spoiled)
-        caplog.clear()
-        assert [run.id for run in store.all()] == ["ffffffffffff"]
-        assert str(path) in caplog.text and reason in caplog.text
+        assert [run.id for run in store.all()] == ["ffffffffffff"] and not store.done("0123456789ab")
+        assert path.read_text() == spoiled, "who reads renames nothing"
+        store.set_aside("0123456789ab")
         aside = path.with_name(f"{path.name}.corrupt-{number}")
         assert aside.read_text() == spoiled and not path.exists()
-        assert not store.done("0123456789ab")
+    said = [line for line in caplog.messages if str(path) in line and reason in line]
+    assert [line.rpartition(": moved to ")[2] for line in said if "moved to" in line] == [
+        f"{path.name}.corrupt-{number}" for number in (1, 2)
+    ]
+    assert len([line for line in said if "is left out" in line]) == 1, "once, however often it is read"
     assert store.write(result()) == path and store.done("0123456789ab")
+    store.set_aside("0123456789ab")
+    assert store.done("0123456789ab"), "a file of use stays"
 
 
-def test_bytes_that_are_no_text_are_moved_aside_too(tmp_path):
+def test_bytes_that_are_no_text_are_left_out_too(tmp_path):
     store = ResultStore(tmp_path)
     path = store.write(result())
     path.write_bytes(b"\xff\xfe\x00")
     assert store.read("0123456789ab") is None
+    store.set_aside("0123456789ab")
     assert path.with_name(path.name + ".corrupt-1").exists()
 
 

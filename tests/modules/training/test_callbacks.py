@@ -65,6 +65,8 @@ def test_the_best_epoch_is_one_with_numbers(tmp_path):
     last, best = (epoch_row(each, "pearson", history.best, {}) for each in (history.last, history.best))
     assert last["diverged"] == 1 and "dev/score" not in last
     assert best["dev/score"] == best["best/score"] == 0.5 and "diverged" not in best
+    cut = epoch_row(history.best, "pearson", history.best, {}, truncated=True)
+    assert cut["dev/pearson"] == 0.5 and not [key for key in cut if key.endswith("/score")]
 
 
 def test_replicas_are_compared_before_an_adapter_is_saved(command, monkeypatch):

@@ -1,6 +1,5 @@
 """Seeds stacked on one backbone come out as their runs alone do; nothing passes from one seed to another."""
 
-import json
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +25,7 @@ from modules.training.parallel import devices
 from modules.training.run import run, run_seeds
 from modules.training.stacked_seeds import StackedTuner
 from modules.training.trainer import checkpoint_path
+from tests.support.adapter_files import facts
 from tests.support.models import MODELS, inputs
 from tests.support.runs import adapter, planned
 from variants import LoRA, attach
@@ -88,8 +88,7 @@ def compare(stacked: list[RunConfig], solo: list[RunConfig], tolerance: float = 
             assert set(adapter(ours, which)) == set(theirs)
             for name, tensor in adapter(ours, which).items():
                 torch.testing.assert_close(tensor, theirs[name], rtol=tolerance, atol=tolerance, msg=f"{which} {name}")
-            files = [json.loads((c.folder / which / "adapter.json").read_text()) for c in (ours, alone)]
-            assert files[0] == files[1]
+            assert facts(ours.folder / which) == facts(alone.folder / which)
         assert not list(ours.folder.glob("*.ckpt"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.support.adapter_files import without_hash
 from tests.support.small_module import Biases, Top, out, tiny, train
 from variants import DoRA, Full, Head, LoRA, VariantError, attach, load
 from variants.contract.models import one_thread
+from variants.convert import convert
 from variants.errors import UserError
 from variants.formats.native import CONFIG, TENSORS, save_adapter
 
@@ -79,6 +82,7 @@ def test_an_adapter_without_head_loads_without_one(tmp_path) -> None:
 
 
 def _damage(folder: Path, how: str) -> None:
+    without_hash(folder)
     tensors, config = load_file(folder / TENSORS), json.loads((folder / CONFIG).read_text())
     name = next(n for n in tensors if n.endswith("lora_A"))
     if how == "missing":
@@ -131,6 +135,34 @@ def test_a_file_that_does_not_fit_names_the_first_thing(how: str, says: str, tmp
     with pytest.raises(VariantError, match=says):
         load(adapted, tmp_path, name="b")
     assert adapted.active == "a" and torch.equal(out(adapted.model), before), "the model is as it was"
+
+
+@pytest.mark.parametrize("place", [0.02, 0.5, 0.99], ids=["header", "middle", "end"])
+def test_a_flipped_bit_is_never_read(place: float, tmp_path) -> None:
+    """A file of any age is readable; one with its hash is what was saved, or an error."""
+    save_adapter(attach(tiny(), LoRA(r=4)), tmp_path)
+    data = bytearray((tmp_path / TENSORS).read_bytes())
+    assert json.loads((tmp_path / CONFIG).read_text())["sha256"] == hashlib.sha256(data).hexdigest()
+    data[int(place * len(data))] ^= 1
+    (tmp_path / TENSORS).write_bytes(data)
+    with pytest.raises(
+        VariantError, match=r"is damaged: adapter.safetensors is not the file .* .another SHA-256"
+    ) as caught:
+        load(tiny(), tmp_path)
+    assert "\n" not in str(caught.value)
+    data[int(place * len(data))] ^= 1
+    (tmp_path / TENSORS).write_bytes(data)
+    load(tiny(), tmp_path, strict=True)
+    load(tiny(), without_hash(tmp_path), strict=True)
+
+
+def test_other_tensors_than_were_saved_are_not_converted(tmp_path) -> None:
+    folder = save_adapter(attach(tiny(), LoRA(r=4)), tmp_path / "a")
+    save_adapter(attach(tiny(), LoRA(r=4), seed=1), tmp_path / "b")
+    (folder / TENSORS).write_bytes((tmp_path / "b" / TENSORS).read_bytes())
+    with pytest.raises(VariantError, match="another SHA-256"):
+        convert(folder, tmp_path / "out", "peft")
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_base_is_noticed(tmp_path) -> None:

@@ -66,11 +66,9 @@ def scores_named(words: Sequence[str]) -> list[Score]:
 def _named(word: str) -> Score:
     file, _, name = word.rpartition(":")
     if file:
-        from pathlib import Path
-
         from variants.outside.files import load_module
 
-        load_module(Path(file))
+        load_module(file, f"score {word!r}")
     if name not in SCORES:
         raise UserError(f"--scores: unknown score {name!r}; there are {', '.join(SCORES)}, or FILE.py:NAME")
     return SCORES[name]

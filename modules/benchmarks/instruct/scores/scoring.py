@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,9 +100,12 @@ def by_part(name: str, values: Sequence[float], examples: Sequence[Example]) -> 
 
 
 def said(example: Example, option: str) -> str:
-    """What would be said for an option: the response, with the option in the place of the right one."""
-    before, right, behind = example.response.rpartition(example.answer)
-    return f"{before}{option}{behind}" if right else option
+    """What would be said for an option: the response, with the option in the place of the right one, a word of it."""
+    places = list(re.finditer(rf"(?<!\w){re.escape(example.answer)}(?!\w)", example.response)) if example.answer else []
+    if not places:
+        return option
+    start, stop = places[-1].span()
+    return f"{example.response[:start]}{option}{example.response[stop:]}"
 
 
 @torch.no_grad()

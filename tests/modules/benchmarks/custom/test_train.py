@@ -176,7 +176,7 @@ def test_an_entry_point_is_a_name(notes, monkeypatch):
 
     point = EntryPoint("workshop", f"{notes / 'notes.py'}:Notes", outside.ENTRY_POINTS)
     monkeypatch.setattr(outside, "entry_points", lambda group: [point] if group == outside.ENTRY_POINTS else [])
-    assert outside.names() == ["glue", "e2e", "custom", "workshop"]
+    assert outside.names() == ["glue", "e2e", "instruct", "custom", "workshop"]
     assert benchmark("workshop").title == "Workshop notes" and benchmark("workshop").spec == "workshop"
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import warnings
 from functools import partial
 
@@ -22,6 +21,7 @@ from modules.training.parallel.plain_step import PlainStep
 from modules.training.parallel.replicas import check_replicas
 from modules.training.parallel.sharded import check_shardable, shard_base
 from modules.training.run import run
+from tests.support.adapter_files import facts
 from tests.support.models import LABELS, MODELS, inputs
 from tests.support.runs import adapter, carry_out, planned
 from tests.support.two_processes import WORLD, in_two_processes
@@ -220,7 +220,7 @@ def test_two_processes_with_shards(command, tmp_path):
     for which in ("best", "last"):
         mine, theirs = adapter(whole, which), adapter(resumed, which)
         assert mine.keys() == theirs.keys() and all(distance(mine[key], theirs[key]) <= TOLERANCE for key in mine)
-        files = [json.loads((config.folder / which / "adapter.json").read_text()) for config in (whole, resumed)]
+        files = [facts(config.folder / which) for config in (whole, resumed)]
         assert files[0] == files[1] and files[0]["base"]["fingerprint"]
 
 

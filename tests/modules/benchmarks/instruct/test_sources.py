@@ -1,0 +1,78 @@
+"""Sources of instruction data: known sets in a folder, own files, the generator."""
+
+import json
+import os
+
+import pytest
+
+from modules.benchmarks.instruct import INSTRUCT
+from modules.benchmarks.instruct.sources import EmbeddedSource, FolderSource, OwnSource, examples_in
+from modules.benchmarks.instruct.tasks import COMMONSENSE, SKILLS
+from variants.errors import UserError
+
+REAL = os.environ.get("LLM_DATA_DIR", "")
+ROWS = [{"instruction": f"Say {n}.", "output": f"{n}"} for n in range(20)]
+
+
+def written(folder, name, rows=ROWS):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(rows))
+    return folder / name
+
+
+def test_what_a_folder_lacks_is_named_and_not_scored(tmp_path):
+    row = {
+        "instruction": "Which?\n\nAnswer format: true/false",
+        "output": "the correct answer is true",
+        "answer": "true",
+    }
+    written(tmp_path / "boolq", "train.json", [row] * 40)
+    written(tmp_path / "piqa", "test.json", [row] * 3)
+    source = FolderSource(str(tmp_path))
+    splits = source.load(COMMONSENSE)
+    assert {name: len(split) for name, split in splits.items()} == {"train": 38, "validation": 2, "test": 3}
+    assert {e.part for e in examples_in(splits["test"])} == {"piqa"}
+    assert examples_in(splits["train"])[0].options == ("true", "false")
+    subset, unscored = source.notes["commonsense"]
+    assert subset.startswith("trained on a SUBSET: no training rows of PIQA") and "test rows: BoolQ" in unscored
+
+
+def test_own_rows_are_cut_the_same_way_every_time(tmp_path):
+    path = written(tmp_path, "my.json")
+    given = {"data": str(path), "dev_share": "0.25", "split_seed": "3"}
+    (task,) = INSTRUCT.on(given).tasks.values()
+    first, second = (OwnSource(given).load(task) for _ in range(2))
+    assert first == second and len(first["validation"]) == 5 and len(first["train"]) == 15
+    other = OwnSource(given | {"split_seed": "4"}).load(task)
+    assert other["validation"] != first["validation"]
+
+
+def test_own_dev_and_test_files_are_taken(tmp_path):
+    written(tmp_path, "train.json"), written(tmp_path, "dev.json", ROWS[:2]), written(tmp_path, "test.json", ROWS[:1])
+    source = OwnSource({"data": str(tmp_path)})
+    (task,) = INSTRUCT.on({"data": str(tmp_path)}).tasks.values()
+    assert {name: len(split) for name, split in source.load(task).items()} == {"train": 20, "validation": 2, "test": 1}
+    assert "2 of 2 rows of validation are rows of train too" in source.notes[task.name]
+
+
+def test_flags_that_do_not_fit_are_one_line(tmp_path):
+    with pytest.raises(UserError, match="--dev belongs to your own data: name them by --data"):
+        INSTRUCT.on({"dev": "a.json"})
+    given = {"data": str(tmp_path / "no.json")}
+    (task,) = INSTRUCT.on(given).tasks.values()
+    with pytest.raises(UserError, match="there is no such file or folder"):
+        OwnSource(given).load(task)
+
+
+def test_the_generated_task_has_all_its_parts():
+    splits = EmbeddedSource().load(SKILLS)
+    assert {e.part for e in examples_in(splits["test"])} == {part.name for part in SKILLS.parts}
+
+
+@pytest.mark.skipif(not REAL, reason="LLM_DATA_DIR names no folder with the real sets")
+def test_the_real_sets_are_read():
+    source = FolderSource(REAL)
+    splits = source.load(COMMONSENSE)
+    examples = examples_in(splits["test"])
+    assert len(splits["train"]) > 15_000 and {"boolq", "arc_e", "winogrande"} <= {e.part for e in examples}
+    assert all(e.answer in e.options for e in examples)
