@@ -37,6 +37,7 @@ FLOORS = {
         "sites",
         "layer",
         "prefix_room",  # of the three prefix methods
+        "new_tokens",
         "variant",
         "listing",
         "registry",

@@ -22,10 +22,12 @@ if TYPE_CHECKING:
     from variants.formats.native import load as load
     from variants.layer import AdapterLayer as AdapterLayer
     from variants.layer import check_rank as check_rank
+    from variants.new_tokens import add_tokens as add_tokens
 
 _MODULES = {
     "AdapterLayer": "layer",
     "AdaptedModel": "adapters.adapted_model",
+    "add_tokens": "new_tokens",
     "attach": "adapters.adapted_model",
     "check_rank": "layer",
     "load": "formats.native",

@@ -53,7 +53,7 @@ def merge(
     from transformers.utils import cached_file
 
     from variants import base_model as base
-    from variants import formats
+    from variants import formats, new_tokens
     from variants.formats.boundary import refusing
 
     out = Path(out)
@@ -82,8 +82,19 @@ def merge(
             )
             if found:
                 shutil.copyfile(found, whole / name)
+        if new := new_tokens.described(adapted.model):
+            _add_to_tokenizer(whole, new["tokens"])
         os.replace(whole, out)
     return difference
+
+
+def _add_to_tokenizer(folder: Path, tokens: Sequence[str]) -> None:
+    """Have the tokenizer in a model's folder know new tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(list(tokens))
+    tokenizer.save_pretrained(folder)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ from modules.inference.trained import Trained, trained
 from modules.runs.results import RunResult
 from variants.errors import UserError
 from variants.formats.native import load
+from variants.new_tokens import described
 from variants.variant import BaseVariant
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ def loaded(
     tokenizer.model_max_length = min(limit for limit in limits if limit)
     tokenizer.padding_side = found.inputs.get("padding_side", "right")
     load(whole, found.folder, variant=variant)
+    if new := described(whole):
+        tokenizer.add_tokens(new["tokens"])
     return whole.to(device or "cpu").eval(), tokenizer
 
 

@@ -42,6 +42,7 @@ _OWN: dict[str, dict[str, Any]] = {  # what the sizes of one model type must be 
     "gemma3n_text": {"num_kv_shared_layers": 0, "intermediate_size": [24, 24]},
     "gemma4_text": {"num_kv_shared_layers": 0},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"]},
+    "falcon_h1": {"mamba_n_heads": 128, "mamba_d_head": 64},
     "longcat_flash": {"qk_head_dim": 16},
     "qwen4_exp_text": {"n_group": 1, "topk_group": 1},
     "mamba2": {"expand": 2, "num_heads": 8},

@@ -127,9 +127,10 @@ def recomputed(adapted: AdaptedModel, plain: dict[str, torch.Tensor]) -> float |
     model = adapted.model
     if not model.supports_gradient_checkpointing:
         return None
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    kind = "activation" if hasattr(model, "activation_checkpointing_enable") else "gradient"  # by its age
+    getattr(model, f"{kind}_checkpointing_enable")({"use_reentrant": False})
     again = gradients(adapted)
-    model.gradient_checkpointing_disable()
+    getattr(model, f"{kind}_checkpointing_disable")()
     size = max(g.abs().max().item() for g in plain.values())
     return max((again[n] - g).abs().max().item() for n, g in plain.items()) / size
 

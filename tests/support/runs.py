@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from modules.benchmarks.base import Benchmark
 from modules.benchmarks.glue import GLUE
 from modules.experiments.flags import make_parser
 from modules.experiments.plan import make_plan
@@ -25,10 +26,10 @@ from variants.registry import resolve
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-def planned(command: list[str], variant: str = "lora", **changes) -> list[RunConfig]:
+def planned(command: list[str], variant: str = "lora", benchmark: Benchmark = GLUE, **changes) -> list[RunConfig]:
     """The runs that the command line would do."""
     cls = resolve(variant)
-    wishes = Wishes.of(make_parser(cls, GLUE).parse_args(command), GLUE, cls)
+    wishes = Wishes.of(make_parser(cls, benchmark).parse_args(command), benchmark, cls)
     wishes.variant = variant
     plan = make_plan(dataclasses.replace(wishes, **changes), cls)
     for run in plan.runs:

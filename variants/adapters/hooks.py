@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from variants.adapters.late import Late
 from variants.errors import VariantError
 from variants.layer import LOW_PRECISION, AdapterLayer
+from variants.new_tokens import own_keys, written
 from variants.sites.experts import ExpertMap, without_number
 from variants.sites.rows import Cut
 
@@ -286,14 +287,13 @@ def save_pretrained(
     A call that names ``state_dict`` gets all that it names, the adapters included, and None is the whole model: so
     do loops that go on from what they wrote (transformers' Trainer, accelerate).
     """
-    adapters = {f"{name}." for name, m in self.named_modules() if isinstance(m, SiteAdapters)}
-    plain = state_dict is _PLAIN
-    written: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for key, tensor in (self.state_dict() if plain or state_dict is None else state_dict).items():
-        if any(key.startswith(prefix) for prefix in adapters):
-            if plain or tensor.data_ptr() in seen:  # one that layers share is written once, as safetensors asks
-                continue
-            seen |= {tensor.data_ptr()} if tensor.numel() else set()
-        written[key] = tensor
-    return type(self).save_pretrained(self, save_directory, is_main_process, written, *args, **kwargs)
+    adapters = {f"{name}." for name, m in self.named_modules() if isinstance(m, SiteAdapters)} | {*own_keys(self)}
+    plain, kept, seen = state_dict is _PLAIN, {}, set()
+    with written(self):
+        for key, tensor in (self.state_dict() if plain or state_dict is None else state_dict).items():
+            if any(key.startswith(prefix) for prefix in adapters):
+                if plain or tensor.data_ptr() in seen:  # one that layers share is written once, as safetensors asks
+                    continue
+                seen |= {tensor.data_ptr()} if tensor.numel() else set()
+            kept[key] = tensor
+        return type(self).save_pretrained(self, save_directory, is_main_process, kept, *args, **kwargs)

@@ -14,6 +14,7 @@ from variants.adapters import hooks
 from variants.adapters.adapter import refuse_unknown
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
+from variants.new_tokens import modules_of as new_rows
 from variants.variant import BaseVariant
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def mixed(adapted: AdaptedModel, rows: Sequence[str | None]) -> Iterator[nn.Modu
         sequence = any(hasattr(layer, "lengthen") for layer in adapted.adapters[name].layers.values())
         if sequence or type(variant).attach is not BaseVariant.attach:
             raise VariantError(f"{name!r} cannot share a batch: {variant.name} changes the model beyond its layers")
+        if new_rows(adapted.model):
+            raise VariantError(f"{name!r} cannot share a batch: rows of new tokens are looked up for the whole of it")
         if not all(layer.site.sees_batch for layer in adapted.adapters[name].layers.values()):
             raise VariantError(f"{name!r} cannot share a batch: its experts get tokens that a router has chosen")
     found = adapted.state

@@ -17,6 +17,7 @@ from variants.adapters.adapter import Adapter
 from variants.adapters.stacked_layer import StackedLayer, Swapped, different, for_each, hooked, hooks_of, joined
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, full_precision
+from variants.new_tokens import modules_of as new_rows
 from variants.variant import BaseVariant
 
 Place = tuple[nn.Module, str]
@@ -84,6 +85,8 @@ class Stack(nn.Module):
         reason = why_not(self.variant)
         if any(hasattr(layer, "lengthen") for layer in first.layers.values()):
             reason = "it changes the length of the sequence"
+        if new_rows(self.model):
+            reason = "rows of new tokens are looked up for all seeds together"
         if not all(layer.site.sees_batch for layer in first.layers.values()):
             reason = "experts get tokens that a router has chosen, of all seeds together"
         reason = reason or next(filter(None, map(hooks_of, first.layers.values())), None)

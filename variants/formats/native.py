@@ -12,6 +12,7 @@ from typing import Any, TypedDict
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from variants import new_tokens
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
@@ -49,6 +50,7 @@ class _Config(TypedDict, total=False):
     backbone: dict
     problem_type: str | None
     labels: list[str]
+    new_tokens: dict
     sha256: str
 
 
@@ -78,6 +80,7 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
                 "tied": _tied(adapted),
             },
             "parameters": adapted.count(),
+            **({"new_tokens": new} if (new := new_tokens.described(adapted.model)) else {}),
             **notes,
         }
     content = save(tensors, metadata={"format": "pt"})
@@ -148,6 +151,8 @@ def load(
         cls = named_in(folder, config["variant"], config.get("code"), variant, strict)
         method, head, base = build(folder, cls, config["options"], tensors.values()), config.get("head"), base_of(model)
         refuse_wrapped(folder, tensors, base)
+        if new := config.get("new_tokens"):
+            _give_new_tokens(base, new, folder)
         if isinstance(model, AdaptedModel):
             adapted = model
         else:
@@ -157,6 +162,15 @@ def load(
             adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
             _check_base(adapted, config, folder, strict)
     return adapted
+
+
+def _give_new_tokens(base: nn.Module, new: dict[str, Any], folder: Path) -> None:
+    """Rows for the tokens that an adapter has trained, unless the model has them already."""
+    new, own = new_tokens.check_described(new, folder / CONFIG), new_tokens.described(base)
+    if own is None:
+        new_tokens.prepare(base, new)
+    elif own != new:
+        raise VariantError(f"the model has other new tokens ({own['tokens'][0]!r}, ...) than {folder}")
 
 
 def note_base(adapted: AdaptedModel) -> None:

@@ -195,8 +195,16 @@ def head_parameters(model: nn.Module) -> list[str]:
     """Names of the task head's parameters, which train: all that pretraining left out.
 
     That is what stands beside the backbone, and in it a pooler that the checkpoint lacked (`remember_lacked`) or, where
-    nothing was noted, that the family's checkpoints lack. A language model was pretrained as a whole.
+    nothing was noted, that the family's checkpoints lack. A language model was pretrained as a whole, but for new
+    tokens (`variants.new_tokens`).
     """
+    modules = [m for m in model.modules() if getattr(m, "belongs_to_head", False)]
+    new = {id(p) for module in modules for p in module.parameters()}
+    known = set(_head_parameters(model))
+    return [name for name, p in model.named_parameters() if name in known or id(p) in new]
+
+
+def _head_parameters(model: nn.Module) -> list[str]:
     family, backbone = architecture_of(model), backbone_of(model)
     if family.heads:
         return [name for name, _ in model.named_parameters() if name.partition(".")[0] in family.heads]

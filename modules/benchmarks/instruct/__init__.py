@@ -151,7 +151,7 @@ ours, not comparable unless model, training rows and prompts agree."""
         model, tokenizer, backbone = load_language_model(
             config.backbone["spec"], self.embedded(), dropout=settings.model_dropout
         )
-        notes = [prepare(tokenizer, settings.template)]
+        notes = [_with_tokens(model, tokenizer, settings.add_tokens), prepare(tokenizer, settings.template)]
         max_length = min(settings.max_length, backbone.max_length or settings.max_length)
         examples = {name: examples_in(split) for name, split in splits.items()}
         tokens = {}
@@ -212,6 +212,16 @@ ours, not comparable unless model, training rows and prompts agree."""
     def scored_rows(self, sizes: Mapping[str, int]) -> int:
         """Rows of the test set; without one those of the dev set."""
         return sizes.get("test", sizes["validation"])
+
+
+def _with_tokens(model: Any, tokenizer: Any, tokens: str | None) -> str:
+    """Give model and tokenizer the tokens of ``--add_tokens``; what there is to say of it."""
+    from variants.new_tokens import add_tokens
+
+    if not (words := _words(tokens)):
+        return ""
+    count = add_tokens(model, tokenizer, words)
+    return f"{count} new tokens, whose embeddings train" if count else "--add_tokens: the tokenizer knows all of them"
 
 
 def columns_of(task: InstructTask, alone: bool) -> list[Column]:

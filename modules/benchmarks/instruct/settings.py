@@ -23,6 +23,9 @@ class InstructSettings(TrainingSettings):
     scores: str | None = setting(
         "comma list of what is scored after training (default: the task's; of your own data none)", None
     )
+    add_tokens: str | None = setting(
+        "comma list of new tokens, such as <think>,</think>, whose embeddings train with the adapter", None
+    )
     max_new_tokens: int = setting("longest answer, in tokens", 128, most=1e6)
     decode_batch_size: int = setting("answers made at once, on each device, or as many as fit", 32, most=1e6)
     score_epoch: str = setting(

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save as serialise
 from torch import Tensor, nn
 
+from variants import new_tokens
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
@@ -47,7 +48,9 @@ def save(adapted: AdaptedModel, folder: str | os.PathLike, as_lora: bool = False
         raise VariantError(
             f"PEFT has no adapter of a single expert, as {experts} is: merge it (python -m variants.merge)"
         )
-    heads = _whole_modules(adapted.model, adapted.adapter.in_place)
+    new = new_tokens.modules_of(adapted.model)
+    rows = {f"{path}.new_tokens.rows" for path in new}
+    heads = _whole_modules(adapted.model, [name for name in adapted.adapter.in_place if name not in rows])
     if as_lora:
         name, own, maps, tensors = _as_lora(adapted)
     else:
@@ -62,7 +65,11 @@ def save(adapted: AdaptedModel, folder: str | os.PathLike, as_lora: bool = False
     }
     for head in heads:
         tensors |= {f"{PREFIX}{head}.{k}": t for k, t in adapted.model.get_submodule(head).state_dict().items()}
+    tensors |= {f"{PREFIX}{path}.token_adapter.trainable_tokens_delta": each.rows for path, each in new.items()}
     config = _config(adapted.model, maps, heads) | own
+    if new:
+        ids = {path: list(range(each.ids.start, each.ids.stop)) for path, each in new.items()}
+        config["trainable_token_indices"] = {path.rpartition(".")[2]: own for path, own in ids.items()}
     plain = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
     write_atomic(folder / TENSORS, serialise(plain, metadata={"format": "pt"}))
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
