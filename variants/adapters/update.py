@@ -101,7 +101,7 @@ def _leading(matrix: Tensor, rank: int, path: str) -> tuple[Tensor, Tensor, Tens
     return basis @ u, s, v
 
 
-def adds_low_rank(layer: AdapterLayer) -> bool:
+def is_low_rank(layer: AdapterLayer) -> bool:
     """All that the layer does, merged too, is to add a declared low-rank product to its map."""
     plain = type(layer).merged is AdapterLayer.merged and not hasattr(layer, "pre") and not hasattr(layer, "lengthen")
     return plain and layer.adds_low_rank
