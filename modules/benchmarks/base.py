@@ -61,7 +61,7 @@ class Column:
         task: the task whose runs it shows.
         title: its heading.
         metric: the score's name in a run's `test` figures; None for the dev metric that the run itself names.
-        scale: printed figure = scale x score.
+        scale: printed figure = scale x score; below 0 where less of the printed figure is better, as of perplexity.
         digits: after the decimal point.
         alternative: whether it is another form of a score: shown where a run has it, and never compared.
     """
@@ -73,6 +73,11 @@ class Column:
     scale: float = 100.0
     digits: int = 1
     alternative: bool = False
+
+    @property
+    def less_is_better(self) -> bool:
+        """Whether the best printed figure is the lowest: scores themselves are the better the higher."""
+        return self.scale < 0
 
 
 @dataclass

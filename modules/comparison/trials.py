@@ -26,12 +26,14 @@ class Trial:
         runs: the tuning runs that say so, one for each task of `tune`.
         score: higher is better; None where a run has no result or no score.
         fault: why there is no score: "diverged", "truncated" (`RunResult.fault`) or `NO_RESULT`.
+        metric: the name of the score.
     """
 
     point: Point
     runs: tuple[RunConfig, ...]
     score: float | None = None
     fault: str = ""
+    metric: str = ""
 
     @property
     def done(self) -> bool:
@@ -57,7 +59,7 @@ def scored(comparison: Comparison, each: Trial) -> Trial:
     found = [(figure(result, metric), result.fault or "diverged") for result in results]
     if faults := [fault for value, fault in found if value is None]:
         return replace(each, score=None, fault=faults[0])
-    return replace(each, score=fmean(value for value, _ in found), fault="")
+    return replace(each, score=fmean(value for value, _ in found), fault="", metric=metric or results[0].metric)
 
 
 def figure(result: RunResult, metric: str | None) -> float | None:
@@ -88,4 +90,7 @@ def score_text(trial: Trial, metric: str | None) -> str:
     score = trial.score
     if score is None:
         return trial.fault
-    return f"{-score:.4f}" if metric == "loss" else f"{form(metric or '')[0] * score:.2f}"
+    if metric == "loss":
+        return f"{-score:.4f}"
+    scale, digits = form(metric or trial.metric)
+    return f"{scale * score:.{max(2, digits)}f}"

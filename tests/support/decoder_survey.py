@@ -1,6 +1,7 @@
 """LoRA on every language model of transformers that can be built small: what trains, what is left out, what is refused.
 
-``python -m tests.support.decoder_survey [MODEL_TYPE ...] [--write variants/sites/language_models.md]`` prints a table.
+``python -m tests.support.decoder_survey [MODEL_TYPE ...] [--write docs/models.md]`` prints a table, and writes it
+between two marks of the file.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from variants import LoRA, VariantError, attach
 from variants.adapters.adapted_model import AdaptedModel
 from variants.contract.models import shift
 from variants.errors import LONGEST
+from variants.sites import candidates
 from variants.sites.aliases import ALIASES
 from variants.sites.architectures import ARCHITECTURES
-from variants.sites.targets import in_one_line
 
 MERGED = 1e-3
 """Largest difference of logits between an adapter and its merged weights, relative to the largest logit."""
@@ -50,7 +51,7 @@ class Finding:
     built: bool = True
     refused: str = ""
     adapted: int = 0
-    left_out: str = ""
+    left_out: dict[str, str] = field(default_factory=dict)
     uncalled: list[str] = field(default_factory=list)
     still: list[str] = field(default_factory=list)
     merge: float = 0.0
@@ -76,7 +77,7 @@ def examine(model_type: str) -> Finding:
         if len(found.refused) > LONGEST or "\n" in found.refused:
             found.faults.append("the refusal is no line")
         return found
-    found.adapted, found.left_out = len(adapted.layers), in_one_line(adapted.left_out)
+    found.adapted, found.left_out = len(adapted.layers), adapted.left_out
     base = logits(model).detach()
     with torch.no_grad():
         for index, layer in enumerate(adapted.layers):
@@ -133,36 +134,59 @@ def recomputed(adapted: AdaptedModel, plain: dict[str, torch.Tensor]) -> float |
     return max((again[n] - g).abs().max().item() for n, g in plain.items()) / size
 
 
+WORDS = {
+    candidates.OUTPUT: "output embedding",
+    candidates.ROUTER: "routers",
+    candidates.INDEXER: "indexers",
+    candidates.OUTSIDE: "maps outside the blocks",
+    candidates.CAN_EXPERTS: "experts",
+    candidates.EXPERTS: "experts (which cannot be adapted)",
+    candidates.TENSOR: "3D parameters that are no maps",
+}
+"""What is left out, in few words; whatever is not here is called by its name."""
+
+
 def row(found: Finding) -> str:
     """A line of the table."""
-    family = f"as {found.family}" if found.family not in ("", found.model_type) else "own row" if found.family else "–"
+    family = f"as {found.family}" if found.family not in ("", found.model_type) else "yes" if found.family else "–"
     if not found.built:
-        return f"| {found.model_type} | {family} | not built here | {_cell(found.refused)} |"
+        return f"| {found.model_type} | {family} | not built | | {_cell(found.refused)} |"
     if found.refused:
-        return f"| {found.model_type} | {family} | refused | {_cell(found.refused)} |"
+        return f"| {found.model_type} | {family} | refused | | {_cell(found.refused)} |"
     notes = [*found.faults]
     if found.uncalled:
-        notes.append(f"never called: {', '.join(_leaves(found.uncalled))}")
+        notes.append(f"not called by text alone: {', '.join(_leaves(found.uncalled))}")
     if found.still:
-        notes.append(f"no gradient: {', '.join(_leaves(found.still))}")
+        notes.append(f"without gradient: {', '.join(_leaves(found.still))}")
     if found.recomputed is None:
         notes.append("no gradient checkpointing")
-    if found.left_out:
-        notes.append(f"left out: {found.left_out}")
-    return f"| {found.model_type} | {family} | {found.adapted} maps | {_cell('; '.join(notes))} |"
+    left = [
+        WORDS.get(why) or ("tied output embedding" if "tied" in why else f"{_leaves([path])[0]} (never called)")
+        for path, why in found.left_out.items()
+    ]
+    cells = (found.model_type, family, str(found.adapted), ", ".join(dict.fromkeys(left)), _cell("; ".join(notes)))
+    return f"| {' | '.join(cells)} |"
 
 
 def _leaves(paths: list[str]) -> list[str]:
-    return list(dict.fromkeys(re.sub(r"(?<=\.)\d+(?=\.)", "*", path) for path in paths))
+    short = (re.sub(r".*\.\d+\.(?=\D)", "", path) for path in paths)
+    return list(dict.fromkeys(re.sub(r"\.lora_[AB]$", "", path) for path in short))
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "/")[:300]
+    return text.replace("|", "/")[:160]
+
+
+BEGIN, END = "<!-- survey -->", "<!-- end of the survey -->"
 
 
 def table(findings: list[Finding]) -> str:
     """All findings in Markdown."""
-    return "\n".join(["| model type | roles | all-linear | |", "|---|---|---|---|", *map(row, findings)]) + "\n"
+    import transformers
+
+    head = f"transformers {transformers.__version__}, LoRA with `target=all-linear`, models of two blocks:"
+    columns = "| model type | roles | maps adapted | left out | |\n|---|---|---|---|---|"
+    return "\n".join([head, "", columns, *map(row, findings)]) + "\n"
 
 
 def main(arguments: list[str]) -> None:
@@ -183,7 +207,8 @@ def main(arguments: list[str]) -> None:
             findings.append(Finding(name, faults=[f"{type(error).__name__}: {error}".split("\n")[0]]))
         print(row(findings[-1]), flush=True)
     if options.write:
-        options.write.write_text(table(findings))
+        before, _, rest = options.write.read_text().partition(BEGIN)
+        options.write.write_text(f"{before}{BEGIN}\n\n{table(findings)}\n{END}{rest.partition(END)[2]}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import torch
 from torch import nn
-from transformers import GPT2Config, GPT2LMHeadModel, RobertaConfig, RobertaForSequenceClassification
+from transformers import (
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+)
 
 from modules.acceleration.frozen_precision import lower_frozen
 from variants import attach
@@ -21,6 +28,11 @@ def roberta() -> nn.Module:
 def gpt2() -> nn.Module:
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     return GPT2LMHeadModel(GPT2Config(n_embd=32, n_layer=2, n_head=2, vocab_size=100, **ends))
+
+
+def llama() -> nn.Module:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(vocab_size=100, intermediate_size=48, **sizes))
 
 
 def adapted(build, variant, low: bool, device: str = "cpu"):

@@ -12,14 +12,16 @@ import sys
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from variants.acceleration.basics.found import found_of
 from variants.acceleration.basics.overrides import Override
 from variants.acceleration.basics.policy import plain
 from variants.acceleration.products.sources import remember
+from variants.adapters.adapted_model import AdaptedModel
+from variants.adapters.stack import Stack
 
 ROTARY = "apply_rotary_pos_emb"
 """What transformers calls the function that turns queries and keys by their positions, in each family's file."""
@@ -28,24 +30,24 @@ GATED = ("gate_proj", "up_proj", "down_proj", "act_fn")
 NEAR = 0.02
 """Largest difference of two ways to compute in bf16, as a share of the largest value."""
 
-_FOUND: WeakKeyDictionary[nn.Module, list[Override]] = WeakKeyDictionary()
-
 
 def available(device: torch.device) -> bool:
     """Whether there are such kernels for a device."""
     return device.type == "cuda" and importlib.util.find_spec("liger_kernel") is not None
 
 
-def kernels(model: nn.Module) -> list[Override]:
-    """Overrides of what has a kernel, found once for each model; nobody else's replacements are replaced."""
+def kernels(handle: AdaptedModel | Stack) -> list[Override]:
+    """Overrides of what has a kernel, found once for each handle; nobody else's replacements are replaced."""
+    model, known = handle.model, found_of(handle)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     if not available(device):
         return []
-    if model not in _FOUND:
-        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices=[device]):
+    if "kernels" not in known:
+        own_numbers = torch.random.fork_rng(devices=[device] if device.type == "cuda" else [])
+        with torch.inference_mode(False), torch.no_grad(), own_numbers:
             torch.manual_seed(0)
-            _FOUND[model] = list(_kernels(model, device))
-    return [one for one in _FOUND[model] if isinstance(one[0], ModuleType) or "forward" not in vars(one[0])]
+            known["kernels"] = list(_kernels(model, device))
+    return [one for one in known["kernels"] if isinstance(one[0], ModuleType) or "forward" not in vars(one[0])]
 
 
 def _kernels(model: nn.Module, device: torch.device) -> Iterator[Override]:

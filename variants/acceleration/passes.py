@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
 from variants.acceleration.basics.fast_paths import FORWARDS, PREPARATIONS, update_overrides
+from variants.acceleration.basics.found import found_of
 from variants.acceleration.basics.overrides import Override, overriding
 from variants.acceleration.basics.policy import few_kernels, for_graph, is_for_graph, plain
 from variants.acceleration.basics.torch_private import recomputed_in
@@ -25,9 +25,6 @@ from variants.adapters.adapter import Adapter
 from variants.adapters.hooks import SiteAdapters
 from variants.adapters.stack import Stack
 from variants.layer import AdapterLayer
-
-_MAPS: WeakKeyDictionary[AdaptedModel, _Maps] = WeakKeyDictionary()
-"""Of each handle: the overrides of frozen maps and norms that were found last."""
 
 
 @contextmanager
@@ -47,7 +44,7 @@ def accelerated(handle: AdaptedModel | Stack, exclude: Iterable[nn.Module] = ())
     merged = [] if stacked else list(merged_weights(handle.layers))
     maps = [
         *_frozen_maps(handle, tuple(exclude)),
-        *kernels(handle.model),
+        *kernels(handle),
         *copies,
         *_adapters(handle, rounded),
         *merged,
@@ -103,13 +100,12 @@ def accelerated_updates(handle: AdaptedModel | Stack) -> Iterator[None]:
 def _frozen_maps(handle: AdaptedModel | Stack, exclude: tuple[nn.Module, ...]) -> list[Override]:
     """Overrides of frozen maps that read one tensor, found once for each adapter and state of their weights."""
     adapter = None if isinstance(handle, Stack) else handle.adapter
-    # a stack is reached from its model's modules: an entry of the table would keep it alive for good
-    table, key = (vars(handle), "_frozen_maps") if isinstance(handle, Stack) else (_MAPS, handle)
-    known: _Maps | None = table.get(key)
+    found = found_of(handle)
+    known: _Maps | None = found.get("maps")
     if known is None or known.adapter is not adapter or known.exclude != exclude or known.state != known.now():
         adapted = (layer.site.module for layer in handle.layers)
         overrides = list(shared_inputs(handle.model, adapted, exclude))
-        known = table[key] = _Maps(adapter, exclude, overrides)
+        known = found["maps"] = _Maps(adapter, exclude, overrides)
     return known.in_force()
 
 
@@ -162,7 +158,7 @@ def _forward(layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     if first.adds_low_rank:
         return added(layer, x, y)
     fast: Callable[..., Tensor] | None = FORWARDS.get(type(first).forward)
-    return layer(x, y) if fast is None else fast(layer, x, y)
+    return layer(x, y) if fast is None or first.hooked else fast(layer, x, y)
 
 
 def _prepared(layers: Iterable[AdapterLayer]) -> Iterator[Override]:

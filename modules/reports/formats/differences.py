@@ -101,12 +101,13 @@ def verdict_text(section: Section, comparison: Comparison, name: Callable[[Secti
     digits = max(column.digits for column in comparison.columns)
     means = dict(zip(comparison.rows, comparison.means, strict=True))
     best = comparison.rows[0]
+    above, highest = ("below", "lowest") if comparison.less_is_better else ("above", "highest")
     if comparison.winner is not None:
-        return f"Best: {name(section, best)} ({means[best]:.{digits}f}), above every other row."
+        return f"Best: {name(section, best)} ({means[best]:.{digits}f}), {above} every other row."
     tied = [f"{name(section, row)} ({means[row]:.{digits}f})" for row in comparison.tied[1:]]
     more = [f"and {len(tied) - LISTED} more"] if len(tied) > LISTED else []
     return (
-        f"No winner: the spread does not tell the highest, {name(section, best)} ({means[best]:.{digits}f}), from "
+        f"No winner: the spread does not tell the {highest}, {name(section, best)} ({means[best]:.{digits}f}), from "
         f"{', '.join([*tied[:LISTED], *more])}."
     )
 

@@ -234,7 +234,8 @@ def differences(comparisons: Sequence[Comparison], marked: list[Marked]) -> Iter
         }
         best = "No row is told apart from all others."
         if comparison.winner is not None:
-            best = f"{marked[comparison.winner].name} is above every other row."
+            above = "below" if comparison.less_is_better else "above"
+            best = f"{marked[comparison.winner].name} is {above} every other row."
         words = (
             f"{best} Each row minus the chosen one, paired by task and seed (seeds "
             f"{', '.join(map(str, comparison.seeds))}). Intervals hold for all pairs together (Holm, 95 %): one "

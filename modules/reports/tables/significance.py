@@ -72,6 +72,11 @@ class Comparison:
         return next(d for d in self.differences if {d.first, d.second} == {first, second})
 
     @property
+    def less_is_better(self) -> bool:
+        """Whether the best mean is the lowest."""
+        return all(column.less_is_better for column in self.columns)
+
+    @property
     def tied(self) -> tuple[int, ...]:
         """The row with the best mean, and the rows that do not differ significantly from it."""
         best = self.rows[0]
@@ -79,7 +84,7 @@ class Comparison:
 
     @property
     def winner(self) -> int | None:
-        """The row that is significantly above every other; None where there is no such row."""
+        """The row that is significantly better than every other; None where there is no such row."""
         return self.tied[0] if len(self.tied) == 1 else None
 
 
@@ -130,7 +135,8 @@ def _comparison(all_rows: Sequence[Row], rows: Sequence[int], columns: tuple[Col
     if any(len(found) < FEWEST for found in seeds.values()):
         return None
     means = {row: statistics.fmean(statistics.fmean(v.values()) for v in values[row].values()) for row in rows}
-    order = sorted(rows, key=lambda row: -means[row])
+    up = 1 if all(column.less_is_better for column in columns) else -1
+    order = sorted(rows, key=lambda row: up * means[row])
     differences = []
     for first, second in itertools.combinations(order, 2):
         pairs = {

@@ -10,7 +10,8 @@ from scipy import special, stats
 
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.glue import GLUE
-from modules.reports.formats.differences import differences_csv
+from modules.benchmarks.instruct import INSTRUCT
+from modules.reports.formats.differences import differences_csv, verdict_text
 from modules.reports.formats.markdown import to_markdown
 from modules.reports.tables.build import build
 from modules.reports.tables.significance import (
@@ -169,3 +170,22 @@ def test_a_benchmark_without_an_average_is_compared_score_by_score():
     (section,) = build(results, E2E)
     found = compare(section)
     assert [[column.key for column in c.columns] for c in found] == [["bleu"], ["nist"]]
+
+
+def test_the_best_perplexity_is_the_lowest():
+    results = [
+        run(
+            "skills", score, seed, benchmark="instruct", variant=variant, variant_config={}, metric="neg_perplexity",
+            best={"epoch": 1, "neg_perplexity": score}, last={"epoch": 1, "neg_perplexity": score}, test=None,
+        )
+        for variant, level in (("vera", -1.9), ("lora", -1.1), ("dora", -1.4))
+        for seed, score in enumerate(level + change for change in (0.0, 0.011, -0.012))
+    ]  # fmt: skip
+    results[0].best["neg_perplexity"] -= 0.02
+    results[3].best["neg_perplexity"] += 0.015
+    (section,) = build(results, INSTRUCT.seen_in(results))
+    (found,) = [c for c in compare(section) if c.columns[0].title == "perplexity"]
+    assert [section.rows[row].variant for row in found.rows] == ["lora", "dora", "vera"]
+    assert found.less_is_better and section.rows[found.winner].variant == "lora"
+    assert found.means[0] == pytest.approx(1.0953, abs=1e-3)
+    assert verdict_text(section, found).endswith("below every other row.")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
-from tests.support.passes import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
+from tests.support.passes import IDS, adapted, distance, gpt2, llama, loss_and_gradients, roberta
 from variants import AdaLoRA, DoRA, LoRA, VeRA, attach
 from variants.acceleration import accelerated, passes
 from variants.acceleration.basics import policy
@@ -39,11 +39,6 @@ class Ops(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
-
-
-def llama() -> nn.Module:
-    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=100, intermediate_size=48, **sizes))
 
 
 @pytest.mark.parametrize("build", [roberta, gpt2, llama])
