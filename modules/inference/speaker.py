@@ -69,6 +69,12 @@ def speaker(
     else:
         from modules.inference.load import loaded
 
+        run = Path(results_dir) / "runs" / place.name
+        if not any(path.exists() for path in (place, run, run.with_suffix(".json"))):
+            raise UserError(
+                f"there is no run, adapter or model {str(source)!r}: name the folder of one, such as "
+                "results/runs/0123456789ab"
+            )
         found = trained(source, which, results_dir)
         if found.num_labels is not None or "template" not in found.inputs:
             raise UserError(
