@@ -84,7 +84,9 @@ def outline(path: str | os.PathLike) -> Outline:
         config, tensors = peft.read(path)
         layers, head = peft.split(tensors, peft.kind(config))
         auto = _AUTO.get(config.get("task_type") or "", "")
-        return Outline(_pairs(layers), head, auto, transposed=bool(config.get("fan_in_fan_out")))
+        named = config.get("base_model_name_or_path")
+        base = named if isinstance(named, str) else ""
+        return Outline(_pairs(layers), head, auto, transposed=bool(config.get("fan_in_fan_out")), base=base)
     layers, head = loralib.read(path)
     return Outline(_pairs(layers), head)
 

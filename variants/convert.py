@@ -7,9 +7,16 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from variants.command_line import Parser
-from variants.errors import VariantError, exit_code
+from variants.errors import UserError, VariantError, exit_code
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from variants.adapters.adapted_model import AdaptedModel
+    from variants.formats.peft import AsLoRA
 
 HELP = """\
 Rewrite an adapter in another format. The format of SRC is told by its files:
@@ -19,14 +26,19 @@ Rewrite an adapter in another format. The format of SRC is told by its files:
   loralib  a file: a torch state dict with <module>.lora_A and <module>.lora_B (LoRA only)
 
 LoRA, DoRA, VeRA and AdaLoRA can be taken to PEFT and back; what a format cannot hold is named, and nothing is written.
-Any other declared low-rank update goes to PEFT as a LoRA that computes the same: --as lora.
+Any declared low-rank update goes to PEFT as a LoRA that computes the same: --as lora. Any other update of weights goes
+as the LoRA nearest to it, with its error at each map: --as lora --rank 16, or --rank auto for as few as keep to
+--max_error. That needs the base model where the update depends on its weights (DoRA).
+--to vllm writes PEFT's format where vLLM can serve it, and says how.
 
 examples:
   python -m variants.convert results/runs/a1b2c3/best my-peft-adapter --to peft
   python -m variants.convert roberta_base_lora_mnli.bin mnli --to ours --alpha 16 --model roberta-base
   python -m variants.convert gpt2-vera peft-vera --to peft --model gpt2-medium
   python -m variants.convert results/runs/d4e5f6/best my-lora --to peft --as lora --variant my_file.py:MyVariant
+  python -m variants.convert my-dora served --to vllm --as lora --rank 16 --model path/to/model
 """
+FORMATS = {"ours": "our", "vllm": "peft"}
 MODEL_HELP = "transformers model folder or Hub id"
 VARIANT_HELP = "the method's own file, if it is not the project's: an adapter folder names it, but brings no code"
 
@@ -38,29 +50,30 @@ def convert(
     model: str | None = None,
     alpha: float | None = None,
     variant: str | None = None,
-    as_lora: bool = False,
+    as_lora: bool | AsLoRA = False,
 ) -> str:
-    """Write the adapter in ``source`` as ``target`` in format ``to``: ours, peft or loralib.
+    """Write the adapter in ``source`` as ``target`` in format ``to``: ours, peft, vllm or loralib.
 
     Args:
         source: adapter folder, or loralib file.
-        target: folder (ours, peft) or file (loralib) to write.
-        to: the format to write.
+        target: folder (ours, peft, vllm) or file (loralib) to write.
+        to: the format to write; vllm is PEFT's where vLLM can serve it.
         model: base model; without it the shapes in the file must do, and its fingerprint is not recorded. PEFT's files
-            name it, or else the one that ``source`` names.
+            name it, or else the one that ``source`` names. A LoRA near another method is made of the model: of this
+            one, or of the one that ``source`` names.
         alpha: LoRA's alpha, which loralib's files do not hold.
         variant: ``FILE.py:CLASS`` of an adapter whose variant is not the project's.
-        as_lora: write to PEFT's format, as LoRA, whatever declares a low-rank update; it computes the same.
+        as_lora: write to PEFT's format as LoRA: whatever declares a low-rank update, which computes the same; of
+            anything else the nearest, as `variants.formats.peft.AsLoRA` says.
 
     Returns:
-        One line about what was written.
+        A line about what was written; before it, of a LoRA near another method, one for each map.
 
     Raises:
         VariantError: the format cannot hold the adapter, or the file does not tell enough without a model.
     """
     from variants import base_model as base
-    from variants import formats
-    from variants.formats import loralib, peft
+    from variants.formats import loralib
     from variants.formats import native as files
     from variants.formats.boundary import refusing
 
@@ -68,45 +81,112 @@ def convert(
         same = Path(target).exists() and Path(target).resolve() == Path(source).resolve()
     if same:
         raise VariantError(f"{target} is the source itself: choose another place")
-    if as_lora and to != "peft":
-        raise VariantError(f"--as lora is for --to peft, not for {to}")
-    place = base.place_of(model, source, none="")
-    loaded = base.load_model(place, source) if model else base.stand_in(source)
-    if hasattr(loaded, "config"):  # PEFT's files name it
-        loaded.config._name_or_path = str(Path(place).resolve()) if Path(place).is_dir() else place
-    adapted = formats.load(loaded, source, alpha=alpha, variant=variant)
+    if as_lora and to not in ("peft", "vllm"):
+        raise VariantError(f"--as lora is for --to peft and --to vllm, not for {to}")
+    near = getattr(as_lora, "approximates", False)
+    adapted = _load(source, base.place_of(model, source, none=""), bool(model), near, alpha, variant)
     adapted.shrink()  # what was pruned is in no file
-    note = ""
-    if to == "peft":
-        with warnings.catch_warnings(record=True) as notes:
-            warnings.simplefilter("always", UserWarning)
-            peft.save(adapted, target, as_lora)
-        note = "".join(f"; {each.message}" for each in notes) + ("; as LoRA" if as_lora else "")
+    before, note = "", ""
+    if to in ("peft", "vllm"):
+        before, note = _write_peft(adapted, target, to, as_lora)
     elif to == "loralib":
         note = f"; loralib files do not hold alpha, give its reader lora_alpha={loralib.save(adapted, target):g}"
     else:
         counts = adapted.count() | ({} if model else {"total": None})
         files.save_adapter(adapted, target, parameters=counts)
-    return f"{target}: {adapted.variant.name} in {'our' if to == 'ours' else to} format{note}"
+    return f"{before}{target}: {adapted.variant.name} in {FORMATS.get(to, to)} format{note}"
+
+
+def _load(
+    source: str | os.PathLike, place: str, given: bool, near: bool, alpha: float | None, variant: str | None
+) -> AdaptedModel:
+    """The adapter on its base model, or on a stand-in where that does.
+
+    Args:
+        place: of the base model, or "".
+        given: it was asked for, and not only named by the adapter's file.
+        near: what the adapter adds to base weights is wanted, which may depend on them.
+    """
+    from variants import base_model as base
+    from variants import formats
+    from variants.adapters.update import is_low_rank
+
+    def on(model: nn.Module) -> AdaptedModel:
+        if hasattr(model, "config"):  # PEFT's files name it
+            model.config._name_or_path = str(Path(place).resolve()) if Path(place).is_dir() else place
+        return formats.load(model, source, alpha=alpha, variant=variant)
+
+    if given:
+        return on(base.load_model(place, source))
+    try:
+        adapted = on(base.stand_in(source))
+        if not (near and place) or all(map(is_low_rank, adapted.layers)):
+            return adapted
+    except VariantError:
+        if not (near and place):
+            raise
+    return on(base.load_model(place, source))
+
+
+def _write_peft(adapted: AdaptedModel, target: str | os.PathLike, to: str, as_lora: bool | AsLoRA) -> tuple[str, str]:
+    """Write PEFT's folder; lines before what is said of it, and the end of that."""
+    from variants.formats import peft
+    from variants.formats.common import is_stand_in
+    from variants.formats.peft import vllm
+
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always", UserWarning)
+        written = peft.prepare(adapted, as_lora)
+    if to == "vllm":
+        vllm.refuse(written.config, written.tensors)
+    written.write(Path(target))
+    note = "".join(f"; {each.message}" for each in notes) + ("; as LoRA" if as_lora else "")
+    before = ""
+    if written.left_out:
+        errors = written.errors()
+        before = "".join(f"r={m['r']:<4} {m['relative_error']:.1e}  {path}\n" for path, m in errors["maps"].items())
+        whose = "without the base" if is_stand_in(adapted.model) else "with the base's weights"
+        note += f", made {whose}, whose relative error is {errors['relative_error']:.1e} ({peft.NEAREST})"
+    if to == "vllm":
+        note += f"\n{vllm.command(str(target), written.config['base_model_name_or_path'], written.config)}"
+    return before, note
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; its exit code: 0, or 2 after a mistake of the user's."""
     parser = Parser(HELP, prog="python -m variants.convert")
     parser.add_argument("source", metavar="SRC", help="adapter folder, or loralib file")
-    parser.add_argument("target", metavar="DST", help="folder (ours, peft) or file (loralib) to write")
-    parser.add_argument("--to", required=True, choices=("ours", "peft", "loralib"), help="format to write")
+    parser.add_argument("target", metavar="DST", help="folder (ours, peft, vllm) or file (loralib) to write")
+    parser.add_argument("--to", required=True, choices=("ours", "peft", "vllm", "loralib"), help="format to write")
     parser.add_argument("--model", help=f"base model ({MODEL_HELP}); needed for VeRA and slices of unknown width")
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
-    parser.add_argument("--as", choices=("lora",), dest="as_", help="for --to peft: any low-rank update as exact LoRA")
+    parser.add_argument("--as", choices=("lora",), dest="as_", help="for PEFT and vLLM: any update of weights as LoRA")
+    parser.add_argument("--rank", metavar="R", help="with --as lora: the most that each map has, or auto")
+    parser.add_argument("--max_error", type=float, metavar="E", help="with --rank auto: of each map (default: 0.01)")
     parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)
 
     def command() -> int:
         given = parser.parse_args(arguments)
-        print(convert(given.source, given.target, given.to, given.model, given.alpha, given.variant, bool(given.as_)))
+        as_lora = _as_lora(given.as_, given.rank, given.max_error)
+        print(convert(given.source, given.target, given.to, given.model, given.alpha, given.variant, as_lora))
         return 0
 
     return exit_code(command)
+
+
+def _as_lora(wanted: str | None, rank: str | None, max_error: float | None) -> bool | AsLoRA:
+    """What ``--as``, ``--rank`` and ``--max_error`` say together. Raises UserError where they do not fit."""
+    if rank is None and max_error is None:
+        return wanted is not None
+    if wanted is None:
+        raise UserError("--rank and --max_error go with --as lora")
+    if rank is not None and rank != "auto" and not rank.isdecimal():
+        raise UserError(f"--rank must be a whole number or auto, not {rank!r}")
+    if max_error is not None and rank != "auto":
+        raise UserError("--max_error goes with --rank auto: a rank says itself how near it comes")
+    from variants.formats.peft import AsLoRA
+
+    return AsLoRA(max_error=0.01 if max_error is None else max_error) if rank == "auto" else AsLoRA(int(rank))
 
 
 if __name__ == "__main__":

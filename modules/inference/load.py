@@ -63,15 +63,16 @@ def loaded(
     model: str | os.PathLike[str] | None = None,
     variant: str | type[BaseVariant] | None = None,
     device: str | torch.device | None = None,
+    dtype: str = "float32",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """As `load_run`, of what is known already."""
+    """As `load_run`, of what is known already, with the base's weights in ``dtype``."""
     spec, embedded = _base(found, model)
     expect_weights(resolve(spec, embedded)[2], spec, found.backbone["hash"])
     if found.num_labels is None:
-        whole, tokenizer, backbone = load_language_model(spec, embedded or found.of.embedded())
+        whole, tokenizer, backbone = load_language_model(spec, embedded or found.of.embedded(), dtype)
     else:
         head = _Head(found.num_labels, found.problem_type or "single_label_classification", found.labels)
-        whole, tokenizer, backbone = load_backbone(spec, head, embedded=embedded)
+        whole, tokenizer, backbone = load_backbone(spec, head, dtype=dtype, embedded=embedded)
     limits = (found.inputs.get("max_length"), backbone.max_length, tokenizer.model_max_length)
     tokenizer.model_max_length = min(limit for limit in limits if limit)
     tokenizer.padding_side = found.inputs.get("padding_side", "right")

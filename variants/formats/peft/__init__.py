@@ -1,8 +1,9 @@
 """PEFT's adapter folders (``adapter_config.json``, ``adapter_model.safetensors``): LoRA, DoRA, VeRA and AdaLoRA."""
 
+from variants.formats.peft.as_lora import AsLoRA
 from variants.formats.peft.common import CONFIG, TENSORS, kind
 from variants.formats.peft.reading import load, read, split
 from variants.formats.peft.tasks import TASKS
-from variants.formats.peft.writing import save
+from variants.formats.peft.writing import NEAREST, prepare, save
 
-__all__ = ["CONFIG", "TASKS", "TENSORS", "kind", "load", "read", "save", "split"]
+__all__ = ["CONFIG", "NEAREST", "TASKS", "TENSORS", "AsLoRA", "kind", "load", "prepare", "read", "save", "split"]

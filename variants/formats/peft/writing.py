@@ -7,6 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from torch import Tensor, nn
 
 from variants import new_tokens
 from variants.adapters.adapted_model import AdaptedModel
+from variants.adapters.update import Nearest, relative_error
 from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.formats.common import by_module, is_stand_in, tied_names
+from variants.formats.peft.as_lora import AsLoRA, lora_maps, way_to_lora
 from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map
-from variants.formats.peft.exact import lora_maps, way_to_lora
 from variants.formats.peft.lora import one_scaling
 from variants.formats.peft.methods import WRITE
 from variants.formats.peft.tasks import HEADS, task_of
@@ -30,20 +32,69 @@ from variants.methods.lora import LoRA
 from variants.registry import resolve
 from variants.variant import BaseVariant
 
+NEAREST = "nearest.json"
+"""How near a LoRA that was made of another method comes to it."""
 
-def save(adapted: AdaptedModel, folder: str | os.PathLike, as_lora: bool = False) -> Path:
+
+@dataclass
+class Written:
+    """A folder of PEFT's before it is written.
+
+    Attributes:
+        method: PEFT's.
+        config: of ``adapter_config.json``; at first the method's own part.
+        maps: what is adapted.
+        tensors: of ``adapter_model.safetensors``; at first those that all maps share.
+        left_out: what a LoRA near the adapter leaves out at each map, where it was made so.
+    """
+
+    method: str
+    config: dict[str, Any]
+    maps: dict[str, Map]
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    left_out: dict[str, Nearest] = field(default_factory=dict)
+
+    def errors(self) -> dict[str, Any]:
+        """What ``nearest.json`` says: the relative errors (Frobenius), of all maps together and of each."""
+        each = {
+            path: {"r": len(near.A), "relative_error": relative_error([near])} for path, near in self.left_out.items()
+        }
+        return {"relative_error": relative_error(self.left_out.values()), "maps": each}
+
+    def write(self, folder: Path) -> Path:
+        """Write the files, each whole or not at all."""
+        plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in self.tensors.items()}
+        write_atomic(folder / TENSORS, serialise(plain, metadata={"format": "pt"}))
+        if self.left_out:
+            write_atomic(folder / NEAREST, _readable(self.errors()))
+        else:
+            (folder / NEAREST).unlink(missing_ok=True)
+        write_atomic(folder / CONFIG, _readable(self.config))
+        return folder
+
+
+def _readable(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=2, sort_keys=True) + "\n").encode()
+
+
+def save(adapted: AdaptedModel, folder: str | os.PathLike, as_lora: bool | AsLoRA = False) -> Path:
     """Write the active adapter as PEFT would, head included; ``PeftModel.from_pretrained`` reads it.
 
     LoRA on slices of a fused map becomes one LoRA of the whole map, of the ranks' sum, which computes the same. VeRA
     over maps of several shapes, which have a random pair each, becomes LoRA, with a warning.
 
     Args:
-        as_lora: write any method whose layers declare a low-rank update as LoRA, which computes the same.
+        as_lora: write any method as LoRA: one whose layers declare a low-rank update computes the same; of any other,
+            and of a lower rank, the nearest is made, as `AsLoRA` says, and ``nearest.json`` holds its errors.
 
     Raises:
         VariantError: PEFT has no form for the variant, for slices of it, or for what it trains beside its layers.
     """
-    folder = Path(folder)
+    return prepare(adapted, as_lora).write(Path(folder))
+
+
+def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
+    """What `save` writes; it says what is raised."""
     if experts := next((layer.site.path for layer in adapted.layers if not layer.site.sees_batch), None):
         raise VariantError(
             f"PEFT has no adapter of a single expert, as {experts} is: merge it (python -m variants.merge)"
@@ -52,42 +103,37 @@ def save(adapted: AdaptedModel, folder: str | os.PathLike, as_lora: bool = False
     rows = {f"{path}.new_tokens.rows" for path in new}
     heads = _whole_modules(adapted.model, [name for name in adapted.adapter.in_place if name not in rows])
     if as_lora:
-        name, own, maps, tensors = _as_lora(adapted)
+        written = _as_lora(adapted, as_lora if isinstance(as_lora, AsLoRA) else AsLoRA())
     else:
         try:
-            name, own, maps, tensors = _in_kind(adapted)
+            written = _in_kind(adapted)
         except VariantError as error:
             raise VariantError(f"{error}{way_to_lora(adapted)}") from error
-    tensors |= {
+    written.tensors |= {
         f"{PREFIX}{path}.{theirs}": each.tensors[own][:, None] if own == "lora_E" else each.tensors[own]
-        for path, each in maps.items()
-        for own, theirs in NAMES[name].items()
+        for path, each in written.maps.items()
+        for own, theirs in NAMES[written.method].items()
     }
     for head in heads:
-        tensors |= {f"{PREFIX}{head}.{k}": t for k, t in adapted.model.get_submodule(head).state_dict().items()}
-    tensors |= {f"{PREFIX}{path}.token_adapter.trainable_tokens_delta": each.rows for path, each in new.items()}
-    config = _config(adapted.model, maps, heads) | own
+        state = adapted.model.get_submodule(head).state_dict()
+        written.tensors |= {f"{PREFIX}{head}.{key}": tensor for key, tensor in state.items()}
+    written.config = _config(adapted.model, written.maps, heads) | written.config
     if new:
-        ids = {path: list(range(each.ids.start, each.ids.stop)) for path, each in new.items()}
-        config["trainable_token_indices"] = {path.rpartition(".")[2]: own for path, own in ids.items()}
-    plain = {key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()}
-    write_atomic(folder / TENSORS, serialise(plain, metadata={"format": "pt"}))
-    write_atomic(folder / CONFIG, (json.dumps(config, indent=2, sort_keys=True) + "\n").encode())
-    return folder
+        written.tensors |= {f"{PREFIX}{path}.token_adapter.trainable_tokens_delta": own.rows for path, own in new.items()}
+        ids = {path.rpartition(".")[2]: list(range(own.ids.start, own.ids.stop)) for path, own in new.items()}
+        written.config["trainable_token_indices"] = ids
+    return written
 
 
-Written = tuple[str, dict[str, Any], dict[str, Map], dict[str, Tensor]]
-"""PEFT's method, the configuration of it, the maps, and tensors that all of them share."""
-
-
-def _written(name: str, variant: BaseVariant, maps: dict[str, Map], shared: dict[str, Tensor] | None = None) -> Written:
+def _of(name: str, variant: BaseVariant, maps: dict[str, Map], **more: Any) -> Written:
     if name in ("lora", "dora"):
         maps = one_scaling(maps, variant.rslora)
-    return name, WRITE[name](variant, maps), maps, shared or {}
+    return Written(name, WRITE[name](variant, maps), maps, **more)
 
 
-def _as_lora(adapted: AdaptedModel) -> Written:
-    return _written("lora", LoRA(), lora_maps(adapted))
+def _as_lora(adapted: AdaptedModel, how: AsLoRA) -> Written:
+    maps, left_out = lora_maps(adapted, how)
+    return _of("lora", LoRA(), maps, left_out=left_out if how.approximates else {})
 
 
 def _in_kind(adapted: AdaptedModel) -> Written:
@@ -97,15 +143,15 @@ def _in_kind(adapted: AdaptedModel) -> Written:
         raise VariantError(f"PEFT has no form for {name}: it can be written for {', '.join(NAMES)}")
     maps = _maps(adapted)
     if name != "vera":
-        return _written(name, variant, maps)
+        return _of(name, variant, maps)
     if (shared := bank(adapted.layers)) is not None:
-        return _written(name, variant, maps, shared)
+        return _of(name, variant, maps, tensors=shared)
     warnings.warn(
         "PEFT's VeRA has one random pair for all maps, and here each shape has its own: written as LoRA, which "
         "computes the same and takes more room",
         stacklevel=3,
     )
-    return _as_lora(adapted)
+    return _as_lora(adapted, AsLoRA())
 
 
 def _maps(adapted: AdaptedModel) -> dict[str, Map]:

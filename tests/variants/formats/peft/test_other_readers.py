@@ -243,10 +243,9 @@ def test_a_refusal_names_the_way_where_no_exact_one_is_declared(build, variant, 
     adapted = trained(build(), variant)
     expected = logits(adapted.model)
     for as_lora in (False, True):
-        with pytest.raises(VariantError, match=r"combine\({'default': 1.0}, 'as-lora', rank=...\) makes a LoRA near"):
+        with pytest.raises(VariantError, match=r"a LoRA near it: --as lora --rank R, or as_lora=AsLoRA\(R\)"):
             peft.save(adapted, tmp_path, as_lora)
-    assert adapted.combine({"default": 1.0}, "as-lora", rank=16) < 1e-5
-    peft.save(adapted, tmp_path)
+    peft.save(adapted, tmp_path, peft.AsLoRA(rank=16))
     assert (logits(by_peft(build(), tmp_path)) - expected).abs().max() < 1e-4
 
 
