@@ -182,7 +182,7 @@ ours, not comparable unless model, training rows and prompts agree."""
                     f"{backbone.max_length} positions of {backbone.name}; lower --max_new_tokens"
                 )
         objective = Instruction(test, answers, settings.score_epoch)
-        return Prepared(data, model, objective, source.sizes[task.name])
+        return Prepared(data, model, objective, source.sizes[task.name], source.notes[task.name])
 
     def _task(self, config: RunConfig, source: Source) -> InstructTask:
         if config.task in self.tasks:
