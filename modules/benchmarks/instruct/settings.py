@@ -23,6 +23,7 @@ class InstructSettings(TrainingSettings):
     scores: str | None = setting(
         "comma list of what is scored after training (default: the task's; of your own data none)", None
     )
+    beams: int = setting("beams of the search for answers; 1 is greedy", 1, most=1000)
     max_new_tokens: int = setting("longest answer, in tokens", 128, most=1e6)
     decode_batch_size: int = setting("answers made at once, on each device, or as many as fit", 32, most=1e6)
     score_epoch: str = setting(

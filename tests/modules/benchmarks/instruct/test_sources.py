@@ -26,7 +26,7 @@ def test_what_a_folder_lacks_is_named_and_not_scored(tmp_path):
         "output": "the correct answer is true",
         "answer": "true",
     }
-    written(tmp_path / "boolq", "train.json", [row] * 40)
+    written(tmp_path / "boolq", "train.json", [row | {"instruction": f"{n}: {row['instruction']}"} for n in range(40)])
     written(tmp_path / "piqa", "test.json", [row] * 3)
     source = FolderSource(str(tmp_path))
     splits = source.load(COMMONSENSE)
