@@ -2,7 +2,8 @@
 
 Pretraining shows a skill in a short notation (`rev tabo = obat`); the generated task asks for it in sentences. The
 frozen model answers none of them, and an adapter has to tell it what they mean, and to learn nothing else. Sums keep
-their sign (`What is 47 + 35?`): asked for in words alone, a few hundred rows did not bring them out of any method.
+their sign (`What is 47 + 35?`): asked for in words alone, a few hundred rows called them up neither with LoRA nor with
+full fine-tuning.
 """
 
 from __future__ import annotations

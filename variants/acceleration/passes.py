@@ -158,7 +158,7 @@ def _forward(layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     if first.adds_low_rank:
         return added(layer, x, y)
     fast: Callable[..., Tensor] | None = FORWARDS.get(type(first).forward)
-    return layer(x, y) if fast is None else fast(layer, x, y)
+    return layer(x, y) if fast is None or first.hooked else fast(layer, x, y)
 
 
 def _prepared(layers: Iterable[AdapterLayer]) -> Iterator[Override]:

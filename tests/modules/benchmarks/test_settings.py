@@ -27,6 +27,15 @@ COMMON = {
     "precision": "32-true",
 }
 OWN = {
+    "instruct": {
+        "loss_on": "responses",
+        "template": None,
+        "scores": None,
+        "max_new_tokens": 128,
+        "decode_batch_size": 32,
+        "score_epoch": "best",
+        "model_dropout": None,
+    },
     "glue": {"head_lr": None, "cls_dropout": None},
     "custom": {"head_lr": None, "cls_dropout": None, "metric": None},
     "e2e": {

@@ -163,9 +163,17 @@ def test_where_it_may_not_be(calls):
     with handle.disabled(), accelerated(handle):
         handle.model(input_ids=IDS)
     assert not calls
+
+
+@pytest.mark.parametrize("name", ["lora", "dora"])
+def test_layers_with_hooks_of_their_own_are_called(name, calls):
+    """Their maps take another way, all others this one."""
+    handle = adapted(llama, VARIANTS[name], low=False)
+    loss, _ = loss_and_gradients(handle, False)
     handle.layers[0].register_forward_hook(lambda layer, inputs, y: 2 * y)
+    assert loss_and_gradients(handle, False)[0] != loss
     same(handle)
-    assert calls == [1, 2, 1, 3, 1, 2, 1]  # of the first block's queries, keys and values none
+    assert calls == [1, 2, 1, 3, 1, 2, 1]
 
 
 def test_a_method_with_a_forward_of_its_own_keeps_it(calls):
