@@ -174,6 +174,8 @@ ours, not comparable unless model, training rows and prompts agree."""
         scores = scores_named(_words(settings.scores) or task.scores)
         test = examples.get("test", examples["validation"]) if scores else []
         answers = None
+        for score in scores:
+            score.check(test)
         if scores:
             how = settings.max_new_tokens, settings.decode_batch_size, max_length, settings.beams
             answers = Answers(tuple(scores), tokenizer, *how)

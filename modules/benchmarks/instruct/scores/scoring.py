@@ -78,12 +78,10 @@ def scored(
         figures: Figures = {}
         for score in answers.scores:
             if score.of_answer:
-                values = [score.of_answer(text, example) for text, example in zip(outputs, examples, strict=True)]
+                values = [score.value(text, example) for text, example in zip(outputs, examples, strict=True)]
             else:
                 values = [
                     float(example.options[score.of_options(sums, [len(o) for o in example.options])] == example.answer)
-                    if example.options
-                    else 0.0
                     for sums, example in zip(chosen[number], examples, strict=True)
                 ]
             figures |= by_part(score.name, values, examples)
