@@ -89,12 +89,14 @@ class Prepared:
         model: the pretrained model, without an adapter.
         objective: the losses of a batch and the scores of an evaluation.
         sizes: rows of each split, for the result file.
+        notes: what a reader must know of the rows, such as what was left out of them; likewise.
     """
 
     data: PaddedDataModule
     model: Any
     objective: Objective
     sizes: dict[str, int]
+    notes: Sequence[str] = ()
 
 
 class Benchmark:

@@ -16,10 +16,14 @@ class Origin(TypedDict):
     hash: str
 
 
-class Data(Origin):
-    """The rows of a run, and how many there are by split."""
-
+class _Data(Origin):
     sizes: dict[str, int]
+
+
+class Data(_Data, total=False):
+    """The rows of a run, how many there are by split, and what a reader must know of them, such as what they lack."""
+
+    notes: list[str]
 
 
 class Start(TypedDict):

@@ -81,7 +81,9 @@ def make_result(
         budget=config.budget,
         seed=config.seed,
         backbone={k: config.backbone[k] for k in ("source", "name", "hash", "frozen") if k in config.backbone},
-        data={k: config.data[k] for k in ("source", "name", "hash")} | {"sizes": prepared.sizes},
+        data={k: config.data[k] for k in ("source", "name", "hash")}
+        | {"sizes": prepared.sizes}
+        | ({"notes": list(prepared.notes)} if prepared.notes else {}),
         training=config.training,
         trainer={k: v for k, v in config.trainer.items() if k not in NEUTRAL},
         code=config.code,

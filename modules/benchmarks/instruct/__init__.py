@@ -44,6 +44,7 @@ class InstructTuning(Benchmark):
     average = False
     data_flags = FLAGS
 
+    presets = ("auto", "embedded", "paper", "paper-dagger", "official", "llm-adapters", "default")
     auto_class = "AutoModelForCausalLM"
     hub_model = "huggyllama/llama-7b"
     model_title = "LLaMA-7B"
@@ -57,9 +58,9 @@ class InstructTuning(Benchmark):
     reading = """\
 A cell is the mean over the seeds ± their standard deviation (n-1) of the share of right answers on the test rows, times
 100, with the weights of the epoch that the row's note names (`score_epoch`): the one of least perplexity on dev rows,
-or the last. Answers are decoded greedily; *choice* compares the probabilities of the options instead, and generates
-nothing. The two differ: a model may know the option and not say it in the form that is read. Perplexity is that of the
-responses' tokens on dev rows. Rows marked *published* are the papers' own figures on the model that they name: beside
+or the last. Answers are decoded greedily, or by as many `beams` as the row's note says; *choice* compares the
+probabilities of the options instead, and generates nothing. The two differ: a model may know the option and not say it
+in the form that is read. Perplexity is that of the responses' tokens on dev rows. Rows marked *published* are the papers' own figures on the model that they name: beside
 ours, not comparable unless model, training rows and prompts agree."""
     scored_on = "test"
 
@@ -173,8 +174,11 @@ ours, not comparable unless model, training rows and prompts agree."""
         scores = scores_named(_words(settings.scores) or task.scores)
         test = examples.get("test", examples["validation"]) if scores else []
         answers = None
+        for score in scores:
+            score.check(test)
         if scores:
-            answers = Answers(tuple(scores), tokenizer, settings.max_new_tokens, settings.decode_batch_size, max_length)
+            how = settings.max_new_tokens, settings.decode_batch_size, max_length, settings.beams
+            answers = Answers(tuple(scores), tokenizer, *how)
             longest = max(len(prompt_ids(example, tokenizer)) for example in test)
             if backbone.max_length and longest + settings.max_new_tokens > backbone.max_length:
                 raise UserError(
@@ -182,7 +186,7 @@ ours, not comparable unless model, training rows and prompts agree."""
                     f"{backbone.max_length} positions of {backbone.name}; lower --max_new_tokens"
                 )
         objective = Instruction(test, answers, settings.score_epoch)
-        return Prepared(data, model, objective, source.sizes[task.name])
+        return Prepared(data, model, objective, source.sizes[task.name], source.notes[task.name])
 
     def _task(self, config: RunConfig, source: Source) -> InstructTask:
         if config.task in self.tasks:

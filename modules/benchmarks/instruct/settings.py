@@ -26,6 +26,7 @@ class InstructSettings(TrainingSettings):
     add_tokens: str | None = setting(
         "comma list of new tokens, such as <think>,</think>, whose embeddings train with the adapter", None
     )
+    beams: int = setting("beams of the search for answers; 1 is greedy", 1, most=1000)
     max_new_tokens: int = setting("longest answer, in tokens", 128, most=1e6)
     decode_batch_size: int = setting("answers made at once, on each device, or as many as fit", 32, most=1e6)
     score_epoch: str = setting(

@@ -105,4 +105,4 @@ class TextBenchmark(Benchmark):
             pad=settings.pad,
             max_length=max_length,
         )
-        return Prepared(data, model, Classification(task), source.sizes[task.name])
+        return Prepared(data, model, Classification(task), source.sizes[task.name], source.notes[task.name])

@@ -95,6 +95,7 @@ def _notes(section: Section) -> list[str]:
     notes = [f"Backbone: {_origin(section.backbone)}. Data: {section.data['source']}, {section.data['name']}."]
     notes.append("Columns: " + "; ".join(_column_notes(section)) + ".")
     notes.append(f"Rows of data (train / {section.benchmark.scored_on}): " + "; ".join(_size_notes(section)) + ".")
+    notes += _data_notes(section)
     if any(runs[0].init_from for row in section.rows for runs in row.by_task.values()) or any(
         row.mnli_init for row in section.published
     ):
@@ -131,6 +132,13 @@ def _size_notes(section: Section) -> list[str]:
         if pairs:
             notes.append(f"{benchmark.tasks[task].title} " + " or ".join(_size_text(pair, official) for pair in pairs))
     return notes
+
+
+def _data_notes(section: Section) -> list[str]:
+    """What the results say of their rows, such as what was left out of them."""
+    tasks = section.benchmark.tasks
+    runs = [(tasks[task].title, run) for row in section.rows for task, own in row.by_task.items() for run in own]
+    return list(dict.fromkeys(f"{name}: {note}." for name, run in runs for note in run.data.get("notes", ())))
 
 
 def _size_text(pair: tuple[int, int], official: tuple[int, int] | None) -> str:

@@ -24,7 +24,7 @@ from modules.reports.tables.section import Row, Section, short_name
 from variants.errors import UserError
 from variants.registry import BUILT_IN
 
-PRIVATE = {"gpt3-175b": "GPT-3 175B", "llama-7b": "LLaMA-7B"}
+PRIVATE = {"gpt3-175b": "GPT-3 175B", "ChatGPT": "ChatGPT", "GPT-3.5": "GPT-3.5"}
 """Models without public weights: their rows cannot be run."""
 
 

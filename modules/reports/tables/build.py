@@ -59,10 +59,13 @@ def all_sections(folder: str | Path, results: Iterable[RunResult]) -> list[Secti
 def _comparable(
     rows: list[Row], backbone: Mapping, published: Sequence[PublishedRow], benchmark: Benchmark
 ) -> list[PublishedRow]:
-    """Published rows of our rows' variants: of this backbone, else of the papers' backbone, else of any; none twice."""
+    """Published rows of our rows' variants that have a score of ours: of this backbone, else of the papers' backbone,
+    else of any; none twice."""
     found = []
+    keys = {column.key for column in benchmark.columns}
+    shown = [row for row in published if not row.repeats and keys & set(row.scores)]
     for variant in dict.fromkeys(row.variant for row in rows):
-        candidates = [row for row in published if row.variant == variant and not row.repeats]
+        candidates = [row for row in shown if row.variant == variant]
         for model in (short_name(backbone["name"]), benchmark.paper_model):
             if same := [row for row in candidates if row.model == model]:
                 candidates = same

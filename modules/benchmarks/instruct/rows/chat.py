@@ -8,15 +8,29 @@ from typing import Any
 from modules.benchmarks.instruct.rows.example import Example, Message
 from variants.errors import UserError, first_line
 
-ALPACA = (
-    "{% for m in messages %}{% if m.role == 'system' %}{{ m.content + '\\n\\n' }}{% elif m.role == 'user' %}"
-    "{% if loop.first %}{{ 'Below is an instruction that describes a task. Write a response that appropriately "
-    "completes the request.\\n\\n' }}{% endif %}{{ '### Instruction:\\n' + m.content + '\\n\\n### Response:\\n' }}"
-    "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
-)
-"""Alpaca's prompt as a chat template: what LLM-Adapters (arXiv 2304.01933) and DoRA train LLaMA on (their
-`generate_prompt`)."""
-TEMPLATES = {"tokenizer": "", "alpaca": ALPACA}
+
+
+def _alpaca(asks: str, before: str, between: str, answers: str) -> str:
+    """A chat template: the words that ask, then each instruction between a heading and the heading of its answer."""
+    words = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    return (
+        "{% for m in messages %}{% if m.role == 'system' %}{{ m.content + '\\n\\n' }}{% elif m.role == 'user' %}"
+        f"{{% if loop.first %}}{{{{ '{words}{asks}' }}}}{{% endif %}}"
+        f"{{{{ '{before}' + m.content + '{between}' + '{answers}' }}}}"
+        "{% else %}{{ m.content + eos_token }}{% endif %}{% endfor %}"
+    )
+
+
+_IN = " " * 16
+TEMPLATES = {
+    "tokenizer": "",
+    "alpaca": _alpaca("\\n\\n", "### Instruction:\\n", "\\n\\n", "### Response:\\n"),
+    "llm-adapters": _alpaca(
+        "  \\n\\n", f"{_IN}### Instruction:\\n{_IN}", f"\\n{_IN}\\n", f"{_IN}### Response:\\n{_IN}"
+    ),
+}
+"""Chat templates by name: the tokenizer's own; Alpaca's prompt; the same with blanks before its lines, as LLM-Adapters
+(arXiv 2304.01933) and DoRA train LLaMA on it (`generate_prompt` in their finetune.py)."""
 
 
 def prepare(tokenizer: Any, template: str | None) -> str:
@@ -30,10 +44,11 @@ def prepare(tokenizer: Any, template: str | None) -> str:
     """
     if template == "tokenizer" and not tokenizer.chat_template:
         raise UserError("--template tokenizer: the tokenizer has no chat template; take --template alpaca")
-    if template == "alpaca" or not tokenizer.chat_template:
-        tokenizer.chat_template = ALPACA
-        return "chat template: Alpaca's" + ("" if template else ", as the tokenizer has none")
-    return ""
+    name = template or ("" if tokenizer.chat_template else "alpaca")
+    if not TEMPLATES.get(name):
+        return ""
+    tokenizer.chat_template = ("{{ bos_token }}" if _begin(tokenizer) else "") + TEMPLATES[name]
+    return f"chat template: {name}" + ("" if template else ", as the tokenizer has none")
 
 
 def prompt_ids(example: Example, tokenizer: Any) -> list[int]:
@@ -112,4 +127,5 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
 
 def _begin(tokenizer: Any) -> list[int]:
     """What the tokenizer puts before a text: LLaMA's begins with a token."""
-    return tokenizer.build_inputs_with_special_tokens([])[:1] if tokenizer.bos_token_id is not None else []
+    ids = tokenizer("")["input_ids"]
+    return ids[:1] if ids[:1] == [tokenizer.bos_token_id] else []

@@ -2,7 +2,8 @@
 
 messages (or conversations)          turns of a chat; the last is the assistant's
 prompt, completion                   texts as they are, or lists of messages
-instruction, input, output, answer   Alpaca's form, and LLM-Adapters' with the short answer
+instruction, input, output, answer   Alpaca's form, and LLM-Adapters' with the short answer; it is what is to be said
+                                     where the output is empty
 question, answer                     GSM8K's: the number behind #### is the short answer
 text                                 plain text: the loss is on all of it
 """
@@ -114,7 +115,9 @@ def _instruction(row: Mapping[str, Any]) -> Example:
     prompt = f"{words}\n\n{given}" if given.strip() else words
     system = _text(row, "system", empty=True)
     before = (("system", system),) if system.strip() else ()
-    return Example((*before, ("user", prompt)), _text(row, "output"), **_extras(row))
+    extras = _extras(row)
+    response = _text(row, "output", empty=bool(extras["answer"]))
+    return Example((*before, ("user", prompt)), response if response.strip() else extras["answer"], **extras)
 
 
 def _question(row: Mapping[str, Any]) -> Example:

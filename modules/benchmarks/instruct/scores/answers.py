@@ -18,20 +18,27 @@ def exact(answer: str, example: Example) -> float:
     return float(answer.strip() == (example.answer or example.response).strip())
 
 
-@score("answer", "share of answers whose first option word is the right one")
+@score("answer", "share of answers whose first option word is the right one", needs="answer")
 def first_option(answer: str, example: Example) -> float:
-    """The first of the row's options that the answer has as a word is taken for the choice, in any case of letters
-    (LLM-Adapters, commonsense_evaluate.py, extract_answer)."""
+    """The first of the row's options that the answer has as a word is taken for the choice, in any case of letters.
+
+    LLM-Adapters (commonsense_evaluate.py, extract_answer) takes the first place where the letters of an option stand,
+    in small letters alone and inside a word too: true or false; solution1 and 2; answer1 to 5; ending1 to 4; option1
+    and 2, by set. On answers in the form that is trained, "the correct answer is answer3", both agree.
+    """
     words = example.options or (example.answer,)
     known = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
     found = re.search(rf"\b(?:{known})\b", answer, re.IGNORECASE)
     return float(found is not None and found[0].lower() == example.answer.lower())
 
 
-@score("number", "share of answers whose last number, or letter of choice, is right")
+@score("number", "share of answers whose last number, or letter of choice, is right", needs="answer")
 def last_number(answer: str, example: Example) -> float:
-    """The last number of the answer against the row's; where that is a letter from A to E, the last such letter
-    (LLM-Adapters, evaluate.py, extract_answer_number and extract_answer_letter)."""
+    """The last number of the answer against the row's (LLM-Adapters, evaluate.py, extract_answer_number); where that is
+    a letter from A to E, the last that stands alone.
+
+    LLM-Adapters (extract_answer_letter) takes the first such letter anywhere, even that of a word such as "Because".
+    """
     wanted = example.answer.strip()
     if re.fullmatch(r"[A-E]", wanted):
         letters = re.findall(r"\b([A-E])\b", answer)

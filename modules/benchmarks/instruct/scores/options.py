@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from modules.benchmarks.instruct.scores import SCORES, Score
+from modules.benchmarks.instruct.scores import Score, add
 
 
 def likeliest(sums: Sequence[float], lengths: Sequence[int]) -> int:
@@ -18,7 +18,12 @@ def likeliest_by_length(sums: Sequence[float], lengths: Sequence[int]) -> int:
     return max(range(len(sums)), key=lambda k: sums[k] / max(1, lengths[k]))
 
 
-SCORES["choice"] = Score("choice", "share of rows whose right option is the most probable", of_options=likeliest)
-SCORES["choice_norm"] = Score(
-    "choice_norm", "the same, with log-probabilities divided by the options' characters", of_options=likeliest_by_length
+add(Score("choice", "share of rows whose right option is the most probable", "options", of_options=likeliest))
+add(
+    Score(
+        "choice_norm",
+        "the same, with log-probabilities divided by the options' characters",
+        "options",
+        of_options=likeliest_by_length,
+    )
 )

@@ -38,6 +38,7 @@ class Answers:
         max_new_tokens: longest answer.
         batch_size: answers made at once.
         max_length: tokens of an option with what it answers; longer ones are cut from the left.
+        beams: of the search for an answer; 1 is greedy.
     """
 
     scores: tuple[Score, ...]
@@ -45,12 +46,13 @@ class Answers:
     max_new_tokens: int
     batch_size: int
     max_length: int
+    beams: int = 1
 
     @property
     def decoding(self) -> Decoding:
-        """Greedy search."""
+        """Greedy, or a search by beams that ends when no better answer can come, each with its mean log-probability."""
         stop, pad = stop_ids(self.tokenizer), self.tokenizer.pad_token_id
-        return Decoding(1, 1.0, 0, self.max_new_tokens, self.batch_size, stop, pad, one_line=False)
+        return Decoding(self.beams, 1.0, 0, self.max_new_tokens, self.batch_size, stop, pad, one_line=False)
 
 
 def scored(
@@ -76,12 +78,10 @@ def scored(
         figures: Figures = {}
         for score in answers.scores:
             if score.of_answer:
-                values = [score.of_answer(text, example) for text, example in zip(outputs, examples, strict=True)]
+                values = [score.value(text, example) for text, example in zip(outputs, examples, strict=True)]
             else:
                 values = [
                     float(example.options[score.of_options(sums, [len(o) for o in example.options])] == example.answer)
-                    if example.options
-                    else 0.0
                     for sums, example in zip(chosen[number], examples, strict=True)
                 ]
             figures |= by_part(score.name, values, examples)

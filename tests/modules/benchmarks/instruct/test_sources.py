@@ -7,7 +7,7 @@ import pytest
 
 from modules.benchmarks.instruct import INSTRUCT
 from modules.benchmarks.instruct.sources import EmbeddedSource, FolderSource, OwnSource, examples_in
-from modules.benchmarks.instruct.tasks import COMMONSENSE, SKILLS
+from modules.benchmarks.instruct.tasks import ARITHMETIC, COMMONSENSE, SKILLS
 from variants.errors import UserError
 
 REAL = os.environ.get("LLM_DATA_DIR", "")
@@ -26,7 +26,7 @@ def test_what_a_folder_lacks_is_named_and_not_scored(tmp_path):
         "output": "the correct answer is true",
         "answer": "true",
     }
-    written(tmp_path / "boolq", "train.json", [row] * 40)
+    written(tmp_path / "boolq", "train.json", [row | {"instruction": f"{n}: {row['instruction']}"} for n in range(40)])
     written(tmp_path / "piqa", "test.json", [row] * 3)
     source = FolderSource(str(tmp_path))
     splits = source.load(COMMONSENSE)
@@ -35,6 +35,34 @@ def test_what_a_folder_lacks_is_named_and_not_scored(tmp_path):
     assert examples_in(splits["train"])[0].options == ("true", "false")
     subset, unscored = source.notes["commonsense"]
     assert subset.startswith("trained on a SUBSET: no training rows of PIQA") and "test rows: BoolQ" in unscored
+
+
+def test_nothing_is_trained_on_that_is_asked_in_a_test(tmp_path):
+    rows = [{"instruction": f"How much is {n} + 1?", "output": "", "answer": str(n + 1)} for n in range(30)]
+    written(tmp_path / "math", "train.json", rows)
+    shouted = [{**row, "instruction": f" {row['instruction'].upper()}\n"} for row in rows[:12]]
+    written(tmp_path / "AddSub", "test.json", shouted)
+    source = FolderSource(str(tmp_path))
+    splits = source.load(ARITHMETIC)
+    asked = {e.prompt.strip().lower() for e in examples_in(splits["test"])}
+    learnt = examples_in(splits["train"]) + examples_in(splits["validation"])
+    assert len(learnt) == 18 and not asked & {e.prompt.lower() for e in learnt}
+    assert learnt[0].response == learnt[0].answer, "a row without worked answer says the short one"
+    assert "not trained on, as they are test rows too: 12 of LLM-Adapters' math_data" in source.notes["arithmetic"]
+
+
+def test_a_set_of_all_training_rows_stands_in_for_its_parts(tmp_path):
+    row = {"instruction": "Which?\n\nAnswer format: a/b", "output": "the correct answer is a", "answer": "a"}
+    written(
+        tmp_path, "commonsense_170k.json", [{**row, "instruction": f"{n}? {row['instruction']}"} for n in range(40)]
+    )
+    written(tmp_path / "boolq", "train.json", [row] * 40)
+    for part in COMMONSENSE.parts:
+        written(tmp_path / part.folder, "test.json", [row])
+    source = FolderSource(str(tmp_path))
+    splits = source.load(COMMONSENSE)
+    assert not source.notes["commonsense"], "nothing lacks"
+    assert {e.part for e in examples_in(splits["train"])} == {"commonsense_170k"} and len(splits["test"]) == 8
 
 
 def test_own_rows_are_cut_the_same_way_every_time(tmp_path):
@@ -76,3 +104,6 @@ def test_the_real_sets_are_read():
     examples = examples_in(splits["test"])
     assert len(splits["train"]) > 15_000 and {"boolq", "arc_e", "winogrande"} <= {e.part for e in examples}
     assert all(e.answer in e.options for e in examples)
+    source.load(ARITHMETIC)
+    assert source.sizes["arithmetic"]["train"] > 7_000, "GSM8K's rows; LLM-Adapters' math set is made of test rows"
+    assert "3,260 of LLM-Adapters' math_data" in " ".join(source.notes["arithmetic"])

@@ -74,3 +74,25 @@ def test_a_tokenizer_without_a_template_gets_alpacas_and_it_is_said():
 
 def test_an_answer_ends_with_what_the_template_ends_a_turn_with(tokenizer):
     assert stop_ids(tokenizer) == (tokenizer.convert_tokens_to_ids("<|end|>"),)
+
+
+def test_a_tokenizer_that_begins_texts_with_a_token_begins_prompts_with_it():
+    """As LLaMA's: the prompt of LLM-Adapters goes through the tokenizer as a text there."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = {"<s>": 0, "</s>": 1, "<unk>": 2} | {chr(code): code for code in range(3, 128)}
+    inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    own = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
+    assert prepare(own, None) == "chat template: alpaca, as the tokenizer has none"
+    example = Example((("user", "2 + 2?"),), "4")
+    text = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
+    text += "\n\n### Instruction:\n2 + 2?\n\n### Response:\n"
+    assert prompt_ids(example, own) == own(text)["input_ids"]
+    ids, targets = encode(example, own, "responses")
+    assert ids == [*own(text + "4")["input_ids"], 1] and said(own, ids, targets) == "4</s>"
+    assert prompt_ids(Example((("user", "2"),), "4", templated=False), own) == own("2")["input_ids"]
+    prepare(own, "llm-adapters")
+    assert own.decode(prompt_ids(example, own)).count(" " * 16) == 5

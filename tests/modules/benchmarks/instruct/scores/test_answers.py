@@ -3,7 +3,7 @@
 import pytest
 
 from modules.benchmarks.instruct.rows.example import Example
-from modules.benchmarks.instruct.scores import SCORES, scores_named
+from modules.benchmarks.instruct.scores import SCORES, score, scores_named
 from variants.errors import UserError
 
 scores_named(())
@@ -50,3 +50,55 @@ def test_a_score_of_a_file_is_found_by_its_name(tmp_path):
         SCORES.pop("short", None)
     with pytest.raises(UserError, match="unknown score 'brevity'; there are exact"):
         scores_named(["brevity"])
+
+
+def test_a_score_of_a_package_is_found_by_its_entry_point(tmp_path, monkeypatch):
+    (tmp_path / "my_scores.py").write_text(
+        "from modules.benchmarks.instruct.scores import score\n\n\n"
+        '@score("loud", "in capitals")\ndef loud(answer, example):\n    return answer.isupper()\n'
+    )
+    folder = tmp_path / "my_scores-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: my-scores\nVersion: 1.0\n")
+    (folder / "entry_points.txt").write_text("[lora_variants.scores]\nloud = my_scores\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        (found,) = scores_named(["loud"])
+        assert found.value("YES", row("x")) == 1 and found.value("yes", row("x")) == 0
+    finally:
+        SCORES.pop("loud", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ("return len(answer) / len(answer.strip())", "fails on the answer '': faulty.py:6: ZeroDivisionError"),
+        ("return float('nan')", "gives nan for the answer"),
+        ("return None", "fails on the answer"),
+    ],
+)
+def test_a_score_that_fails_is_one_line_before_anything_is_trained(tmp_path, body, fault):
+    file = tmp_path / "faulty.py"
+    file.write_text(
+        "from modules.benchmarks.instruct.scores import score\n\n\n"
+        f'@score("faulty", "")\ndef faulty(answer, example):\n    {body}\n'
+    )
+    try:
+        (found,) = scores_named([f"{file}:faulty"])
+        with pytest.raises(UserError, match=fault):
+            found.check([row("x")])
+    finally:
+        SCORES.pop("faulty", None)
+
+
+def test_a_name_is_given_once():
+    with pytest.raises(UserError, match="score 'exact': the name is taken"):
+        score("exact", "mine")(lambda answer, example: 1.0)
+
+
+@pytest.mark.parametrize(("name", "needs"), [("choice", "options"), ("answer", "answer"), ("number", "answer")])
+def test_rows_that_lack_what_a_score_needs_are_refused(name, needs):
+    rows = [row("x", options=["x", "y"]), row("", "a response")]
+    SCORES[name].check(rows[:1])
+    with pytest.raises(UserError, match=f"--scores {name}: 1 of 2 rows that are scored have no {needs}"):
+        SCORES[name].check(rows)
