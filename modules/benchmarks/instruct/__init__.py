@@ -60,8 +60,9 @@ A cell is the mean over the seeds ± their standard deviation (n-1) of the share
 100, with the weights of the epoch that the row's note names (`score_epoch`): the one of least perplexity on dev rows,
 or the last. Answers are decoded greedily, or by as many `beams` as the row's note says; *choice* compares the
 probabilities of the options instead, and generates nothing. The two differ: a model may know the option and not say it
-in the form that is read. Perplexity is that of the responses' tokens on dev rows. Rows marked *published* are the papers' own figures on the model that they name: beside
-ours, not comparable unless model, training rows and prompts agree."""
+in the form that is read. Perplexity is that of the responses' tokens on dev rows. Rows marked *published* are the
+papers' own figures on the model that they name: beside ours, not comparable unless model, training rows and prompts
+agree."""
     scored_on = "test"
 
     @cached_property

@@ -108,8 +108,8 @@ class EmbeddedSource(InstructSource):
 
 
 class FolderSource(InstructSource):
-    """A folder with one folder for each set: train and test as JSON, JSON lines or Parquet; a set of training rows alone
-    may be a file, such as commonsense_170k.json."""
+    """A folder with one folder for each set: train and test as JSON, JSON lines or Parquet; a set of training rows
+    alone may be a file, such as commonsense_170k.json."""
 
     kind = "folder"
     restore = "name another folder with --data_dir"

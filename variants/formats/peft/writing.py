@@ -119,7 +119,9 @@ def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
         written.tensors |= {f"{PREFIX}{head}.{key}": tensor for key, tensor in state.items()}
     written.config = _config(adapted.model, written.maps, heads) | written.config
     if new:
-        written.tensors |= {f"{PREFIX}{path}.token_adapter.trainable_tokens_delta": own.rows for path, own in new.items()}
+        written.tensors |= {
+            f"{PREFIX}{path}.token_adapter.trainable_tokens_delta": own.rows for path, own in new.items()
+        }
         ids = {path.rpartition(".")[2]: list(range(own.ids.start, own.ids.stop)) for path, own in new.items()}
         written.config["trainable_token_indices"] = ids
     return written

@@ -9,7 +9,6 @@ from modules.benchmarks.instruct.rows.example import Example, Message
 from variants.errors import UserError, first_line
 
 
-
 def _alpaca(asks: str, before: str, between: str, answers: str) -> str:
     """A chat template: the words that ask, then each instruction between a heading and the heading of its answer."""
     words = "Below is an instruction that describes a task. Write a response that appropriately completes the request."

@@ -61,13 +61,13 @@ class Score:
         return found
 
     def check(self, examples: Sequence[Example]) -> None:
-        """Raise UserError where rows lack what the score needs, or where it fails on an answer that says nothing or what
-        was to be said: before hours of training, and not behind them."""
+        """Raise UserError where rows lack what the score needs, or where it fails on an answer that says nothing or
+        what was to be said: before hours of training, and not behind them."""
         lacking = sum(not getattr(example, self.needs) for example in examples) if self.needs else 0
         if lacking:
             raise UserError(
-                f"--scores {self.name}: {lacking:,} of {len(examples):,} rows that are scored have no {self.needs}: leave "
-                "the score out, or give them some"
+                f"--scores {self.name}: {lacking:,} of {len(examples):,} rows that are scored have no {self.needs}: "
+                "leave the score out, or give them some"
             )
         for answer in ("", examples[0].response) if self.of_answer and examples else ():
             self.value(answer, examples[0])
@@ -81,7 +81,9 @@ def add(own: Score) -> None:
     """Register a score. Raises UserError where its name is none, or taken."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", own.name) or own.name in SCORES:
         known = ", ".join(SCORES)
-        raise UserError(f"score {own.name!r}: the name is taken or no name: small letters, digits and _, none of {known}")
+        raise UserError(
+            f"score {own.name!r}: the name is taken or no name: small letters, digits and _, none of {known}"
+        )
     SCORES[own.name] = own
 
 

@@ -49,8 +49,8 @@ ROWS = {
     ),
     "arc_e": (
         {"question": "Which?", "choices": {"text": ["x", "y", "z"], "label": ["1", "2", "3"]}, "answerKey": "3"},
-        "Please choose the correct answer to the question: Which?\n\nAnswer1: x Answer2: y Answer3: z\n\nAnswer format: "
-        "answer1/answer2/answer3",
+        "Please choose the correct answer to the question: Which?\n\nAnswer1: x Answer2: y Answer3: z\n\nAnswer "
+        "format: answer1/answer2/answer3",
         "answer3",
     ),
     "obqa": (

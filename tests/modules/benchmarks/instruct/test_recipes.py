@@ -115,5 +115,11 @@ def test_published_rows_stand_beside_ours_and_only_where_they_have_our_columns()
     own = run(benchmark="instruct", task="commonsense", variant="dora", metric="neg_perplexity", test=test)
     skills = run(benchmark="instruct", task="skills", variant="dora", metric="neg_perplexity", test={"epoch": 1})
     (section,) = build([own], INSTRUCT, ROWS)
-    assert {row.method for row in section.published} == {"DoRA", "DoRA, rank halved", "DoRA r=4", "DoRA r=8", "DoRA r=64"}
+    assert {row.method for row in section.published} == {
+        "DoRA",
+        "DoRA, rank halved",
+        "DoRA r=4",
+        "DoRA r=8",
+        "DoRA r=64",
+    }
     assert not build([skills], INSTRUCT, ROWS)[0].published
