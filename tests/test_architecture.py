@@ -29,11 +29,14 @@ FLOORS = {
     "variants": (
         "start",
         "errors",
+        "schemes",
         "command_line",
         "schema",
         "atomic",
         "wrappers",
+        "fingerprint",
         "outside",
+        "sites/kinds",
         "sites",
         "layer",
         "prefix_room",  # of the three prefix methods
@@ -45,6 +48,8 @@ FLOORS = {
         "__init__",  # the names that `from variants import ...` gives: a method is found when it is asked for
         "methods",
         "adapters",
+        "parameter_budget",
+        "quantisation",
         "formats",
         "formats/peft",
         "loops",
