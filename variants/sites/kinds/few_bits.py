@@ -85,8 +85,9 @@ class FewBits(Plain):
         """What the module computes in."""
         if not is_packed(module.weight):
             return module.weight.dtype
-        found = getattr(module, "compute_dtype", None) or getattr(module.weight.quant_state, "dtype", None)
-        return found or (torch.float16 if module.bias is None else module.bias.dtype)
+        state = getattr(module.weight, "quant_state", None)
+        found = getattr(module, "compute_dtype", None) or getattr(state, "dtype", None)
+        return found or (torch.get_default_dtype() if module.bias is None else module.bias.dtype)
 
     def transposes(self, module: nn.Module) -> bool:
         """Whether it was GPT-2's ``Conv1D`` before, and is when it is dense."""
@@ -173,13 +174,23 @@ def take_over(model: nn.Module) -> None:
 
 @torch.no_grad()
 def dequantised(module: nn.Module) -> Tensor:
-    """The matrix (out_features, in_features) that a packed weight stands for, as a new tensor."""
+    """The matrix (out_features, in_features) that a packed weight stands for, as a new tensor.
+
+    4 bits are read as one row: of several rows bitsandbytes 0.50.2 takes wrong scales on a CPU with AVX512 where their
+    length is a multiple of 16 and not of 64.
+    """
     from bitsandbytes import functional
 
     weight = module.weight
-    if type(weight).__name__ == "Params4bit":
-        return functional.dequantize_4bit(weight.data, weight.quant_state)
-    return functional.int8_vectorwise_dequant(weight.data, weight.SCB.to(weight.device))
+    if type(weight).__name__ == "Int8Params":
+        return functional.int8_vectorwise_dequant(weight.data, weight.SCB.to(weight.device))
+    state = weight.quant_state
+    scales = state.absmax
+    if state.nested:
+        scales = functional.dequantize_blockwise(scales, state.state2) + state.offset
+    row = (1, state.shape.numel())
+    read = torch.ops.bitsandbytes.dequantize_4bit.default
+    return read(weight.data, scales.float(), state.blocksize, state.quant_type, row, state.dtype).view(state.shape)
 
 
 def quantisation_of(model: nn.Module) -> Quantisation | None:

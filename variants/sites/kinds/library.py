@@ -11,9 +11,11 @@ from typing import Any
 
 import bitsandbytes
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.errors import VariantError
+from variants.sites.kinds.few_bits import dequantised
 
 OUTLIERS = 6.0
 """LLM.int8() computes columns of inputs with larger values than this in 16 bits (arXiv 2208.07339, section 3.2)."""
@@ -26,8 +28,25 @@ class Linear4bit(bitsandbytes.nn.Linear4bit):
         """(..., in_features) -> (..., out_features), of x's dtype."""
         dtype = self.compute_dtype or x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
+        if x.device.type == "cpu":
+            return _Product.apply(x.to(dtype), bias, self).to(x.dtype)
         y = bitsandbytes.matmul_4bit(x.to(dtype), self.weight, bias=bias, quant_state=self.weight.quant_state)
         return y.to(x.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """The library's product on a CPU, with the matrix read as `dequantised` does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, module: nn.Module) -> Tensor:
+        ctx.module = module
+        return F.linear(x, dequantised(module).to(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        wants_x, wants_bias, _ = ctx.needs_input_grad
+        of_x = gradient @ dequantised(ctx.module).to(gradient.dtype) if wants_x else None
+        return of_x, gradient.flatten(0, -2).sum(0) if wants_bias else None, None
 
 
 class Linear8bitLt(bitsandbytes.nn.Linear8bitLt):
@@ -97,6 +116,7 @@ def pack(module: nn.Module, shape: tuple[int, int], packed: nn.Parameter, comput
     """
     if type(packed).__name__ == "Int8Params":
         like: nn.Module = Linear8bitLt(1, 1, has_fp16_weights=False, threshold=OUTLIERS)
+        like.compute_dtype = compute_dtype
     else:
         like = Linear4bit(1, 1, compute_dtype=compute_dtype)
         like.quant_state, like.quant_storage = packed.quant_state, packed.quant_storage
