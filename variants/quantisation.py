@@ -9,8 +9,9 @@ left of them is quantised. bitsandbytes stores and multiplies; `variants.sites.k
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from variants.adapters import hooks
 from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError
+from variants.layer import AdapterLayer, wide
 from variants.schemes import SCHEMES, Scheme
 from variants.sites.architectures import head_parameters, output_embedding
 from variants.sites.kinds import is_conv1d, kind_of, memory
@@ -68,11 +70,10 @@ def quantise(
     for module in chosen.values():
         weight = module.weight.detach().t().contiguous() if is_conv1d(module) else module.weight.detach()
         dense = weight.to(device or weight.device, compute_dtype or weight.dtype)
-        four = found.quant_type
-        packed = library.four_bits(dense, four, found.double) if four else library.eight_bits(dense)
+        packed = library.packed(dense, found.quant_type, found.double)
         library.pack(module, tuple(weight.shape), packed, dense.dtype)
-        squares += dense.float().square().sum().item()
-        off += (dequantised(module).float() - dense.float()).square().sum().item()
+        squares += _square(dense)
+        off += _square(dequantised(packed) - dense)
         module.weight = packed.to(weight.device)
     if handle:
         for adapter in handle.adapters.values():
@@ -84,16 +85,16 @@ def quantise(
     return note
 
 
-def requantise(model: nn.Module | AdaptedModel, described: Mapping[str, Any], where: object) -> Quantisation:
-    """Quantise a model as an adapter's file describes it.
+def scheme_in(described: Mapping[str, Any], where: object) -> tuple[str, torch.dtype]:
+    """The scheme and the dtype of products, from what an adapter's file says (`Quantisation.described`).
 
     Raises:
-        VariantError: as in `quantise`; or the description is none.
+        VariantError: it says neither.
     """
     scheme, dtype = described.get("scheme"), getattr(torch, str(described.get("compute_dtype")), None)
     if not isinstance(scheme, str) or not isinstance(dtype, torch.dtype):
         raise VariantError(f"{where}: its quantisation names no scheme and compute_dtype")
-    return quantise(model, scheme, compute_dtype=dtype)
+    return scheme, dtype
 
 
 def dequantise(model: nn.Module) -> None:
@@ -106,6 +107,66 @@ def dequantise(model: nn.Module) -> None:
     vars(model).pop(NOTE, None)
     if (config := getattr(model, "config", None)) is not None and hasattr(config, "quantization_config"):
         del config.quantization_config
+
+
+class MergeErrors(NamedTuple):
+    """What is lost when an adapter leaves the base in few bits that it was trained on: relative errors (Frobenius) of
+    all adapted maps together, against base in few bits and adapter.
+
+    Attributes:
+        merged: of the dense map of both, rounded to what it is kept in.
+        original: of the adapter on the base as it was before.
+        requantised: of the dense map quantised again.
+    """
+
+    merged: float
+    original: float
+    requantised: float
+
+
+@torch.no_grad()
+def merge_errors(adapted: AdaptedModel, scheme: str, compute_dtype: torch.dtype | None = None) -> MergeErrors:
+    """What merging costs an adapter that was trained on a base in few bits; one map at a time is quantised for it.
+
+    Args:
+        adapted: on the base as it was before.
+        scheme, compute_dtype: as `quantise` takes them.
+    """
+    library, found = bitsandbytes_maps(), _scheme(scheme)
+
+    def rounded(matrix: Tensor) -> Tensor:
+        dense = matrix.to(compute_dtype or kept_in)
+        return dequantised(library.packed(dense, found.quant_type, found.double))
+
+    total, off = 0.0, [0.0, 0.0, 0.0]
+    maps = {module for _, module in _maps(adapted.model, adapted.adapter.in_place)}
+    for module, layers in itertools.groupby(adapted.layers, key=lambda layer: layer.site.module):
+        if module not in maps:
+            continue
+        parts = list(layers)
+        whole, kept_in = parts[0].site.whole(), parts[0].site.dtype
+        before, was = whole.weight().clone(), whole.kept(bias=False)
+        original = _folded(before, parts)
+        whole.write(rounded(before).to(kept_in), None)
+        found_there = _folded(whole.weight(), parts)
+        whole.restore(was)
+        total += _square(found_there)
+        for place, other in enumerate((found_there.to(kept_in), original, rounded(found_there))):
+            off[place] += _square(other - found_there)
+    return MergeErrors(*((own / total) ** 0.5 if total else 0.0 for own in off))
+
+
+def _folded(base: Tensor, layers: Sequence[AdapterLayer]) -> Tensor:
+    """The matrix (out, in) of a whole map and its layers, in fp32 at least."""
+    matrix = wide(base).clone()
+    for layer in layers:
+        (weight, _), _ = layer.folded()
+        layer.site.rows.write(matrix, weight)
+    return matrix
+
+
+def _square(matrix: Tensor) -> float:
+    return wide(matrix).square().sum().item()
 
 
 def bits_per_parameter(model: nn.Module) -> float:

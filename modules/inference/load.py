@@ -76,7 +76,7 @@ def loaded(
     limits = (found.inputs.get("max_length"), backbone.max_length, tokenizer.model_max_length)
     tokenizer.model_max_length = min(limit for limit in limits if limit)
     tokenizer.padding_side = found.inputs.get("padding_side", "right")
-    load(whole, found.folder, variant=variant)
+    load(whole, found.folder, variant=variant, quantised=True)
     if new := described(whole):
         tokenizer.add_tokens(new["tokens"])
     return whole.to(device or "cpu").eval(), tokenizer

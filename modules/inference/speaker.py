@@ -111,7 +111,7 @@ def _adapter(
     from variants.base_model import place_of
 
     whole, tokenizer = _language_model(place_of(model and str(model), place), dtype)
-    formats.load(whole, place, variant=variant)
+    formats.load(whole, place, variant=variant, quantised=True)
     return whole, tokenizer
 
 

@@ -46,7 +46,7 @@ def test_codes_and_scales_are_those_of_the_papers(scheme: str, shape: tuple[int,
     note = quantise(model, scheme)
     found = model[0].weight
     assert torch.equal(found.data, codes) and torch.equal(found.quant_state.absmax, scales)
-    assert torch.equal(dequantised(model[0]), dense)
+    assert torch.equal(dequantised(model[0].weight), dense)
     x = torch.randn(3, shape[1], requires_grad=True)
     (y := model(x)).sum().backward()
     assert torch.equal(y, x @ dense.T) and torch.equal(x.grad, torch.ones_like(y) @ dense)
@@ -61,11 +61,11 @@ def test_eight_bits_are_rows_divided_by_their_largest_values() -> None:
     assert torch.equal(model[0].weight.data, (weight.half().float() * (127 / most)).round().to(torch.int8))
     x = torch.randn(5, 64, requires_grad=True)
     y = model(x)
-    expected = torch.nn.functional.linear(x, dequantised(model[0]), model[0].bias)
+    expected = torch.nn.functional.linear(x, dequantised(model[0].weight), model[0].bias)
     assert torch.allclose(y, expected, atol=1e-5) and torch.equal(model.eval()(x), y)
     gradient = torch.randn_like(y)
     y.backward(gradient)
-    assert torch.allclose(x.grad, gradient @ dequantised(model[0]), atol=1e-5)
+    assert torch.allclose(x.grad, gradient @ dequantised(model[0].weight), atol=1e-5)
 
 
 def test_bits_per_parameter_are_the_papers() -> None:

@@ -21,7 +21,7 @@ from variants.formats.boundary import build, check, read_json, read_tensors, ref
 from variants.formats.common import base_of, tied_names
 from variants.named import named_in
 from variants.outside.files import code_hash
-from variants.quantisation import requantise
+from variants.quantisation import quantise, scheme_in
 from variants.registry import spec_of
 from variants.sites.architectures import head_parameters
 from variants.sites.kinds.few_bits import Quantisation, quantisation_of
@@ -166,7 +166,8 @@ def load(
         with adapted.adding(name, method, config.get("seed", 0), initial):
             adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
             if quantised and (trained_on := config.get("base", {}).get("quantisation")):
-                requantise(adapted, trained_on, folder)
+                scheme, dtype = scheme_in(trained_on, folder)
+                quantise(adapted, scheme, compute_dtype=dtype)
             _check_base(adapted, config, folder, strict)
     return adapted
 

@@ -139,7 +139,7 @@ class FewBits(Plain):
     def _matrix(self, module: nn.Module) -> Tensor:
         if not is_packed(module.weight):
             return module.weight.t() if self.transposes(module) else module.weight
-        return dequantised(module).to(self.dtype(module))
+        return dequantised(module.weight).to(self.dtype(module))
 
 
 @contextmanager
@@ -173,7 +173,7 @@ def take_over(model: nn.Module) -> None:
 
 
 @torch.no_grad()
-def dequantised(module: nn.Module) -> Tensor:
+def dequantised(weight: nn.Parameter) -> Tensor:
     """The matrix (out_features, in_features) that a packed weight stands for, as a new tensor.
 
     4 bits are read as one row: of several rows bitsandbytes 0.50.2 takes wrong scales on a CPU with AVX512 where their
@@ -181,7 +181,6 @@ def dequantised(module: nn.Module) -> Tensor:
     """
     from bitsandbytes import functional
 
-    weight = module.weight
     if type(weight).__name__ == "Int8Params":
         return functional.int8_vectorwise_dequant(weight.data, weight.SCB.to(weight.device))
     state = weight.quant_state

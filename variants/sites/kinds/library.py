@@ -40,12 +40,12 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, bias: Tensor | None, module: nn.Module) -> Tensor:
         ctx.module = module
-        return F.linear(x, dequantised(module).to(x.dtype), bias)
+        return F.linear(x, dequantised(module.weight).to(x.dtype), bias)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         wants_x, wants_bias, _ = ctx.needs_input_grad
-        of_x = gradient @ dequantised(ctx.module).to(gradient.dtype) if wants_x else None
+        of_x = gradient @ dequantised(ctx.module.weight).to(gradient.dtype) if wants_x else None
         return of_x, gradient.flatten(0, -2).sum(0) if wants_bias else None, None
 
 
@@ -91,18 +91,17 @@ def take_over(module: nn.Module, path: str) -> None:
     module.__class__ = OWN[type(module)]
 
 
-def four_bits(weight: Tensor, quant_type: str, double: bool, storage: torch.dtype = torch.uint8) -> nn.Parameter:
-    """A dense matrix in 4 bits, blocks of 64 values with a scale each, on its device."""
-    packed = bitsandbytes.nn.Params4bit(
-        weight, requires_grad=False, quant_type=quant_type, compress_statistics=double, quant_storage=storage
-    )
-    return packed.to(weight.device)
+def packed(dense: Tensor, quant_type: str, double: bool) -> nn.Parameter:
+    """A matrix (out_features, in_features) in few bits, on its device.
 
-
-def eight_bits(weight: Tensor) -> nn.Parameter:
-    """A dense matrix in 8 bits with a scale for each row, on its device."""
-    packed = bitsandbytes.nn.Int8Params(weight.cpu(), requires_grad=False)  # it rounds what it moves off the CPU
-    return packed.to(weight.device)
+    Args:
+        quant_type: nf4 or fp4, in blocks of 64 values with a scale each; "" for 8 bits with a scale for each row.
+        double: whether scales are quantised too.
+    """
+    if not quant_type:  # the library rounds what it moves off the CPU
+        return bitsandbytes.nn.Int8Params(dense.cpu(), requires_grad=False).to(dense.device)
+    found = bitsandbytes.nn.Params4bit(dense, requires_grad=False, quant_type=quant_type, compress_statistics=double)
+    return found.to(dense.device)
 
 
 def pack(module: nn.Module, shape: tuple[int, int], packed: nn.Parameter, compute_dtype: torch.dtype) -> None:
@@ -111,7 +110,7 @@ def pack(module: nn.Module, shape: tuple[int, int], packed: nn.Parameter, comput
     Args:
         module: ``nn.Linear``, or GPT-2's ``Conv1D``.
         shape: (out_features, in_features).
-        packed: its matrix, of `four_bits` or `eight_bits`.
+        packed: its matrix, of :func:`packed`.
         compute_dtype: what it multiplies in.
     """
     if type(packed).__name__ == "Int8Params":
