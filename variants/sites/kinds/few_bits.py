@@ -93,6 +93,14 @@ class FewBits(Plain):
         """Whether it was GPT-2's ``Conv1D`` before, and is when it is dense."""
         return getattr(module, "source_cls", nn.Linear).__name__ == "Conv1D"
 
+    def times(self, module: nn.Module, rows: Rows, x: Tensor) -> Tensor:
+        """x Wᵀ, by the packed product where there is one."""
+        if not is_packed(module.weight) or not rows.is_whole:
+            return super().times(module, rows, x)
+        from variants.sites.kinds import library
+
+        return library.product(module, x)
+
     def kept(self, module: nn.Module, rows: Rows) -> Tensor | None:
         """None for a packed weight, which nobody changes; of one that stands in the rows."""
         return None if is_packed(module.weight) else super().kept(module, rows)

@@ -28,10 +28,31 @@ class Linear4bit(bitsandbytes.nn.Linear4bit):
         """(..., in_features) -> (..., out_features), of x's dtype."""
         dtype = self.compute_dtype or x.dtype
         bias = None if self.bias is None else self.bias.to(dtype)
+        return product(self, x.to(dtype), bias).to(x.dtype)
+
+
+class Linear8bitLt(bitsandbytes.nn.Linear8bitLt):
+    """x Wᵀ + b with W in 8 bits (LLM.int8(), arXiv 2208.07339). On a GPU x is rounded to 8 bits too, but for outliers;
+    on a CPU it is multiplied as it is."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., in_features) -> (..., out_features), of x's dtype."""
+        return product(self, x, None if self.bias is None else self.bias.to(x.dtype))
+
+
+def product(module: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ, and a bias, by a packed map: (..., in_features) -> (..., out_features)."""
+    weight = module.weight
+    if isinstance(module, bitsandbytes.nn.Linear4bit):
         if x.device.type == "cpu":
-            return _Product.apply(x.to(dtype), bias, self).to(x.dtype)
-        y = bitsandbytes.matmul_4bit(x.to(dtype), self.weight, bias=bias, quant_state=self.weight.quant_state)
-        return y.to(x.dtype)
+            return _Product.apply(x, bias, module)
+        return bitsandbytes.matmul_4bit(x, weight, bias=bias, quant_state=weight.quant_state)
+    state = module.state
+    if weight.SCB.device != x.device:  # model.to() moves the codes alone
+        weight.SCB = weight.SCB.to(x.device)
+    state.CB, state.SCB = weight.data, weight.SCB
+    state.is_training = True  # on a CPU evaluation would round inputs that training does not
+    return bitsandbytes.matmul(x, weight, bias=bias, state=state)
 
 
 class _Product(torch.autograd.Function):
@@ -47,21 +68,6 @@ class _Product(torch.autograd.Function):
         wants_x, wants_bias, _ = ctx.needs_input_grad
         of_x = gradient @ dequantised(ctx.module.weight).to(gradient.dtype) if wants_x else None
         return of_x, gradient.flatten(0, -2).sum(0) if wants_bias else None, None
-
-
-class Linear8bitLt(bitsandbytes.nn.Linear8bitLt):
-    """x Wᵀ + b with W in 8 bits (LLM.int8(), arXiv 2208.07339). On a GPU x is rounded to 8 bits too, but for outliers;
-    on a CPU it is multiplied as it is."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in_features) -> (..., out_features), of x's dtype."""
-        state, weight = self.state, self.weight
-        if weight.SCB.device != x.device:  # model.to() moves the codes alone
-            weight.SCB = weight.SCB.to(x.device)
-        state.CB, state.SCB = weight.data, weight.SCB
-        state.is_training = True  # on a CPU evaluation would round inputs that training does not
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return bitsandbytes.matmul(x, weight, bias=bias, state=state)
 
 
 OWN: dict[type[nn.Module], type[nn.Module]] = {
