@@ -1,4 +1,4 @@
-"""A person's own instructions from the command to what is left of them: trained, scored, killed, resumed, taken along."""
+"""A person's own instructions from the command to what is left: trained, scored, killed, resumed, taken along."""
 
 from __future__ import annotations
 
