@@ -22,7 +22,7 @@ from variants.outside.places import definition, located
 from variants.outside.values import Unfit, choices, dataclass_in, from_text, is_switch, read
 
 RESERVED = frozenset({
-    *("activation_offload", "add_tokens", "gradient_checkpointing", "loss_on", "scores", "template"),
+    *("activation_offload", "gradient_checkpointing", "loss_on", "scores", "template", "train_embeddings"),
     *("adam_eps", "batch_size", "beams", "budget", "cls_dropout", "compile", "config", "data_dir"),
     *("decode_batch_size", "epochs", "force", "gradient_clip_val", "head_lr", "help", "jobs", "launch"),
     *("label_smoothing", "length_penalty", "linearisation", "lr", "max_length", "max_new_tokens", "mnli_init"),
