@@ -4,6 +4,7 @@ import pytest
 
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.glue import GLUE
+from modules.benchmarks.instruct import INSTRUCT
 from modules.experiments.command import main
 from modules.experiments.cost_estimate import WIDTHS, _line, cost_lines, hours_text, width
 from modules.experiments.published_runs import planned_runs
@@ -27,3 +28,11 @@ def test_an_estimate_is_of_the_right_size(capsys):
         "--preset embedded --results_dir nowhere --tasks rte --seeds 0" in out and "1 run, 252 optimizer steps" in out
     )
     assert " min on one such device" in out
+
+
+def test_a_model_that_would_fill_the_memory_is_not_built(monkeypatch, capsys):
+    """LLaMA-7B has 6.74 billion parameters: 27 GB in fp32."""
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 16 * 2**30 // 4096}.get)
+    assert main(["--plan", "--preset", "paper", "--tasks", "commonsense", "--results_dir", "nowhere"], INSTRUCT) == 0
+    out = capsys.readouterr().out
+    assert "hours left out: its weights take 27 GB, more than half of this machine's 17 GB" in out
