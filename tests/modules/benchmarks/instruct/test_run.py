@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from modules.runs.results import ResultStore, RunResult
 from tests.support.runs import adapter, carry_out, in_two, planned, start_and_kill
 from variants import convert, merge
 
+ROOT = Path(__file__).resolve().parents[4]
 COLOURS = ("red", "blue", "green", "black", "white", "pink", "gold", "grey", "brown")
 ROWS = [{"instruction": f"{ask} {word}", "output": word} for ask in ("Repeat", "Say") for word in COLOURS]
 TEST = [{"messages": [{"role": "user", "content": f"Tell {w}"}, {"role": "assistant", "content": w}]} for w in COLOURS]
@@ -130,3 +132,27 @@ def test_a_merged_folder_answers_in_transformers_as_the_run_did(whole, tmp_path)
         turns = [{"role": "user", "content": row["instruction"]}]
         (said,) = say(turns, max_new_tokens=8, do_sample=False, return_full_text=False)
         assert said["generated_text"].strip() == row["answer"]
+
+
+def test_the_readmes_lines_load_it_and_generate(whole, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(Path(whole.results_dir).parent)
+    (lines,) = re.findall(r"```python\n([^`]*text-generation[^`]*)```", (ROOT / "README.md").read_text())
+    assert len(lines.strip().splitlines()) <= 6
+    row = min(answers_of(whole), key=lambda row: len(row["answer"]))  # one that ended by itself
+    exec(lines.replace("results/runs/ID", str(whole.folder)).replace("What is 47 + 35?", row["instruction"]), {})
+    assert capsys.readouterr().out.strip().splitlines()[-1] == row["answer"]
+
+
+@pytest.mark.slow
+def test_packed_padded_and_recomputed_rows_are_one_result(plan) -> None:
+    """With new tokens, the loss on every token, and answers by beams; fp32, no dropout."""
+    more = "--train_embeddings", "<a>,red", "--loss_on", "all", "--beams", "2", "--epochs", "1", "--lr", "0.002"
+    ways = ["--gradient_checkpointing", "on"], ["--pad", "max"], ["--reference", "--gradient_checkpointing", "on"]
+    runs = [plan(f"way{number}", *more, *way) for number, way in enumerate(ways)]
+    assert runs[0].id != runs[1].id, "they are in folders of their own all the same"
+    for run in runs:
+        carry_out(run)
+    first, *others = (result_of(run).epochs[0] for run in runs)
+    for other in others:
+        assert other == pytest.approx(first, rel=1e-4)
+    assert len({json.dumps(answers_of(run)) for run in runs}) == 1
