@@ -174,11 +174,15 @@ def shape(run: PlannedRun) -> PreTrainedModel:
     build = _builder(run)
     with torch.device("meta"):
         size = sum(parameter.nbytes for parameter in build().parameters())
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if size > memory / 2:
+    if size > memory() / 2:
         gb = 1e9
-        raise Unknown(f"its weights take {size / gb:.0f} GB, more than half of this machine's {memory / gb:.0f} GB")
+        raise Unknown(f"its weights take {size / gb:.0f} GB, more than half of this machine's {memory() / gb:.0f} GB")
     return build()
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _builder(run: PlannedRun) -> Callable[[], PreTrainedModel]:
