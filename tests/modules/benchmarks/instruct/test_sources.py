@@ -100,16 +100,16 @@ def test_a_data_set_of_the_hub(tmp_path):
     """From a server here, by the real client, in a process of its own: the client reads its address once."""
     lines = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
     repos = {("datasets", "tiny/mine"): {"train.jsonl": lines, "test.jsonl": lines}}
-    code = f"""
+    code = """
 from modules.benchmarks.instruct import INSTRUCT
 from modules.benchmarks.instruct.sources import OwnSource
 from variants.errors import UserError
 
 for name in ("tiny/mine", "tiny/gone"):
-    (task,) = INSTRUCT.on({{"data": name}}).tasks.values()
+    (task,) = INSTRUCT.on({"data": name}).tasks.values()
     try:
-        source = OwnSource({{"data": name}})
-        print({{split: len(rows) for split, rows in source.load(task).items()}}, source.notes[task.name][0])
+        source = OwnSource({"data": name})
+        print({split: len(rows) for split, rows in source.load(task).items()}, source.notes[task.name][0])
     except UserError as error:
         print(error)
 """
