@@ -22,15 +22,15 @@ from variants.outside.places import definition, located
 from variants.outside.values import Unfit, choices, dataclass_in, from_text, is_switch, read
 
 RESERVED = frozenset({
-    *("activation_offload", "adam_eps", "add_tokens", "batch_size", "beams", "budget", "cls_dropout"),
-    *("compile", "config", "data_dir", "decode_batch_size", "epochs", "force", "gradient_checkpointing"),
-    *("gradient_clip_val", "head_lr", "help", "jobs", "label_smoothing", "launch", "length_penalty"),
-    *("linearisation", "logger", "loss_on", "lr", "max_length", "max_new_tokens", "mnli_init", "model"),
-    *("model_dropout", "no_repeat_ngram", "only", "pad", "plan", "precision", "preset", "print_config"),
-    *("quantise", "reference", "results_dir", "rows", "score_epoch", "scores", "seeds", "slurm", "stack_seeds"),
-    *("table", "table_only", "tasks", "template", "trainer", "variant", "version", "wandb", "wandb_artifacts"),
+    *("activation_offload", "adam_eps", "batch_size", "beams", "budget", "cls_dropout", "compile", "config"),
+    *("data_dir", "decode_batch_size", "epochs", "force", "gradient_checkpointing", "gradient_clip_val"),
+    *("head_lr", "help", "jobs", "label_smoothing", "launch", "length_penalty", "linearisation", "logger"),
+    *("loss_on", "lr", "max_length", "max_new_tokens", "mnli_init", "model", "model_dropout"),
+    *("no_repeat_ngram", "only", "pad", "plan", "precision", "preset", "print_config", "quantise", "reference"),
+    *("results_dir", "rows", "score_epoch", "scores", "seeds", "slurm", "stack_seeds", "table", "table_only"),
+    *("tasks", "template", "train_embeddings", "trainer", "variant", "version", "wandb", "wandb_artifacts"),
     *("wandb_entity", "wandb_notes", "wandb_project", "wandb_tags", "warmup_ratio", "warmup_steps"),
-    *("weight_decay"),
+    *("weight_decay",),
 })  # fmt: skip
 """Flags of the project's commands, which no option can share. A test holds it complete."""
 V = TypeVar("V")
