@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from modules.runs.config import RunConfig
     from modules.runs.results import RunResult
 
-BENCHMARKS = {"glue": "GLUE", "e2e": "E2E", "instruct": "INSTRUCT", "custom": "CUSTOM"}
+BENCHMARKS = {"glue": "GLUE", "e2e": "E2E", "instruct": "INSTRUCT", "dreambooth": "DREAMBOOTH", "custom": "CUSTOM"}
 """Each benchmark's folder here, which is its name in configurations and result files -> its object there."""
 
 
@@ -213,6 +213,14 @@ with its best epoch, chosen on the rows it is scored on, so the figures flatter 
     def embedded(self) -> tuple[str, Path]:
         """Name and folder of the backbone that ships with the project."""
         raise NotImplementedError
+
+    hub_files: tuple[str, ...] = ()  # patterns of what of a model is fetched from the Hub; empty: as transformers'
+
+    def backbone(self, model: str) -> tuple[str, str, Path]:
+        """(name, where it is from, local folder) of a model as --model names it; a Hub model is downloaded first."""
+        from modules.backbones.loading import resolve
+
+        return resolve(model, self.embedded() if model == "embedded" else None, self.hub_files)
 
     def source(self, backbone: str, data_dir: str | None) -> Source:
         """The rows' source for a command: the generator for the embedded backbone, else a folder, else the Hub.

@@ -1,0 +1,27 @@
+"""Image models, end to end: adapts one to a style or a subject from a few pictures, and scores what it paints.
+
+    python paper_repro/dreambooth.py --variant lora --r 8                     what fits this machine
+    python paper_repro/dreambooth.py --data PICTURES --model FOLDER           your own pictures
+    python paper_repro/dreambooth.py --combine style.yaml                     style, character, and both
+
+``--help`` lists every flag; ``--variant dora --help`` those of another variant.
+"""
+
+from __future__ import annotations
+
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
+import sys
+from collections.abc import Sequence
+
+from modules.benchmarks.dreambooth import DREAMBOOTH
+from modules.experiments import command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return command.main(list(sys.argv[1:] if argv is None else argv), DREAMBOOTH)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
