@@ -15,12 +15,27 @@ import sys
 from collections.abc import Sequence
 
 from modules.benchmarks.dreambooth import DREAMBOOTH
+from modules.command_line import guarded
 from modules.experiments import command
+from modules.experiments.flags import taken
+from variants.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return command.main(list(sys.argv[1:] if argv is None else argv), DREAMBOOTH)
+    words = list(sys.argv[1:] if argv is None else argv)
+    rest, files = taken(words, "combine")
+    if not files:
+        return command.main(words, DREAMBOOTH)
+
+    def combine() -> int:
+        if rest or len(files) > 1:
+            raise UserError("--combine FILE goes alone: the file says which runs, prompts and strengths")
+        from modules.inference.combined_pictures import combined
+
+        return combined(files[0])
+
+    return guarded(combine)
 
 
 if __name__ == "__main__":

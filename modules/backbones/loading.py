@@ -215,7 +215,14 @@ def _download(repo: str, files: Sequence[str]) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     def download() -> Path:
-        return Path(snapshot_download(repo, allow_patterns=list(files), ignore_patterns=list(HUB_LEFT_OUT), local_files_only=constants.HF_HUB_OFFLINE))
+        return Path(
+            snapshot_download(
+                repo,
+                allow_patterns=list(files),
+                ignore_patterns=list(HUB_LEFT_OUT),
+                local_files_only=constants.HF_HUB_OFFLINE,
+            )
+        )
 
     try:
         return from_hub(f"model {repo!r}", repo, hub_cached(model=repo), download)

@@ -160,7 +160,7 @@ def train(
 
 
 def draw(data: Pictures, size: int, generator: torch.Generator) -> Batch:
-    """A training batch: pictures (B, 3, H, H) in [-1, 1], noise, noise levels (B,), word vectors (B, L, V), mask (B, L).
+    """A training batch: pictures (B, 3, H, H) in [-1, 1], noise, its levels (B,), word vectors (B, L, V), mask (B, L).
 
     Noise levels are logit-normal (Esser et al. 2024, eq. 19).
     """

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from modules.backbones.diffusion import folder as layout
 from modules.backbones.diffusion.noising import Noising, noising_of
 from modules.backbones.diffusion.words import Words
+from variants.base_model import quiet
 from variants.errors import UserError, first_line
 
 Conditions = dict[str, Tensor]
@@ -86,7 +87,7 @@ class WordsModel(ImageModel):
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
         diffusers = layout.library()
         self.denoiser = diffusers.PixArtTransformer2DModel.from_pretrained(
-            folder / "transformer", torch_dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False
+            folder / "transformer", dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False
         )
         self.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
         self.words, self.size = Words.load(folder), int(self.denoiser.config.sample_size)
@@ -145,12 +146,15 @@ class PipelineModel(ImageModel):
     encoded: ClassVar[tuple[str, ...]]  # what `encode_prompt` gives, in its order; None for what is not kept
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
-        name = layout.parts(folder)["_class_name"]
-        pipeline = getattr(layout.library(), name)
+        known = layout.parts(folder)
+        pipeline = getattr(layout.library(), known["_class_name"])
+        expected = inspect.signature(pipeline.__init__).parameters
+        without = {name: None for name in expected if not known.get(name, "left out") or name == "safety_checker"}
+        if "requires_safety_checker" in expected:
+            without["requires_safety_checker"] = False
         self.pipe = pipeline.from_pretrained(
-            folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True,
-            **({"safety_checker": None, "requires_safety_checker": False} if name == "StableDiffusionPipeline" else {}),
-        )  # fmt: skip
+            folder, dtype=dtype, use_safetensors=True, local_files_only=True, **without
+        )
         self.pipe.set_progress_bar_config(disable=True)
         self.denoiser = getattr(self.pipe, layout.denoiser_of(folder)[0])
         self.scheduler = self.pipe.scheduler
@@ -214,7 +218,9 @@ class PipelineModel(ImageModel):
         device = next(self.denoiser.parameters()).device
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module) and part is not self.denoiser:
-                part.to(device, self.dtype)
+                part.to(device)
+                if next(part.parameters()).dtype != self.dtype:
+                    part.to(self.dtype)
         known = inspect.signature(type(self.pipe).__call__).parameters
         size = {name: self.size for name in ("height", "width") if name in known}
         found = []
@@ -296,8 +302,12 @@ def load_image_model(folder: Path, name: str, dtype: torch.dtype = torch.float32
     kind = layout.parts(folder)["_class_name"]
     if kind not in FAMILIES:
         raise UserError(f"model {name!r} is a {kind}: image models that can be adapted are {', '.join(FAMILIES)}")
+    logging = layout.library().utils.logging
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
     try:
-        return FAMILIES[kind](folder, dtype)
+        with quiet():
+            return FAMILIES[kind](folder, dtype)
     except UserError:
         raise
     except Exception as error:  # diffusers and transformers raise a dozen kinds

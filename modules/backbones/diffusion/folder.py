@@ -26,7 +26,7 @@ def is_pipeline(folder: Path) -> bool:
 
 
 def parts(folder: Path) -> dict[str, str]:
-    """The pipeline's parts that are there, name -> class, and under ``_class_name`` the pipeline's own.
+    """The pipeline's parts, name -> class or "" where it has none, and under ``_class_name`` the pipeline's own.
 
     Raises:
         UserError: it is no pipeline's folder, or its index is damaged.
@@ -38,8 +38,8 @@ def parts(folder: Path) -> dict[str, str]:
         raise UserError(f"{folder / INDEX}: expected the parts of a pipeline and its _class_name")
     found = {"_class_name": content["_class_name"]}
     for name, value in content.items():
-        if re.fullmatch(r"[a-z][a-z0-9_]*", name) and isinstance(value, list) and len(value) == 2 and value[1]:
-            found[name] = str(value[1])
+        if re.fullmatch(r"[a-z][a-z0-9_]*", name) and isinstance(value, list) and len(value) == 2:
+            found[name] = str(value[1] or "")
     return found
 
 
@@ -47,7 +47,7 @@ def denoiser_of(folder: Path) -> tuple[str, str]:
     """(name, class) of the part that is adapted. Raises UserError where there is none."""
     known = parts(folder)
     for name in DENOISERS:
-        if name in known:
+        if known.get(name):
             return name, known[name]
     raise UserError(f"{folder / INDEX} names neither a transformer nor a unet: nothing there can be adapted")
 

@@ -56,9 +56,7 @@ class Flow(Noising):
         sigmas = torch.special.ndtri(levels).sigmoid()
         sigmas = self.shift * sigmas / (1 + (self.shift - 1) * sigmas)
         level = sigmas.view(-1, *[1] * (clean.ndim - 1))
-        return Noised(
-            (1 - level) * clean + level * noise, sigmas * self.steps, noise - clean, torch.ones_like(levels)
-        )
+        return Noised((1 - level) * clean + level * noise, sigmas * self.steps, noise - clean, torch.ones_like(levels))
 
 
 class Diffusion(Noising):
@@ -74,7 +72,9 @@ class Diffusion(Noising):
 
     def __init__(self, alphas: Tensor, predicts: str = "epsilon", snr_gamma: float = 0.0) -> None:
         if predicts not in ("epsilon", "v_prediction"):
-            raise UserError(f"the model's scheduler predicts {predicts!r}: only epsilon and v_prediction can be trained")
+            raise UserError(
+                f"the model's scheduler predicts {predicts!r}: only epsilon and v_prediction can be trained"
+            )
         self.alphas, self.predicts, self.snr_gamma = alphas, predicts, snr_gamma
 
     def __call__(self, clean: Tensor, noise: Tensor, levels: Tensor) -> Noised:

@@ -22,7 +22,7 @@ from variants.errors import UserError
 from variants.schema import checked
 
 FILE = "words.json"
-IGNORED = frozenset("a an and at in of on picture the with".split())
+IGNORED = frozenset(("a", "an", "and", "at", "in", "of", "on", "picture", "the", "with"))
 SPARE = 8
 """Entries for words that are not known; the entry before them stands in every prompt, and alone in an empty one."""
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SCORES = {
     "taught": ("new", 100.0, 1), "followed": ("followed", 100.0, 1), "kept": ("kept", 100.0, 1),
     "nearer": ("new hand", 100.0, 1), "clip_i": ("CLIP-I", 1.0, 3), "clip_t": ("CLIP-T", 1.0, 3),
-    "dino": ("DINO", 1.0, 3), "drift": ("drift", -1.0, 3), "nearest": ("nearest", 1.0, 3),
+    "dino": ("DINO", 1.0, 3), "neg_drift": ("drift", -1.0, 3), "nearest": ("nearest", 1.0, 3),
 }  # fmt: skip
 """Score -> (heading, scale, digits)."""
 
@@ -173,9 +173,7 @@ fixed noise. Toy pictures of 32 x 32 and emoji say how methods differ there, and
             model.resize(settings.resolution)
         pictures = {split: _fitted(splits[split].pictures, model.size) for split in ("train", "validation")}
         prompts = {split: splits[split].prompts for split in pictures}
-        painter = Painter(
-            model, config.backbone["hash"], settings.paint_steps, settings.guidance, settings.paint_seeds
-        )
+        painter = Painter(model, config.backbone["hash"], settings.paint_steps, settings.guidance, settings.paint_seeds)
         if settings.prior_weight:
             prompts["prior"] = list(itertools.islice(itertools.cycle(splits["class"].prompts), settings.prior_pictures))
             once = Painter(model, config.backbone["hash"], settings.paint_steps, settings.guidance)

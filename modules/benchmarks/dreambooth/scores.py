@@ -3,7 +3,7 @@
 taught    share that shows what is new: the style, or the character
 followed  share that shows the rest of the prompt: count, colour and shape, or with the character count and place
 kept      on prompts without the new word, share that shows all of the prompt: style, count, colour, shape
-drift     there, root mean square distance from what the frozen model paints from the same noise
+neg_drift there, root mean square distance from what the frozen model paints from the same noise, its sign turned
 nearest   mean root mean square distance from the training picture that is nearest: 0 is a copy
 nearer    of emoji, share that is nearer to the new hand's drawing than to the known one's
 """
@@ -21,7 +21,7 @@ WORDS = {
     "taught": "share of pictures in which the new style or character is",
     "followed": "share that shows the rest of the prompt",
     "kept": "share right on prompts without the new word",
-    "drift": "distance of these from the frozen model's pictures",
+    "neg_drift": "distance of these from the frozen model's pictures, its sign turned",
     "nearest": "distance from the nearest training picture",
     "nearer": "share nearer to the new hand than to the known one",
     "clip_i": "cosine of CLIP's image features with the training pictures'",
@@ -57,7 +57,7 @@ def scored(painted: Painted) -> dict[str, float]:
     found = {"nearest": float(np.mean([_distances(each, painted.train).min() for each in painted.test]))}
     if painted.kept is not None:
         pairs = zip(painted.kept, painted.base, strict=True)
-        found["drift"] = float(np.mean([_distances(a, b[None])[0] for a, b in pairs]))
+        found["neg_drift"] = -float(np.mean([_distances(a, b[None])[0] for a, b in pairs]))
     if painted.asked.scenes:
         found |= _of_sprites(painted)
     if painted.asked.others:

@@ -12,10 +12,9 @@ import numpy as np
 
 from modules.benchmarks.dreambooth.description import Description
 from modules.benchmarks.dreambooth.files import pictures_in, pictures_of_hub
-from modules.benchmarks.dreambooth.tasks import CHARACTER, STYLE, TOKEN, PictureTask
+from modules.benchmarks.dreambooth.tasks import CHARACTER, CHARACTER_TOKEN, STYLE, TOKEN, PictureTask
 from modules.data.source import Source, Split
 from variants.errors import UserError
-
 
 OF_A_CLASS = 8
 """Pictures of a class prompt by which drift is measured."""
@@ -77,7 +76,7 @@ class EmbeddedSource(Source):
         kept = dice.sample(sprites.scenes(), 36 + 48)
 
         def split(scenes: list[sprites.Scene], drawn: bool, taught: bool = True) -> PictureSplit:
-            said = {"style": TOKEN} if new else {"subject": TOKEN}
+            said = {"style": TOKEN} if new else {"subject": CHARACTER_TOKEN}
             prompts = [scene.prompt(**said) if taught else scene.prompt() for scene in scenes]
             jittered = [sprites.draw(scene, dice.pick(sprites.JITTERS)) for scene in scenes] if drawn else []
             return split_of(prompts, jittered, scenes=scenes)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from modules.data.task import Task
 
-TOKEN = "sks"
-"""The word that stands for what is new."""
+TOKEN, CHARACTER_TOKEN = "sks", "ohwx"
+"""The words that stand for a new style and for a new character."""
 LOSS = "neg_heldout_loss"
 """The loss on held-out pictures with its sign turned: it picks the best epoch."""
 
@@ -26,8 +26,9 @@ class PictureTask(Task):
     scores: tuple[str, ...] = ()
 
 
-STYLE = PictureTask(name="style", title="Style", scores=("taught", "followed", "kept", "drift", "nearest"))
-CHARACTER = PictureTask(name="character", title="Character", scores=("taught", "followed", "kept", "drift", "nearest"))
-EMOJI = PictureTask(name="emoji", title="Emoji", scores=("nearer", "drift", "nearest"))
+_OF_SPRITES = ("taught", "followed", "kept", "neg_drift", "nearest")
+STYLE = PictureTask(name="style", title="Style", scores=_OF_SPRITES)
+CHARACTER = PictureTask(name="character", title="Character", scores=_OF_SPRITES)
+EMOJI = PictureTask(name="emoji", title="Emoji", scores=("nearer", "neg_drift", "nearest"))
 TASKS = {task.name: task for task in (STYLE, CHARACTER, EMOJI)}
 """The benchmark's own: the first two are of the model that ships with the project."""
