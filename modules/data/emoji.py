@@ -70,7 +70,7 @@ def read_emoji(folder: Path, hand: str) -> list[Emoji]:
         checked(_Entry, known, f"{index}: emoji {number + 1}")
         top, left = 34 * known["y"] + 1, 34 * known["x"] + 1
         picture = pixels[top : top + SIZE, left : left + SIZE]
-        if picture.shape != (SIZE, SIZE, 3):
+        if min(top, left) < 0 or picture.shape != (SIZE, SIZE, 3):
             raise UserError(f"{index}: emoji {number + 1} ({known['name']}) lies outside {sheet.name}")
         found.append(Emoji(known["name"], f"{known['words']} {known['category']}".lower(), picture.copy()))
     return found

@@ -102,7 +102,7 @@ def acting(adapted: AdaptedModel, weights: Mapping[str, float], rank: int) -> fl
     """Have a weighted sum of adapters act on the model; the relative error of the sum, 0 where it is exact."""
     if "sum" in adapted.adapters:
         adapted.delete("sum")
-    exact = all(isinstance(adapted.adapters[name].variant, LoRA) for name in weights)
+    exact = all(type(adapted.adapters[name].variant) is LoRA for name in weights)
     error = adapted.combine(weights, "sum", None if exact else rank)
     adapted.enable()
     return error

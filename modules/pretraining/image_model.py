@@ -144,7 +144,8 @@ def train(
         (loss,) = step_of(draw(data, settings.batch_size, generator))
         step += 1
         decay = min(settings.average, (1 + step) / (10 + step))
-        torch._foreach_lerp_(averages, parameters, 1 - decay)
+        with torch.no_grad():
+            torch._foreach_lerp_(averages, parameters, 1 - decay)
         recent = [*recent[-199:], loss.clone()]
         if step % 100 == 0:
             print(f"step {step:,}  loss {torch.stack(recent).mean():.4f}  {share:.0%}  {spent:.0f} s", flush=True)

@@ -43,7 +43,7 @@ def stable_diffusion(folder: Path, predicts: str = "epsilon") -> Path:
         clip_sample=False,
     )  # fmt: skip
     pipe = StableDiffusionPipeline(
-        unet=unet, vae=_vae(4), text_encoder=CLIPTextModel(_clip()), tokenizer=_clip_tokenizer(folder),
+        unet=unet, vae=_vae(None), text_encoder=CLIPTextModel(_clip()), tokenizer=_clip_tokenizer(folder),
         scheduler=scheduler, safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
     pipe.save_pretrained(folder)
@@ -61,7 +61,7 @@ def stable_diffusion_3(folder: Path) -> Path:
     encoders = [CLIPTextModelWithProjection(_clip(hidden_act=act)) for act in ("quick_gelu", "gelu")]
     tokenizer = _clip_tokenizer(folder)
     pipe = StableDiffusion3Pipeline(
-        transformer=transformer, vae=_vae(4), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=transformer, vae=_vae(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         text_encoder=encoders[0], text_encoder_2=encoders[1], text_encoder_3=None, tokenizer=tokenizer,
         tokenizer_2=tokenizer, tokenizer_3=None,
     )  # fmt: skip
@@ -79,7 +79,7 @@ def flux(folder: Path) -> Path:
     t5 = T5EncoderModel(T5Config(vocab_size=40, d_model=16, d_kv=4, d_ff=16, num_layers=1, num_heads=2))
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in LETTERS)]
     pipe = FluxPipeline(
-        transformer=transformer, vae=_vae(4), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        transformer=transformer, vae=_vae(), scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         text_encoder=CLIPTextModel(_clip()), text_encoder_2=t5, tokenizer=_clip_tokenizer(folder),
         tokenizer_2=T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512),
     )  # fmt: skip
@@ -87,10 +87,10 @@ def flux(folder: Path) -> Path:
     return folder
 
 
-def _vae(channels: int) -> AutoencoderKL:
+def _vae(shift: float | None = 0.1) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, norm_num_groups=4,
-        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=channels, shift_factor=0.1, scaling_factor=0.5,
+        up_block_types=("UpDecoderBlock2D",) * 2, latent_channels=4, shift_factor=shift, scaling_factor=0.5,
         sample_size=32,
     )  # fmt: skip
 

@@ -132,6 +132,14 @@ fixed noise. Toy pictures of 32 x 32 and emoji say how methods differ there, and
 
         return HUB_FILES
 
+    def backbone(self, model: str) -> tuple[str, str, Path]:
+        """See `Benchmark.backbone`; raises UserError where the folder holds no image model."""
+        from modules.backbones.diffusion.folder import weight_files
+
+        found = super().backbone(model)
+        weight_files(found[2])
+        return found
+
     def embedded(self) -> tuple[str, Path]:
         """Name and folder of the small diffusion transformer."""
         from modules.embedded import SPRITES

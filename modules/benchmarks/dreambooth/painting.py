@@ -32,7 +32,7 @@ class Painter:
         every = [prompt for prompt in prompts for _ in range(self.times)]
         seeds = _seeds(every)
         found = self.image_model.paint(every, seeds, self.steps, self.guidance, copies)
-        return [part.permute(0, 2, 3, 1).numpy() for part in found.chunk(copies)]
+        return [part.permute(0, 2, 3, 1).contiguous().numpy() for part in found.chunk(copies)]
 
     def frozen(self, prompts: Sequence[str]) -> np.ndarray:
         """What `painted` gives before an adapter is on the model; painted once, and kept in the cache."""
