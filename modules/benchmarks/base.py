@@ -183,19 +183,11 @@ with its best epoch, chosen on the rows it is scored on, so the figures flatter 
         return f"{', '.join(most)} and {last}" if most else last
 
     def on(self, given: Mapping[str, str]) -> Benchmark:
-        """The benchmark on the data that its `data_flags` name, as they were given.
-
-        Raises:
-            UserError: they do not say what is needed, or not clearly.
-        """
+        """The benchmark on the data that its `data_flags` name; raises UserError where they do not say enough."""
         return self
 
     def labelled(self, task: Task, source: Source, training: Mapping[str, Any]) -> Task:
-        """A task as a run with these training settings has it, once its rows have been read.
-
-        Raises:
-            UserError: settings and labels do not belong together.
-        """
+        """A task as a run with these training settings has it; raises UserError where they and the rows do not fit."""
         return task
 
     def usual_tasks(self, backbone: str) -> Sequence[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import diffusers
 import numpy as np
@@ -13,12 +14,13 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 
 from modules.backbones.diffusion.words import SPARE, Words
+from modules.documents import read_json
 from modules.embedded import sprites
 from modules.pretraining.model_folder import machine, pick_device, write_image_folder
 from modules.pretraining.settings import ImageSettings
 from modules.pretraining.training_step import Batch, TrainingStep
 from modules.runs.checkpoints import read_checkpoint, write_checkpoint
-from variants.errors import UserError
+from variants.errors import UserError, first_line
 
 EMPTY, LEFT_OUT, UNKNOWN = 0.1, 0.1, 0.1
 """Shares of pictures without a prompt, of words left out, and of prompts with a spare word in place of the first."""
@@ -48,6 +50,7 @@ def pretrain(settings: ImageSettings) -> int:
     print(f"{len(pictures.pixels):,} pictures, {time.time() - start:.0f} s", flush=True)
     torch.manual_seed(settings.seed)
     model = build(settings, len(pictures.words))
+    before = _start(settings.start, model) if settings.start else {}
     loss, steps, seconds = train(settings, model, pictures, device)
     parameters = sum(p.numel() for p in model.parameters())
     kept = ("pictures", "batch_size", "lr", "layers", "hidden", "heads", "patch", "average", "seed")
@@ -55,13 +58,27 @@ def pretrain(settings: ImageSettings) -> int:
         "steps": steps, **{name: getattr(settings, name) for name in kept},
         "distinct_pictures": len(pictures.pixels), "loss": round(loss, 4), "parameters": parameters,
         "words": len(pictures.words.known), "training_seconds": round(seconds, 1),
-        **machine(device), "diffusers": diffusers.__version__,
+        **machine(device), "diffusers": diffusers.__version__, **({"started_from": before} if before else {}),
     }  # fmt: skip
     scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=STEPS_OF_TIME)
     write_image_folder(settings.out, model.cpu(), scheduler, pictures.words, record)
     (settings.out / "checkpoint.pt").unlink(missing_ok=True)
     print(f"{parameters:,} parameters, loss {loss:.3f}, written to {settings.out}")
     return 0
+
+
+def _start(folder: str, model: PixArtTransformer2DModel) -> dict[str, Any]:
+    """Give a model the weights of a folder; what that says of how they were made.
+
+    Raises:
+        UserError: there are none, or they are of a model of another size.
+    """
+    try:
+        found = PixArtTransformer2DModel.from_pretrained(Path(folder).expanduser() / "transformer")
+        model.load_state_dict(found.state_dict())
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"--start {folder}: no such model of this size there ({first_line(error)})") from None
+    return read_json(Path(folder).expanduser() / "pretraining.json")
 
 
 def build(settings: ImageSettings, words: int) -> PixArtTransformer2DModel:

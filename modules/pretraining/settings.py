@@ -117,6 +117,7 @@ class ImageSettings:
     hidden: int = _setting(128, "hidden size")
     heads: int = _setting(4, "attention heads")
     patch: int = _setting(4, "pixels of a patch's side; divides 32")
+    start: str = _setting("", "folder of such a model to start from, in place of random weights")
     average: float = _setting(0.999, "decay of the moving average of the weights, which is what is written", zero=True)
     seed: int = _setting(0, "seed of pictures, noise and initial weights", zero=True)
     device: str = _setting("auto", "auto, cpu or cuda")

@@ -30,7 +30,7 @@ RESERVED = frozenset({
     *("print_config", "reference", "results_dir", "rows", "score_epoch", "seeds", "slurm", "stack_seeds", "table"),
     *("table_only", "tasks", "trainer", "variant", "version", "warmup_ratio", "warmup_steps", "weight_decay"),
     *("clip_model", "combine", "dino_model", "guidance", "paint_seeds", "paint_steps", "prior_pictures"),
-    *("prior_weight", "prompt_dropout", "repeats", "resolution", "shown", "snr_gamma"),
+    *("prior_weight", "prompt_dropout", "repeats", "resolution", "shown", "snr_gamma", "strengths"),
     *("logger", "wandb", "wandb_artifacts", "wandb_entity", "wandb_notes", "wandb_project", "wandb_tags"),
 })  # fmt: skip
 """Flags of the project's commands, which no option can share. A test holds it complete."""

@@ -118,6 +118,7 @@ fixed noise. Toy pictures of 32 x 32 and emoji say how methods differ there, and
         from modules.benchmarks.dreambooth.similarity import check
 
         check(_words(training.get("scores")))
+        strengths_of(training.get("strengths"))
         source.hash(task)
         if training.get("prior_weight") and "class" not in source.sizes[task.name]:
             raise UserError("--prior_weight needs pictures of the class: name their prompt by --class_prompt")
@@ -215,6 +216,7 @@ fixed noise. Toy pictures of 32 x 32 and emoji say how methods differ there, and
             config.folder,
             settings.score_epoch,
             Similarity(scores, settings.clip_model, settings.dino_model) if scores else None,
+            strengths_of(settings.strengths),
         )
         print(f"loss: {objective.noising.words}; latents {tuple(latents['train'].latents.shape[1:])}", flush=True)
         return Prepared(data, model.denoiser, objective, source.sizes[task.name], source.notes[task.name])
@@ -247,6 +249,17 @@ def _fitted(pictures: Sequence[np.ndarray], size: int) -> np.ndarray:
     from modules.benchmarks.dreambooth.files import fitted
 
     return np.stack([fitted(picture, size) for picture in pictures])
+
+
+def strengths_of(text: str | None) -> list[float]:
+    """The strengths of a comma list. Raises UserError where one is no number."""
+    try:
+        found = [float(word) for word in _words(text)]
+    except ValueError:
+        found = [-1.0]
+    if any(not 0 <= each <= 100 for each in found):
+        raise UserError(f"--strengths must be numbers from 0 to 100, such as 0.5,1.5, not {text!r}")
+    return found
 
 
 def _words(scores: str | None) -> list[str]:

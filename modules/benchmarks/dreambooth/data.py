@@ -12,7 +12,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from modules.backbones.diffusion.families import Conditions, ImageModel, generator
+from modules.backbones.diffusion.image_model import Conditions, ImageModel, generator
 from modules.data.module import PaddedDataModule
 from modules.data.samplers import EvalBatches, NoisyBatches, StackedBatches
 

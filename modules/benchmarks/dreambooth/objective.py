@@ -12,7 +12,7 @@ import numpy as np
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from modules.backbones.diffusion.families import ImageModel
+from modules.backbones.diffusion.image_model import ImageModel
 from modules.backbones.diffusion.noising import Noising
 from modules.benchmarks.dreambooth.data import TOLD
 from modules.benchmarks.dreambooth.grids import write_grid
@@ -26,9 +26,17 @@ from modules.documents import read_text
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.formats.native import read_adapter, restore
+from variants.layer import AdapterLayer
+from variants.methods.lora import LoRA
 
 PICTURES = "pictures"
 """The folder of grids in a run's folder."""
+PARTS, STRONGER = ("test", "kept"), "stronger"
+
+
+def full_rank(layer: AdapterLayer) -> int:
+    """The rank that any update of a layer's site has at most."""
+    return min(layer.site.out_features, layer.site.in_features)
 
 
 class Denoising(Objective):
@@ -44,6 +52,7 @@ class Denoising(Objective):
         folder: of the run.
         score_epoch: "best", "last", or "none", which paints nothing after training.
         similarity: models of further scores.
+        strengths: of the update, at which pictures are scored too.
     """
 
     metric = LOSS
@@ -60,11 +69,13 @@ class Denoising(Objective):
         folder: Path,
         score_epoch: str,
         similarity: Similarity | None = None,
+        strengths: Sequence[float] = (),
     ) -> None:
         super().__init__()
         self.image_model, self.noising, self.painter = image_model, noising, painter
         self.splits, self.train_pictures, self.shown = splits, train, list(shown)
         self.folder, self.score_epoch, self.similarity = folder, score_epoch, similarity
+        self.strengths = tuple(strengths)
         self.base: dict[str, np.ndarray] = {}
         if "kept" in splits and score_epoch != "none":
             self.base["kept"] = painter.frozen(splits["kept"].prompts)  # before an adapter is on the model
@@ -111,6 +122,18 @@ class Denoising(Objective):
         trained = (lambda _, file: restore(adapted, file)) if adapted.trained() else None
         return self.test_each(module, trained, [folder])[0]
 
+    def _at_strengths(self, adapted: AdaptedModel) -> dict[str, float]:
+        """The scores with the update of the active adapter multiplied by each strength, such as ``taught_at_0.5``."""
+        name, found = adapted.active, {}
+        for strength in self.strengths:
+            rank = None if type(adapted.variant) is LoRA else max(map(full_rank, adapted.layers))
+            adapted.combine({name: strength}, STRONGER, rank)
+            test, kept = (self.painter.painted(self.splits[s].prompts)[0] if s in self.splits else None for s in PARTS)
+            found |= {f"{score}_at_{strength:g}": value for score, value in self._figures(test, kept).items()}
+            adapted.delete(STRONGER)
+            adapted.switch(name)
+        return found
+
     def test_each(
         self, module: LightningModule, restore: Callable[[int, Path], None] | None, folders: Sequence[Path]
     ) -> list[dict[str, Any] | None]:
@@ -130,21 +153,30 @@ class Denoising(Objective):
             restore(index, file)
         test = self.painter.painted(self.splits["test"].prompts, len(folders))
         kept = self.painter.painted(self.splits["kept"].prompts, len(folders)) if self.base else [None] * len(folders)
-        return [self._scored(*each) for each in zip(test, kept, folders, epochs, strict=True)]
+        found = [self._scored(*each) for each in zip(test, kept, folders, epochs, strict=True)]
+        if self.strengths and restore and len(folders) == 1:
+            found[0] |= self._at_strengths(module.adapted)
+        return found
 
     def _scored(self, test: np.ndarray, kept: np.ndarray | None, folder: Path, epoch: int) -> dict[str, Any]:
-        asked, times = self.splits["test"], self.painter.times
-        kept_asked = self.splits.get("kept", PictureSplit())
-        painted = Painted(test, asked, self.train_pictures, kept, self.base.get("kept"), kept_asked, times)
-        figures = scored(painted)
-        prompts = [prompt for prompt in asked.prompts for _ in range(times)]
-        if self.similarity:
-            figures |= self.similarity.scored(test, prompts, self.train_pictures)
+        """Leave grids and prompts in a run's folder; its figures."""
+        prompts = self._prompts()
         write_grid(folder / PICTURES / "test.png", list(test))
         if kept is not None:
             write_grid(folder / PICTURES / "kept.png", list(kept))
         write_atomic(folder / PICTURES / "prompts.json", json.dumps({"test": prompts}, indent=1) + "\n")
-        return {"epoch": epoch, **{name: round(value, 4) for name, value in figures.items()}}
+        return {"epoch": epoch, **self._figures(test, kept)}
+
+    def _prompts(self) -> list[str]:
+        return [prompt for prompt in self.splits["test"].prompts for _ in range(self.painter.times)]
+
+    def _figures(self, test: np.ndarray, kept: np.ndarray | None) -> dict[str, float]:
+        kept_asked, base = self.splits.get("kept", PictureSplit()), self.base.get("kept")
+        times, asked = self.painter.times, self.splits["test"]
+        figures = scored(Painted(test, asked, self.train_pictures, kept, base, kept_asked, times))
+        if self.similarity:
+            figures |= self.similarity.scored(test, self._prompts(), self.train_pictures)
+        return {name: round(value, 4) for name, value in figures.items()}
 
     def samples(self, folder: Path) -> tuple[str, tuple[str, ...], list[tuple[Any, ...]]] | None:
         """The prompts of the grid that was scored, in its order."""

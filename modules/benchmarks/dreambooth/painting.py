@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from modules.backbones.diffusion.families import ImageModel
+from modules.backbones.diffusion.image_model import ImageModel
 from modules.data.cache import cache_dir, cached_arrays, digest
 
 

@@ -33,6 +33,9 @@ class PictureSettings(TrainingSettings):
     )
     clip_model: str = setting("Hub id or folder, for clip_i and clip_t", "openai/clip-vit-base-patch32")
     dino_model: str = setting("Hub id or folder, for dino", "facebook/dinov2-small")
+    strengths: str | None = setting(
+        "comma list of strengths of the update at which pictures are scored too, such as 0.5,1.5", None
+    )
     score_epoch: str = setting(
         "the epoch that is scored: best on the held-out pictures, last, or none",
         "last",

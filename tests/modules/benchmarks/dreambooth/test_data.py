@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from modules.backbones.diffusion.families import ImageModel
+from modules.backbones.diffusion.image_model import ImageModel
 from modules.benchmarks.dreambooth.data import LEVELS, PictureDataModule, Pictures, Table
 
 

@@ -28,9 +28,12 @@ def flags(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_run_and_its_pictures(tmp_path, flags):
+    flags = ["--strengths", "0,0.5", *flags]
     (run,) = planned(flags, benchmark=DREAMBOOTH)
     carry_out(run)
     result = ResultStore(run.results_dir).read(run.id)
+    none, half = result.test["neg_drift_at_0"], result.test["neg_drift_at_0.5"]
+    assert none == 0 and result.test["neg_drift"] < half < 0
     losses = [-epoch["neg_heldout_loss"] for epoch in result.epochs]
     assert losses[1] < losses[0] and result.data["sizes"] | {"train": 5, "validation": 1} == result.data["sizes"]
     assert result.test["epoch"] == 2 and result.test["nearest"] > 0 and result.test["neg_drift"] < 0
