@@ -128,6 +128,8 @@ def measure(run: PlannedRun, fewest: int, most: int, device: str) -> Callable[[i
 
     from variants.adapters.adapted_model import attach
 
+    if not run.wishes.benchmark.auto_class.startswith("Auto"):
+        raise Unknown("steps of image models are not estimated")
     model = shape(run).to(device)
     adapted = attach(model, run.variant, 0)
     groups = adapted.param_groups(1e-4) if adapted.trained() else []

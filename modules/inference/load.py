@@ -67,6 +67,8 @@ def loaded(
     dtype: str = "float32",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """As `load_run`, of what is known already, with the base's weights in ``dtype``."""
+    if not getattr(found.of, "auto_class", "Auto").startswith("Auto"):
+        raise UserError(f"{found.folder} is of an image model, which paints: paper_repro/dreambooth.py --combine FILE")
     spec, embedded = _base(found, model)
     expect_weights(resolve(spec, embedded)[2], spec, found.backbone["hash"])
     if found.num_labels is None:
