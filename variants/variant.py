@@ -52,6 +52,11 @@ class BaseVariant:
     size: ClassVar[str] = ""
     """The option that decides how many parameters train, such as r; a budget sets it."""
 
+    def __post_init__(self) -> None:
+        size = getattr(self, self.size, 1) if self.size else 1
+        if isinstance(size, int) and size < 1:
+            raise VariantError(f"{self.size} must be at least 1, not {size}")
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         options = {key for key, kind in vars(cls).get("__annotations__", {}).items() if "ClassVar" not in str(kind)}

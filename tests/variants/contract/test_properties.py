@@ -89,7 +89,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.2}
 
 
 def _with_rank(cls: type[Variant], rank: int) -> Variant:
-    ranks = {f.name: rank for f in dataclasses.fields(cls) if f.name in ("r", "init_r", "target_r")}
+    ranks = {f.name: rank for f in dataclasses.fields(cls) if f.name in ("r", "target_r", cls.size)}
     return cls(target="map", **ranks)
 
 
