@@ -74,7 +74,7 @@ def parameter_count(subject: Subject) -> None:
         adapted.model.train(mode)(x).square().sum().backward()
         optimizer.step()
     changed, still = {"adapter": 0, "head": 0}, ""
-    sparse = {id(getattr(layer, name)) for layer in adapted.layers for name in layer.sparse}
+    sparse = {id(layer.get_parameter(name)) for layer in adapted.layers for name in layer.sparse}
     for name, tensor in tensors.items():
         moved = tensor.detach() != before[name]
         if id(tensor) in sparse and moved.any():

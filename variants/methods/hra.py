@@ -31,11 +31,10 @@ class HRALayer(AdapterLayer):
         """-(W₀U) T Uᵀ."""
         with full_precision(self.u):
             U = nn.functional.normalize(wide(self.u), dim=0)
-            inverse = (U.mT @ U).triu(1) + 0.5 * torch.eye(U.shape[1], device=U.device, dtype=U.dtype)
             eye = torch.eye(U.shape[1], device=U.device, dtype=U.dtype)
-            T = torch.linalg.solve_triangular(inverse, eye, upper=True)
-        A = U.mT.to(self.u.dtype)
-        return LowRank(A, self.site.times(A).mT, -1.0, inner=T.to(self.u.dtype))
+            T = torch.linalg.solve_triangular((U.mT @ U).triu(1) + eye / 2, eye, upper=True)
+            WU = self.site.times(U.mT.to(self.site.dtype)).mT
+        return LowRank(U.mT.to(self.u.dtype), WU.to(self.u.dtype), -1.0, inner=T.to(self.u.dtype))
 
 
 @register("hra")

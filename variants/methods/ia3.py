@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from variants.layer import AdapterLayer
 from variants.registry import register
+from variants.sites.misses import matches
 from variants.variant import Variant
 
 
@@ -20,7 +21,7 @@ class IA3Layer(AdapterLayer):
 
     def __init__(self, site, config: IA3, rng: torch.Generator) -> None:
         super().__init__(site, config)
-        self.on_input = site.role in config.inputs.split(",") or site.path.split(".")[-1] in config.inputs.split(",")
+        self.on_input = any(name == site.role or matches(site.path, name) for name in config.inputs.split(",") if name)
         self.l = nn.Parameter(torch.ones(site.in_features if self.on_input else site.out_features))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class IA3(Variant):
     """(IA)³: trained vectors scale keys, values and what goes into the feed-forward output (arXiv 2205.05638).
 
     Args:
-        inputs: roles or last names of the maps whose input is scaled; the output of all others is.
+        inputs: roles or names of the maps whose input is scaled; the output of all others is.
     """
 
     target: str = "k,v,down"

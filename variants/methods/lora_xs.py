@@ -51,3 +51,4 @@ class LoRAXS(Variant):
 
     layer = LoRAXSLayer
     size = "r"
+    identity_at_start = False  # but for std = 0

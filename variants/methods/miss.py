@@ -13,7 +13,7 @@ from variants.variant import Variant
 
 
 class MiSSLayer(AdapterLayer):
-    """h = W₀x + D·S(x), where S sums the pieces of r features that x falls into, and D (out, r) is 0 at the start.
+    """h = W₀x + Dᵀ·S(x), where S sums the pieces of r features that x falls into, and D (r, out) is 0 at the start.
 
     S is a frozen matrix (r, in) of identities side by side.
     """
@@ -21,12 +21,12 @@ class MiSSLayer(AdapterLayer):
     def __init__(self, site, config: MiSS, rng: torch.Generator) -> None:
         super().__init__(site, config)
         r, n = check_rank(config.r, site), site.in_features
-        self.D = nn.Parameter(torch.zeros(site.out_features, r))
+        self.D = nn.Parameter(torch.zeros(r, site.out_features))
         self.register_buffer("S", torch.eye(r).repeat(1, -(-n // r))[:, :n].contiguous(), persistent=False)
 
     def low_rank(self) -> LowRank:
-        """D·S."""
-        return LowRank(self.S, self.D)
+        """DᵀS."""
+        return LowRank(self.S, self.D.mT)
 
 
 @register("miss")

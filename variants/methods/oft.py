@@ -72,7 +72,7 @@ def block_size(b: int, site: Site) -> int:
 
 
 class OFTLayer(RotatedLayer):
-    """R is block-diagonal, each block orthogonal by Cayley's transform of a skew-symmetric Q, 0 at the start (eq. 4)."""
+    """R is block-diagonal, its blocks Cayley's transforms of skew-symmetric Q, 0 at the start (eq. 4)."""
 
     def __init__(self, site, config: OFT, rng: torch.Generator) -> None:
         super().__init__(site, config)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Bases(nn.Module):
-    """The frozen A (r, short side) and B (long side, r, n) of all maps of one shape, Kaiming uniform, of deviation 1."""
+    """The frozen A (r, short) and B (long, r, n) of all maps of two sides, Kaiming uniform, of deviation 1."""
 
     def __init__(self, site: Site, config: RandLoRA) -> None:
         super().__init__()
@@ -40,7 +40,7 @@ class RandLoRALayer(AdapterLayer):
     def __init__(self, site, config: RandLoRA, rng: torch.Generator, bases: dict[tuple[Hashable, ...], Bases]) -> None:
         super().__init__(site, config)
         self.bases = bases[bases_key(site, config)]
-        (long, r, n), short = self.bases.B.shape, self.bases.A.shape[1]
+        (_, r, n), short = self.bases.B.shape, self.bases.A.shape[1]
         self.Lambda = nn.Parameter(torch.zeros(r, n))
         self.Gamma = nn.Parameter(torch.full((n, short), 1 / max(n, short)))
         self.scaling = check_alpha(config.alpha) / r

@@ -32,7 +32,7 @@ class VBLoRALayer(AdapterLayer):
     """ΔW = BA, whose rows and columns are cut into sub-vectors of length b, each a mixture of the bank's top k vectors
     by a softmax over its own logits (eqs. 2 and 3)."""
 
-    sparse = ("logits_A", "logits_B")
+    sparse = ("logits_A", "logits_B", "bank.vectors")
 
     def __init__(self, site, config: VBLoRA, rng: torch.Generator, bank: Bank) -> None:
         super().__init__(site, config)
@@ -74,6 +74,7 @@ class VBLoRA(Variant):
 
     layer = VBLoRALayer
     size = "r"
+    identity_at_start = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -23,6 +23,7 @@ from variants.errors import VariantError
 from variants.formats.common import by_module, is_stand_in, tied_names
 from variants.formats.peft.as_lora import AsLoRA, lora_maps, way_to_lora
 from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map
+from variants.formats.peft.forms import FORMS, prepared
 from variants.formats.peft.lora import one_scaling
 from variants.formats.peft.methods import WRITE
 from variants.formats.peft.tasks import HEADS, task_of
@@ -112,7 +113,7 @@ def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
     written.tensors |= {
         f"{PREFIX}{path}.{theirs}": each.tensors[own][:, None] if own == "lora_E" else each.tensors[own]
         for path, each in written.maps.items()
-        for own, theirs in NAMES[written.method].items()
+        for own, theirs in NAMES.get(written.method, {}).items()
     }
     for head in heads:
         state = adapted.model.get_submodule(head).state_dict()
@@ -140,9 +141,14 @@ def _as_lora(adapted: AdaptedModel, how: AsLoRA) -> Written:
 
 def _in_kind(adapted: AdaptedModel) -> Written:
     variant, name = adapted.variant, adapted.variant.name
-    own = name in NAMES and not variant.subtract_initial and adapted.layers
+    own = name in (*NAMES, *FORMS) and not variant.subtract_initial and adapted.layers
     if not own or any(type(layer) is not resolve(name).layer for layer in adapted.layers):
-        raise VariantError(f"PEFT has no form for {name}: it can be written for {', '.join(NAMES)}")
+        raise VariantError(f"PEFT has no form for {name}: it can be written for {', '.join((*NAMES, *FORMS))}")
+    if name in FORMS:
+        config, layers, shared = prepared(name, adapted)
+        found = {f"{PREFIX}{path}.{theirs}": t for path, own in layers.items() for theirs, t in own.items()}
+        maps = {layer.site.module_path: Map(layer.site, {}, 0, 1.0) for layer in adapted.layers}
+        return Written(name, config, maps, tensors=shared | found)
     maps = _maps(adapted)
     if name != "vera":
         return _of(name, variant, maps)
