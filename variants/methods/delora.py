@@ -28,7 +28,7 @@ class DeLoRALayer(AdapterLayer):
         A = torch.empty(config.r, site.in_features)
         self.A = nn.Parameter(nn.init.kaiming_uniform_(A, a=math.sqrt(5), generator=rng))
         self.B = nn.Parameter(torch.zeros(site.out_features, config.r))
-        self.strength = nn.Parameter(torch.tensor([config.strength]))
+        self.strength = nn.Parameter(torch.tensor([float(config.strength)]))
         self.register_buffer("norm", torch.linalg.vector_norm(wide(site.weight().detach()), dim=0), persistent=False)
 
     def low_rank(self) -> LowRank:

@@ -15,10 +15,13 @@ from variants.variant import Variant
 
 
 def factors(n: int, factor: int) -> tuple[int, int]:
-    """n as f · n/f with f the largest divisor up to √n, or ``factor`` where it divides n; the smaller first."""
-    f = factor if factor > 0 and n % factor == 0 else None
-    f = f or max(d for d in range(1, math.isqrt(n) + 1) if n % d == 0 and (factor < 0 or d <= factor))
-    return min(f, n // f), max(f, n // f)
+    """n as a product: of ``factor`` where it divides n, else of the largest divisor up to √n, and up to a factor
+    above 0."""
+    if factor > 0 and n % factor == 0:
+        return factor, n // factor
+    most = math.isqrt(n) if factor < 0 else min(factor, math.isqrt(n))
+    largest = max(d for d in range(1, most + 1) if n % d == 0)
+    return largest, n // largest
 
 
 class LoKrLayer(AdapterLayer):

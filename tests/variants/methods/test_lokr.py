@@ -2,7 +2,7 @@
 
 import peft
 import pytest
-from peft.tuners.lycoris_utils import factorization
+from peft.tuners.lokr.layer import factorization
 
 from tests.support.parity import compare, pair
 from variants import LoKr, VariantError

@@ -30,6 +30,7 @@ def test_equals_peft(maps) -> None:
 def test_is_the_papers_sum() -> None:
     layer = attach(MODELS["roberta"](), RandLoRA(r=3, alpha=6.0, target="up")).layers[0]
     layer.Lambda.normal_()
+    layer.Gamma.normal_()
     A, B = layer.bases.A, layer.bases.B
     terms = [B[:, :, j] @ torch.diag(layer.Lambda[:, j]) @ A @ torch.diag(layer.Gamma[j]) for j in range(B.shape[2])]
     assert off(layer.delta_weight(), 2.0 * sum(terms)) < 1e-5 and len(terms) == 6

@@ -36,6 +36,8 @@ class Form:
         read: the inverse, given the file's configuration too.
         config: further options of theirs, from the variant and its first layer.
         chosen: further options of ours, from their configuration and the tensors of a layer by our names.
+        without: options that PEFT's other configurations have and this one lacks; without ``fan_in_fan_out`` it has no
+            transposed maps, such as GPT-2's.
         ignored: last names of tensors that say nothing new.
         shared: names of tensors that all layers share, as the file has them.
         write_shared: these, from our layers.
@@ -50,6 +52,7 @@ class Form:
     read: Callable[[Tensors, Mapping[str, Any]], Tensors] | None = None
     config: Callable[[BaseVariant, AdapterLayer], dict[str, Any]] = lambda variant, layer: {}
     chosen: Callable[[Mapping[str, Any], Tensors], dict[str, Any]] = lambda config, tensors: {}
+    without: tuple[str, ...] = ()
     ignored: tuple[str, ...] = ()
     shared: tuple[str, ...] = ()
     write_shared: Callable[[Sequence[AdapterLayer]], Tensors] = lambda layers: {}
@@ -97,9 +100,17 @@ def _read_oft(tensors: Tensors, config: Mapping[str, Any]) -> Tensors:
     return {"Q.upper": upper if config.get("use_cayley_neumann", True) else -upper}
 
 
+def _oft_config(variant: BaseVariant, layer: AdapterLayer) -> dict[str, Any]:
+    """The version says that the polynomial is the one that PEFT has since."""
+    terms = {"use_cayley_neumann": bool(variant.terms), "num_cayley_neumann_terms": variant.terms or 5}
+    return terms | {"peft_version": "0.18.0"}
+
+
 def _oft_terms(config: Mapping[str, Any], tensors: Tensors) -> dict[str, Any]:
     if not config.get("use_cayley_neumann", True):
         return {"terms": 0}
+    if not config.get("peft_version"):
+        raise VariantError("PEFT before 0.18 had another polynomial in OFT, and the file says no version")
     return {"terms": max(4, config.get("num_cayley_neumann_terms") or 5)}  # PEFT's 3 are 4
 
 
@@ -142,6 +153,12 @@ def _delora(layer: AdapterLayer) -> Tensors:
     return {"delora_A": layer.A, "delora_B": layer.B, "delora_lambda": layer.strength, "delora_w_norm": layer.norm}
 
 
+def _randlora(layer: AdapterLayer) -> Tensors:
+    """PEFT writes the random matrices with every layer."""
+    names = {"randlora_lambda": layer.Lambda, "randlora_gamma": layer.Gamma}
+    return names | {name.partition(".")[2]: tensor for name, tensor in _randlora_bases([layer]).items()}
+
+
 def _randlora_bases(layers: Sequence[AdapterLayer]) -> Tensors:
     first = layers[0].bases
     if any(layer.bases.B.shape != first.B.shape or layer.bases.A.shape != first.A.shape for layer in layers):
@@ -175,26 +192,28 @@ def _read_vector_bank(tensors: Tensors, sites: Sequence[Site]) -> dict[str, Tens
 
 # ---- the table ---------------------------------------------------------------------------------------------
 
+_FAN = "fan_in_fan_out"
 _DROPPED = ("init_weights", "rank_dropout", "module_dropout", "rank_dropout_scale")
 FORMS: dict[str, Form] = {
     "ia3": Form({"l": "ia3_l"}, silent=("init_ia3_weights", "feedforward_modules"), written=_ia3,
+                without=("bias", "layers_pattern", "layers_to_transform"),
                 read=lambda tensors, config: {"l": tensors["ia3_l"].flatten()}),
     "loha": Form({"B1": "hada_w1_a", "A1": "hada_w1_b", "B2": "hada_w2_a", "A2": "hada_w2_b"},
-                 {"r": "r", "alpha": "alpha"}, silent=(*_DROPPED, "use_effective_conv2d")),
+                 {"r": "r", "alpha": "alpha"}, silent=(*_DROPPED, "use_effective_conv2d"), without=(_FAN, "bias")),
     "lokr": Form({name: f"lokr_{name}" for name in ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")},
-                 {"r": "r", "alpha": "alpha", "factor": "decompose_factor"}, {"decompose_both": False},
+                 {"r": "r", "alpha": "alpha", "factor": "decompose_factor"},
                  silent=(*_DROPPED, "use_effective_conv2d", "decompose_both"), written=_lokr, read=_read_lokr,
-                 chosen=_lokr_rank),
+                 chosen=_lokr_rank, without=(_FAN, "bias")),
     "oft": Form({"Q.upper": "oft_R.weight"}, {"block": "oft_block_size"},
                 {"r": 0, "coft": False, "block_share": False},
                 silent=(*_DROPPED, "eps", "use_cayley_neumann", "num_cayley_neumann_terms"), written=_oft,
                 read=_read_oft, chosen=_oft_terms,
-                config=lambda variant, layer: {"use_cayley_neumann": bool(variant.terms),
-                                               "num_cayley_neumann_terms": variant.terms or 5}),
+                config=_oft_config),
     "boft": Form({"Q.upper": "boft_R", "s": "boft_s"},
                  {"block": "boft_block_size", "factors": "boft_n_butterfly_factor"}, {"boft_block_num": 0},
                  silent=("init_weights", "boft_dropout"), written=_boft, read=_read_boft),
-    "hra": Form({"u": "hra_u"}, {"pairs": ("r", 2)}, {"apply_GS": False}, silent=("init_weights",)),
+    "hra": Form({"u": "hra_u"}, {"pairs": ("r", 2)}, {"apply_GS": False}, silent=("init_weights",),
+                without=(_FAN,)),
     "fourierft": Form({"c": "fourierft_spectrum"},
                       {"n": "n_frequency", "alpha": "scaling", "entry_seed": "random_loc_seed"},
                       {"n_frequency_pattern": {}}, silent=("init_weights",)),
@@ -210,13 +229,13 @@ FORMS: dict[str, Form] = {
                      {"r": "r", "alpha": "randlora_alpha", "dropout": "randlora_dropout"},
                      {"save_projection": True}, silent=("init_weights", "projection_prng_key", "sparse", "very_sparse"),
                      chosen=lambda config, tensors: {"save_projection": True},
-                     ignored=("randlora_A", "randlora_B"),
+                     written=_randlora, ignored=("randlora_A", "randlora_B"),
                      shared=("base_model.randlora_A", "base_model.randlora_B"), write_shared=_randlora_bases,
                      read_shared=_read_randlora_bases),
     "delora": Form({"A": "delora_A", "B": "delora_B", "strength": "delora_lambda"},
                    {"r": "r", "strength": "delora_lambda"}, {"lambda_pattern": {}}, silent=_DROPPED, written=_delora,
-                   ignored=("delora_w_norm",)),
-    "miss": Form({"D": "miss_block"}, {"r": "r", "dropout": "miss_dropout"}, {"mini_r": 1}, silent=()),
+                   ignored=("delora_w_norm",), without=(_FAN,)),
+    "miss": Form({"D": "miss_block"}, {"r": "r", "dropout": "miss_dropout"}, {"mini_r": 1}, without=(_FAN,)),
 }  # fmt: skip
 """Each by our name, which is PEFT's in lower case."""
 
@@ -233,13 +252,14 @@ def prepared(name: str, adapted: AdaptedModel) -> tuple[dict[str, Any], dict[str
     for layer in layers:
         if odd := [o for o in form.options if getattr(layer.config, o) != getattr(variant, o)]:
             raise VariantError(f"PEFT's {name} has one {odd[0]} for all layers, and {layer.site.path} has another")
-    config = {"peft_type": name.upper(), "init_weights": True, **form.constants}
+    if _FAN in form.without and (odd := [layer.site.module_path for layer in layers if layer.site.is_transposed]):
+        raise VariantError(f"PEFT has no {name} for transposed maps such as {odd[0]}")
+    config = {"peft_type": name.upper(), **form.constants}
     for own, theirs in form.options.items():
         key, factor = (theirs, 1) if isinstance(theirs, str) else theirs
         config[key] = getattr(variant, own) * factor
     config |= form.config(variant, layers[0])
     if name == "ia3":
-        del config["init_weights"]
         config["feedforward_modules"] = [layer.site.module_path for layer in layers if layer.on_input]
     return config, {layer.site.module_path: form.tensors(layer) for layer in layers}, form.write_shared(layers)
 

@@ -119,6 +119,8 @@ def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
         state = adapted.model.get_submodule(head).state_dict()
         written.tensors |= {f"{PREFIX}{head}.{key}": tensor for key, tensor in state.items()}
     written.config = _config(adapted.model, written.maps, heads) | written.config
+    for option in FORMS[written.method].without if written.method in FORMS else ():
+        del written.config[option]
     if new:
         written.tensors |= {
             f"{PREFIX}{path}.token_adapter.trainable_tokens_delta": own.rows for path, own in new.items()

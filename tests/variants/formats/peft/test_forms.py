@@ -63,13 +63,19 @@ THEIRS = {
 }
 
 
+def read_by_peft(folder):
+    """PEFT's own reading; BOFT's warns of the extension for GPUs, which is not there."""
+    boft = json.loads((folder / CONFIG).read_text())["peft_type"] == "BOFT"
+    return upstream.PeftModel.from_pretrained(roberta(), folder).eval() if boft else by_peft(roberta(), folder)
+
+
 @pytest.mark.parametrize("variant", OURS.values(), ids=OURS)
 def test_peft_computes_our_logits(variant, tmp_path) -> None:
     adapted = trained(roberta(), variant)
     expected = logits(adapted.model)
     assert (expected - logits(roberta())).abs().max() > 0.01
     peft.save(adapted, tmp_path)
-    assert (logits(by_peft(roberta(), tmp_path)) - expected).abs().max() < 1e-5
+    assert (logits(read_by_peft(tmp_path)) - expected).abs().max() < 1e-5
     again = formats.load(roberta(), tmp_path)
     assert type(again.variant) is type(variant)
     assert (logits(again.model) - expected).abs().max() < 1e-5
@@ -82,7 +88,7 @@ def test_we_compute_the_logits_of_what_peft_wrote(config, tmp_path) -> None:
     assert (logits(adapted.model) - expected).abs().max() < 1e-5
     if config.peft_type != "RANDLORA" or len(config.target_modules) == 1:
         peft.save(adapted, tmp_path / "again")
-        assert (logits(by_peft(roberta(), tmp_path / "again")) - expected).abs().max() < 1e-5
+        assert (logits(read_by_peft(tmp_path / "again")) - expected).abs().max() < 1e-5
 
 
 def test_every_form_is_tried() -> None:
