@@ -44,6 +44,7 @@ FLOORS = {
         "named",
         "__init__",  # the names that `from variants import ...` gives: a method is found when it is asked for
         "methods",
+        "training",
         "adapters",
         "formats",
         "formats/peft",

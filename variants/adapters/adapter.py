@@ -82,11 +82,12 @@ class Adapter:
         if unknown := [n for n in adapter.in_place if n not in known]:
             raise VariantError(f"{variant.name} trains {unknown[0]!r}, which the model does not have")
         if variant.subtract_initial:
-            adapter._subtract(initial)
+            adapter.subtract(initial)
         return adapter
 
     @torch.no_grad()
-    def _subtract(self, initial: dict[str, Tensor] | None) -> None:
+    def subtract(self, initial: dict[str, Tensor] | None = None) -> None:
+        """Note the delta of the values that there are now, or of ``initial`` ones, as the one to take off the base."""
         if initial:
             copy_tensors(self, initial)
         self.initial = {key: t.detach().clone() for key, t in self.tensors().items()}

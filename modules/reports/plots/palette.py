@@ -57,6 +57,12 @@ METHODS = {
     "pissa": Mark("#1C8FB8", "$P$"),
     "randlora": Mark("#73113D", "$N$"),
     "vblora": Mark("#2B9917", "$V$"),
+    "corda": Mark("#311CB8", "$C$"),
+    "eva": Mark("#733B11", "$E$"),
+    "galore": Mark("#179975", "$L$"),
+    "lora_ga": Mark("#B81CB6", "$G$"),
+    "lora_pro": Mark("#557311", "$\\nabla$"),
+    "relora": Mark("#174C99", "$W$"),
 }
 """The methods of this project; those beyond the first markers have a letter."""
 SPARE = tuple(

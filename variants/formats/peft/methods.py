@@ -13,6 +13,9 @@ from variants.formats.peft.vera import _read_vera, _vera_config
 
 WRITE = {"lora": _lora_config, "dora": _lora_config, "vera": _vera_config, "adalora": _adalora_config}
 
+LORA = ("pissa", "milora", "olora", "lora_fa", "lora_plus", "lora_ga", "eva", "corda", "lora_pro", "relora")
+"""Methods that PEFT has as ways to start or train its LoRA: their files are LoRA's."""
+
 
 # ---- reading -----------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ from variants.formats.peft.as_lora import AsLoRA, lora_maps, way_to_lora
 from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map
 from variants.formats.peft.forms import FORMS, prepared
 from variants.formats.peft.lora import one_scaling
-from variants.formats.peft.methods import WRITE
+from variants.formats.peft.methods import LORA, WRITE
 from variants.formats.peft.tasks import HEADS, task_of
 from variants.formats.peft.vera import bank
 from variants.layer import AdapterLayer
@@ -103,7 +103,7 @@ def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
     new = new_tokens.modules_of(adapted.model)
     rows = {f"{path}.new_tokens.rows" for path in new}
     heads = _whole_modules(adapted.model, [name for name in adapted.adapter.in_place if name not in rows])
-    if as_lora:
+    if as_lora or _is_lora(adapted):
         written = _as_lora(adapted, as_lora if isinstance(as_lora, AsLoRA) else AsLoRA())
     else:
         try:
@@ -134,6 +134,12 @@ def _of(name: str, variant: BaseVariant, maps: dict[str, Map], **more: Any) -> W
     if name in ("lora", "dora"):
         maps = one_scaling(maps, variant.rslora)
     return Written(name, WRITE[name](variant, maps), maps, **more)
+
+
+def _is_lora(adapted: AdaptedModel) -> bool:
+    """The adapter is of a method that PEFT has as LoRA."""
+    name = adapted.variant.name
+    return name in LORA and all(type(layer) is resolve(name).layer for layer in adapted.layers)
 
 
 def _as_lora(adapted: AdaptedModel, how: AsLoRA) -> Written:
