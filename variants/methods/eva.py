@@ -62,7 +62,7 @@ class EVA(LoRA):
         shares = []
         for number, (layer, variances) in enumerate(found):
             most = min(int(self.rho * layer.config.r), layer.site.out_features, len(variances))
-            shares += [(-share, number) for share in (variances / variances.sum())[:most].tolist()]
-        total = sum(layer.config.r for layer, _ in found)
-        chosen = [number for _, number in sorted(shares)[: total - len(found)]]
-        return [max(1, chosen.count(number)) for number in range(len(found))]
+            shares += [(-share, number) for share in (variances / variances.sum())[1:most].tolist()]
+        beyond_the_first = sum(layer.config.r - 1 for layer, _ in found)
+        chosen = [number for _, number in sorted(shares)[:beyond_the_first]]
+        return [1 + chosen.count(number) for number in range(len(found))]

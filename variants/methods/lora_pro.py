@@ -11,8 +11,8 @@ from torch import Tensor
 from variants.methods.lora import LoRA, LoRALayer
 from variants.registry import register
 
-SMALLEST = 1e-8
-"""Eigenvalues of AAᵀ and BᵀB, relative to the largest, below which a direction has no inverse."""
+DAMPING = 1e-3
+"""Of AAᵀ and BᵀB, times their largest eigenvalue: while B is small its directions have hardly an inverse."""
 
 
 @register("lora_pro")
@@ -35,21 +35,16 @@ class LoRAPro(LoRA):
 def adjusted(A: Tensor, B: Tensor, of_A: Tensor, of_B: Tensor, s: float) -> tuple[Tensor, Tensor]:
     """g_A = (BᵀB)⁻¹·of_A/s² + XA and g_B = (I - B(BᵀB)⁻¹Bᵀ)·of_B·(AAᵀ)⁻¹/s² - BX.
 
-    X solves BᵀB·X + X·AAᵀ = -(BᵀB)⁻¹·of_A·Aᵀ/s² in the eigenvectors of both. Directions in which B is 0, as all are
-    at the start, keep LoRA's own gradient of A.
+    X solves BᵀB·X + X·AAᵀ = -(BᵀB)⁻¹·of_A·Aᵀ/s², in the eigenvectors of both. Where B = 0, of_A is too.
     """
-    (a, P), (b, Q) = torch.linalg.eigh(A @ A.mT), torch.linalg.eigh(B.mT @ B)
-    a_inverse, b_inverse = inverted(a), inverted(b)
-    inverse_B = Q * b_inverse @ Q.mT
-    right = -inverse_B @ of_A @ A.mT / s**2
-    sums = b[:, None] + a
-    X = Q @ ((Q.mT @ right @ P) * torch.where(sums > 0, 1 / sums.clamp_min(1e-30), 0)) @ P.mT
-    unreached = Q * (b_inverse == 0) @ Q.mT
+    (a, P), (b, Q) = decomposed(A @ A.mT), decomposed(B.mT @ B)
+    inverse_A, inverse_B = P / a @ P.mT, Q / b @ Q.mT
+    X = -Q @ ((Q.mT @ inverse_B @ of_A @ A.mT @ P) / (b[:, None] + a)) @ P.mT / s**2
     rest = of_B - B @ inverse_B @ (B.mT @ of_B)
-    g_A = inverse_B @ of_A / s**2 + X @ A + unreached @ of_A
-    return g_A, rest @ (P * a_inverse @ P.mT) / s**2 - B @ X
+    return inverse_B @ of_A / s**2 + X @ A, rest @ inverse_A / s**2 - B @ X
 
 
-def inverted(values: Tensor) -> Tensor:
-    """1/λ, and 0 of what is too small."""
-    return torch.where(values > SMALLEST * values.max().clamp_min(1e-30), 1 / values.clamp_min(1e-30), 0)
+def decomposed(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, damped, and eigenvectors."""
+    values, vectors = torch.linalg.eigh(gram)
+    return values.clamp_min(0) + DAMPING * values.max().clamp_min(1e-30), vectors
