@@ -57,6 +57,7 @@ FLOORS = {
         "acceleration",
         "contract",
         "check",
+        "new",
         "convert",
         "merge",
     ),
