@@ -17,10 +17,10 @@ from modules.backbones.recomputation import offloaded
 from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
 from variants.adapters.adapted_model import AdaptedModel
-from variants.adapters.answers import figures
 from variants.adapters.stack import Stack
 from variants.errors import UserError
 from variants.formats.native import restore
+from variants.training.answers import figures
 
 
 def variant_figures(adapted: AdaptedModel) -> dict[str, float]:

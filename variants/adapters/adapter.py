@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants.adapters.answers import completed_groups
 from variants.adapters.late import Late, reading
 from variants.errors import VariantError, first_line
 from variants.layer import AdapterLayer, seeded
@@ -20,6 +19,7 @@ from variants.outside.places import definition, place
 from variants.sites.misses import nearest
 from variants.sites.site import Site
 from variants.sites.targets import in_one_line, left_out
+from variants.training.answers import completed_groups
 from variants.variant import BaseVariant
 
 log = logging.getLogger(__name__)
