@@ -47,6 +47,7 @@ FLOORS = {
         "named",
         "__init__",  # the names that `from variants import ...` gives: a method is found when it is asked for
         "methods",
+        "training",
         "adapters",
         "parameter_budget",
         "quantisation",
@@ -61,6 +62,7 @@ FLOORS = {
         "acceleration",
         "contract",
         "check",
+        "new",
         "convert",
         "merge",
     ),

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
+import torch
 from torch import Tensor, nn
 
 from variants.adapters import hooks
@@ -16,6 +17,8 @@ from variants.layer import full_precision
 from variants.sites.architectures import head_parameters
 from variants.sites.kinds.few_bits import numel, quantisation_of
 from variants.sites.targets import left_out
+from variants.training.batches import Batches
+from variants.training.optimizers import forget
 from variants.variant import BaseVariant
 from variants.wrappers import is_sharded, unwrapped
 
@@ -93,9 +96,21 @@ class AdaptedModel(Switching):
         with full_precision(next(self.model.parameters())):
             return self.variant.penalty(self.layers)
 
-    def after_step(self, step: int, total_steps: int) -> None:
-        """To be called after each optimizer step, before its gradients are cleared."""
-        self.variant.after_step(self.layers, step, total_steps)
+    def optimizer(self, groups: list[dict]) -> torch.optim.Optimizer | None:
+        """The variant's own optimizer over groups, or None for the trainer's."""
+        return self.variant.optimizer(groups)
+
+    def before_step(self, step: int, total_steps: int) -> None:
+        """To be called before each optimizer step, when gradients are ready."""
+        self.variant.before_step(self.layers, step, total_steps)
+
+    def after_step(self, step: int, total_steps: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """To be called after each optimizer step, before its gradients are cleared.
+
+        Args:
+            optimizer: whose state starts anew for the parameters that the variant names.
+        """
+        forget(optimizer, self.variant.after_step(self.layers, step, total_steps) or ())
 
     def shrink(self) -> None:
         """Drop for good whatever of the layers no output depends on, such as AdaLoRA's pruned triplets.
@@ -105,9 +120,23 @@ class AdaptedModel(Switching):
         for layer in self.layers:
             layer.shrink()
 
-    def init_from_data(self, batches: Iterable[dict[str, Tensor]]) -> None:
-        """To be called once with a few training batches, before the first step."""
-        self.variant.init_from_data(self.model, batches)
+    def init_from_data(
+        self, batches: Iterable[dict[str, Tensor]], loss: Callable[[dict[str, Tensor]], Tensor] | None = None
+    ) -> None:
+        """To be called once with a few training batches, before the first step.
+
+        Args:
+            loss: of a batch; by default what the model gives as ``loss``.
+        """
+        if type(self.variant).init_from_data is BaseVariant.init_from_data:
+            return
+        self.adapter.late.follow()
+        self.variant.init_from_data(self.model, Batches(self.model, self.layers, batches, loss))
+        if self.variant.subtract_initial:
+            active, adapter = self.active, self.adapter
+            self.deactivate()  # the base is whole again
+            adapter.subtract()
+            self.switch(active)
 
     def metrics(self) -> dict[str, float]:
         """The variant's figures about its own state."""

@@ -42,6 +42,7 @@ class Site:
         period: after how many features the slice begins anew (`variants.sites.kinds.rows`); by default it does not.
         kind: how the module keeps its weight; None where it is no linear map.
         rows: the features that it covers, of the module's.
+        role: what it does in its block (q, k, v, o, gate, up, down), "" where its family does not say.
     """
 
     module: nn.Module
@@ -52,6 +53,7 @@ class Site:
     period: int = 0
     kind: Plain | None = field(default=None, init=False, repr=False, compare=False)
     rows: Rows = field(default=None, init=False, repr=False, compare=False)
+    role: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.kind = kind_of(self.module)
