@@ -23,6 +23,7 @@ from variants.errors import VariantError
 from variants.layer import LOW_PRECISION, AdapterLayer
 from variants.new_tokens import own_keys, written
 from variants.sites.experts import ExpertMap, without_number
+from variants.sites.patches import Patches
 from variants.sites.rows import Cut
 
 
@@ -53,6 +54,7 @@ class SiteAdapters(nn.Module):
         object.__setattr__(self, "in_order", tuple(layers))
         self.whole = layers[0].site.is_whole
         self.cut = Cut([layer.site.rows for layer in layers])
+        self.window = layers[0].site.window  # of a convolution
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The module's output with the adapter in it, same shape and dtype as ``y``.
@@ -71,6 +73,19 @@ class SiteAdapters(nn.Module):
             run: computes a layer's output from (layer, x, y) where that is not the layer's own forward function.
         """
         run = _forward if run is None else run
+        if self.window is None:
+            return self._on_rows(run, x, y)
+        return self.window.by_rows(functools.partial(self._on_patches, run), x, y)
+
+    def _on_patches(self, run: Callable[..., Tensor], x: Patches, y: Tensor) -> Tensor:
+        """As :meth:`_on_rows`, the new output from a changed input too: no image has changed patches."""
+        if self.changes_input:
+            site = self.in_order[0].site
+            x = self.pre(x).to(x.dtype)
+            y = (site.times(x) if site.bias() is None else site.times(x) + site.bias()).to(y.dtype)
+        return self._on_rows(run, x, y)
+
+    def _on_rows(self, run: Callable[..., Tensor], x: Tensor | Patches, y: Tensor) -> Tensor:
         if self.whole:
             return run(self.in_order[0], x, y).to(y.dtype)
         parts = self.cut.split(y)
@@ -160,7 +175,7 @@ def _adapt(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | tuple)
 
 def _adapt_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     adapter = _acting(module)
-    if adapter is None or not adapter.changes_input:
+    if adapter is None or not adapter.changes_input or adapter.window is not None:
         return args, kwargs
     x = input_of(module, args, kwargs)
     return with_input(module, args, kwargs, by_example(adapter.pre, x).to(x.dtype))
