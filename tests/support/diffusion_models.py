@@ -96,3 +96,47 @@ def text_encoder(name: str = "CLIPTextModel", seed: int = 0, projection_dim: int
         projection_dim=projection_dim,
     )
     return getattr(transformers, name)(config).eval()
+
+
+def pipeline(kind: str, denoiser: nn.Module, encoder: nn.Module | None = None) -> Any:
+    """A pipeline of diffusers (sd, sd3, flux) around a denoiser, without tokenizers."""
+    import diffusers
+
+    torch.manual_seed(7)
+    vae = diffusers.AutoencoderKL(
+        block_out_channels=(4,),
+        norm_num_groups=2,
+        latent_channels=4 if kind != "flux" else 1,
+        shift_factor=0.0,
+        scaling_factor=1.0,
+        sample_size=8,
+    ).eval()
+    nothing = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "feature_extractor"))
+    if kind == "sd":
+        del nothing["text_encoder_2"], nothing["tokenizer_2"]
+        nothing |= {"text_encoder": encoder, "safety_checker": None, "scheduler": diffusers.DDIMScheduler()}
+        made = diffusers.StableDiffusionPipeline(**nothing, vae=vae, unet=denoiser, requires_safety_checker=False)
+    else:
+        flow = diffusers.FlowMatchEulerDiscreteScheduler()
+        more = {"text_encoder_3": None, "tokenizer_3": None} if kind == "sd3" else {}
+        cls = diffusers.StableDiffusion3Pipeline if kind == "sd3" else diffusers.FluxPipeline
+        del nothing["feature_extractor"]
+        made = cls(**nothing, **more, vae=vae, transformer=denoiser, scheduler=flow)
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def image(pipe: Any) -> torch.Tensor:
+    """The picture of a fixed prompt and fixed noise after two steps."""
+    kind = type(pipe).__name__
+    rng = torch.Generator().manual_seed(5)
+    text = torch.randn(1, 7, 32, generator=rng)
+    if getattr(pipe, "text_encoder", None) is not None:
+        text = pipe.text_encoder(torch.arange(3, 10)[None])[0]
+    size = pipe.vae.config.sample_size if kind != "FluxPipeline" else 8
+    options: dict[str, Any] = {"prompt_embeds": text, "height": size, "width": size, "output_type": "pt"}
+    if kind != "StableDiffusionPipeline":
+        config = pipe.transformer.config
+        options["pooled_prompt_embeds"] = torch.randn(1, config.pooled_projection_dim, generator=rng)
+    with torch.no_grad():
+        return pipe(**options, num_inference_steps=2, guidance_scale=1.0, generator=rng).images

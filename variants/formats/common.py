@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel
@@ -15,7 +17,8 @@ from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
 from variants.wrappers import unwrapped
 
-FORMATS = ("ours", "peft", "loralib")
+FORMATS = ("ours", "peft", "diffusers", "kohya", "loralib")
+_KOHYA = re.compile(r"lora_(?:unet|transformer|te\d?)_\w+\.")
 
 
 def recognise(path: str | os.PathLike) -> str:
@@ -30,11 +33,16 @@ def recognise(path: str | os.PathLike) -> str:
             return "ours"
         if (path / "adapter_config.json").is_file():
             return "peft"
+        if (path / "pytorch_lora_weights.safetensors").is_file():
+            return "diffusers"
+        if path.suffix == ".safetensors" and path.is_file():
+            with safe_open(path, "pt") as file:
+                return "kohya" if any(map(_KOHYA.match, file.keys())) else "diffusers"
         if path.is_file():
             return "loralib"
     raise VariantError(
-        f"{path} is no adapter: neither a folder with adapter.json (ours) or adapter_config.json (PEFT) "
-        "nor a file (loralib's state dict)"
+        f"{path} is no adapter: neither a folder with adapter.json (ours), adapter_config.json (PEFT) or "
+        "pytorch_lora_weights.safetensors (diffusers) nor a file (of diffusers', kohya's or loralib's)"
     )
 
 

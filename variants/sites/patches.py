@@ -45,6 +45,10 @@ class Window(NamedTuple):
         """(n, C·k·k) as kernels (n, C, k, k)."""
         return matrix.unflatten(1, (self.channels, *self.kernel))
 
+    def pixels(self, matrix: Tensor) -> Tensor:
+        """(n, m) as kernels of one pixel, (n, m, 1, 1)."""
+        return matrix[(..., *(None for _ in self.kernel))]
+
     def convolve(self, x: Tensor, matrix: Tensor, bias: Tensor | None = None) -> Tensor:
         """Patches of (B, C, ...) times the transpose of (n, C·k·k), as images (B, n, ...)."""
         convolve = _CONVOLVE[len(self.kernel)]

@@ -1,0 +1,8 @@
+"""diffusers' file of a pipeline's LoRAs, written and read."""
+
+from __future__ import annotations
+
+from variants.formats.diffusers.reading import load, read
+from variants.formats.diffusers.writing import FILE, METADATA, save
+
+__all__ = ["FILE", "METADATA", "load", "read", "save"]
