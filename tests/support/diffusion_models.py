@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from torch import nn
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -114,7 +117,11 @@ def pipeline(kind: str, denoiser: nn.Module, encoder: nn.Module | None = None) -
     nothing = dict.fromkeys(("text_encoder", "tokenizer", "text_encoder_2", "tokenizer_2", "feature_extractor"))
     if kind == "sd":
         del nothing["text_encoder_2"], nothing["tokenizer_2"]
-        nothing |= {"text_encoder": encoder, "safety_checker": None, "scheduler": diffusers.DDIMScheduler()}
+        nothing |= {
+            "text_encoder": encoder,
+            "safety_checker": None,
+            "scheduler": diffusers.DDIMScheduler(steps_offset=1, clip_sample=False),
+        }
         made = diffusers.StableDiffusionPipeline(**nothing, vae=vae, unet=denoiser, requires_safety_checker=False)
     else:
         flow = diffusers.FlowMatchEulerDiscreteScheduler()
@@ -140,3 +147,14 @@ def image(pipe: Any) -> torch.Tensor:
         options["pooled_prompt_embeds"] = torch.randn(1, config.pooled_projection_dim, generator=rng)
     with torch.no_grad():
         return pipe(**options, num_inference_steps=2, guidance_scale=1.0, generator=rng).images
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Whether two safetensors files hold the same, bit for bit, whatever the order of their headers."""
+    found = [load_file(file) for file in (one, other)]
+    headers = []
+    for file in (one, other):
+        with safe_open(file, "pt") as opened:
+            headers.append(opened.metadata())
+    bits = all(key in found[1] and torch.equal(tensor, found[1][key]) for key, tensor in found[0].items())
+    return headers[0] == headers[1] and len(found[0]) == len(found[1]) and bits

@@ -17,6 +17,7 @@ from safetensors.torch import save as serialise
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
+from variants.formats.common import copies
 from variants.formats.peft.as_lora import AsLoRA
 from variants.formats.peft.common import NAMES, number, shaped
 from variants.formats.peft.writing import target_modules
@@ -50,12 +51,11 @@ def save(adapters: Mapping[str, AdaptedModel], path: str | os.PathLike, as_lora:
         inside = text_model(adapted) if component.startswith("text_encoder") else ""
         for module, found in parts.maps.items():
             for own, theirs in NAMES[parts.method].items():
-                tensor = shaped(found.site, own, found.tensors[own]).detach().cpu().contiguous()
                 prefix = "" if module.startswith(inside) else inside
-                tensors[f"{component}.{prefix}{module}.{theirs}"] = tensor
+                tensors[f"{component}.{prefix}{module}.{theirs}"] = shaped(found.site, own, found.tensors[own])
         metadata |= {f"{component}.{key}": value for key, value in _options(adapted, parts).items()}
     header = {"format": "pt", METADATA: json.dumps(metadata, indent=2, sort_keys=True)}
-    write_atomic(file, serialise(tensors, metadata=header))
+    write_atomic(file, serialise(copies(tensors), metadata=header))
     return file
 
 

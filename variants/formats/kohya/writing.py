@@ -56,7 +56,9 @@ def save(adapters: Mapping[str, AdaptedModel], file: str | os.PathLike, as_lora:
                 every.append((len(found["lora_down.weight"]), alpha, found["lora_down.weight"].ndim > 2))
         if left:
             raise VariantError(f"kohya's files have no name for {next(iter(left))}")
-    content = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    content = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()
+    }
     header = _header(adapters, every, methods)
     write_atomic(file, serialise(content, metadata=header | _hashes(serialise(content, metadata=header))))
     return Path(file)

@@ -20,7 +20,7 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.update import Nearest, relative_error
 from variants.atomic import write_atomic
 from variants.errors import VariantError
-from variants.formats.common import by_module, is_stand_in, tied_names
+from variants.formats.common import by_module, copies, is_stand_in, tied_names
 from variants.formats.peft.as_lora import AsLoRA, lora_maps, way_to_lora
 from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map, shaped
 from variants.formats.peft.lora import one_scaling
@@ -63,8 +63,7 @@ class Written:
 
     def write(self, folder: Path) -> Path:
         """Write the files, each whole or not at all."""
-        plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in self.tensors.items()}
-        write_atomic(folder / TENSORS, serialise(plain, metadata={"format": "pt"}))
+        write_atomic(folder / TENSORS, serialise(copies(self.tensors), metadata={"format": "pt"}))
         if self.left_out:
             write_atomic(folder / NEAREST, _readable(self.errors()))
         else:
