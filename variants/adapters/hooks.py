@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from variants.adapters.late import Late
 from variants.errors import VariantError
 from variants.layer import LOW_PRECISION, AdapterLayer
-from variants.new_tokens import own_keys, written
 from variants.sites.experts import ExpertMap, without_number
 from variants.sites.patches import Patches
 from variants.sites.rows import Cut
@@ -289,26 +288,3 @@ def unnoticed(modules: Iterable[nn.Module]) -> Iterator[None]:
 def is_adapted(model: nn.Module) -> bool:
     """Whether any module of ``model`` carries adapter layers."""
     return any(isinstance(m, SiteAdapters) for m in model.modules())
-
-
-_PLAIN: Any = object()
-
-
-def save_pretrained(
-    self: nn.Module, save_directory: Any, is_main_process: bool = True, state_dict: Any = _PLAIN, *args, **kwargs
-):
-    """transformers' ``save_pretrained``, writing a plain model: the adapters' own keys are left out.
-
-    A call that names ``state_dict`` gets all that it names, the adapters included, and None is the whole model: so
-    do loops that go on from what they wrote (transformers' Trainer, accelerate).
-    """
-    adapters = {f"{name}." for name, m in self.named_modules() if isinstance(m, SiteAdapters)} | {*own_keys(self)}
-    plain, kept, seen = state_dict is _PLAIN, {}, set()
-    with written(self):
-        for key, tensor in (self.state_dict() if plain or state_dict is None else state_dict).items():
-            if any(key.startswith(prefix) for prefix in adapters):
-                if plain or tensor.data_ptr() in seen:  # one that layers share is written once, as safetensors asks
-                    continue
-                seen |= {tensor.data_ptr()} if tensor.numel() else set()
-            kept[key] = tensor
-        return type(self).save_pretrained(self, save_directory, is_main_process, kept, *args, **kwargs)

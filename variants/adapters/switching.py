@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from variants.adapters import hooks
 from variants.adapters.adapter import Adapter, refuse_resized, refuse_unknown
 from variants.adapters.folding import merge_into
+from variants.adapters.saving import save_plain
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
@@ -62,8 +62,7 @@ class Switching:
         self._original: dict[str, Tensor] = {}  # base values that an active adapter has changed in place
         self._kept: dict[str, Any] = {}  # base weights of sites that it takes its first delta off
         self._unmerged: dict[str, Any] = {}
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
+        save_plain(model)
         model.register_load_state_dict_pre_hook(hooks.refuse_changed)
 
     @property

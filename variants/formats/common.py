@@ -19,6 +19,8 @@ from variants.variant import BaseVariant
 from variants.wrappers import unwrapped
 
 FORMATS = ("ours", "peft", "diffusers", "kohya", "loralib")
+SINGLE_FILES = ("diffusers", "kohya")
+"""Formats of files that are for several models of a pipeline."""
 _KOHYA = re.compile(r"lora_(?:unet|transformer|te\d?)_\w+\.")
 
 

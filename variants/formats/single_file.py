@@ -37,7 +37,11 @@ COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_enc
 
 def components_for(model: nn.Module) -> tuple[str, ...]:
     """What a model can be in a pipeline, the likeliest first."""
-    name = type(model).__name__
+    return components_named(type(model).__name__)
+
+
+def components_named(name: str) -> tuple[str, ...]:
+    """What a model of a class can be in a pipeline."""
     if name.startswith("UNet"):
         return ("unet",)
     if name.startswith("CLIPText"):

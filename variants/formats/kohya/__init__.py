@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from variants.formats.kohya.reading import load
+from variants.formats.kohya.reading import components, load
 from variants.formats.kohya.writing import save
 
-__all__ = ["load", "save"]
+__all__ = ["components", "load", "save"]

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel
@@ -78,3 +79,15 @@ def _split(base: nn.Module, where: str, place: names.Place, found: Learnt) -> di
         path: found._replace(tensors={key: rows(key, tensor, i) for key, tensor in found.tensors.items()})
         for i, path in enumerate(place)
     }
+
+
+def components(path: str | os.PathLike, source: str | None) -> list[str]:
+    """The pipeline's models that a file has maps of; a file calls any denoiser ``unet``.
+
+    Args:
+        source: folder of the pipeline.
+    """
+    with refusing(f"{path} cannot be read"), safe_open(path, "pt") as file:
+        found = dict.fromkeys(filter(None, map(names.component, file.keys())))
+    has_transformer = source is not None and (Path(source) / "transformer").is_dir()
+    return ["transformer" if name == "unet" and has_transformer else name for name in found]
