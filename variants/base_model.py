@@ -195,13 +195,9 @@ def load_model(source: str, path: str | os.PathLike, component: str | None = Non
     """
     import transformers
 
-    known, single = _named(path), recognise(path) in SINGLE_FILES
-    if (
-        component
-        or single
-        or pipeline.is_pipeline(source)
-        or components_named(known.class_name)[:1] in (("unet",), ("transformer",))
-    ):
+    known = _named(path)
+    denoiser = components_named(known.class_name)[:1] in (("unet",), ("transformer",))
+    if component or denoiser or pipeline.is_pipeline(source) or recognise(path) in SINGLE_FILES:
         with quiet(), refusing(f"cannot load the model {source!r}"):
             return pipeline.load_component(source, component, known.class_name)
     labels = [len(tensor) for key, tensor in known.head.items() if _LABELS.search(key)]

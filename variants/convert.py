@@ -32,8 +32,8 @@ Any declared low-rank update goes to PEFT as a LoRA that computes the same: --as
 as the LoRA nearest to it, with its error at each map: --as lora --rank 16, or --rank auto for as few as keep to
 --max_error. That needs the base model where the update depends on its weights (DoRA).
 --to vllm writes PEFT's format where vLLM can serve it, and says how.
-A file of diffusers' or kohya's is for several models of a pipeline; here each has a folder of its own. SRC may be a folder
-of such folders (unet, transformer, text_encoder, text_encoder_2, text_encoder_3), and so is what --to ours then writes.
+A file of diffusers' or kohya's is for several models of a pipeline; here each has a folder of its own. SRC may be a
+folder of such folders (unet, transformer, text_encoder, text_encoder_2, text_encoder_3); --to ours then writes one.
 
 examples:
   python -m variants.convert results/runs/a1b2c3/best my-peft-adapter --to peft
@@ -137,9 +137,8 @@ def _write_single_file(
     for name, adapted in found.items():
         known = components_for(adapted.model)
         if name is None and not known:
-            raise VariantError(
-                f"what {type(adapted.model).__name__} is in a pipeline is not known: say it (--component)"
-            )
+            kind = type(adapted.model).__name__
+            raise VariantError(f"what {kind} is in a pipeline is not known: say it (--component)")
         named[name or known[0]] = adapted
     file = {"diffusers": diffusers, "kohya": kohya}[to].save(named, target, as_lora)
     methods = ", ".join(f"{adapted.variant.name} of {name}" for name, adapted in named.items())
@@ -228,9 +227,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--to", required=True, choices=kinds, help="format to write")
     parser.add_argument("--model", help=f"base model ({MODEL_HELP}); needed for VeRA and slices of unknown width")
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
-    parser.add_argument(
-        "--as", choices=("lora",), dest="as_", help="any update of weights as LoRA; not for ours and loralib"
-    )
+    as_help = f"any update of weights as LoRA, for {', '.join(AS_LORA)}"
+    parser.add_argument("--as", choices=("lora",), dest="as_", help=as_help)
     parser.add_argument("--rank", metavar="R", help="with --as lora: the most that each map has, or auto")
     parser.add_argument("--max_error", type=float, metavar="E", help="with --rank auto: of each map (default: 0.01)")
     parser.add_argument("--variant", metavar="FILE:CLASS", help=VARIANT_HELP)

@@ -41,10 +41,9 @@ def load_component(source: str, component: str | None, name: str = "") -> nn.Mod
         return _class_of("diffusers" if "_class_name" in config else "transformers", own).from_pretrained(source)
     index = diffusers.DiffusionPipeline.load_config(source)
     models = {key: value for key, value in index.items() if key in COMPONENTS and value[0]}
-    named = [key for key, (_, cls) in models.items() if cls == name] or [
-        k for k in models if k in components_named(name)
-    ]
-    chosen = component or next(iter(named or models), "")
+    of_class = [key for key, (_, cls) in models.items() if cls == name]
+    likely = [key for key in (*components_named(name), *COMPONENTS) if key in models]
+    chosen = component or next(iter((*of_class, *likely)), "")
     if chosen not in models:
         raise VariantError(f"{source} has no {chosen or 'model'}: it has {', '.join(models) or 'none'}")
     return _class_of(*models[chosen]).from_pretrained(source, subfolder=chosen)

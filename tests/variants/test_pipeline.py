@@ -94,10 +94,10 @@ def test_one_adapter_goes_through_all_formats(tmp_path, folder, capsys) -> None:
     loaded = formats.load(diffusion_model(UNET), tmp_path / "back")
     assert torch.equal(image(pipeline("sd", loaded.model)), expected)
     save_adapter(trained(diffusion_model(UNET), VeRA(r=2, target="conv1")), tmp_path / "vera")
-    assert run(tmp_path / "vera", tmp_path / "v.safetensors", "--to", "kohya") == 2
+    model = ("--model", folder / "all")
+    assert run(tmp_path / "vera", tmp_path / "v.safetensors", "--to", "kohya", *model) == 2
     assert "--as lora" in capsys.readouterr().err
-    more = ("--as", "lora", "--model", folder / "all")
-    assert run(tmp_path / "vera", tmp_path / "v.safetensors", "--to", "kohya", *more) == 0
+    assert run(tmp_path / "vera", tmp_path / "v.safetensors", "--to", "kohya", *model, "--as", "lora") == 0
 
 
 def test_an_adapted_model_of_diffusers_saves_the_base_alone(tmp_path) -> None:

@@ -29,12 +29,8 @@ from variants.wrappers import is_sharded
 TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
 FORMAT = 1
 _INITIAL = "initial::"
-_Base = TypedDict(
-    "_Base",
-    dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None)
-    | {"tied": dict[str, list[str]], "kernels": dict[str, list[int]]},
-    total=False,
-)
+_NAMES = dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None)
+_Base = TypedDict("_Base", _NAMES | {"tied": dict[str, list[str]], "kernels": dict[str, list[int]]}, total=False)
 
 
 class _Config(TypedDict, total=False):
