@@ -162,3 +162,53 @@ def test_other_methods_go_as_lora(tmp_path) -> None:
     )
     with safe_open(near, "pt") as file:
         assert json.loads(file.metadata()[diffusers.METADATA])["unet.use_dora"] is False
+
+
+# ---- several at once ----------------------------------------------------------------------------------------------
+
+WEIGHTS = {
+    "numbers": (0.7, -0.5),
+    "blocks": ({"down": 0.9, "mid": 0.5, "up": {"block_1": [0.3, 1.2]}}, 0.4),
+}
+
+
+@pytest.mark.parametrize("form", WEIGHTS)
+def test_adapters_with_weights_are_those_of_set_adapters(form, tmp_path) -> None:
+    model, weights = (
+        diffusion_model("UNet2DConditionModel"),
+        dict(zip(("style", "character"), WEIGHTS[form], strict=True)),
+    )
+    pipe = pipeline("sd", diffusion_model("UNet2DConditionModel"))
+    adapted = trained(model, LoRA(r=2, alpha=3.0, target="attn+conv"))
+    for name, target in (("style", "attn+conv"), ("character", "to_q,conv1,conv_in")):
+        if name == "character":
+            adapted.add(name, LoRA(r=3, target=target), 1)
+            for index, tensor in enumerate(adapted.trained().values()):
+                shift(tensor, 40 + index, 0.2)
+        diffusers.save({"unet": adapted}, tmp_path / name)
+        pipe.load_lora_weights(tmp_path / name, adapter_name=name)
+    pipe.set_adapters(list(weights), adapter_weights=list(weights.values()))
+    expected = image(pipe)
+    base = {key: tensor.clone() for key, tensor in model.state_dict().items() if "adapter" not in key}
+    own = {name: diffusers.block_weights(w) if isinstance(w, dict) else w for name, w in weights.items()}
+    assert adapted.combine({"default": own["style"], "character": own["character"]}, "both") == 0
+    assert (image(pipeline("sd", model)) - expected).abs().max() < 1e-5
+    adapted.merge()  # fused
+    assert (image(pipeline("sd", model)) - expected).abs().max() < 1e-5
+    adapted.unmerge()
+    for name in ("character", "both", "default"):  # in any order
+        adapted.switch(name)
+        adapted.merge()
+        adapted.unmerge()
+    now = {key: tensor for key, tensor in model.state_dict().items() if key in base}
+    assert all(torch.equal(now[key], tensor) for key, tensor in base.items())
+
+
+def test_weights_of_no_block_are_said() -> None:
+    adapted = trained(diffusion_model("UNet2DConditionModel"), LoRA(r=2, target="attn"))
+    with pytest.raises(VariantError, match="not by 'left'"):
+        diffusers.block_weights({"left": 1.0})
+    with pytest.raises(VariantError, match="no number"):
+        diffusers.block_weights({"down": {"block_0": "much"}, "mid": "all"})
+    with pytest.raises(VariantError, match="'up_blocks.7.attentions..', which weighs 'default', is of none"):
+        adapted.combine({"default": diffusers.block_weights({"up": {"block_7": 0.5}})}, "new")
