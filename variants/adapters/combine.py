@@ -87,9 +87,7 @@ def _check(adapted: AdaptedModel, weights: Mapping[str, Weight], name: str, rank
             if not any(matches(path, glob) for path in adapted.adapters[key].layers):
                 raise VariantError(f"{glob!r}, which weighs {key!r}, is of none of its sites")
     if adapted.head and by_place:
-        raise VariantError(
-            f"the head that {next(iter(by_place))!r} has is in no place that is weighed: give one number"
-        )
+        raise VariantError(f"{next(iter(by_place))!r} has a head, which is in no place that is weighed: give a number")
     if adapted.head and sum(weights.values()) == 0:
         raise VariantError("the weights sum to 0, which leaves the head without an average")
     for key in weights:
@@ -149,6 +147,8 @@ def _disjoint(updates: list[Update]) -> dict[tuple, Update]:
 
 def _average_head(adapted: AdaptedModel, weights: Mapping[str, float]) -> dict[str, Tensor]:
     """The mean of the adapters' heads, weighted, in at least fp32."""
+    if not adapted.head:
+        return {}
     total, head = sum(weights.values()), {}
     for key in adapted.head:
         values = {name: adapted.adapters[name].values[key] for name in weights}

@@ -174,10 +174,8 @@ WEIGHTS = {
 
 @pytest.mark.parametrize("form", WEIGHTS)
 def test_adapters_with_weights_are_those_of_set_adapters(form, tmp_path) -> None:
-    model, weights = (
-        diffusion_model("UNet2DConditionModel"),
-        dict(zip(("style", "character"), WEIGHTS[form], strict=True)),
-    )
+    model = diffusion_model("UNet2DConditionModel")
+    weights = dict(zip(("style", "character"), WEIGHTS[form], strict=True))
     pipe = pipeline("sd", diffusion_model("UNet2DConditionModel"))
     adapted = trained(model, LoRA(r=2, alpha=3.0, target="attn+conv"))
     for name, target in (("style", "attn+conv"), ("character", "to_q,conv1,conv_in")):
