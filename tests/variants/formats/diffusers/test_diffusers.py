@@ -188,8 +188,9 @@ def test_adapters_with_weights_are_those_of_set_adapters(form, tmp_path) -> None
     pipe.set_adapters(list(weights), adapter_weights=list(weights.values()))
     expected = image(pipe)
     base = {key: tensor.clone() for key, tensor in model.state_dict().items() if "adapter" not in key}
-    own = {name: diffusers.block_weights(w) if isinstance(w, dict) else w for name, w in weights.items()}
-    assert adapted.combine({"default": own["style"], "character": own["character"]}, "both") == 0
+    own = dict(zip(("default", "character"), WEIGHTS[form], strict=True))
+    own = {n: diffusers.block_weights(adapted, n, w) if isinstance(w, dict) else w for n, w in own.items()}
+    assert adapted.combine(own, "both") == 0
     assert (image(pipeline("sd", model)) - expected).abs().max() < 1e-5
     adapted.merge()  # fused
     assert (image(pipeline("sd", model)) - expected).abs().max() < 1e-5
@@ -204,9 +205,13 @@ def test_adapters_with_weights_are_those_of_set_adapters(form, tmp_path) -> None
 
 def test_weights_of_no_block_are_said() -> None:
     adapted = trained(diffusion_model("UNet2DConditionModel"), LoRA(r=2, target="attn"))
-    with pytest.raises(VariantError, match="not by 'left'"):
-        diffusers.block_weights({"left": 1.0})
-    with pytest.raises(VariantError, match="no number"):
-        diffusers.block_weights({"down": {"block_0": "much"}, "mid": "all"})
-    with pytest.raises(VariantError, match="'up_blocks.7.attentions..', which weighs 'default', is of none"):
-        adapted.combine({"default": diffusers.block_weights({"up": {"block_7": 0.5}})}, "new")
+    for nested, message in (
+        ({"left": 1.0}, "not by 'left'"),
+        ({"down": {"block_0": "much"}}, "'much' is no weight"),
+        ({"up": {"block_0": 0.5}}, "no block_0 with attention; there are 1"),
+        ({"up": {"block_1": [0.5, 1.0, 2.0]}}, "2 attentions, and 3 weights"),
+    ):
+        with pytest.raises(VariantError, match=message):
+            diffusers.block_weights(adapted, "default", nested)
+    with pytest.raises(VariantError, match="'no_such', which weighs 'default', is of none of its sites"):
+        adapted.combine({"default": {"no_such": 1.0}}, "new")
