@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants import pipeline
 from variants.errors import VariantError
 from variants.formats import diffusers, loralib, native, peft
 from variants.formats.boundary import refusing
 from variants.formats.common import SINGLE_FILES, recognise
+from variants.formats.diffusers.parts import components_named
 from variants.formats.peft.common import PREFIX
-from variants.formats.single_file import components_named
+from variants.pipeline import is_pipeline, load_component, quiet
 from variants.sites.architectures import family_of
 from variants.sites.family import Fused
 
@@ -145,22 +143,6 @@ def _pairs(layers: dict[str, dict[str, Tensor]]) -> dict[str, tuple[int, int] | 
     return maps
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers without its progress bars and its advice on weights that the adapter brings."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def place_of(source: str | None, path: str | os.PathLike, none: str | None = None) -> str:
     """The folder or Hub id of an adapter's base model.
 
@@ -197,9 +179,9 @@ def load_model(source: str, path: str | os.PathLike, component: str | None = Non
 
     known = _named(path)
     denoiser = components_named(known.class_name)[:1] in (("unet",), ("transformer",))
-    if component or denoiser or pipeline.is_pipeline(source) or recognise(path) in SINGLE_FILES:
+    if component or denoiser or is_pipeline(source) or recognise(path) in SINGLE_FILES:
         with quiet(), refusing(f"cannot load the model {source!r}"):
-            return pipeline.load_component(source, component, known.class_name)
+            return load_component(source, component, known.class_name)
     labels = [len(tensor) for key, tensor in known.head.items() if _LABELS.search(key)]
     with quiet(), refusing(f"cannot load the model {source!r}"):
         changes: dict[str, Any] = {"num_labels": labels[-1]} if labels else {}

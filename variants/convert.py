@@ -111,7 +111,7 @@ def _sources(
     """Component -> where its adapter is; one without a name where there is one adapter, of whatever model."""
     from variants.formats import diffusers, kohya
     from variants.formats.common import SINGLE_FILES, recognise
-    from variants.formats.single_file import COMPONENTS
+    from variants.formats.diffusers.parts import COMPONENTS
     from variants.pipeline import is_pipeline
 
     folders = {name: Path(source) / name for name in COMPONENTS if (Path(source) / name / "adapter.json").is_file()}
@@ -131,7 +131,7 @@ def _write_single_file(
 ) -> str:
     """One file of the adapters of a pipeline's models."""
     from variants.formats import diffusers, kohya
-    from variants.formats.single_file import components_for
+    from variants.formats.diffusers.parts import components_for
 
     named = {}
     for name, adapted in found.items():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch import nn
 
 from variants.errors import UserError, VariantError
-from variants.formats.single_file import COMPONENTS, components_named
+from variants.formats.diffusers.parts import COMPONENTS, components_named
 
 INDEX, CONFIG = "model_index.json", "config.json"
 
@@ -57,3 +59,19 @@ def _class_of(library: str, name: str) -> type:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise VariantError(f"{library} has no model {name!r}")
     return found
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """transformers without its progress bars and its advice on weights that the adapter brings."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

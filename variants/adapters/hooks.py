@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from variants.adapters.late import Late
 from variants.errors import VariantError
 from variants.layer import LOW_PRECISION, AdapterLayer
-from variants.sites.experts import ExpertMap, without_number
-from variants.sites.patches import Patches
-from variants.sites.rows import Cut
+from variants.sites.kinds.experts import ExpertMap, without_number
+from variants.sites.kinds.patches import Patches
+from variants.sites.kinds.rows import Cut
 
 
 class Passes:
@@ -39,6 +39,9 @@ class Passes:
 
 class SiteAdapters(nn.Module):
     """The layers of one module, in the order of the output features they adapt."""
+
+    adds_to_base = True
+    """A plain model lacks it (`variants.saving`)."""
 
     def __init__(self, layers: Sequence[AdapterLayer]) -> None:
         super().__init__()

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from variants.adapters import hooks
 from variants.adapters.adapter import Adapter, refuse_resized, refuse_unknown
 from variants.adapters.folding import merge_into
-from variants.adapters.saving import save_plain
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
+from variants.saving import save_plain
 from variants.variant import BaseVariant
 
 

@@ -1,6 +1,6 @@
 """Where an adapter sits: a linear map or a slice of one, seen as an (out, in) matrix, or another module as a whole.
 
-A convolution is a linear map of patches (`variants.sites.patches`).
+A convolution is a linear map of patches (`variants.sites.kinds.patches`).
 
 A site alone reads and writes base weights; how they are kept is known to `variants.sites.kinds`.
 """
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from variants.errors import VariantError
-from variants.sites.kinds import Plain, Quantised, is_conv1d, is_linear, kind_of
-from variants.sites.patches import Window
-from variants.sites.rows import Rows
+from variants.sites.kinds import Quantised, is_conv1d, is_linear, kind_of
+from variants.sites.kinds.patches import Window
+from variants.sites.kinds.plain import Plain
+from variants.sites.kinds.rows import Rows
 from variants.wrappers import in_shards
 
 __all__ = ["ModuleSite", "Site", "is_conv1d", "is_linear"]
@@ -41,7 +42,7 @@ class Site:
         path: name in files and patterns: the module's name, plus the slice's label where it is a slice.
         module_path: the module's own name in the model.
         start, stop: the slice of the output features; the whole of them by default.
-        period: after how many features the slice begins anew (`variants.sites.rows`); by default it does not.
+        period: after how many features the slice begins anew (`variants.sites.kinds.rows`); by default it does not.
         kind: how the module keeps its weight; None where it is no linear map.
         rows: the features that it covers, of the module's.
     """

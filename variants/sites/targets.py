@@ -11,8 +11,8 @@ from torch import nn
 from variants.errors import VariantError
 from variants.sites.architectures import architecture_of
 from variants.sites.candidates import CONV, HEAD, Candidates, candidates, tensors
-from variants.sites.experts import ExpertMap, show, without_number
 from variants.sites.family import Fused
+from variants.sites.kinds.experts import ExpertMap, show, without_number
 from variants.sites.misses import covers, ends_with, matches, no_match
 from variants.sites.ranges import block_number, chosen_blocks, ranges
 from variants.sites.site import Site

@@ -16,10 +16,10 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError
 from variants.formats.boundary import check, read_tensors, refusing
 from variants.formats.common import base_of
+from variants.formats.diffusers.parts import COMPONENTS, Learnt, Report, component_of, installed
 from variants.formats.diffusers.writing import FILE, METADATA
 from variants.formats.peft.common import flat
 from variants.formats.peft.patterns import Patterns
-from variants.formats.single_file import COMPONENTS, Learnt, Report, component_of, installed
 from variants.sites.kinds import is_linear
 
 _ENDS = re.compile(

@@ -18,10 +18,10 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.formats.common import copies
+from variants.formats.diffusers.parts import COMPONENTS, Parts, parts_of
 from variants.formats.peft.as_lora import AsLoRA
 from variants.formats.peft.common import NAMES, number, shaped
 from variants.formats.peft.writing import target_modules
-from variants.formats.single_file import COMPONENTS, Parts, parts_of
 
 FILE = "pytorch_lora_weights.safetensors"
 METADATA = "lora_adapter_metadata"

@@ -13,9 +13,9 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError
 from variants.formats.boundary import read_tensors, refusing
 from variants.formats.common import base_of
+from variants.formats.diffusers.parts import Learnt, Report, component_of, components_for, installed
 from variants.formats.kohya import names
 from variants.formats.kohya.weights import KNOWN, learnt
-from variants.formats.single_file import Learnt, Report, component_of, components_for, installed
 from variants.sites.kinds import kind_of
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from variants.errors import VariantError
-from variants.formats.single_file import Learnt
+from variants.formats.diffusers.parts import Learnt
 
 _LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 KNOWN = frozenset(

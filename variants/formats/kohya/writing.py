@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
+from variants.formats.diffusers.parts import COMPONENTS, Parts, parts_of
 from variants.formats.kohya import names
 from variants.formats.peft.as_lora import AsLoRA
 from variants.formats.peft.common import Map, number
-from variants.formats.single_file import COMPONENTS, Parts, parts_of
 
 _BASES = {768: "sd_v1", 1024: "sd_v2", 2048: "sdxl_base_v1-0"}
 """sd-scripts' name of a base model, by the width of the text that its UNet reads."""

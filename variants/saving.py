@@ -10,7 +10,6 @@ from typing import Any
 
 from torch import nn
 
-from variants.adapters.hooks import SiteAdapters
 from variants.new_tokens import own_keys, written
 
 
@@ -27,10 +26,15 @@ def save_bare(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         return type(self).save_pretrained(self, *args, **kwargs)
 
 
+def _adds(module: nn.Module | None) -> bool:
+    """Whether a module is what adapters have put on another one (`variants.adapters.hooks`)."""
+    return getattr(module, "adds_to_base", False)
+
+
 @contextmanager
 def _bare(model: nn.Module) -> Iterator[None]:
     """``with`` this, no module has its adapters as a child."""
-    adapted = [m for m in model.modules() if isinstance(m._modules.get("adapter"), SiteAdapters)]
+    adapted = [m for m in model.modules() if _adds(m._modules.get("adapter"))]
     children = [module._modules.pop("adapter") for module in adapted]
     try:
         yield
@@ -50,7 +54,7 @@ def save_pretrained(
     A call that names ``state_dict`` gets all that it names, the adapters included, and None is the whole model: so
     do loops that go on from what they wrote (transformers' Trainer, accelerate).
     """
-    adapters = {f"{name}." for name, m in self.named_modules() if isinstance(m, SiteAdapters)} | {*own_keys(self)}
+    adapters = {f"{name}." for name, m in self.named_modules() if _adds(m)} | {*own_keys(self)}
     plain, kept, seen = state_dict is _PLAIN, {}, set()
     with written(self):
         for key, tensor in (self.state_dict() if plain or state_dict is None else state_dict).items():

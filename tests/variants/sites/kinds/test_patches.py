@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from variants import DoRA, LoRA, VariantError, attach
 from variants.contract.models import shift
-from variants.sites.kinds import no_map
-from variants.sites.patches import Patches, Window, in_rows
+from variants.sites.kinds.convolution import no_map
+from variants.sites.kinds.patches import Patches, Window, in_rows
 from variants.sites.site import Site
 from variants.sites.targets import find_sites
 
