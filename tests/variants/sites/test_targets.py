@@ -164,11 +164,8 @@ def test_vit_has_each_role_once_in_each_block() -> None:
 @pytest.mark.parametrize(("name", "changes"), [*((n, {}) for n in HEADS), ("deberta-v2", {"share_att_key": True})])
 def test_all_linear_is_every_map_of_the_backbone(name: str, changes: dict) -> None:
     model = MODELS[name](**changes)
-    backbone = (
-        {path for path, m in model.named_modules() if is_linear(m) and m.weight.ndim == 2}
-        - HEADS[name]
-        - OUTSIDE.get(name, set())
-    )
+    maps = {path for path, m in model.named_modules() if is_linear(m) and m.weight.ndim == 2}  # no convolutions
+    backbone = maps - HEADS[name] - OUTSIDE.get(name, set())
     assert set(paths(model, "all-linear")) == backbone
 
 
