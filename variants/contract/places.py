@@ -17,8 +17,10 @@ from variants.contract.models import (
     SPLIT,
     NotApplicable,
     Subject,
+    adapter_parameters,
     distance,
 )
+from variants.errors import VariantError
 from variants.layer import AdapterLayer
 
 
@@ -117,44 +119,53 @@ def convolutions(subject: Subject) -> None:
     where, x = subject.retargeted("conv*"), TinyImages.inputs()
     on_patches = subject.trained(TinyImages(subject.width, formed=True).eval(), **where)
     convolved = subject.trained(TinyImages(subject.width).eval(), **where)
+    if not adapter_parameters(on_patches):
+        raise NotApplicable("it finds nothing to train in convolutions")
     convolved.load_state_dict(on_patches.state_dict())
-    expected, gradients = _pass(on_patches, x)
-    _compare("", _pass(convolved, x), expected, gradients)
+    _compare("", convolved, on_patches, x)
     if find_spec("variants.acceleration") is not None:  # the folder may be deleted
         from variants.acceleration import accelerated
         from variants.acceleration.basics.policy import for_graph
 
-        with for_graph(), accelerated(convolved):
-            _compare(", accelerated,", _pass(convolved, x), expected, gradients)
+        with for_graph(), accelerated(on_patches), accelerated(convolved):
+            _compare(", accelerated,", convolved, on_patches, x)
     if subject.variant.mergeable:
-        _merged(convolved, x)
+        _compare_merged(convolved, on_patches, x)
+
+
+def _compare(how: str, convolved: AdaptedModel, on_patches: AdaptedModel, x: Tensor) -> None:
+    (output, gradients), (expected, known) = _pass(convolved, x), _pass(on_patches, x)
+    off, allowed = distance(output, expected), 1e-5 * (1 + expected.abs().max().item())
+    require(off < allowed, f"on convolutions{how} the output differs by {off:.1e} from nn.Linear over their patches")
+    require(gradients.keys() == known.keys(), f"on convolutions{how} other tensors have a gradient")
+    for name, gradient in known.items():
+        off = distance(gradients[name], gradient) / (1 + gradient.abs().max().item())
+        require(off < 1e-4, f"on convolutions{how} the gradient of {name} is off by {off:.1e}")
 
 
 def _pass(adapted: AdaptedModel, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     """The output, and the gradient of each trained tensor."""
     adapted.model.zero_grad()
     output = adapted.model(x)
-    output.square().sum().backward()
+    if output.requires_grad:
+        output.square().sum().backward()
     return output.detach(), {n: t.grad.clone() for n, t in adapted.trained().items() if t.grad is not None}
 
 
-def _compare(how: str, found: tuple[Tensor, dict[str, Tensor]], expected: Tensor, gradients: dict[str, Tensor]) -> None:
-    off = distance(found[0], expected)
-    allowed = 1e-5 * (1 + expected.abs().max().item())
-    require(off < allowed, f"on convolutions{how} the output differs by {off:.1e} from nn.Linear over their patches")
-    require(found[1].keys() == gradients.keys(), f"on convolutions{how} other tensors have a gradient")
-    for name, gradient in gradients.items():
-        off = distance(found[1][name], gradient) / (1 + gradient.abs().max().item())
-        require(off < 1e-4, f"on convolutions{how} the gradient of {name} is off by {off:.1e}")
-
-
 @torch.no_grad()
-def _merged(adapted: AdaptedModel, x: Tensor) -> None:
-    model, before = adapted.model, adapted.model(x)
+def _compare_merged(convolved: AdaptedModel, on_patches: AdaptedModel, x: Tensor) -> None:
+    try:
+        on_patches.merge()
+    except VariantError:  # which is no matter of convolutions
+        return
+    model, before = convolved.model, convolved.model(x)
     base = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    adapted.merge()
+    convolved.merge()
+    for name, map_ in model.convs.items():
+        off = distance(map_.weight.flatten(1), on_patches.model.convs[name].weight)
+        require(off < 1e-4, f"merged into convolutions, {name} differs by {off:.1e} from nn.Linear over its patches")
     off = distance(model(x), before)
     require(off < 1e-4 * (1 + before.abs().max().item()), f"merged into convolutions, the model is off by {off:.1e}")
-    adapted.unmerge()
+    convolved.unmerge()
     changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, base[name])]
     require(not changed, f"unmerging does not restore {changed[0] if changed else ''} of a convolution")
