@@ -119,6 +119,7 @@ FLOORS = {
         "efficiency/jobs",
         "efficiency/scaling",
         "efficiency",
+        "efficiency/memory",
     ),
 }
 """Rooms from the lowest floor to the highest: each may import from those before it."""
