@@ -61,7 +61,7 @@ def test_a_terminal(call, monkeypatch) -> None:
         (["nothing"], "there is no run, adapter or model 'nothing'"),
         (["embedded", "--text", " "], "--text is empty"),
         (["embedded", "--temperature", "-1"], "must lie between 0 and 100, not -1"),
-        (["embedded", "--max_new_tokens", "many"], "invalid int value: 'many'"),
+        (["embedded", "--max_new_tokens", "many"], "--max_new_tokens must be a whole number, not 'many'"),
         (["embedded", "--temprature", "1"], "did you mean --temperature"),
     ],
 )
