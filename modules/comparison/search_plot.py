@@ -45,8 +45,6 @@ def rates(figure: Figure, comparison: Comparison, rows: Sequence[Row], trials: T
     for row in rows:
         good = [each for each in trials[row.name] if each.score is not None]
         tops = {rate: max(t.score for t in good if t.point["lr"] == rate) for rate in {t.point["lr"] for t in good}}
-        if not tops:
-            continue
         scale, label = _units(metric, good)
         line, mark = sorted(tops), found[row.variant]
         places = [scale * tops[rate] for rate in line]
@@ -63,8 +61,9 @@ def rates(figure: Figure, comparison: Comparison, rows: Sequence[Row], trials: T
 
 
 def with_rates(rows: Sequence[Row], trials: Trials) -> list[Row]:
-    """The rows whose learning rate was searched, if there are several."""
-    found = [row for row in rows if row.name in trials and any(each.key == "lr" for each in row.space)]
+    """The rows whose learning rate was searched and that have a score, if there are several."""
+    scored = [row for row in rows if any(each.score is not None for each in trials.get(row.name, ()))]
+    found = [row for row in scored if any(each.key == "lr" for each in row.space)]
     return found if len(found) > 1 else []
 
 

@@ -16,8 +16,8 @@ SHORT = "--max_new_tokens", "4"
 def call(capsys, monkeypatch):
     """Run the command on what is piped in; its exit code, output and errors."""
 
-    def run(*words: str, piped: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.stdin", io.StringIO(piped))
+    def run(*words: str, piped: str = "", stdin: type[io.StringIO] = io.StringIO) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.stdin", stdin(piped))
         return guarded(lambda: chat.main([*words])), *capsys.readouterr()
 
     return run
@@ -31,11 +31,14 @@ def test_a_message_a_pipe_and_a_whole_text(call) -> None:
     assert (code, out) == (0, 2 * alone), "a turn for each line; an empty one is none; /reset forgets; /exit ends"
 
 
-def test_a_terminal(call, monkeypatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
+class Terminal(io.StringIO):
+    """What a person types into."""
 
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal(call, monkeypatch) -> None:
     typed = iter(["/help", "a" * 3000, "Say red"])
 
     def read(prompt: str) -> str:
@@ -45,8 +48,7 @@ def test_a_terminal(call, monkeypatch) -> None:
             raise KeyboardInterrupt from None
 
     monkeypatch.setattr("builtins.input", read)
-    monkeypatch.setattr(io, "StringIO", Terminal)  # what `call` pipes in
-    code, out, err = call("embedded", *SHORT)
+    code, out, err = call("embedded", *SHORT, stdin=Terminal)
     title, commands, again, *answer = out.splitlines()
     assert code == 0 and title.startswith("embedded: LlamaForCausalLM") and commands == again == chat.COMMANDS
     assert "".join(answer).strip(), "a text too long is one line, and the talk goes on"
@@ -59,7 +61,7 @@ def test_a_terminal(call, monkeypatch) -> None:
         (["nothing"], "there is no run, adapter or model 'nothing'"),
         (["embedded", "--text", " "], "--text is empty"),
         (["embedded", "--temperature", "-1"], "must lie between 0 and 100, not -1"),
-        (["embedded", "--max_new_tokens", "many"], "invalid int value: 'many'"),
+        (["embedded", "--max_new_tokens", "many"], "--max_new_tokens must be a whole number, not 'many'"),
         (["embedded", "--temprature", "1"], "did you mean --temperature"),
     ],
 )

@@ -47,13 +47,13 @@ def run(options: argparse.Namespace) -> int:
     path = options.out / f"memory-{slug(about['device'], device.type)}.json"
     rows: dict[str, Any] = (read_json(path) or {}).get("rows", {}) if path.is_file() else {}
     for name in options.shapes:
-        about_row = {
+        row = {
             "shape": name,
             "scheme": options.quantise,
             "optimizer": options.optimizer,
             "tokens": options.tokens,
         }
-        key = " ".join(str(value) for value in (*about_row.values(), options.cap) if value)
+        key = " ".join(str(value) for value in (*row.values(), options.cap) if value)
         if key in rows and "failed" not in rows[key]:
             print(f"{key}: measured before")
             continue
@@ -92,6 +92,6 @@ def markdown(rows: dict[str, Any]) -> str:
 
 
 def _gb(value: float | None) -> str:
-    return (
-        "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"
-    )
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}" if value >= 0.1 else f"{value:.2g}"

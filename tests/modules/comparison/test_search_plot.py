@@ -26,3 +26,5 @@ def test_each_row_has_its_best_score_at_each_rate(make) -> None:
     assert drawn == {name: ([0.01, 0.1], [-2.0, -5.0]) for name in ("lora", "dora")}
     assert (axis.get_xscale(), axis.get_ylabel()) == ("log", "dev neg_perplexity")
     assert not with_rates(every[:1], trials), "of one row `search` has it all"
+    diverged = [Trial({"r": 1, "lr": 0.01}, (), None, "diverged")]
+    assert not with_rates(every, trials | {"dora": diverged}), "a row without a score has no curve"

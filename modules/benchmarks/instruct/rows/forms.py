@@ -60,7 +60,16 @@ def _text(row: Mapping[str, Any], key: str, empty: bool = False) -> str:
         raise Malformed(f"{key!r} is {_type(value)}, and no text: write it in quotes")
     if not empty and not value.strip():
         raise Malformed(f"{key!r} is empty: leave such rows out")
-    return value
+    return _whole(value, repr(key))
+
+
+def _whole(text: str, where: str) -> str:
+    """The text, if it is one: JSON can write half of a pair of surrogates, which no tokenizer reads."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise Malformed(f"{where} has half a character, \\u{ord(text[error.start]):04x}: take it out") from None
+    return text
 
 
 def _extras(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,7 +105,7 @@ def _turns(value: Any, key: str) -> tuple[Message, ...]:
             raise Malformed(f"{key!r}: message {number} has the role {role!r}; known are {', '.join(ROLES)}")
         if not isinstance(text, str) or (ROLES[role] == "assistant" and not text.strip()):
             raise Malformed(f"{key!r}: message {number} has no text as its content")
-        found.append((ROLES[role], text))
+        found.append((ROLES[role], _whole(text, f"{key!r}: message {number}")))
     return tuple(found)
 
 

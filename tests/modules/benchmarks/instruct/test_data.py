@@ -32,4 +32,4 @@ def test_a_row_of_which_no_response_is_left_is_named(tokenizer):
     with pytest.raises(UserError, match="train row 2: its instruction fills max_length 20, .*1 rows are so"):
         tokens_in([SHORT, LONG, SHORT], "train", tokenizer, 20, "responses", "hash")
     tokens, _ = tokens_in([SHORT, LONG], "train", tokenizer, 20, "all", "hash")
-    assert tokens.labels.tolist() == [14, 19], "with the loss on everything it has something to teach"
+    assert tokens.labels.tolist() == [13, 19], "all but the first: such a row can teach something"

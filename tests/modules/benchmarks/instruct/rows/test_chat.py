@@ -78,12 +78,13 @@ def test_an_answer_ends_with_what_the_template_ends_a_turn_with(tokenizer):
 
 def test_a_tokenizer_that_begins_texts_with_a_token_begins_prompts_with_it():
     """As LLaMA's: the prompt of LLM-Adapters goes through the tokenizer as a text there."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     words = {"<s>": 0, "</s>": 1, "<unk>": 2} | {chr(code): code for code in range(3, 128)}
     inner = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    inner.decoder = decoders.Fuse()
     inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     own = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     assert prepare(own, None) == "chat template: alpaca, as the tokenizer has none"

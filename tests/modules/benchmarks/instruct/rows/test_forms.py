@@ -48,6 +48,8 @@ def test_a_form_is_found_and_read(row, expected):
         ({"instruction": 3, "output": "b"}, "'instruction' is a number, and no text"),
         ({"instruction": "a", "output": "b", "answer": "c", "options": ["d", "e"]}, "'c' is none of its options: d, e"),
         ({"text": ["a"]}, "'text' is a list"),
+        ({"text": "a\ud83d"}, "'text' has half a character, .ud83d: take it out"),
+        ({"messages": [{"role": "user", "content": "\ud83d"}, CHAT[1]]}, "message 1 has half a character"),
     ],
 )
 def test_what_is_malformed_is_named(row, said):
