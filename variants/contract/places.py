@@ -75,7 +75,7 @@ class TinyImages(nn.Module):
             weights under the same name.
     """
 
-    CHANNELS = 3
+    CHANNELS = 8
 
     def __init__(self, width: int = 16, formed: bool = False) -> None:
         super().__init__()

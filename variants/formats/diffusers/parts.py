@@ -10,7 +10,7 @@ import logging
 import math
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -79,7 +79,7 @@ class Learnt(NamedTuple):
     """What a file has for one map.
 
     Attributes:
-        tensors: by the names of LoRA's and DoRA's layers, as matrices and vectors.
+        tensors: by the names of LoRA's, DoRA's or LoHa's layers, as matrices and vectors.
         alpha: α; the update is multiplied by α/r.
         kernel: (C, k, k) of a convolution, else ().
     """
@@ -87,6 +87,16 @@ class Learnt(NamedTuple):
     tensors: dict[str, Tensor]
     alpha: float
     kernel: tuple[int, ...] = ()
+
+    @property
+    def method(self) -> str:
+        """Whose names they are."""
+        return "loha" if "A1" in self.tensors else "dora" if "magnitude" in self.tensors else "lora"
+
+    @property
+    def r(self) -> int:
+        """The rank."""
+        return len(self.tensors["A1" if self.method == "loha" else "lora_A"])
 
 
 @dataclass
@@ -130,28 +140,28 @@ class Report:
 def installed(
     model: nn.Module | AdaptedModel, where: Path, learnt: Mapping[str, Learnt], name: str, rslora: bool = False
 ) -> AdaptedModel:
-    """An adapter, LoRA or DoRA, of what a file has for each map.
+    """An adapter, LoRA, DoRA or LoHa, of what a file has for each map.
 
     Args:
         learnt: by the path of the map's module.
         name: of the new adapter.
 
     Raises:
-        VariantError: some maps have a magnitude and others none, or a tensor does not fit.
+        VariantError: the maps are of several methods, or a tensor does not fit.
     """
     base = base_of(model)
-    kinds = {"dora" if "magnitude" in each.tensors else "lora" for each in learnt.values()}
+    kinds = {each.method for each in learnt.values()}
     if len(kinds) > 1:
-        raise VariantError(f"{where} is DoRA at some maps and LoRA at others, which no one method is")
+        raise VariantError(f"{where} is {' at some maps and '.join(sorted(kinds))} at others, which no one method is")
     known = dict(base.named_modules())
     order = {path: number for number, path in enumerate(known)}
     sites = [Site(known[path], path, path) for path in sorted(learnt, key=order.__getitem__)]
-    sizes = {path: (len(each.tensors["lora_A"]), each.alpha) for path, each in learnt.items()}
+    sizes = {path: (each.r, each.alpha) for path, each in learnt.items()}
     r, alpha = Counter(sizes.values()).most_common(1)[0][0]
     options = {
         "r": r,
         "alpha": alpha,
-        "rslora": rslora,
+        **({"rslora": True} if rslora else {}),
         "target": name_target(base, sites, is_stand_in(base)),
         "per_layer": {path: {"r": k, "alpha": a} for path, (k, a) in sizes.items() if (k, a) != (r, alpha)},
     }
@@ -181,11 +191,14 @@ class Parts(NamedTuple):
         return found.alpha * math.sqrt(found.r) if self.rslora else found.alpha
 
 
-def parts_of(adapted: AdaptedModel, as_lora: bool | AsLoRA, form: str) -> Parts:
+def parts_of(
+    adapted: AdaptedModel, as_lora: bool | AsLoRA, form: str, methods: Sequence[str] = ("lora", "dora")
+) -> Parts:
     """The active adapter's maps, as a file of a diffusion model can hold them.
 
     Args:
         form: the format's name, for messages.
+        methods: that have a form of their own in it.
 
     Raises:
         VariantError: it cannot, by the method or by what is trained beside its layers.
@@ -196,7 +209,9 @@ def parts_of(adapted: AdaptedModel, as_lora: bool | AsLoRA, form: str) -> Parts:
     if as_lora:
         maps, left_out = lora_maps(adapted, as_lora if isinstance(as_lora, AsLoRA) else AsLoRA())
         return Parts("lora", maps, False, left_out)
-    own = name in ("lora", "dora") and not adapted.variant.subtract_initial and adapted.layers
+    own = name in methods and not adapted.variant.subtract_initial and adapted.layers
     if not own or any(type(layer) is not resolve(name).layer for layer in adapted.layers):
-        raise VariantError(f"{form} files have no form for {name}, only for lora and dora{way_to_lora(adapted)}")
-    return Parts(name, maps_of_modules(adapted), adapted.variant.rslora, {})
+        raise VariantError(
+            f"{form} files have no form for {name}, only for {' and '.join(methods)}{way_to_lora(adapted)}"
+        )
+    return Parts(name, maps_of_modules(adapted), getattr(adapted.variant, "rslora", False), {})

@@ -15,7 +15,7 @@ from variants.formats.boundary import read_tensors, refusing
 from variants.formats.common import base_of
 from variants.formats.diffusers.parts import Learnt, Report, component_of, components_for, installed
 from variants.formats.kohya import names
-from variants.formats.kohya.weights import KNOWN, learnt
+from variants.formats.kohya.weights import KNOWN, all_loha, learnt
 from variants.sites.kinds import kind_of
 
 
@@ -24,7 +24,8 @@ def load(
 ) -> AdaptedModel:
     """Put what a file has for a model on it, or beside the adapters of an attached one.
 
-    LoRA and DoRA come as they are; LoHa and LoKr as the LoRA that computes the same.
+    LoRA, DoRA and files of nothing but LoHa come as they are; LoKr, and LoHa beside others, as the LoRA that computes
+    the same.
 
     Args:
         component: which of a pipeline's models it is; None: as its class tells.
@@ -52,9 +53,10 @@ def load(
             else:
                 report.elsewhere[own] += 1
         report.check(base)
+        known = all_loha(groups) or {where: learnt(where, group) for where, group in groups.items()}
         parts: dict[str, Learnt] = {}
-        for where, group in groups.items():
-            for path_, part in _split(base, where, places[where], learnt(where, group)).items():
+        for where, found_there in known.items():
+            for path_, part in _split(base, where, places[where], found_there).items():
                 if path_ in parts:
                     raise VariantError(f"{file} has {path_} under two names, one of them {where}")
                 parts[path_] = part
@@ -65,15 +67,15 @@ def _split(base: nn.Module, where: str, place: names.Place, found: Learnt) -> di
     """What a file has for maps that it has as one, for each of them: rows of B, and the same A."""
     modules = [base.get_submodule(path) for path in place]
     widths = [kind_of(module).shape(module)[0] for module in modules]
-    if sum(widths) != len(found.tensors["lora_B"]):
-        of = len(found.tensors["lora_B"])
+    of = len(found.tensors["B1" if found.method == "loha" else "lora_B"])
+    if sum(widths) != of:
         raise VariantError(f"{where} has {of} outputs in the file and {sum(widths)} in the model")
     if len(place) == 1:
         return {place[0]: found}
 
     def rows(key: str, tensor: Tensor, number: int) -> Tensor:
         start = sum(widths[:number])
-        return tensor if key == "lora_A" else tensor[start : start + widths[number]]
+        return tensor if key in ("lora_A", "A1", "A2") else tensor[start : start + widths[number]]
 
     return {
         path: found._replace(tensors={key: rows(key, tensor, i) for key, tensor in found.tensors.items()})

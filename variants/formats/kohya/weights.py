@@ -1,7 +1,7 @@
 """What kohya's files hold of one map, by method: LoRA, DoRA, LoHa and LoKr, as LoRA's or DoRA's factors.
 
-LoHa's and LoKr's updates become LoRA of the rank that holds them exactly. Sources of the forms: sd-scripts
-(networks/lora.py) and LyCORIS (lycoris/modules/loha.py, lokr.py, locon.py).
+LoKr's updates become LoRA of the rank that holds them exactly, and so do LoHa's where they stand beside others. Sources
+of the forms: sd-scripts (networks/lora.py) and LyCORIS (lycoris/modules/loha.py, lokr.py, locon.py).
 """
 
 from __future__ import annotations
@@ -14,7 +14,9 @@ from torch import Tensor
 from variants.errors import VariantError
 from variants.formats.diffusers.parts import Learnt
 
-_LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+LOHA_NAMES = {"B1": "hada_w1_a", "A1": "hada_w1_b", "B2": "hada_w2_a", "A2": "hada_w2_b"}
+"""LoHa's tensors by our names -> by LyCORIS'."""
+_LOHA = tuple(LOHA_NAMES.values())
 KNOWN = frozenset(
     ("lora_down.weight", "lora_up.weight", "lora_mid.weight", "alpha", "dora_scale")
     + (*_LOHA, "hada_t1", "hada_t2")
@@ -41,6 +43,19 @@ def learnt(where: str, own: Mapping[str, Tensor]) -> Learnt:
     if "dora_scale" in own:
         raise VariantError(f"{where} is {kind} with a dora_scale, which has no counterpart")
     return _as_lora(*(_loha(where, own) if kind == "hada" else _lokr(where, own)))
+
+
+def all_loha(groups: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Learnt] | None:
+    """What a file has where all of it is LoHa as the method here is, without kernels between factors; else None."""
+    if not all(set(own) - {"alpha"} == set(_LOHA) for own in groups.values()):
+        return None
+    found = {}
+    for where, own in groups.items():
+        tensors = {name: own[key].flatten(1) for name, key in LOHA_NAMES.items()}
+        if len(tensors["A1"]) != len(tensors["A2"]):
+            return None
+        found[where] = Learnt(tensors, _alpha(own, len(tensors["A1"])))
+    return found
 
 
 def _alpha(own: Mapping[str, Tensor], r: int) -> float:

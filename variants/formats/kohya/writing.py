@@ -18,6 +18,7 @@ from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.formats.diffusers.parts import COMPONENTS, Parts, parts_of
 from variants.formats.kohya import names
+from variants.formats.kohya.weights import LOHA_NAMES
 from variants.formats.peft.as_lora import AsLoRA
 from variants.formats.peft.common import Map, number
 
@@ -44,7 +45,7 @@ def save(adapters: Mapping[str, AdaptedModel], file: str | os.PathLike, as_lora:
     for component, adapted in adapters.items():
         if component not in COMPONENTS:
             raise VariantError(f"{component!r} is no model of a pipeline: choose {', '.join(COMPONENTS)}")
-        parts = parts_of(adapted, as_lora, "kohya's")
+        parts = parts_of(adapted, as_lora, "kohya's", ("lora", "dora", "loha"))
         methods.add(parts.method)
         left = dict(parts.maps)
         for name, place in names.written(adapted.model, component).items():
@@ -53,7 +54,7 @@ def save(adapters: Mapping[str, AdaptedModel], file: str | os.PathLike, as_lora:
             if own := [path for path in place if left.pop(path, None)]:
                 found, alpha = _together(adapted.model, place, own, parts)
                 tensors |= {f"{name}.{key}": tensor for key, tensor in found.items()}
-                every.append((len(found["lora_down.weight"]), alpha, found["lora_down.weight"].ndim > 2))
+                every.append((parts.maps[own[0]].r, alpha, parts.maps[own[0]].site.window is not None))
         if left:
             raise VariantError(f"kohya's files have no name for {next(iter(left))}")
     content = {
@@ -77,7 +78,7 @@ def _together(
     if len(place) == 1:
         return _tensors(first, first.tensors, alpha), alpha
     if parts.method != "lora":
-        raise VariantError(f"kohya's files have {', '.join(place)} as one map: dora cannot be so")
+        raise VariantError(f"kohya's files have {', '.join(place)} as one map: {parts.method} cannot be so")
     widths = [model.get_submodule(path).weight.shape[0] for path in place]
     factors = [(maps[path].tensors["lora_A"], maps[path].tensors["lora_B"]) if path in maps else None for path in place]
     known = [pair for pair in factors if pair is not None]
@@ -98,6 +99,8 @@ def _together(
 
 def _tensors(found: Map, own: Mapping[str, Tensor], alpha: float) -> dict[str, Tensor]:
     window = found.site.window
+    if "A1" in own:
+        return {key: own[name] for name, key in LOHA_NAMES.items()} | {"alpha": torch.tensor(alpha)}
     a, b = own["lora_A"], own["lora_B"]
     tensors = {
         "lora_down.weight": a if window is None else window.kernels(a),
@@ -121,10 +124,11 @@ def _header(
     convolutions = [size for size in every if size[2]]
     r, alpha = commonest([size for size in every if not size[2]] or every)
     more: dict[str, str] = {"algo": "lora", "dora_wd": "True"} if "dora" in methods else {}
+    more |= {"algo": "loha"} if "loha" in methods else {}
     if convolutions:
         conv = commonest(convolutions)
         more |= {"conv_dim": str(conv[0]), "conv_alpha": str(number(conv[1]))}
-    module = "lycoris.kohya" if "dora" in methods else "networks.lora"
+    module = "networks.lora" if methods == {"lora"} else "lycoris.kohya"
     if any(type(adapted.model).__name__.startswith("Flux") for adapted in adapters.values()):
         module, base = "networks.lora_flux", "flux1"
     else:

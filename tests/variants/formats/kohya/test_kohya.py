@@ -19,10 +19,12 @@ from variants import DoRA, LoRA, VariantError, attach, formats
 from variants.contract.models import shift
 from variants.formats import kohya
 from variants.formats.kohya.names import places
+from variants.methods.loha import LoHa
 
 UNET = "UNet2DConditionModel"
 BLOCK = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0"
 CONV, LINEAR = "lora_unet_down_blocks_0_resnets_0_conv1", f"{BLOCK}_attn1_to_q"
+PLACE = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 
 
@@ -178,6 +180,22 @@ def test_loha_and_lokr_come_as_the_lora_that_computes_the_same(tmp_path) -> None
     x = torch.randn(1, 8, 5, 5)
     expected = F.conv2d(F.conv2d(F.conv2d(x, t["lora_down.weight"]), t["lora_mid.weight"]), t["lora_up.weight"]) * 3 / 2
     assert torch.allclose(F.conv2d(x, delta), expected, atol=1e-4)
+
+
+def test_loha_alone_is_loha(tmp_path) -> None:
+    adapted = trained(diffusion_model(UNET), LoHa(r=2, alpha=3.0, target="to_q,conv1", per_layer={"*conv1": {"r": 3}}))
+    file = kohya.save({"unet": adapted}, tmp_path / "a.safetensors")
+    loaded = formats.load(diffusion_model(UNET), file)
+    assert isinstance(loaded.variant, LoHa)
+    assert all(torch.equal(loaded.state_dict()[key], tensor) for key, tensor in adapted.state_dict().items())
+    assert same_file(file, kohya.save({"unet": loaded}, tmp_path / "b.safetensors"))
+    with safe_open(file, "pt") as opened:
+        assert json.loads(opened.metadata()["ss_network_args"])["algo"] == "loha"
+    pair = {f"{CONV}.lora_down.weight": torch.ones(2, 8, 3, 3), f"{CONV}.lora_up.weight": torch.ones(8, 2, 1, 1)}
+    tensors = {key: tensor for key, tensor in load_file(file).items() if key.startswith(LINEAR)}
+    save_file(tensors | pair, file)  # beside another method it is LoRA
+    mixed, path = formats.load(diffusion_model(UNET), file), PLACE
+    assert type(mixed.variant) is LoRA and torch.allclose(update(mixed, path), update(adapted, path), atol=1e-5)
 
 
 def test_words_of_the_first_code_are_those_that_diffusers_maps(tmp_path) -> None:
