@@ -29,15 +29,19 @@ FLOORS = {
     "variants": (
         "start",
         "errors",
+        "schemes",
         "command_line",
         "schema",
         "atomic",
         "wrappers",
+        "fingerprint",
         "outside",
+        "sites/kinds",
         "sites",
         "layer",
         "prefix_room",  # of the three prefix methods
         "new_tokens",
+        "saving",
         "variant",
         "listing",
         "registry",
@@ -46,8 +50,13 @@ FLOORS = {
         "methods",
         "training",
         "adapters",
+        "parameter_budget",
+        "quantisation",
         "formats",
         "formats/peft",
+        "formats/diffusers",
+        "formats/kohya",
+        "pipeline",
         "loops",
         "base_model",
         "acceleration/basics",
@@ -74,6 +83,7 @@ FLOORS = {
         "embedded",
         "scores",
         "data",
+        "backbones/diffusion",
         "backbones",
         "acceleration",
         "benchmarks",
@@ -85,6 +95,7 @@ FLOORS = {
         "benchmarks/instruct/rows",
         "benchmarks/instruct/scores",
         "benchmarks/instruct",
+        "benchmarks/dreambooth",
         "pretraining",
         "training/parallel",
         "training/loggers",
@@ -169,7 +180,7 @@ def test_variants_know_neither_modules_nor_the_large_libraries() -> None:
             top = i.target.split(".")[0]
             if top in ("modules", "paper_repro"):  # not even for type checkers
                 found.add(f"{name} -> {i.target}")
-            if top in ("lightning", "transformers", "datasets", "peft") and i.level == "module":
+            if top in ("lightning", "transformers", "diffusers", "datasets", "peft") and i.level == "module":
                 found.add(f"{name} -> {i.target}")
     settle(found, set())
 

@@ -20,6 +20,7 @@ from modules.runs.trainer_options import check_trainer
 from variants.errors import UserError
 from variants.outside.files import code_hash
 from variants.outside.options import build
+from variants.schemes import check_installed
 from variants.variant import BaseVariant
 
 
@@ -49,10 +50,9 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     about: list[str] = []
     model, preset = choose_model(wishes, about)
     from modules.backbones.heads import pretrained_parts
-    from modules.backbones.loading import resolve
     from modules.backbones.weights import weights_hash
 
-    name, kind, folder = resolve(model, benchmark.embedded() if model == "embedded" else None)
+    name, kind, folder = benchmark.backbone(model)
     backbone = {"source": kind, "name": name, "spec": model, "hash": weights_hash(folder)}
     if parts := pretrained_parts(folder):
         backbone["frozen"] = parts
@@ -135,10 +135,7 @@ def _no_paper_model(benchmark: Benchmark) -> str:
 
 def open_source(wishes: Wishes) -> Source:
     """The rows' source for wishes that name their model: read once, it serves many plans."""
-    from modules.backbones.loading import resolve
-
-    model, own = wishes.model, wishes.benchmark
-    return own.source(resolve(model, own.embedded() if model == "embedded" else None)[1], wishes.data_dir)
+    return wishes.benchmark.source(wishes.benchmark.backbone(wishes.model)[1], wishes.data_dir)
 
 
 def _add(
@@ -197,6 +194,8 @@ def settings(wishes: Wishes, cls: type[BaseVariant], recipe: Recipe) -> tuple[di
     known.check(training, "settings")
     training["precision"] = str(wishes.trainer.get("precision", "32-true"))
     known.of(training)  # none that a run needs is lacking
+    if training.get("quantise"):
+        check_installed()
     return training, build(cls, recipe.options | wishes.options)
 
 

@@ -18,6 +18,7 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.starting import start_from
 from variants.formats.native import read_adapter
 from variants.outside.options import build
+from variants.quantisation import quantise
 from variants.registry import resolve
 from variants.sites.architectures import head_parameters
 
@@ -48,6 +49,10 @@ def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, AdaptedMode
                 if name in head:
                     parameter.copy_(head[name])
         counts.append(initialise(adapted, config, own))
+    if scheme := config.training.get("quantise"):
+        bits = torch.bfloat16 if "bf16" in config.training.get("precision", "") else None
+        note = quantise(adapted, scheme, compute_dtype=bits, device=None if devices.on_cpu(config) else "cuda")
+        prepared.notes = [*prepared.notes, note.words]
     prepared.data.seeds = [config.seed for config in configs]
     prepared.data.eval_batch_size = max(1, prepared.data.eval_batch_size // len(configs))
     return prepared, adapted, counts, precision

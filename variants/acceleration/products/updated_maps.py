@@ -112,7 +112,10 @@ class _Projected(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.values = values
         ctx.save_for_backward(*kept)
-        return rows(x) @ A.mT, x.view_as(x)
+        same = x.view_as(x)
+        if not ctx.needs_input_grad[0]:  # of embeddings nobody wants the gradient
+            ctx.mark_non_differentiable(same)
+        return rows(x) @ A.mT, same
 
     @staticmethod
     def backward(ctx: Any, of_z: Tensor | None, of_x: Tensor | None) -> tuple[Tensor | None, ...]:
