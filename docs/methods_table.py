@@ -26,7 +26,7 @@ from variants.variant import BaseVariant, Variant
 
 PAGES = Path(__file__).parent / "methods"
 README = PAGES / "README.md"
-COLUMNS = ("Method", "Source", "Equation", "Trained", "Merge", "W₀", "Seeds stacked", "PEFT's files")
+COLUMNS = ("Method", "Source", "Equation", "Trained", "Merge", "W₀", "4-bit", "Conv", "Seeds stacked", "PEFT's files")
 SIDE = 768
 
 
@@ -46,6 +46,8 @@ def _row(name: str) -> tuple[str, ...]:
         _trained(variant),
         _merges(variant),
         _weight(variant),
+        "no" if _trains_matrices(variant) else "yes",
+        "yes" if isinstance(variant, Variant) else "no",
         "yes" if why_not(variant) is None else "no",
         "both ways" if name in (*NAMES, *FORMS) else "as LoRA" if name in LORA else "no",
     )
@@ -69,6 +71,13 @@ def _merges(variant: BaseVariant) -> str:
     if not variant.mergeable:
         return "no"
     return "yes" if attach(Tiny(), _sized(variant)).layers else "in place"
+
+
+def _trains_matrices(variant: BaseVariant) -> bool:
+    """Weights of the base, which few bits cannot hold."""
+    model = Tiny()
+    parameters = dict(model.named_parameters())
+    return any(parameters[name].ndim > 1 for name in _sized(variant).trainable(model))
 
 
 def _trained(variant: BaseVariant) -> str:

@@ -275,7 +275,7 @@ class Acceleration(PlainComputation):
 
     def clip_in_step(self, optimizer: torch.optim.Optimizer, max_norm: float, clip: Clip) -> bool:
         """As a part of the optimizer's CUDA graph, where there is one."""
-        if not self.graphs:
+        if not hasattr(optimizer, "max_norm"):  # none that is a graph: a variant's own, for one
             return False
         optimizer.max_norm, optimizer.clip = max_norm, clip
         return True

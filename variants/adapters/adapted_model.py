@@ -133,10 +133,14 @@ class AdaptedModel(Switching):
         self.adapter.late.follow()
         self.variant.init_from_data(self.model, Batches(self.model, self.layers, batches, loss))
         if self.variant.subtract_initial:
-            active, adapter = self.active, self.adapter
-            self.deactivate()  # the base is whole again
-            adapter.subtract()
-            self.switch(active)
+            self.subtract()
+
+    def subtract(self, initial: dict[str, Tensor] | None = None) -> None:
+        """Take the delta of the active adapter's values, or of ``initial`` ones, off the base in place of its first."""
+        active, adapter = self.active, self.adapter
+        self.deactivate()  # the base is whole again
+        adapter.subtract(initial)
+        self.switch(active)
 
     def metrics(self) -> dict[str, float]:
         """The variant's figures about its own state."""

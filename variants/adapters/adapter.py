@@ -24,6 +24,8 @@ from variants.training.answers import completed_groups
 from variants.variant import BaseVariant
 
 log = logging.getLogger(__name__)
+INITIAL = "initial::"
+"""Before the names of an adapter's initial tensors in its file, where their delta is off the base."""
 
 
 @dataclass

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from variants import new_tokens
 from variants.adapters.adapted_model import AdaptedModel
+from variants.adapters.adapter import INITIAL
 from variants.atomic import write_atomic
 from variants.errors import VariantError
 from variants.fingerprint import alike
@@ -29,7 +30,6 @@ from variants.variant import BaseVariant
 
 TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
 FORMAT = 1
-_INITIAL = "initial::"
 _NAMES = dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None)
 _Base = TypedDict(
     "_Base",
@@ -67,7 +67,7 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
     adapter, folder = adapted.adapter, Path(folder)
     with adapted.apart():
         tensors = {k: t.detach().contiguous().cpu() for k, t in adapted.state_dict(trimmed=True).items()}
-        tensors |= {_INITIAL + k: t.contiguous().cpu() for k, t in adapter.initial.items()}
+        tensors |= {INITIAL + k: t.contiguous().cpu() for k, t in adapter.initial.items()}
         config = {
             "format": FORMAT,
             "variant": spec or spec_of(type(adapter.variant)),
@@ -134,7 +134,7 @@ def read_adapter(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, T
 def restore(adapted: AdaptedModel, folder: str | os.PathLike) -> None:
     """Give the active adapter the values it had when it was saved to ``folder``, in the same run."""
     _, tensors = read_adapter(folder)
-    adapted.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith(_INITIAL)})
+    adapted.load_state_dict({key: tensor for key, tensor in tensors.items() if not key.startswith(INITIAL)})
 
 
 def load(
@@ -169,9 +169,9 @@ def load(
             adapted = model
         else:
             adapted = AdaptedModel(base, head_parameters(base) if head is None else head)
-        initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
+        initial = {k[len(INITIAL) :]: t for k, t in tensors.items() if k.startswith(INITIAL)}
         with adapted.adding(name, method, config.get("seed", 0), initial):
-            adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
+            adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(INITIAL)})
             if quantised and (trained_on := config.get("base", {}).get("quantisation")):
                 scheme, dtype = scheme_in(trained_on, folder)
                 quantise(adapted, scheme, compute_dtype=dtype)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.errors import VariantError
-from variants.layer import full_precision
+from variants.layer import full_precision, wide
 from variants.methods.oft import Blocks, RotatedLayer, block_size, cayley
 from variants.registry import register
 from variants.variant import Variant
@@ -46,7 +46,7 @@ class BOFTLayer(RotatedLayer):
 
     def delta_weight(self) -> Tensor:
         """diag(s)·W₀Rᵀ - W₀."""
-        W, s = self.site.weight(), self.s[:, None]
+        W, s = wide(self.site.weight()), self.s[:, None]
         return s * super().delta_weight() + (s - 1) * W
 
 

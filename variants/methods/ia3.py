@@ -26,7 +26,7 @@ class IA3Layer(AdapterLayer):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """l ⊙ y, or y + W₀((l - 1) ⊙ x)."""
-        return y + self.site.times((self.l - 1) * x) if self.on_input else self.l * y
+        return y + self.site.times(((self.l - 1) * x).to(self.site.dtype)) if self.on_input else self.l * y
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """diag(l)·W₀ and l ⊙ b, or W₀·diag(l) and b."""

@@ -25,11 +25,11 @@ class RotatedLayer(AdapterLayer):
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """y + W₀(x(R - I))."""
-        return y + self.site.times(self.change(x))
+        return y + self.site.times(self.change(x).to(self.site.dtype))
 
     def delta_weight(self) -> Tensor:
         """W₀(R - I)ᵀ."""
-        W = self.site.weight()
+        W = wide(self.site.weight())
         return W @ self.change(torch.eye(W.shape[1]).to(W)).mT
 
 

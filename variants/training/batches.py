@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, wide
+from variants.sites.kinds.patches import in_rows
 
 Batch = dict[str, Tensor]
 
@@ -61,6 +62,7 @@ class Batches:
                 y.register_hook(lambda gradient: add(layer, x, gradient))
 
         def add(layer: AdapterLayer, x: Tensor, gradient: Tensor) -> None:
+            gradient = gradient if layer.site.window is None else in_rows(gradient)
             own = wide(layer.site.rows.of(gradient.movedim(-1, 0)).flatten(1)) @ wide(x).flatten(0, -2)
             path = layer.site.path
             sums[path] = sums[path] + own if path in sums else own
@@ -87,7 +89,9 @@ class Batches:
         """``with`` this, the model is in evaluation mode, and layers show what goes into their map and comes out."""
         training = self.model.training
         self.model.eval()
-        handles = [layer.site.module.register_forward_hook(_showing(layer, see)) for layer in self.layers]
+        handles = [
+            layer.site.module.register_forward_hook(_showing(layer, see), with_kwargs=True) for layer in self.layers
+        ]
         try:
             yield
         finally:
@@ -97,9 +101,9 @@ class Batches:
 
 
 def _showing(layer: AdapterLayer, see: Callable[[AdapterLayer, Tensor, Tensor], None]) -> Callable:
-    def hook(module: nn.Module, args: tuple, output: Any) -> None:
-        if args:
-            see(layer, args[0].detach(), output[0] if isinstance(output, tuple) else output)
+    def hook(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+        x, window = (args or tuple(kwargs.values()))[0].detach(), layer.site.window
+        see(layer, x if window is None else window.patches(x), output[0] if isinstance(output, tuple) else output)
 
     return hook
 

@@ -19,6 +19,6 @@ def forget(
         index: of stacked parameters (S, ...), the adapter whose share it is; None: all of it.
     """
     for parameter in parameters if optimizer is not None else ():
-        for state in optimizer.state.get(parameter, {}).values():
-            if isinstance(state, Tensor) and state.shape == parameter.shape:
+        for name, state in optimizer.state.get(parameter, {}).items():
+            if name != "step" and isinstance(state, Tensor) and state.shape == parameter.shape:
                 (state if index is None else state[index]).zero_()

@@ -22,8 +22,8 @@ from variants.adapters.stack import Stack
 from variants.contract.models import shift
 from variants.errors import UserError
 
-VARIANTS = [name for name in registry.BUILT_IN if name not in ("head", "full", "bitfit")]
-SIZES = {"r": 2, "p": 2, "init_r": 3, "target_r": 2, "top": 1}
+VARIANTS = [name for name in registry.BUILT_IN if name not in ("head", "full", "galore", "bitfit")]
+SIZES = {"r": 2, "p": 2, "init_r": 3, "target_r": 2, "top": 1, "block": 4, "n": 30}
 DROPPED = {"attention_dropout": 0.3, "resid_pdrop": 0.3}
 
 

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 
 from modules.acceleration.cuda_graphs import GraphedStep
 from tests.support.passes import IDS, adapted, distance, gpt2, loss_and_gradients, roberta
-from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, names, resolve
+from tests.support.small import small
+from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, names
 from variants.acceleration import accelerated
 from variants.acceleration.basics.policy import for_graph
 from variants.acceleration.products import low_rank
@@ -36,7 +37,7 @@ def computed(request):
 def test_prepared_is_the_plain_pass(name, build, device):
     """In fp32 to the last digits; over a bf16 base within bf16's rounding of what the fp32 pass gives."""
     try:
-        handle = adapted(build, resolve(name)(), False, device)
+        handle = adapted(build, small(name), False, device)
     except VariantError as refusal:
         pytest.skip(f"{name} does not fit this small model: {refusal}")
     if not handle.trained():
@@ -46,7 +47,7 @@ def test_prepared_is_the_plain_pass(name, build, device):
     assert abs(same - loss) <= 1e-6 * abs(loss) and distance(found, gradients) < 1e-4
     if list(handle.variant.trainable(handle.model)):
         return  # it trains base weights, which stay in fp32
-    low = adapted(build, resolve(name)(), True, device)
+    low = adapted(build, small(name), True, device)
     loss, gradients = loss_and_gradients(low, prepared=False)
     same, found = loss_and_gradients(low, prepared=True)
     assert abs(same - loss) <= 0.02 * abs(loss) and distance(found, gradients) < 0.1

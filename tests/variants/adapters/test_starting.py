@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from variants import AdaLoRA, LoRA, VariantError, attach
+from variants import EVA, AdaLoRA, LoRA, LoRAGA, VariantError, attach
 from variants.adapters.starting import start_from
-from variants.contract.models import Tiny, shift
+from variants.contract.models import Tiny, TinyText, shift
+from variants.formats.native import save_adapter
 from variants.methods.lora import LoRALayer
 
 
@@ -42,6 +44,23 @@ def test_buffers_that_outputs_depend_on_come_along() -> None:
     del tensors[next(name for name in tensors if name.endswith("offset"))]
     with pytest.raises(VariantError, match="cannot start from elsewhere: .*offset is not there in the shape"):
         start_from(attach(Tiny(), WithOffset(r=2)), tensors, "elsewhere")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variant", [LoRAGA(r=2), EVA(r=2, target="all-linear")], ids=["lora_ga", "eva"])
+def test_a_start_from_other_data_is_the_others(variant, tmp_path) -> None:
+    """What was taken off the base there is taken off here, and ranks are those of there."""
+    batches, models = list(TinyText().batches()), [TinyText().eval(), TinyText().eval()]
+    handles = [attach(model, variant) for model in models]
+    with torch.enable_grad():
+        for adapted, given in zip(handles, (batches[:1], batches[1:]), strict=True):
+            adapted.init_from_data(given)
+    for index, tensor in enumerate(handles[0].state_dict().values()):
+        shift(tensor, index)
+    tensors = load_file(save_adapter(handles[0], tmp_path) / "adapter.safetensors")
+    start_from(handles[1], tensors, "elsewhere")
+    first, second = (model(batches[0]["input_ids"]).logits for model in models)
+    torch.testing.assert_close(second, first, rtol=0, atol=1e-5)
 
 
 def test_state_for_training_alone_starts_anew() -> None:

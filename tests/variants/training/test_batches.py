@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tests.support.models import LABELS, MODELS, inputs
 from tests.support.parity import off
@@ -49,6 +50,34 @@ def test_inputs_leave_padding_out() -> None:
     layer = adapted.layers[0]
     embedded = adapted.model.roberta.embeddings(input_ids=given[-1]["input_ids"])
     assert off(found[layer.site.path], embedded[given[-1]["attention_mask"].bool()]) < 1e-6
+
+
+def test_of_a_convolution_they_are_of_its_patches() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Flatten(), nn.Linear(64, 2))
+    image = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    weight = model[0].weight.requires_grad_(True)
+    model(image).square().sum().backward()
+    expected = weight.grad.flatten(1).clone()
+    model.zero_grad()
+    adapted = attach(model, LoRA(r=2, target="0"), head=[])
+    given = Batches(
+        _Named(model), adapted.layers, [{"input": image}], lambda batch: model(batch["input"]).square().sum()
+    )
+    (gradient,) = given.gradients().values()
+    assert off(gradient, expected) < 1e-4
+    (x,) = next(given.inputs()).values()
+    assert off(x, F.unfold(image, 3, padding=1, stride=2).mT.flatten(0, 1)) < 1e-6
+
+
+class _Named(nn.Module):
+    """Called by a name."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return self.inner(input)
 
 
 def test_a_loss_of_ones_own() -> None:

@@ -5,6 +5,7 @@ import torch
 
 from modules.benchmarks.causal.decode import decode
 from tests.support.e2e_tiny import batches, objective, pairs, words
+from tests.support.small import small
 from tests.support.tiny import train
 from variants import attach
 from variants.registry import BUILT_IN, resolve
@@ -48,7 +49,7 @@ def test_no_logits_are_computed_where_there_is_no_target(tiny, splits):
 def test_every_variant_trains_and_decodes_unchanged(fresh, splits, variant):
     """Every trained parameter gets a gradient, there is no head, and outputs come from the adapted model."""
     model, tokenizer = fresh
-    adapted = attach(model, resolve(variant)(), seed=0)
+    adapted = attach(model, small(variant), seed=0)
     assert adapted.count()["head"] == 0
     module, batch = objective(splits, tokenizer), batches(splits, tokenizer)[0]
     before = decode(model, module.inputs["test"].ids, tokenizer, module.decoding.greedy())
