@@ -12,6 +12,7 @@ from modules.benchmarks.base import benchmark
 from modules.reports.rebuild import rebuild
 from modules.runs.results import ResultStore
 from paper_repro import train
+from tests.support.runs import forked_workers
 from tests.support.source_tree import ROOT
 
 SHORT = ["--epochs", "1", "--model", "embedded", "--wandb", "off", "--jobs", "1", "--batch_size", "16"]
@@ -33,6 +34,14 @@ def data(folder: Path, name: str, labels, rows: int = 48) -> Path:
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
+
+
+@pytest.fixture(autouse=True, scope="module")
+def workers():
+    """A process that knows of the data what the run's files say, and that need not import torch again."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("modules.launch.jobs.launch.run_workers", forked_workers)
+        yield
 
 
 @pytest.fixture(scope="module")
