@@ -7,11 +7,12 @@ safetensors only: a pickle can run code.
 import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from modules.backbones.diffusion.folder import HUB_LEFT_OUT, is_pipeline, shapes
 from modules.backbones.heads import in_head, init_head
 from modules.backbones.model_config import check_memory, read_config
 from modules.backbones.weights import _weight_files, weights_hash
@@ -157,7 +158,7 @@ def expect_weights(folder: Path, spec: str, wanted: str) -> None:
 def shapes_only(folder: Path, auto_class: str):
     """The model of a folder without weights, on the meta device; `auto_class` is transformers' name of its kind."""
     with _quiet(), _told(f"the model in {folder} cannot be built"):
-        return _shapes(folder, auto_class)
+        return shapes(folder) if is_pipeline(folder) else _shapes(folder, auto_class)
 
 
 def _shapes(folder: Path, auto_class: str):
@@ -183,11 +184,14 @@ def _told(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {first_line(error)}") from error
 
 
-def resolve(spec: str | os.PathLike, embedded: tuple[str, Path] | None = None) -> tuple[str, str, Path]:
+def resolve(
+    spec: str | os.PathLike, embedded: tuple[str, Path] | None = None, files: Sequence[str] = ()
+) -> tuple[str, str, Path]:
     """-> (name, kind, local folder); downloads a Hub model into the Hub's own cache first.
 
     Args:
         embedded: name and folder of what "embedded" stands for; by default the small RoBERTa.
+        files: patterns of what is fetched from the Hub; by default a model and its tokenizer as transformers have them.
 
     Raises:
         UserError: it is neither a folder nor a Hub id, or cannot be downloaded.
@@ -202,16 +206,23 @@ def resolve(spec: str | os.PathLike, embedded: tuple[str, Path] | None = None) -
     spec = str(spec)
     if not re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", spec) or folder.exists():
         raise UserError(f"model {spec!r} is neither a folder nor a Hub id; name an existing folder, or owner/model")
-    return spec, "hub", _download(spec)
+    return spec, "hub", _download(spec, files or _HUB_FILES)
 
 
-def _download(repo: str) -> Path:
-    """The local snapshot of a Hub repository's model and tokenizer files."""
+def _download(repo: str, files: Sequence[str]) -> Path:
+    """The local snapshot of some files of a Hub repository."""
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     def download() -> Path:
-        return Path(snapshot_download(repo, allow_patterns=_HUB_FILES, local_files_only=constants.HF_HUB_OFFLINE))
+        return Path(
+            snapshot_download(
+                repo,
+                allow_patterns=list(files),
+                ignore_patterns=list(HUB_LEFT_OUT),
+                local_files_only=constants.HF_HUB_OFFLINE,
+            )
+        )
 
     try:
         return from_hub(f"model {repo!r}", repo, hub_cached(model=repo), download)

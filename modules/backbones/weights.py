@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import TypedDict
 
+from modules.backbones.diffusion.folder import is_pipeline, weight_files
 from modules.data.cache import cache_dir, digest
 from modules.documents import read_json
 from modules.hub import WEIGHT_FILES
@@ -23,6 +24,8 @@ class _Index(TypedDict):
 
 def _weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, shards in order; empty where there are none."""
+    if is_pipeline(folder):
+        return weight_files(folder)
     single, index = (folder / name for name in WEIGHT_FILES)
     if single.is_file():
         return [single]

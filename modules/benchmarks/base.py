@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from modules.runs.config import RunConfig
     from modules.runs.results import RunResult
 
-BENCHMARKS = {"glue": "GLUE", "e2e": "E2E", "instruct": "INSTRUCT", "custom": "CUSTOM"}
+BENCHMARKS = {"glue": "GLUE", "e2e": "E2E", "instruct": "INSTRUCT", "dreambooth": "DREAMBOOTH", "custom": "CUSTOM"}
 """Each benchmark's folder here, which is its name in configurations and result files -> its object there."""
 
 
@@ -183,19 +183,11 @@ with its best epoch, chosen on the rows it is scored on, so the figures flatter 
         return f"{', '.join(most)} and {last}" if most else last
 
     def on(self, given: Mapping[str, str]) -> Benchmark:
-        """The benchmark on the data that its `data_flags` name, as they were given.
-
-        Raises:
-            UserError: they do not say what is needed, or not clearly.
-        """
+        """The benchmark on the data that its `data_flags` name; raises UserError where they do not say enough."""
         return self
 
     def labelled(self, task: Task, source: Source, training: Mapping[str, Any]) -> Task:
-        """A task as a run with these training settings has it, once its rows have been read.
-
-        Raises:
-            UserError: settings and labels do not belong together.
-        """
+        """A task as a run with these training settings has it; raises UserError where they and the rows do not fit."""
         return task
 
     def usual_tasks(self, backbone: str) -> Sequence[str]:
@@ -213,6 +205,14 @@ with its best epoch, chosen on the rows it is scored on, so the figures flatter 
     def embedded(self) -> tuple[str, Path]:
         """Name and folder of the backbone that ships with the project."""
         raise NotImplementedError
+
+    hub_files: tuple[str, ...] = ()  # patterns of what of a model is fetched from the Hub; empty: as transformers'
+
+    def backbone(self, model: str) -> tuple[str, str, Path]:
+        """(name, where it is from, local folder) of a model as --model names it; a Hub model is downloaded first."""
+        from modules.backbones.loading import resolve
+
+        return resolve(model, self.embedded() if model == "embedded" else None, self.hub_files)
 
     def source(self, backbone: str, data_dir: str | None) -> Source:
         """The rows' source for a command: the generator for the embedded backbone, else a folder, else the Hub.

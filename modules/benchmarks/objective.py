@@ -64,6 +64,10 @@ class Objective(nn.Module):
         """A few outputs of the run in ``folder``, to be looked at; None where its answers are classes or scores."""
         return None
 
+    def pictures(self, folder: Path) -> dict[str, Path]:
+        """Pictures that the last evaluation of the run in ``folder`` has left there, by their keys in dashboards."""
+        return {}
+
     # ---- of S adapters that are trained at once: a batch holds the rows of each, one behind the other -------------
 
     def copies(self, size: int) -> list[Objective]:

@@ -144,8 +144,11 @@ class PaddedDataModule(LightningDataModule):
         return self.packed_rows_type(tokens, self.pad_id, self._first_position, parts, multiple)
 
     def _loader(self, tokens: Tokens, sampler: Sampler[Rows], parts: int = 1) -> DataLoader:
+        return self._batches(self._rows(tokens, parts), sampler)
+
+    def _batches(self, rows: Dataset, sampler: Sampler) -> DataLoader:
         return DataLoader(
-            self._rows(tokens, parts),
+            rows,
             sampler=sampler,
             batch_size=None,  # the sampler makes the batches
             collate_fn=_as_is,

@@ -88,10 +88,18 @@ class StackedBatches(Sampler[Rows]):
     def __len__(self) -> int:
         return len(self.orders[0])
 
-    def __iter__(self) -> Iterator[Rows]:
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
         for parts in zip(*self.orders, strict=True):
-            rows, weights = zip(*parts, strict=True)
-            yield np.concatenate(rows), np.concatenate(weights)
+            yield tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+
+
+class NoisyBatches(TrainBatches):
+    """As `TrainBatches`, with a seed for each row (B,) int64 that is its own in every epoch, whatever the rank."""
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, ...]]:
+        for rows, weights in super().__iter__():
+            seeds = [((self.seed * 1_000_003 + self.epoch) * 1_000_003 + int(row)) % 2**63 for row in rows]
+            yield rows, weights, np.array(seeds, np.int64)
 
 
 class EvalBatches(Sampler[Rows]):

@@ -23,7 +23,9 @@ GPT2 = Path(__file__).parent / "gpt2"
 """Folder of the small GPT-2, in the same form."""
 LLAMA = Path(__file__).parent / "llama"
 """Folder of the small LLaMA, in the same form, with a chat template."""
-FOLDERS = {"embedded-roberta": ROBERTA, "embedded-gpt2": GPT2, "embedded-llama": LLAMA}
+SPRITES = Path(__file__).parent / "dit"
+"""Folder of the small diffusion transformer, in diffusers' form: transformer, scheduler, words.json."""
+FOLDERS = {"embedded-roberta": ROBERTA, "embedded-gpt2": GPT2, "embedded-llama": LLAMA, "embedded-dit": SPRITES}
 """By the names that result and adapter files give them."""
 
 

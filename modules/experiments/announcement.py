@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from modules.benchmarks.base import Benchmark, settings_of
@@ -110,7 +109,6 @@ def check_variants(runs: Sequence[RunConfig], benchmark: Benchmark) -> list[str]
     Raises:
         UserError: the variant does not fit the model, or the model cannot be built.
     """
-    from modules.backbones.loading import resolve as find
     from modules.backbones.loading import shapes_only
     from variants.adapters.adapted_model import attach
 
@@ -121,8 +119,7 @@ def check_variants(runs: Sequence[RunConfig], benchmark: Benchmark) -> list[str]
         if key in tried:
             continue
         tried.add(key)
-        spec = run.backbone["spec"]
-        folder: Path = find(spec, benchmark.embedded() if spec == "embedded" else None)[2]
+        folder = benchmark.backbone(run.backbone["spec"])[2]
         variant = build(resolve(run.variant), run.options)
         try:
             counts = attach(shapes_only(folder, benchmark.auto_class), variant).count()

@@ -49,10 +49,9 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     about: list[str] = []
     model, preset = choose_model(wishes, about)
     from modules.backbones.heads import pretrained_parts
-    from modules.backbones.loading import resolve
     from modules.backbones.weights import weights_hash
 
-    name, kind, folder = resolve(model, benchmark.embedded() if model == "embedded" else None)
+    name, kind, folder = benchmark.backbone(model)
     backbone = {"source": kind, "name": name, "spec": model, "hash": weights_hash(folder)}
     if parts := pretrained_parts(folder):
         backbone["frozen"] = parts
@@ -135,10 +134,7 @@ def _no_paper_model(benchmark: Benchmark) -> str:
 
 def open_source(wishes: Wishes) -> Source:
     """The rows' source for wishes that name their model: read once, it serves many plans."""
-    from modules.backbones.loading import resolve
-
-    model, own = wishes.model, wishes.benchmark
-    return own.source(resolve(model, own.embedded() if model == "embedded" else None)[1], wishes.data_dir)
+    return wishes.benchmark.source(wishes.benchmark.backbone(wishes.model)[1], wishes.data_dir)
 
 
 def _add(

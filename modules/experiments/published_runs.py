@@ -66,7 +66,8 @@ class PlannedRun:
     @property
     def steps(self) -> int:
         """Optimizer steps."""
-        return math.ceil(self.rows[0] / self.settings.batch_size) * self.settings.epochs
+        rows = self.rows[0] * getattr(self.settings, "repeats", 1)
+        return math.ceil(rows / self.settings.batch_size) * self.settings.epochs
 
     @property
     def command(self) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from modules.command_line import Parser
-from modules.embedded import GPT2, LLAMA, ROBERTA
+from modules.embedded import GPT2, LLAMA, ROBERTA, SPRITES
 from modules.paths import PROJECT, checkout
 from variants.errors import UserError
 
@@ -101,6 +101,39 @@ class MaskedSettings:
     reference: bool = _setting(False, "without acceleration: no CUDA graphs")
 
 
+@dataclass
+class ImageSettings:
+    """Settings of `image_model.pretrain`."""
+
+    UNIT: ClassVar[str] = "the number of heads"
+    pictures: str = _setting("sprites", "sprites (generated), or twemoji or noto (of the folder that EMOJI_DIR names)")
+    steps: int = _setting(30000, "optimizer steps")
+    minutes: float = _setting(
+        0.0, "stop by then, the learning rate having fallen to 0 over that time; 0 counts steps alone", zero=True
+    )
+    batch_size: int = _setting(256, "pictures per step")
+    lr: float = _setting(1e-3, "peak learning rate, with linear warm-up and decay")
+    layers: int = _setting(5, "transformer layers")
+    hidden: int = _setting(128, "hidden size")
+    heads: int = _setting(4, "attention heads")
+    patch: int = _setting(4, "pixels of a patch's side; divides 32")
+    start: str = _setting("", "folder of such a model to start from, in place of random weights")
+    average: float = _setting(0.999, "decay of the moving average of the weights, which is what is written", zero=True)
+    seed: int = _setting(0, "seed of pictures, noise and initial weights", zero=True)
+    device: str = _setting("auto", "auto, cpu or cuda")
+    out: Path = _setting(NOWHERE, "folder to write")
+    reference: bool = _setting(False, "without acceleration: no CUDA graphs")
+
+    @property
+    def unit(self) -> int:
+        """The hidden size is a multiple of it."""
+        return self.heads
+
+
+SHIPPED = {GPT2Settings: GPT2, LlamaSettings: LLAMA, MaskedSettings: ROBERTA, ImageSettings: SPRITES}
+"""Folders of the models that ship."""
+
+
 def parse_settings(kind: type[Settings], description: str, argv: Sequence[str] | None = None) -> Settings:
     """Settings from a command line; every field of the dataclass is a flag.
 
@@ -123,9 +156,9 @@ def parse_settings(kind: type[Settings], description: str, argv: Sequence[str] |
     settings = kind(**vars(parser.parse_args(argv)))
     _refuse_sizes(settings)
     if settings.out == NOWHERE:
-        shipped = {GPT2Settings: GPT2, LlamaSettings: LLAMA, MaskedSettings: ROBERTA}[kind].relative_to(PROJECT)
+        shipped = SHIPPED[kind].relative_to(PROJECT)
         raise UserError(f"name a folder with --out; --out {shipped} replaces the model that ships with a checkout")
-    if settings.out.resolve() in (GPT2, LLAMA, ROBERTA):
+    if settings.out.resolve() in SHIPPED.values():
         checkout("name another folder with --out: this one is the model that ships")
     return settings
 

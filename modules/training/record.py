@@ -27,7 +27,7 @@ def notes(config: RunConfig, prepared: Prepared) -> dict[str, Any]:
     if backbone["source"] == "folder":
         backbone["spec"] = os.path.abspath(os.path.expanduser(str(backbone["spec"])))
     head: dict[str, Any] = {}
-    if model.problem_type:
+    if getattr(model, "problem_type", None):
         labels = [] if model.problem_type == "regression" else [model.id2label[k] for k in range(model.num_labels)]
         head = {"problem_type": model.problem_type, "num_labels": model.num_labels, "labels": labels}
     return {

@@ -16,7 +16,7 @@ from variants.adapters.update import Update, as_matrix, relative_error
 from variants.errors import VariantError
 from variants.layer import wide
 from variants.methods.lora import LoRA, LoRALayer
-from variants.sites.rows import Rows
+from variants.sites.kinds.rows import Rows
 from variants.sites.targets import find_sites, name_target
 
 if TYPE_CHECKING:

@@ -62,7 +62,7 @@ def _write(
                 own = max(off[path] for path, layer in layers.items() if layer.site.module is module)
                 _compare(site, before[module], _answer(site), base[module], own)
         except Exception:
-            for path, was in kept.items():
+            for path, was in reversed(kept.items()):
                 layers[path].site.restore(was)
             raise
     return kept

@@ -22,8 +22,9 @@ from variants.adapters.late import Late
 from variants.errors import VariantError
 from variants.layer import LOW_PRECISION, AdapterLayer
 from variants.new_tokens import own_keys, written
-from variants.sites.experts import ExpertMap, without_number
-from variants.sites.rows import Cut
+from variants.sites.kinds.experts import ExpertMap, without_number
+from variants.sites.kinds.few_bits import said_in_config
+from variants.sites.kinds.rows import Cut
 
 
 class Passes:
@@ -289,7 +290,7 @@ def save_pretrained(
     """
     adapters = {f"{name}." for name, m in self.named_modules() if isinstance(m, SiteAdapters)} | {*own_keys(self)}
     plain, kept, seen = state_dict is _PLAIN, {}, set()
-    with written(self):
+    with written(self), said_in_config(self):
         for key, tensor in (self.state_dict() if plain or state_dict is None else state_dict).items():
             if any(key.startswith(prefix) for prefix in adapters):
                 if plain or tensor.data_ptr() in seen:  # one that layers share is written once, as safetensors asks

@@ -10,8 +10,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from variants.sites.architectures import architecture_of, head_parameters, output_embedding
-from variants.sites.experts import ExpertMap, can_show, is_shown
 from variants.sites.kinds import kind_of, memory
+from variants.sites.kinds.experts import ExpertMap, can_show, is_shown
 from variants.sites.ranges import block_number
 
 HEAD = "belongs to the task head, which trains as a whole"

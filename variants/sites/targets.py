@@ -11,8 +11,8 @@ from torch import nn
 from variants.errors import VariantError
 from variants.sites.architectures import architecture_of
 from variants.sites.candidates import HEAD, Candidates, candidates, tensors
-from variants.sites.experts import ExpertMap, show, without_number
-from variants.sites.family import Fused
+from variants.sites.family import Architecture, Fused
+from variants.sites.kinds.experts import ExpertMap, show, without_number
 from variants.sites.misses import covers, ends_with, matches, no_match
 from variants.sites.ranges import block_number, chosen_blocks, ranges
 from variants.sites.site import Site
@@ -62,7 +62,18 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
                 raise VariantError(f"target={target!r} adapts part of {path} twice: {a.path} and {b.path}")
             if a.period != b.period:
                 raise VariantError(f"target={target!r} cuts {path} in two ways: {a.path} and {b.path}")
+    family = architecture_of(model)
+    for site in chosen:
+        site.role = _role(family, site)
     return chosen
+
+
+def _role(family: Architecture, site: Site) -> str:
+    """The role that a site's family gives it; "" where it gives none, or several to a fused map."""
+    if site.is_whole:
+        return next((role for role, name in family.maps.items() if ends_with(site.module_path, name)), "")
+    last = site.path.rpartition(".")[2]
+    return last if last in family.roles else ""
 
 
 def left_out(model: nn.Module, target: str) -> dict[str, str]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from modules.reports.plots import image_files
 from modules.reports.plots.curves import curves
+from modules.reports.plots.drift import drift, has_drift
 from modules.reports.plots.layout import summed_columns
 from modules.reports.plots.pareto import pareto
 from modules.reports.plots.rank import rank
@@ -45,6 +46,8 @@ def plots(section: Section) -> dict[str, Draw]:
         found["tasks"] = scores
     if any(row.by_epoch(task) for row in section.rows for task in row.by_task):
         found["curves"] = curves
+    if has_drift(section):
+        found["drift"] = drift
     if find(section):
         found["rank"] = lambda section: rank(section, find(section)[0])
     return found

@@ -101,7 +101,8 @@ class Figures(Callback):
             cut = truncates(self.configs[index].trainer)
             row = keys.epoch_row(history.last, history.metric, history.best, whole, cut)
             row |= {f"{figure}/{place}": value for figure, found in norms.items() for place, value in found.items()}
-            pictures = self._pictures(index) if draw else {}
+            pictures = module.objective.pictures(self.configs[index].folder)
+            pictures |= self._pictures(index) if draw else {}
             logs.each("log", row, trainer.global_step, pictures)
             if history.diverged:
                 logs.each(

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from variants.errors import VariantError
 from variants.sites.site import Site
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -21,7 +19,7 @@ NAMES = {
     "adalora": {"lora_A": "lora_A", "lora_B": "lora_B", "lora_E": "lora_E"},
     "vera": {"d": "vera_lambda_d", "b": "vera_lambda_b"},
 }
-"""A layer's tensors by our name -> by PEFT's, for each variant that PEFT has as well."""
+"""A layer's tensors by our name -> by PEFT's; of the methods in `forms`, that table says it."""
 
 
 @dataclass
@@ -36,15 +34,3 @@ class Map:
 
 def _number(x: float) -> float | int:
     return int(x) if x == int(x) else x
-
-
-def kind(config: dict[str, Any]) -> str:
-    """Our name of the variant that a PEFT configuration describes.
-
-    Raises:
-        VariantError: there is none.
-    """
-    name = str(config.get("peft_type")).lower()
-    if name not in NAMES:
-        raise VariantError(f"PEFT's {name.upper()[:40]} has no counterpart here; readable are {', '.join(NAMES)}")
-    return "dora" if config.get("use_dora") else name

@@ -23,8 +23,9 @@ from variants.errors import VariantError
 from variants.formats.common import by_module, is_stand_in, tied_names
 from variants.formats.peft.as_lora import AsLoRA, lora_maps, way_to_lora
 from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map
+from variants.formats.peft.forms import FORMS, prepared
 from variants.formats.peft.lora import one_scaling
-from variants.formats.peft.methods import WRITE
+from variants.formats.peft.methods import LORA, WRITE
 from variants.formats.peft.tasks import HEADS, task_of
 from variants.formats.peft.vera import bank
 from variants.layer import AdapterLayer
@@ -102,7 +103,7 @@ def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
     new = new_tokens.modules_of(adapted.model)
     rows = {f"{path}.new_tokens.rows" for path in new}
     heads = _whole_modules(adapted.model, [name for name in adapted.adapter.in_place if name not in rows])
-    if as_lora:
+    if as_lora or _is_lora(adapted):
         written = _as_lora(adapted, as_lora if isinstance(as_lora, AsLoRA) else AsLoRA())
     else:
         try:
@@ -112,12 +113,14 @@ def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
     written.tensors |= {
         f"{PREFIX}{path}.{theirs}": each.tensors[own][:, None] if own == "lora_E" else each.tensors[own]
         for path, each in written.maps.items()
-        for own, theirs in NAMES[written.method].items()
+        for own, theirs in NAMES.get(written.method, {}).items()
     }
     for head in heads:
         state = adapted.model.get_submodule(head).state_dict()
         written.tensors |= {f"{PREFIX}{head}.{key}": tensor for key, tensor in state.items()}
     written.config = _config(adapted.model, written.maps, heads) | written.config
+    for option in FORMS[written.method].without if written.method in FORMS else ():
+        del written.config[option]
     if new:
         written.tensors |= {
             f"{PREFIX}{path}.token_adapter.trainable_tokens_delta": own.rows for path, own in new.items()
@@ -133,6 +136,12 @@ def _of(name: str, variant: BaseVariant, maps: dict[str, Map], **more: Any) -> W
     return Written(name, WRITE[name](variant, maps), maps, **more)
 
 
+def _is_lora(adapted: AdaptedModel) -> bool:
+    """The adapter is of a method that PEFT has as LoRA."""
+    name = adapted.variant.name
+    return name in LORA and all(type(layer) is resolve(name).layer for layer in adapted.layers)
+
+
 def _as_lora(adapted: AdaptedModel, how: AsLoRA) -> Written:
     maps, left_out = lora_maps(adapted, how)
     return _of("lora", LoRA(), maps, left_out=left_out if how.approximates else {})
@@ -140,9 +149,14 @@ def _as_lora(adapted: AdaptedModel, how: AsLoRA) -> Written:
 
 def _in_kind(adapted: AdaptedModel) -> Written:
     variant, name = adapted.variant, adapted.variant.name
-    own = name in NAMES and not variant.subtract_initial and adapted.layers
+    own = name in (*NAMES, *FORMS) and not variant.subtract_initial and adapted.layers
     if not own or any(type(layer) is not resolve(name).layer for layer in adapted.layers):
-        raise VariantError(f"PEFT has no form for {name}: it can be written for {', '.join(NAMES)}")
+        raise VariantError(f"PEFT has no form for {name}: it can be written for {', '.join((*NAMES, *FORMS))}")
+    if name in FORMS:
+        config, layers, shared = prepared(name, adapted)
+        found = {f"{PREFIX}{path}.{theirs}": t for path, own in layers.items() for theirs, t in own.items()}
+        maps = {layer.site.module_path: Map(layer.site, {}, 0, 1.0) for layer in adapted.layers}
+        return Written(name, config, maps, tensors=shared | found)
     maps = _maps(adapted)
     if name != "vera":
         return _of(name, variant, maps)

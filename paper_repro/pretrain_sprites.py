@@ -1,0 +1,31 @@
+"""Pretrain the small diffusion transformer that ships with the project: what dreambooth.py adapts on a fresh machine.
+
+    python paper_repro/pretrain_sprites.py --minutes 7 --out modules/embedded/dit           # as meant, on a GPU
+    python paper_repro/pretrain_sprites.py --steps 300 --batch_size 32 --out tried-dit      # a short try
+    EMOJI_DIR=... python paper_repro/pretrain_sprites.py --pictures twemoji --minutes 9 --hidden 192 --out twemoji-dit
+
+Its pictures are generated sprites (`modules/embedded/sprites.py`), or emoji. A training that was cut off goes on from
+checkpoint.pt in the folder, whose pretraining.json says how its weights were made.
+"""
+
+from __future__ import annotations
+
+import paper_repro  # isort: skip  # noqa: F401  (first: it finds the project's own packages)
+
+import sys
+from collections.abc import Sequence
+
+from modules.command_line import guarded
+from modules.pretraining.settings import ImageSettings, parse_settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    settings = parse_settings(ImageSettings, __doc__, argv)
+    from modules.pretraining.image_model import pretrain
+
+    return pretrain(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,74 @@
+"""Runs of the benchmark from a person's pictures: figures, pictures, the same again after a break, bad flags."""
+
+import json
+import os
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from modules.benchmarks.dreambooth import DREAMBOOTH
+from modules.runs.results import ResultStore
+from tests.support.runs import carry_out, planned
+from tests.support.tiny_images import CAPTIONS, pictures, tiny_dit
+from variants.errors import UserError
+
+
+@pytest.fixture
+def flags(tmp_path, monkeypatch):
+    monkeypatch.setenv("LORA_VARIANTS_CACHE", str(tmp_path / "cache"))
+    return [
+        "--data", str(pictures(tmp_path / "mine")), "--model", str(tiny_dit(tmp_path / "dit")), "--logger", "none",
+        "--class_prompt", "flat, two red circles", "--prior_weight", "1", "--prior_pictures", "3", "--epochs", "2",
+        "--repeats", "2", "--paint_steps", "2", "--shown", "2", "--lr", "1e-2", "--batch_size", "4",
+        "--results_dir", str(tmp_path / "results"),
+    ]  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_run_and_its_pictures(tmp_path, flags):
+    flags = ["--strengths", "0,0.5", *flags]
+    (run,) = planned(flags, benchmark=DREAMBOOTH)
+    carry_out(run)
+    result = ResultStore(run.results_dir).read(run.id)
+    none, half = result.test["neg_drift_at_0"], result.test["neg_drift_at_0.5"]
+    assert none == 0 and result.test["neg_drift"] < half < 0
+    losses = [-epoch["neg_heldout_loss"] for epoch in result.epochs]
+    assert losses[1] < losses[0] and result.data["sizes"] | {"train": 5, "validation": 1} == result.data["sizes"]
+    assert result.test["epoch"] == 2 and result.test["nearest"] > 0 and result.test["neg_drift"] < 0
+    files = {file.name for file in (run.folder / "pictures").iterdir()}
+    assert files == {"epoch-001.png", "epoch-002.png", "test.png", "kept.png", "prompts.json"}
+    with Image.open(run.folder / "pictures" / "epoch-001.png") as grid:
+        assert grid.size == (2 * 130 + 2, 130 + 2)  # two pictures, each pixel a block of four
+    prompts = json.loads((run.folder / "pictures" / "prompts.json").read_text())["test"]
+    assert set(prompts) < set(CAPTIONS) and len(prompts) == 5
+
+    (whole,) = planned([*flags[:-1], str(tmp_path / "again")], benchmark=DREAMBOOTH)
+    assert whole.id == run.id  # a pure function of what decides it
+    carry_out(whole)
+    first, second = (load_file(each.folder / "last" / "adapter.safetensors") for each in (run, whole))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert ResultStore(whole.results_dir).read(run.id).test == result.test
+
+
+@pytest.mark.slow
+def test_a_frozen_model_is_scored_and_drifts_nowhere(flags):
+    (run,) = planned(flags, variant="head", benchmark=DREAMBOOTH)
+    carry_out(run)
+    result = ResultStore(run.results_dir).read(run.id)
+    assert result.test["neg_drift"] == 0 and result.test["epoch"] == 0
+
+
+def test_bad_flags_are_one_line(tmp_path, flags):
+    place = flags.index("--class_prompt")
+    without = flags[:place] + flags[place + 2 :]
+    with pytest.raises(UserError, match="--prior_weight needs pictures of the class"):
+        planned(without, benchmark=DREAMBOOTH)
+    with pytest.raises(UserError, match="unknown score 'beauty'"):
+        planned([*flags, "--scores", "beauty"], benchmark=DREAMBOOTH)
+    os.unlink(tmp_path / "mine" / "metadata.jsonl")
+    with pytest.raises(UserError, match="6 of 6 pictures have no caption"):
+        planned(flags, benchmark=DREAMBOOTH)
+    with pytest.raises(UserError, match="has no model_index.json"):
+        planned([*flags, "--model", str(tmp_path / "mine"), "--instance_prompt", "sks"], benchmark=DREAMBOOTH)
