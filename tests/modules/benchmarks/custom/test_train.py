@@ -191,9 +191,10 @@ def test_an_entry_point_is_a_name(notes, monkeypatch):
 
     from modules.benchmarks import outside
 
+    own = outside.names()
     point = EntryPoint("workshop", f"{notes / 'notes.py'}:Notes", outside.ENTRY_POINTS)
     monkeypatch.setattr(outside, "entry_points", lambda group: [point] if group == outside.ENTRY_POINTS else [])
-    assert outside.names() == ["glue", "e2e", "instruct", "custom", "workshop"]
+    assert outside.names() == [*own, "workshop"] and "custom" in own and "workshop" not in own
     assert benchmark("workshop").title == "Workshop notes" and benchmark("workshop").spec == "workshop"
 
 
