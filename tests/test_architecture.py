@@ -41,6 +41,7 @@ FLOORS = {
         "layer",
         "prefix_room",  # of the three prefix methods
         "new_tokens",
+        "saving",
         "variant",
         "listing",
         "registry",
@@ -53,6 +54,9 @@ FLOORS = {
         "quantisation",
         "formats",
         "formats/peft",
+        "formats/diffusers",
+        "formats/kohya",
+        "pipeline",
         "loops",
         "base_model",
         "acceleration/basics",
@@ -176,7 +180,7 @@ def test_variants_know_neither_modules_nor_the_large_libraries() -> None:
             top = i.target.split(".")[0]
             if top in ("modules", "paper_repro"):  # not even for type checkers
                 found.add(f"{name} -> {i.target}")
-            if top in ("lightning", "transformers", "datasets", "peft") and i.level == "module":
+            if top in ("lightning", "transformers", "diffusers", "datasets", "peft") and i.level == "module":
                 found.add(f"{name} -> {i.target}")
     settle(found, set())
 

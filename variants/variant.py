@@ -165,8 +165,8 @@ class Variant(BaseVariant):
     """A method with a layer on each of the model's targeted linear maps.
 
     Args:
-        target: where the layers sit: a preset (attn-qv, attn, all-linear), roles (q, k, v, o, up, down), module
-            names or globs; a comma separates several.
+        target: where the layers sit: a preset (attn-qv, attn, attn+conv, all-linear), roles (q, k, v, o, up, down,
+            conv), module names or globs; a comma separates several.
         layers: numbers of the model's blocks that are adapted, such as 0-5,11; empty means all.
         per_layer: options that differ by site, as a map from a glob over site paths to options.
     """

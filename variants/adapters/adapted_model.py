@@ -53,7 +53,7 @@ class AdaptedModel(Switching):
 
     _base_values: Mapping[str, str | None] | None = None
 
-    def combine(self, weights: Mapping[str, float], name: str, rank: int | None = None) -> float:
+    def combine(self, weights: Mapping[str, float | Mapping[str, float]], name: str, rank: int | None = None) -> float:
         """Add ``name``, the weighted sum of other adapters as one LoRA: see `variants.adapters.combine`."""
         from variants.adapters.combine import combine
 

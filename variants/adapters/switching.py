@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from variants.adapters.adapter import Adapter, refuse_resized, refuse_unknown
 from variants.adapters.folding import merge_into
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
+from variants.saving import save_plain
 from variants.sites.kinds.few_bits import take_over
 from variants.variant import BaseVariant
 
@@ -64,8 +64,7 @@ class Switching:
         self._kept: dict[str, Any] = {}  # base weights of sites that it takes its first delta off
         self._unmerged: dict[str, Any] = {}
         take_over(model)
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
+        save_plain(model)
         model.register_load_state_dict_pre_hook(hooks.refuse_changed)
 
     @property

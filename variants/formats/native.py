@@ -23,17 +23,17 @@ from variants.named import named_in
 from variants.outside.files import code_hash
 from variants.quantisation import quantise, scheme_in
 from variants.registry import spec_of
-from variants.sites.architectures import head_parameters
+from variants.sites.architectures import head_parameters, model_type
 from variants.sites.kinds.few_bits import Quantisation, quantisation_of
 from variants.variant import BaseVariant
 
 TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
 FORMAT = 1
 _INITIAL = "initial::"
+_NAMES = dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None)
 _Base = TypedDict(
     "_Base",
-    dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None)
-    | {"tied": dict[str, list[str]], "quantisation": dict},
+    _NAMES | {"tied": dict[str, list[str]], "kernels": dict[str, list[int]], "quantisation": dict},
     total=False,
 )
 
@@ -76,11 +76,12 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
             "seed": adapter.seed,
             "head": adapted.head,
             "base": {
-                "model_type": getattr(getattr(adapted.model, "config", None), "model_type", None),
+                "model_type": model_type(adapted.model) or None,
                 "class": type(adapted.model).__name__,
                 **adapted.base_values(),
                 "tied": _tied(adapted),
                 **({"quantisation": known.described()} if (known := quantisation_of(adapted.model)) else {}),
+                **({"kernels": kernels} if (kernels := _kernels(adapted)) else {}),
             },
             "parameters": adapted.count(),
             **({"new_tokens": new} if (new := new_tokens.described(adapted.model)) else {}),
@@ -91,6 +92,12 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
     write_atomic(folder / TENSORS, content)
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
     return folder
+
+
+def _kernels(adapted: AdaptedModel) -> dict[str, list[int]]:
+    """(C, k, k) of each site that is a convolution: a reader without the model does not see it."""
+    sites = [layer.site for layer in adapted.layers if layer.site.window]
+    return {site.module_path: [site.window.channels, *site.window.kernel] for site in sites}
 
 
 def _tied(adapted: AdaptedModel) -> dict[str, list[str]]:

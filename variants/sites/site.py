@@ -1,5 +1,7 @@
 """Where an adapter sits: a linear map or a slice of one, seen as an (out, in) matrix, or another module as a whole.
 
+A convolution is a linear map of patches (`variants.sites.kinds.patches`).
+
 A site alone reads and writes base weights; how they are kept is known to `variants.sites.kinds`.
 """
 
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 
 from variants.errors import VariantError
 from variants.sites.kinds import Quantised, is_conv1d, is_linear, kind_of
+from variants.sites.kinds.patches import Window
 from variants.sites.kinds.plain import Plain
 from variants.sites.kinds.rows import Rows
 from variants.wrappers import in_shards
@@ -87,7 +90,7 @@ class Site:
 
     @property
     def in_features(self) -> int:
-        """Width of what goes into the module."""
+        """Width of what goes into the module, or of a patch of it."""
         return self.kind.shape(self.module)[1]
 
     @property
@@ -114,6 +117,11 @@ class Site:
     def sees_batch(self) -> bool:
         """The module gets the rows of a batch in their order, and no tokens that a router has chosen."""
         return self.kind is None or self.kind.sees_batch
+
+    @property
+    def window(self) -> Window | None:
+        """Which patches of its input the module multiplies, where it is a convolution."""
+        return self.kind.window(self.module) if self.kind else None
 
     @property
     def is_transposed(self) -> bool:

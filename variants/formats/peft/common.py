@@ -32,5 +32,25 @@ class Map:
     alpha: float
 
 
-def _number(x: float) -> float | int:
+def shaped(site: Site, own: str, tensor: Tensor) -> Tensor:
+    """A layer's tensor as PEFT has it, by our name: A of a convolution is a kernel of its size, B one of one pixel."""
+    if own == "lora_E":
+        return tensor[:, None]
+    if (window := site.window) is None:
+        return tensor
+    if own == "magnitude":
+        return window.pixels(tensor[None])
+    return window.kernels(tensor) if own == "lora_A" else window.pixels(tensor)
+
+
+def flat(own: str, tensor: Tensor) -> Tensor:
+    """A tensor of PEFT's as the layer has it: what :func:`shaped` does, undone."""
+    if own in ("lora_E", "magnitude"):
+        return tensor.flatten()
+    factor = own in ("lora_A", "lora_B") and tensor.ndim > 2
+    return tensor.flatten(1) if factor and (own == "lora_A" or set(tensor.shape[2:]) == {1}) else tensor
+
+
+def number(x: float) -> float | int:
+    """An integer where it is one: so PEFT writes it."""
     return int(x) if x == int(x) else x

@@ -15,7 +15,7 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError, first_line, shown
 from variants.formats.boundary import check, read_json, read_tensors, refuse_wrapped, refusing
 from variants.formats.common import base_of, install, is_stand_in, tied_names
-from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS
+from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, flat
 from variants.formats.peft.forms import FORMS, described
 from variants.formats.peft.methods import NEEDS, NO_EFFECT, PLAIN_STARTS, READ, Config, kind
 from variants.formats.peft.vera import BANK, read_bank
@@ -71,14 +71,15 @@ def split(tensors: dict[str, Tensor], name: str) -> tuple[dict[str, dict[str, Te
     for key, tensor in tensors.items():
         key = key.removeprefix(PREFIX)
         if match := ends.fullmatch(key):
-            layers.setdefault(match[1], {})[ours[match[2]]] = tensor.flatten() if match[2] == "lora_E" else tensor
+            layers.setdefault(match[1], {})[ours[match[2]]] = tensor
         elif key not in BANK:
             others[key] = tensor
     for path, own in layers.items():
         if missing := [theirs for theirs, key in ours.items() if key not in own]:
             raise VariantError(f"the file lacks {PREFIX}{path}.{missing[0]}")
-        for key in ("lora_A", "lora_B"):
-            if key in own and own[key].ndim != 2:
+        for key in own:
+            own[key] = flat(key, own[key])
+            if key in ("lora_A", "lora_B") and own[key].ndim != 2:
                 raise VariantError(f"{PREFIX}{path}.{key} is {tuple(own[key].shape)} in the file, and no matrix")
     return layers, others
 

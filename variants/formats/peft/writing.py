@@ -20,9 +20,9 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.update import Nearest, relative_error
 from variants.atomic import write_atomic
 from variants.errors import VariantError
-from variants.formats.common import by_module, is_stand_in, tied_names
+from variants.formats.common import by_module, copies, is_stand_in, tied_names
 from variants.formats.peft.as_lora import AsLoRA, lora_maps, way_to_lora
-from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map
+from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map, shaped
 from variants.formats.peft.forms import FORMS, prepared
 from variants.formats.peft.lora import one_scaling
 from variants.formats.peft.methods import LORA, WRITE
@@ -64,8 +64,7 @@ class Written:
 
     def write(self, folder: Path) -> Path:
         """Write the files, each whole or not at all."""
-        plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in self.tensors.items()}
-        write_atomic(folder / TENSORS, serialise(plain, metadata={"format": "pt"}))
+        write_atomic(folder / TENSORS, serialise(copies(self.tensors), metadata={"format": "pt"}))
         if self.left_out:
             write_atomic(folder / NEAREST, _readable(self.errors()))
         else:
@@ -111,7 +110,7 @@ def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
         except VariantError as error:
             raise VariantError(f"{error}{way_to_lora(adapted)}") from error
     written.tensors |= {
-        f"{PREFIX}{path}.{theirs}": each.tensors[own][:, None] if own == "lora_E" else each.tensors[own]
+        f"{PREFIX}{path}.{theirs}": shaped(each.site, own, each.tensors[own])
         for path, each in written.maps.items()
         for own, theirs in NAMES.get(written.method, {}).items()
     }
@@ -157,7 +156,9 @@ def _in_kind(adapted: AdaptedModel) -> Written:
         found = {f"{PREFIX}{path}.{theirs}": t for path, own in layers.items() for theirs, t in own.items()}
         maps = {layer.site.module_path: Map(layer.site, {}, 0, 1.0) for layer in adapted.layers}
         return Written(name, config, maps, tensors=shared | found)
-    maps = _maps(adapted)
+    maps = maps_of_modules(adapted)
+    if name not in ("lora", "dora") and (conv := next((p for p, m in maps.items() if m.site.window), None)):
+        raise VariantError(f"PEFT has no {name} of convolutions, as {conv} is")
     if name != "vera":
         return _of(name, variant, maps)
     if (shared := bank(adapted.layers)) is not None:
@@ -170,7 +171,7 @@ def _in_kind(adapted: AdaptedModel) -> Written:
     return _as_lora(adapted, AsLoRA())
 
 
-def _maps(adapted: AdaptedModel) -> dict[str, Map]:
+def maps_of_modules(adapted: AdaptedModel) -> dict[str, Map]:
     """The adapter's layers by module, the slices of one module fused."""
     name, maps = adapted.variant.name, {}
     for path, layers in by_module(adapted.layers).items():
@@ -231,13 +232,13 @@ def _config(model: nn.Module, maps: dict[str, Map], heads: list[str]) -> dict[st
         "layers_to_transform": None,
         "modules_to_save": heads or None,
         "revision": None,
-        "target_modules": _target_modules(model, list(maps), heads),
+        "target_modules": target_modules(model, list(maps), heads),
         "task_type": task if heads or task not in HEADS else None,
         **({"ensure_weight_tying": True} if tied else {}),  # PEFT that goes on training keeps them one
     }
 
 
-def _target_modules(model: nn.Module, paths: list[str], heads: list[str]) -> list[str]:
+def target_modules(model: nn.Module, paths: list[str], heads: list[str]) -> list[str]:
     """The last names of the maps where PEFT finds exactly them by these, else their full names."""
     leaves = list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
     found = {

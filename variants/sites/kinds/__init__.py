@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from variants.errors import VariantError
+from variants.sites.kinds.convolution import Convolution
 from variants.sites.kinds.experts import ExpertMap
 from variants.sites.kinds.few_bits import FewBits
 from variants.sites.kinds.plain import Plain
@@ -89,7 +90,7 @@ class Expert(Plain):
         raise VariantError("experts have no copy of their own weights: merge, or use one adapter at a time")
 
 
-KINDS = (FewBits(), Transposed(), Quantised(), Expert(), Plain())
+KINDS = (FewBits(), Transposed(), Quantised(), Expert(), Convolution(), Plain())
 """The first that fits a module is its kind."""
 
 

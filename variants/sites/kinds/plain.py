@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from variants.sites.kinds.patches import Window
 from variants.sites.kinds.rows import Rows
 
 
@@ -62,6 +63,14 @@ class Plain:
     def pack_again(self, module: nn.Module) -> bool:
         """Where a dense weight stands in for a packed one, put the packed one back; whether there was one."""
         return False
+
+    def window(self, module: nn.Module) -> Window | None:
+        """Which patches of its input the module multiplies, where these are its rows; else the input's own are."""
+        return None
+
+    def probe(self, module: nn.Module, rows: int, rng: torch.Generator) -> Tensor:
+        """Random inputs that the module can be called with, of about so many rows."""
+        return torch.randn(rows, self.shape(module)[1], generator=rng)
 
     def unshare(self, module: nn.Module) -> None:
         """Give the module a copy of its parameter, so that writing changes no other module."""
