@@ -14,6 +14,7 @@ from tests.support.loopback_slurm import why_not
 os.environ.setdefault("WANDB_MODE", "disabled")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # of processes that tests start
+gc.set_threshold(50_000, 20, 20)  # a look through all that is imported takes half a second
 torch.set_num_threads(1)  # tiny models: several threads only wait for each other
 
 if not torch.cuda.is_available():
@@ -60,6 +61,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Workers of ``-n auto``: one more than cores, since many tests wait for processes that they started."""
     return (os.cpu_count() or 1) + 1
+
+
+@pytest.fixture(autouse=True, scope="module")
+def whats_there_stays():
+    """As at the start, for what the tests of the last file have imported: `gc.collect()` takes half a second else."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

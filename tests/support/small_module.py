@@ -49,8 +49,8 @@ class Biases(Variant):
         return [name for name, _ in model.base_model.named_parameters(prefix="base_model") if name.endswith("bias")]
 
 
-def tiny(kind: str = "plain") -> Tiny:
-    return Tiny(kind).eval()
+def tiny(kind: str = "plain", depth: int = 2) -> Tiny:
+    return Tiny(kind, depth=depth).eval()
 
 
 @torch.no_grad()

@@ -14,13 +14,17 @@ from tests.support.wandb_server import WandbServer
 class SweepServer(WandbServer):
     """``with SweepServer() as server:`` a server on a free port of the loopback.
 
+    Args:
+        points: of the grid, that agents are given; all by default.
+
     Attributes:
         config: the sweep's configuration, once `wandb sweep` has sent it.
         given: the arguments of the runs that agents were told to start, by run id.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, points: int | None = None) -> None:
         super().__init__()
+        self.points = points
         self.config: dict[str, Any] = {}
         self.given: dict[str, dict[str, Any]] = {}
         self._points = iter(())
@@ -32,7 +36,8 @@ class SweepServer(WandbServer):
             self.config = yaml.safe_load(variables["config"])
             names = list(self.config["parameters"])
             values = itertools.product(*(self.config["parameters"][name]["values"] for name in names))
-            self._points = iter([dict(zip(names, each, strict=True)) for each in values])
+            grid = (dict(zip(names, each, strict=True)) for each in values)
+            self._points = itertools.islice(grid, self.points)
             return {"upsertSweep": {"sweep": {"name": "sweep1", "project": project}, "configValidationWarnings": []}}
         if "sweep(sweepName" in query:
             sweep = {"id": "1", "name": "sweep1", "config": yaml.safe_dump(self.config), "runs": {"edges": []}}

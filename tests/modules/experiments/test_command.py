@@ -40,13 +40,6 @@ def test_help_shows_the_options_of_the_chosen_variant(variant, option, capsys):
     assert option in capsys.readouterr().out
 
 
-@pytest.mark.slow
-def test_variants_imports_neither_lightning_nor_transformers():
-    code = "import variants, sys; variants.LoRA, variants.attach; print(*sorted(sys.modules))"
-    loaded = set(python("-c", code, check=True).stdout.split())
-    assert not loaded & {"lightning", "transformers", "datasets", "wandb", "pytorch_lightning"}
-
-
 MISTAKES = {
     "unknown variant": (["--variant", "lorra"], "unknown variant 'lorra'; did you mean lora"),
     "option of another variant": (["--variant", "head", "--r", "8"], "--r is an option of .*, lora.*, not of"),

@@ -318,28 +318,36 @@ def test_save_pretrained_writes_a_plain_model(name: str, tmp_path) -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_every_architecture_trains_merges_and_round_trips(name: str, dtype: torch.dtype, tmp_path) -> None:
-    def cast(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {k: t.to(dtype) if t.is_floating_point() else t for k, t in batch.items()}
+def test_every_architecture_trains_merges_and_round_trips(name: str, tmp_path) -> None:
+    """Errors are relative to the logits of the same weights in fp32.
 
-    model, batch = MODELS[name]().to(dtype), cast(inputs(name))
-    adapted = attach(model, LoRA(r=4, target="all-linear"))
-    train(adapted)
-    model(**batch).logits.float().square().sum().backward()
-    assert all(t.grad is not None and t.grad.isfinite().all() for t in adapted.trained().values())
-    optimizer = torch.optim.SGD(adapted.param_groups(1e-3))
-    optimizer.step()
-    model.eval()
-    with torch.no_grad():
-        before = model(**batch).logits
-        adapted.merge()
-        merged = model(**batch).logits
-        error = (merged - before).float().norm() / before.float().norm()
-        assert error < (0.1 if dtype == torch.bfloat16 else 1e-4)
-        save_adapter(adapted, tmp_path)
-        loaded = load(MODELS[name]().to(dtype).eval(), tmp_path, strict=True)
-        assert torch.equal(loaded.model(**batch).logits, before)
+    In bf16 a random model amplifies every rounding, each by its own factor. Merging rounds W + ΔW once, where W x, ΔW x
+    and their sum are rounded without it: the error must be of the same size. Of three random models a family it was at
+    most 1.9 times as large.
+    """
+    made = MODELS[name]()
+    for dtype in (torch.float32, torch.bfloat16):
+        model, batch = copy.deepcopy(made).to(dtype), _cast(inputs(name, batch=16), dtype)
+        adapted = attach(model, LoRA(r=4, target="all-linear"))
+        train(adapted)
+        model(**batch).logits.float().square().mean().backward()
+        assert all(t.grad is not None and t.grad.isfinite().all() for t in adapted.trained().values())
+        torch.optim.SGD(adapted.param_groups(1e-3)).step()
+        exact = copy.deepcopy(model).float()
+        model.eval()
+        with torch.no_grad():
+            expected = exact.eval()(**_cast(batch, torch.float32)).logits
+            before = model(**batch).logits
+            adapted.merge()
+            apart, merged = ((logits - expected).norm() / expected.norm() for logits in (before, model(**batch).logits))
+            assert merged < (3 * apart if dtype == torch.bfloat16 else 1e-4)
+            save_adapter(adapted, tmp_path / str(dtype))
+            loaded = load(copy.deepcopy(made).to(dtype), tmp_path / str(dtype), strict=True)
+            assert torch.equal(loaded.model(**batch).logits, before)
+
+
+def _cast(batch: dict[str, Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.items()}
 
 
 # ---- counts and groups ----------------------------------------------------------------------------------------

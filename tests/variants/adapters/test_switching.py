@@ -17,10 +17,10 @@ from variants.adapters.adapted_model import AdaptedModel
 VARIANTS = [LoRA(r=4), DoRA(r=4), VeRA(r=4), AdaLoRA(init_r=4, target_r=2), Top()]
 
 
-def two(variant, kind: str = "plain") -> tuple[AdaptedModel, Tensor, dict[str, Tensor]]:
+def two(variant, depth: int = 2) -> tuple[AdaptedModel, Tensor, dict[str, Tensor]]:
     """A model with adapters a and b, a active; the base's outputs and theirs."""
-    base = out(tiny(kind))
-    adapted = attach(tiny(kind), variant, name="a", head=[])
+    base = out(tiny(depth=depth))
+    adapted = attach(tiny(depth=depth), variant, name="a", head=[])
     outputs = {}
     for name in ("a", "b"):
         if name == "b":
@@ -205,7 +205,7 @@ def run(compiled) -> Tensor:
 def test_attaching_behind_a_compiled_run(frozen: bool, in_place: bool) -> None:
     """pytorch #117758: compiled code does not look for hooks that come later."""
     torch._dynamo.reset()
-    model = tiny().requires_grad_(not frozen)
+    model = tiny(depth=1).requires_grad_(not frozen)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     if in_place:
         model.compile(backend="eager", fullgraph=True)
@@ -232,7 +232,7 @@ def _eager(model: nn.Module) -> Tensor:
 def test_switching_behind_compiled_runs() -> None:
     """diffusers #11408, PR 9453: stale results of compiled code."""
     torch._dynamo.reset()
-    adapted, base, outputs = two(LoRA(r=4))
+    adapted, base, outputs = two(LoRA(r=4), depth=1)
     compiled = torch.compile(adapted.model, backend="eager")
     for _ in range(2):
         for name in ("b", "a"):
@@ -252,7 +252,7 @@ def test_switching_behind_compiled_runs() -> None:
 @pytest.mark.slow
 def test_switching_compiles_no_more_than_once_an_adapter() -> None:
     torch._dynamo.reset()
-    adapted, base, outputs = two(LoRA(r=4))
+    adapted, base, outputs = two(LoRA(r=4), depth=1)
     counter = CompileCounter()
     compiled = torch.compile(adapted.model, backend=counter)
     for _ in range(5):

@@ -96,7 +96,10 @@ def scores(result: RunResult) -> dict:
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["lora", "dora", "adalora", "vera", "bitfit", "adapter_h", "adapter_l"])
 def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_path, variant):
-    """Batches of unequally many targets; the epoch that is decoded is not the last one of every seed."""
+    """Batches of unequally many targets; the epoch that is decoded is not the last one of every seed.
+
+    The first of a stack is compared for one method: what goes wrong with places shows in the second.
+    """
     from modules.training.run import run as train
     from modules.training.run import run_seeds
 
@@ -109,7 +112,7 @@ def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_p
 
     stacked, alone = both("stacked"), both("alone")
     run_seeds(stacked)
-    for ours, theirs in zip(stacked, alone, strict=True):
+    for ours, theirs in list(zip(stacked, alone, strict=True))[variant != "lora" :]:
         train(theirs)
         one, two = result_of(ours), result_of(theirs)
         assert one.id == two.id and one.cost["stacked"] == 2
