@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -16,9 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from variants.errors import VariantError
-from variants.formats import loralib, native, peft
+from variants.formats import diffusers, loralib, native, peft
 from variants.formats.boundary import refusing
-from variants.formats.common import recognise
+from variants.formats.common import SINGLE_FILES, recognise
+from variants.formats.diffusers.parts import components_named
+from variants.formats.peft.common import PREFIX
+from variants.pipeline import is_pipeline, load_component, quiet
 from variants.sites.architectures import family_of
 from variants.sites.family import Fused
 
@@ -47,6 +48,7 @@ class Outline:
         labels: names of the head's classes, in the order of their numbers.
         problem_type: of the head, in transformers' words, or "".
         base: what the model is loaded by, or "".
+        kernels: (C, k, k) of each map that is a convolution.
     """
 
     maps: dict[str, tuple[int, int] | None]
@@ -58,11 +60,20 @@ class Outline:
     labels: list[str] = field(default_factory=list)
     problem_type: str = ""
     base: str = ""
+    kernels: dict[str, tuple[int, ...]] = field(default_factory=dict)
 
 
-def outline(path: str | os.PathLike) -> Outline:
-    """Read what an adapter of any format tells about its base model."""
+def outline(path: str | os.PathLike, component: str | None = None) -> Outline:
+    """Read what an adapter of any format tells about its base model.
+
+    Args:
+        component: of a file with maps of several models, which of them is meant.
+    """
     kind = recognise(path)
+    if kind == "kohya":  # its names have lost their dots
+        return Outline({"": None}, {})
+    if kind == "diffusers":
+        return _of_single_file(path, component)
     if kind == "ours":
         config, tensors = native.read_adapter(path)
         base = config.get("base", {})
@@ -79,16 +90,39 @@ def outline(path: str | os.PathLike) -> Outline:
             labels=config.get("labels", []),
             problem_type=config.get("problem_type") or "",
             base=config.get("backbone", {}).get("spec") or "",
+            kernels={path: tuple(kernel) for path, kernel in base.get("kernels", {}).items()},
         )
     if kind == "peft":
         config, tensors = peft.read(path)
         layers, head = peft.split(tensors, peft.kind(config))
+        kernels = {
+            key.removeprefix(PREFIX).removesuffix(".lora_A.weight"): tuple(tensor.shape[1:])
+            for key, tensor in tensors.items()
+            if key.endswith(".lora_A.weight") and tensor.ndim > 2
+        }
         auto = _AUTO.get(config.get("task_type") or "", "")
         named = config.get("base_model_name_or_path")
         base = named if isinstance(named, str) else ""
-        return Outline(_pairs(layers), head, auto, transposed=bool(config.get("fan_in_fan_out")), base=base)
+        transposed = bool(config.get("fan_in_fan_out"))
+        return Outline(_pairs(layers), head, auto, transposed=transposed, base=base, kernels=kernels)
     layers, head = loralib.read(path)
     return Outline(_pairs(layers), head)
+
+
+def _named(path: str | os.PathLike) -> Outline:
+    """What an adapter says of the one model that it is for; nothing, where its file is for several."""
+    return Outline({}, {}) if recognise(path) in SINGLE_FILES else outline(path)
+
+
+def _of_single_file(path: str | os.PathLike, component: str | None) -> Outline:
+    parts = diffusers.read(path)
+    if component is None and len(parts) > 1:
+        raise VariantError(f"{path} is for {', '.join(parts)}: name one (--component)")
+    if (chosen := component or next(iter(parts))) not in parts:
+        raise VariantError(f"{path} has no {chosen}: it has {', '.join(parts)}")
+    maps = {key.removeprefix("text_model."): learnt for key, learnt in parts[chosen].items()}
+    shapes = _pairs({key: learnt.tensors for key, learnt in maps.items()})
+    return Outline(shapes, {}, kernels={key: learnt.kernel for key, learnt in maps.items() if learnt.kernel})
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, tuple[int, int] | None]:
@@ -109,22 +143,6 @@ def _pairs(layers: dict[str, dict[str, Tensor]]) -> dict[str, tuple[int, int] | 
     return maps
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """transformers without its progress bars and its advice on weights that the adapter brings."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 def place_of(source: str | None, path: str | os.PathLike, none: str | None = None) -> str:
     """The folder or Hub id of an adapter's base model.
 
@@ -137,7 +155,7 @@ def place_of(source: str | None, path: str | os.PathLike, none: str | None = Non
     Raises:
         VariantError: the file names none.
     """
-    known = outline(path)
+    known = _named(path)
     if not (named := source or known.base):
         if none is not None:
             return none
@@ -148,15 +166,22 @@ def place_of(source: str | None, path: str | os.PathLike, none: str | None = Non
     return named
 
 
-def load_model(source: str, path: str | os.PathLike) -> nn.Module:
-    """The transformers model in folder (or of Hub id) ``source``, of the class and labels that an adapter needs.
+def load_model(source: str, path: str | os.PathLike, component: str | None = None) -> nn.Module:
+    """The model in folder (or of Hub id) ``source``, of the class and labels that an adapter needs.
+
+    Args:
+        component: which model of a pipeline, for adapters of diffusion models; None: as its class tells.
 
     Raises:
         VariantError: there is none, or it lacks weights that the adapter does not bring.
     """
     import transformers
 
-    known = outline(path)
+    known = _named(path)
+    denoiser = components_named(known.class_name)[:1] in (("unet",), ("transformer",))
+    if component or denoiser or is_pipeline(source) or recognise(path) in SINGLE_FILES:
+        with quiet(), refusing(f"cannot load the model {source!r}"):
+            return load_component(source, component, known.class_name)
     labels = [len(tensor) for key, tensor in known.head.items() if _LABELS.search(key)]
     with quiet(), refusing(f"cannot load the model {source!r}"):
         changes: dict[str, Any] = {"num_labels": labels[-1]} if labels else {}
@@ -179,6 +204,10 @@ def load_model(source: str, path: str | os.PathLike) -> nn.Module:
     return model
 
 
+_CONVOLUTIONS = {2: nn.Conv1d, 3: nn.Conv2d, 4: nn.Conv3d}
+"""By the sides of a kernel's channel and its own."""
+
+
 # ---- stand-in ----------------------------------------------------------------------------------------------
 
 
@@ -188,14 +217,14 @@ class _Conv1D(nn.Module):
         self.nf, self.bias = out_features, None
 
 
-def stand_in(path: str | os.PathLike) -> nn.Module:
+def stand_in(path: str | os.PathLike, component: str | None = None) -> nn.Module:
     """A module tree with just the maps and the head that an adapter file names, enough to convert it.
 
     Raises:
         VariantError: the file does not tell enough.
     """
     with refusing(f"{path} does not tell its shapes"):
-        return _stand_in(path, outline(path))
+        return _stand_in(path, outline(path, component))
 
 
 def _stand_in(path: str | os.PathLike, known: Outline) -> nn.Module:
@@ -211,7 +240,7 @@ def _stand_in(path: str | os.PathLike, known: Outline) -> nn.Module:
         else:
             shapes[site] = out_features, in_features
     for name, shape in shapes.items():
-        _put(model, name, _map(*shape, known.transposed))
+        _put(model, name, _map(*shape, known.transposed, known.kernels.get(name, ())))
     for key, tensor in known.head.items():
         parameter = nn.Parameter(tensor.clone())
         for name in known.tied.get(key, [key]):
@@ -236,11 +265,14 @@ def _whole(fused: Fused, role: str, out_features: int, path: str | os.PathLike) 
     return out_features * sum(shares) // shares[fused.roles.index(role)]
 
 
-def _map(out_features: int, in_features: int, transposed: bool) -> nn.Module:
+def _map(out_features: int, in_features: int, transposed: bool, kernel: tuple[int, ...]) -> nn.Module:
     """A linear map that takes no memory: every element of its weight is the same zero."""
-    linear = nn.Linear(in_features, out_features, bias=False, device="meta")
-    module = _Conv1D(out_features) if transposed else linear
-    shape = (in_features, out_features) if transposed else (out_features, in_features)
+    shape = (in_features, out_features) if transposed else (out_features, *(kernel or (in_features,)))
+    if kernel:
+        module = _CONVOLUTIONS[len(kernel)](kernel[0], out_features, kernel[1:], bias=False, device="meta")
+    else:
+        linear = nn.Linear(in_features, out_features, bias=False, device="meta")
+        module = _Conv1D(out_features) if transposed else linear
     module.weight = nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
     return module
 

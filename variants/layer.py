@@ -89,6 +89,8 @@ class AdapterLayer(nn.Module):
     """Tensors that may come back from a file of another size, and in which dimension (AdaLoRA's rank)."""
     training_only: tuple[str, ...] = ()
     """Buffers needed to go on training and not to compute: part of a checkpoint; an adapter file may lack them."""
+    sparse: tuple[str, ...] = ()
+    """Parameters of which a step changes the entries alone that its pass has chosen (VB-LoRA's top k logits)."""
     declares_low_rank: ClassVar[bool] = True
     """What :meth:`low_rank` gives is what the layer computes: no subclass wrote a :meth:`delta_weight` over it."""
 

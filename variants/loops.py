@@ -16,9 +16,8 @@ def trainer_callback(adapted: AdaptedModel) -> TrainerCallback:
     """For ``Trainer(model=adapted.model, callbacks=[trainer_callback(adapted)])`` of transformers.
 
     It adds the gradient of the variant's penalty before each optimizer step, once however many batches the step has
-    and whatever they are divided by, and calls ``after_step`` behind it, with the gradients still in place. Methods
-    without a penalty and without ``after_step`` (LoRA, DoRA, VeRA) train the same without it; AdaLoRA, without it,
-    prunes nothing.
+    and whatever they are divided by, calls ``before_step``, and ``after_step`` behind it, with the gradients still in
+    place. Methods without these (LoRA, DoRA, VeRA) train the same without it; AdaLoRA, without it, prunes nothing.
     """
     from transformers import TrainerCallback
 
@@ -29,6 +28,7 @@ def trainer_callback(adapted: AdaptedModel) -> TrainerCallback:
             """Gradients are ready and clipped: the penalty's are added."""
             penalty = adapted.penalty()
             if penalty is None:
+                adapted.before_step(state.global_step + 1, state.max_steps)
                 return
             parameters = [p for p in adapted.trained().values() if p.requires_grad]
             for parameter, own in zip(
@@ -36,9 +36,10 @@ def trainer_callback(adapted: AdaptedModel) -> TrainerCallback:
             ):
                 if own is not None:
                     parameter.grad = own if parameter.grad is None else parameter.grad + own
+            adapted.before_step(state.global_step + 1, state.max_steps)
 
-        def on_optimizer_step(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any) -> None:
             """The step is taken, and counted a moment later."""
-            adapted.after_step(state.global_step + 1, state.max_steps)
+            adapted.after_step(state.global_step + 1, state.max_steps, getattr(optimizer, "optimizer", optimizer))
 
     return Hooks()

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from variants.layer import AdapterLayer
     from variants.sites.site import Site
+    from variants.training.batches import Batches
 
 
 METHODS = Path(__file__).parent / "methods"
@@ -51,6 +52,11 @@ class BaseVariant:
 
     size: ClassVar[str] = ""
     """The option that decides how many parameters train, such as r; a budget sets it."""
+
+    def __post_init__(self) -> None:
+        size = getattr(self, self.size, 1) if self.size else 1
+        if isinstance(size, int) and size < 1:
+            raise VariantError(f"{self.size} must be at least 1, not {size}")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -90,14 +96,30 @@ class BaseVariant:
     def attach(self, model: nn.Module) -> None:
         """Change the model beyond layers on sites. Called once, after freezing; nothing undoes it."""
 
-    def init_from_data(self, model: nn.Module, batches: Iterable[dict[str, torch.Tensor]]) -> None:
-        """Set initial values from a few training batches, before the first step."""
+    def init_from_data(self, model: nn.Module, batches: Batches) -> None:
+        """Set initial values from a few training batches, before the first step.
+
+        The batches are iterated over, or asked for what goes into each site (``batches.inputs()``) or for the gradient
+        of each base weight (``batches.gradients()``); ``batches.layers`` are the layers. Where ``subtract_initial``
+        holds, the first delta is that of the values set here.
+        """
 
     def penalty(self, layers: Sequence[AdapterLayer]) -> torch.Tensor | None:
         """A scalar added to the loss of every training step, or None."""
 
-    def after_step(self, layers: Sequence[AdapterLayer], step: int, total_steps: int) -> None:
-        """Called after optimizer step ``step`` (1, 2, ... ``total_steps``), gradients still in place."""
+    def before_step(self, layers: Sequence[AdapterLayer], step: int, total_steps: int) -> None:
+        """Called before optimizer step ``step``: gradients are ready, averaged over processes and not clipped yet. They
+        are changed in place, ``p.grad.copy_(...)``; fp16's may be scaled."""
+
+    def after_step(self, layers: Sequence[AdapterLayer], step: int, total_steps: int) -> Iterable[nn.Parameter] | None:
+        """Called after optimizer step ``step`` (1, 2, ... ``total_steps``), gradients still in place.
+
+        Returns:
+            Parameters whose optimizer state (moments) starts anew, as after ReLoRA's restarts; None for none.
+        """
+
+    def optimizer(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:
+        """An optimizer of the method's own over the groups, each with ``lr`` and ``weight_decay``; None: AdamW."""
 
     def param_groups(self, layers: Sequence[AdapterLayer], lr: float) -> list[dict[str, Any]]:
         """Optimizer groups of the layers' parameters, every one in one group; each may carry its own ``lr`` (LoRA+),
@@ -143,8 +165,8 @@ class Variant(BaseVariant):
     """A method with a layer on each of the model's targeted linear maps.
 
     Args:
-        target: where the layers sit: a preset (attn-qv, attn, all-linear), roles (q, k, v, o, up, down), module
-            names or globs; a comma separates several.
+        target: where the layers sit: a preset (attn-qv, attn, attn+conv, all-linear), roles (q, k, v, o, up, down,
+            conv), module names or globs; a comma separates several.
         layers: numbers of the model's blocks that are adapted, such as 0-5,11; empty means all.
         per_layer: options that differ by site, as a map from a glob over site paths to options.
     """

@@ -7,6 +7,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from variants.sites.architectures import head_parameters
+from variants.sites.kinds.few_bits import is_packed
 
 
 class LoweredBackbone:
@@ -39,6 +40,8 @@ def lower_frozen(model: nn.Module, dtype: torch.dtype) -> LoweredBackbone:
             hooks.append(module.register_forward_pre_hook(_in_fp32))
             continue
         for parameter in own.values():  # no buffers: rotary frequencies need their digits
+            if is_packed(parameter):  # its bytes are codes, whatever they are said to be
+                continue
             former.setdefault(parameter, parameter.dtype)
             parameter.data = parameter.data.to(dtype)
     return LoweredBackbone(former, hooks)

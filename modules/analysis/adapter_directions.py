@@ -108,7 +108,7 @@ def directions(place: Place, of: str, model: str | None = None) -> Directions:
     base, remark = _backbone(place, model)
     if remark and of == "delta":  # DoRA's, for one, depends on W
         raise UserError(f"{remark}; nor are there directions of ΔW")
-    adapted = load(base, place.adapter, strict=True, variant=place.variant)
+    adapted = load(base, place.adapter, strict=True, variant=place.variant, quantised=True)
     if not adapted.layers or not adapted.variant.mergeable:
         raise UserError(f"{place.name}: {adapted.variant.name} adds no ΔW to weights, so there is nothing to compare")
     adapter = adapted.adapter

@@ -16,6 +16,7 @@ from torch import nn
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.errors import UserError
+from variants.sites.kinds.few_bits import numel
 
 LARGE = 3_000_000_000
 """Parameters of a model from which on its blocks are computed again on a GPU, unless that is switched off."""
@@ -32,7 +33,7 @@ def checkpoint_blocks(handle: AdaptedModel | Stack, wanted: str, on_gpu: bool) -
         UserError: it is asked for, and the model cannot.
     """
     model = handle.model
-    large = on_gpu and sum(p.numel() for p in model.parameters()) > LARGE
+    large = on_gpu and sum(map(numel, model.parameters())) > LARGE
     if wanted == "off" or (wanted == "auto" and not large):
         return False
     if not getattr(model, "supports_gradient_checkpointing", False):

@@ -16,6 +16,7 @@ from typing import Any
 
 from variants.errors import UserError
 from variants.schema import check_keys
+from variants.schemes import SCHEMES
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,9 @@ class TrainingSettings:
         "bucket (as little padding as the model can do with) or max (every row to max_length)",
         "bucket",
         choices=("bucket", "max"),
+    )
+    quantise: str | None = setting(
+        "keep the frozen linear maps in few bits (QLoRA; pip install 'lora-variants[quant]')", None, choices=SCHEMES
     )
     precision: str = setting("Lightning's; --trainer.precision sets it", "32-true", flag=False)
 

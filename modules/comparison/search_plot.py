@@ -1,4 +1,5 @@
-"""The picture of a search: for each row the importance of its dimensions, and the scores along the largest of them."""
+"""The pictures of a search: for each row the importance of its dimensions, and the scores along the largest of them;
+and the learning rates of all rows in one."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from modules.comparison.comparison import Comparison, Row
 from modules.comparison.importance import importance
 from modules.comparison.space import Dimension, text
 from modules.comparison.trials import Trial, Trials, best, faults
+from modules.reports.plots.palette import marks
+from modules.runs.score_form import form
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +33,48 @@ def draw(figure: Figure, comparison: Comparison, rows: Sequence[Row], trials: Tr
         _bars(axes[0], row, found.shares, found.words, faults(trials[row.name]))
         for axis, dimension in zip(axes[1:], order[:widest], strict=False):
             _along(axis, dimension, good, comparison.content.tune.metric)
-        axes[1].set_ylabel("dev loss" if comparison.content.tune.metric == "loss" else "dev score (%)")
+        axes[1].set_ylabel(_units(comparison.content.tune.metric, good)[1])
         for axis in axes[1 + len(order) :]:
             axis.set_visible(False)
+
+
+def rates(figure: Figure, comparison: Comparison, rows: Sequence[Row], trials: Trials) -> None:
+    """Fill a figure: for each row its best score at each learning rate that was tried; a star is the row's best."""
+    metric, axis = comparison.content.tune.metric, figure.subplots()
+    found = marks(row.variant for row in rows)
+    for row in rows:
+        good = [each for each in trials[row.name] if each.score is not None]
+        tops = {rate: max(t.score for t in good if t.point["lr"] == rate) for rate in {t.point["lr"] for t in good}}
+        if not tops:
+            continue
+        scale, label = _units(metric, good)
+        line, mark = sorted(tops), found[row.variant]
+        places = [scale * tops[rate] for rate in line]
+        axis.plot(line, places, color=mark.colour, marker=mark.marker, lw=1.2, ms=5, label=row.name)
+        top = max(tops, key=tops.get)
+        axis.scatter([top], [scale * tops[top]], s=130, marker="*", color=mark.colour, zorder=3)
+        axis.set_ylabel(label)
+    axis.set_xscale("log")
+    axis.set_xlabel("learning rate")
+    axis.grid(alpha=0.3)
+    axis.legend(frameon=False)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+
+
+def with_rates(rows: Sequence[Row], trials: Trials) -> list[Row]:
+    """The rows whose learning rate was searched, if there are several."""
+    found = [row for row in rows if row.name in trials and any(each.key == "lr" for each in row.space)]
+    return found if len(found) > 1 else []
+
+
+def _units(metric: str | None, trials: Sequence[Trial]) -> tuple[float, str]:
+    """(factor, label) of a score's axis."""
+    if metric == "loss":
+        return -1.0, "dev loss"
+    name = metric or next((each.metric for each in trials), "")
+    scale = form(name)[0]
+    return scale, "dev score (%)" if scale == 100 else f"dev {name}"
 
 
 def _bars(axis: Axes, row: Row, shares: dict[str, float], about: str, left_out: str) -> None:
@@ -54,7 +96,7 @@ def _bars(axis: Axes, row: Row, shares: dict[str, float], about: str, left_out: 
 
 def _along(axis: Axes, dimension: Dimension, trials: Sequence[Trial], metric: str | None) -> None:
     """Scores over the values of a dimension; numbers that span a factor of four or more on a log axis."""
-    scale = -1 if metric == "loss" else 100
+    scale = _units(metric, trials)[0]
     values = [each.point[dimension.key] for each in trials]
     numbers = all(type(value) in (int, float) for value in [*values, *dimension.examples])
     log = numbers and min(dimension.examples) > 0 and max(dimension.examples) >= 4 * min(dimension.examples)

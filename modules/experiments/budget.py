@@ -27,7 +27,7 @@ def pick(folder: Path, auto_class: str, variant: BaseVariant, wanted: str) -> tu
         VariantError: ``wanted`` is no number of parameters, or the variant has no size.
     """
     from modules.backbones.loading import shapes_only
-    from variants.adapters.parameter_budget import fit, parse
+    from variants.parameter_budget import fit, parse
 
     number = parse(wanted)
     fitted, counted = fit(shapes_only(folder, auto_class), variant, number)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -20,6 +21,8 @@ from modules.reports.tables.published import load_models
 from modules.reports.tables.section import short_name
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
     from modules.experiments.published_runs import PlannedRun
 
 
@@ -162,8 +165,30 @@ def measure(run: PlannedRun, fewest: int, most: int, device: str) -> Callable[[i
     return lambda tokens: tuple(_line([(p[0], p[k]) for p in points], tokens) for k in (1, 2))
 
 
-def shape(run: PlannedRun):
-    """A model of the run's shape with random weights. Raises Unknown where its configuration is not at hand."""
+def shape(run: PlannedRun) -> PreTrainedModel:
+    """A model of the run's shape with random weights.
+
+    Raises:
+        Unknown: its configuration is not at hand, or it is too large for this machine.
+    """
+    import torch
+
+    build = _builder(run)
+    with torch.device("meta"):
+        size = sum(parameter.nbytes for parameter in build().parameters())
+    if size > memory() / 2:
+        gb = 1e9
+        raise Unknown(f"its weights take {size / gb:.0f} GB, more than half of this machine's {memory() / gb:.0f} GB")
+    return build()
+
+
+def memory() -> int:
+    """Bytes of this machine's memory."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _builder(run: PlannedRun) -> Callable[[], PreTrainedModel]:
+    """Makes the model of the run's shape. Raises Unknown where its configuration is not at hand."""
     import transformers
 
     from modules.backbones.loading import resolve
@@ -178,14 +203,14 @@ def shape(run: PlannedRun):
     elif published:
         check_sizes(published["config"], run.model)
         model_class = getattr(transformers, published["class"])
-        return model_class(model_class.config_class(**published["config"]))
+        return lambda: model_class(model_class.config_class(**published["config"]))
     elif hub_cached(model=run.model):
         folder = resolve(run.model)[2]
     else:
         raise Unknown(f"the shape of {run.model} is not known here")
     read_config(folder)
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    return getattr(transformers, own.auto_class).from_config(config, trust_remote_code=False)
+    return lambda: getattr(transformers, own.auto_class).from_config(config, trust_remote_code=False)
 
 
 def _seconds(step: Callable[[], None], device: str) -> float:

@@ -50,7 +50,8 @@ def load_run(
         device: where the model is put, such as "cuda"; by default the CPU.
 
     Returns:
-        The transformers model in eval mode, its labels named in `config.id2label`, and its tokenizer.
+        The transformers model in eval mode, its labels named in `config.id2label`, and its tokenizer, whose chat
+        template is the one that a run of instruct.py was trained with.
 
     Raises:
         UserError: no such run, an adapter that is gone or damaged, no such base model, or another one than the run's.
@@ -78,9 +79,13 @@ def loaded(
     limits = (found.inputs.get("max_length"), backbone.max_length, tokenizer.model_max_length)
     tokenizer.model_max_length = min(limit for limit in limits if limit)
     tokenizer.padding_side = found.inputs.get("padding_side", "right")
-    load(whole, found.folder, variant=variant)
+    load(whole, found.folder, variant=variant, quantised=True)
     if new := described(whole):
         tokenizer.add_tokens(new["tokens"])
+    if "template" in found.inputs:  # a run of turns: the tokenizer writes them as it was trained on them
+        from modules.benchmarks.instruct.rows.chat import prepare
+
+        prepare(tokenizer, found.inputs["template"])
     return whole.to(device or "cpu").eval(), tokenizer
 
 

@@ -11,6 +11,7 @@ from modules.documents import read_json
 from modules.embedded import LLAMA
 from modules.inference.trained import ADAPTER, trained
 from variants.errors import UserError
+from variants.sites.kinds.few_bits import numel
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -84,7 +85,7 @@ def speaker(
         whole, tokenizer = loaded(found, model, variant, dtype=dtype)
         template = found.inputs["template"]
     note = prepare(tokenizer, template)
-    title = f"{source}: {type(whole).__name__}, {sum(p.numel() for p in whole.parameters()) / 1e6:,.0f}M parameters"
+    title = f"{source}: {type(whole).__name__}, {sum(map(numel, whole.parameters())) / 1e6:,.0f}M parameters"
     whole = whole.to("cuda" if cuda else "cpu").eval()
     return Speaker(whole, tokenizer, f"{title}; {note}" if note else title)
 
@@ -110,7 +111,7 @@ def _adapter(
     from variants.base_model import place_of
 
     whole, tokenizer = _language_model(place_of(model and str(model), place), dtype)
-    formats.load(whole, place, variant=variant)
+    formats.load(whole, place, variant=variant, quantised=True)
     return whole, tokenizer
 
 

@@ -17,10 +17,10 @@ from modules.backbones.recomputation import offloaded
 from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
 from variants.adapters.adapted_model import AdaptedModel
-from variants.adapters.answers import figures
 from variants.adapters.stack import Stack
 from variants.errors import UserError
 from variants.formats.native import restore
+from variants.training.answers import figures
 
 
 def variant_figures(adapted: AdaptedModel) -> dict[str, float]:
@@ -168,7 +168,7 @@ class FineTuner(LightningModule):
     # ---- optimisation --------------------------------------------------------------------------------------
 
     def configure_optimizers(self) -> dict[str, Any]:
-        """AdamW over the variant's groups, and a linear schedule by steps.
+        """AdamW or the variant's own optimizer over its groups, and a linear schedule by steps.
 
         Raises:
             UserError: nothing trains.
@@ -176,7 +176,9 @@ class FineTuner(LightningModule):
         groups = self.adapted.param_groups(self.lr, self.head_lr, self.weight_decay)
         if not groups:
             raise UserError("nothing trains: the variant has no parameter here and the model has no task head")
-        optimizer = self.computation.adamw(groups, self.adam_eps, scaled=self._scaler is not None)
+        optimizer = self.adapted.optimizer(groups) or self.computation.adamw(
+            groups, self.adam_eps, scaled=self._scaler is not None
+        )
         steps = self.total_steps = int(self.trainer.estimated_stepping_batches)
         warmup = self.warmup_steps if self.warmup_steps is not None else int(self.warmup_ratio * steps)
 
@@ -219,10 +221,10 @@ class FineTuner(LightningModule):
         super().optimizer_step(*args, **kwargs)
         if scaler is None or scaler.get_scale() >= scale:  # a smaller scale: fp16 overflowed, the step was skipped
             with self.computation.updates():
-                self.adapted.after_step(self.trainer.global_step + 1, self.total_steps)
+                self.adapted.after_step(self.trainer.global_step + 1, self.total_steps, self.optimizers(False))
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Average gradients over processes; before the first step, check them.
+        """Average gradients over processes; before the first step, check them; then the variant's own action.
 
         Raises:
             UserError: something that trains got none.
@@ -231,6 +233,8 @@ class FineTuner(LightningModule):
             self.step.average()
         if self.trainer.global_step == 0:
             self._check_gradients()
+        with self.computation.updates():
+            self.adapted.before_step(self.trainer.global_step + 1, self.total_steps)
 
     def _check_gradients(self) -> None:
         """Whether everything that trains got a gradient, in some process at least; all of them come to one end.

@@ -18,6 +18,7 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.starting import start_from
 from variants.formats.native import read_adapter
 from variants.outside.options import build
+from variants.quantisation import quantise
 from variants.registry import resolve
 from variants.sites.architectures import head_parameters
 
@@ -47,15 +48,24 @@ def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, AdaptedMode
             for name, parameter in prepared.model.named_parameters():
                 if name in head:
                     parameter.copy_(head[name])
-        counts.append(initialise(adapted, config, own.data))
+        counts.append(initialise(adapted, config, own))
+    if scheme := config.training.get("quantise"):
+        bits = torch.bfloat16 if "bf16" in config.training.get("precision", "") else None
+        note = quantise(adapted, scheme, compute_dtype=bits, device=None if devices.on_cpu(config) else "cuda")
+        prepared.notes = [*prepared.notes, note.words]
     prepared.data.seeds = [config.seed for config in configs]
     prepared.data.eval_batch_size = max(1, prepared.data.eval_batch_size // len(configs))
     return prepared, adapted, counts, precision
 
 
-def initialise(adapted: AdaptedModel, config: RunConfig, data: PaddedDataModule) -> dict[str, int]:
+def initialise(adapted: AdaptedModel, config: RunConfig, prepared: Prepared) -> dict[str, int]:
     """Give the active adapter what it starts with beyond its own initial values; its parameters, counted."""
-    adapted.init_from_data(_few_batches(data))
+
+    def loss(batch: dict[str, Tensor]) -> Tensor:
+        losses, weights, _ = prepared.objective.losses(adapted.model, batch, training=False)
+        return (weights * losses).sum()
+
+    adapted.init_from_data(_few_batches(prepared.data), loss)
     if config.init_from:  # after the values from data, whose place it takes
         folder = Path(config.results_dir) / "runs" / config.init_from["id"] / "best"
         start_from(adapted, read_adapter(folder)[1], str(folder))

@@ -16,13 +16,27 @@ from variants.variant import Variant
 
 MAPS = {"roberta": ["query", "value"], "gpt2": ["c_attn"]}
 """What PEFT adapts by default; it knows no slices, so GPT-2's fused map is taken whole here, by its name."""
-_THEIRS = {
-    "lora_A": "lora_A.default.weight",
-    "lora_B": "lora_B.default.weight",
-    "magnitude": "lora_magnitude_vector.default.weight",
-    "d": "vera_lambda_d.default",
-    "b": "vera_lambda_b.default",
+_LORA = {"lora_A": "lora_A.default.weight", "lora_B": "lora_B.default.weight"}
+_THEIRS: dict[str, dict[str, str]] = {
+    "lora": _LORA | {"magnitude": "lora_magnitude_vector.default.weight"},
+    "vera": {"d": "vera_lambda_d.default", "b": "vera_lambda_b.default"},
+    "ia3": {"l": "ia3_l.default"},
+    "loha": {
+        "B1": "hada_w1_a.default",
+        "A1": "hada_w1_b.default",
+        "B2": "hada_w2_a.default",
+        "A2": "hada_w2_b.default",
+    },
+    "lokr": {"C": "lokr_w1.default", "B": "lokr_w2_a.default", "A": "lokr_w2_b.default"},
+    "oft": {"Q.upper": "oft_R.default.weight"},
+    "hra": {"u": "hra_u.default"},
+    "fourierft": {"c": "fourierft_spectrum.default"},
+    "randlora": {"Lambda": "randlora_lambda.default", "Gamma": "randlora_gamma.default"},
+    "delora": {"A": "delora_A.default", "B": "delora_B.default", "strength": "delora_lambda.default"},
+    "miss": {"D": "miss_block.default"},
+    "vblora": {"logits_A": "vblora_logits_A.default", "logits_B": "vblora_logits_B.default"},
 }
+"""A layer's tensors by our name -> PEFT's, for each method; any other's are LoRA's."""
 
 
 @dataclass
@@ -35,10 +49,17 @@ class Pair:
 
     def tensors(self) -> dict[str, tuple[Tensor, Tensor]]:
         """Every trained tensor of ours (head included) and PEFT's counterpart."""
-        base, tensors = self.theirs.base_model.model, {}
-        for key, tensor in self.ours.trained().items():
-            path, _, name = key.rpartition(".")
-            tensors[key] = tensor, base.get_parameter(key if key in self.ours.head else f"{path}.{_THEIRS[name]}")
+        base, parameters, tensors = self.theirs.base_model.model, self.ours.trained(), {}
+        names = _THEIRS.get(self.ours.variant.name, _THEIRS["lora"])
+        for path in self.ours.adapter.layers:
+            for own, theirs in names.items():
+                if (key := f"{path}.{own}") in parameters:
+                    tensors[key] = parameters[key], base.get_parameter(f"{path}.{theirs}")
+            if f"{path}.bank.vectors" in parameters:  # the one of all layers
+                bank = base.get_parameter(f"{path}.vblora_vector_bank.default")
+                tensors[f"{path}.bank.vectors"] = parameters[f"{path}.bank.vectors"], bank
+        tensors |= {key: (parameters[key], base.get_parameter(key)) for key in self.ours.head}
+        assert set(tensors) == set(parameters)
         return tensors
 
     def models(self) -> tuple[nn.Module, nn.Module]:
@@ -56,7 +77,7 @@ def pair(name: str, variant: Variant, config: peft.PeftConfig) -> Pair:
             if key not in made.ours.head:
                 scale = 0.2 * (mine.abs().mean() + 0.1)
                 mine += scale * torch.randn(mine.shape, generator=rng)
-                other.copy_(mine)
+                other.copy_(mine.view_as(other))
     trained = {id(other) for _, other in made.tensors().values()}
     assert trained == {id(p) for p in made.theirs.parameters() if p.requires_grad}
     return made
@@ -68,7 +89,7 @@ def loss(model: nn.Module, name: str, batch: int = 3) -> Tensor:
 
 
 def off(mine: Tensor, theirs: Tensor) -> float:
-    return (mine - theirs).abs().max().item()
+    return (mine - theirs.view_as(mine)).abs().max().item()
 
 
 def compare(made: Pair, *, seed: int | None = None) -> dict[str, float]:

@@ -17,6 +17,7 @@ from variants.acceleration.casts import lowered, lowered_stack
 from variants.acceleration.decoders import kernels
 from variants.acceleration.methods import adalora, bottlenecks, dora  # noqa: F401 (they register their fast paths)
 from variants.acceleration.products import shared_input, sources, updated_maps
+from variants.acceleration.products.convolutions import convolved
 from variants.acceleration.products.low_rank import add_products, added, product
 from variants.acceleration.products.merged_weight import merged_weights
 from variants.acceleration.products.shared_input import shared_inputs
@@ -149,6 +150,9 @@ def _compute(adapters: SiteAdapters, x: Tensor, y: Tensor) -> Tensor:
     layers = adapters.in_order
     if updated_maps.is_updated(y) and all(layer.adds_low_rank for layer in layers):
         return y
+    if adapters.window is not None:
+        fits = adapters.whole and isinstance(layers[0], AdapterLayer) and layers[0].adds_low_rank
+        return convolved(layers[0], x, y) if fits else SiteAdapters.compute(adapters, x, y, _forward)
     if adapters.cut.groups == 1 and (few_kernels(y) or (plain(y) and not adapters.whole)):  # of slices a copy is saved
         firsts = [getattr(layer, "first", layer) for layer in layers]  # of stacked layers
         if all(first.adds_low_rank and first.low_rank().outer is None for first in firsts):

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
+import torch
 from torch import Tensor, nn
 
 from variants.adapters import hooks
 from variants.adapters.adapter import check_fit, copy_tensors
 from variants.adapters.switching import Switching
 from variants.errors import VariantError
+from variants.fingerprint import fingerprint, sketch
 from variants.layer import full_precision
 from variants.sites.architectures import head_parameters
+from variants.sites.kinds.few_bits import numel, quantisation_of
 from variants.sites.targets import left_out
+from variants.training.batches import Batches
+from variants.training.optimizers import forget
 from variants.variant import BaseVariant
-from variants.wrappers import unwrapped
+from variants.wrappers import is_sharded, unwrapped
 
 
 def attach(
@@ -44,15 +49,11 @@ def attach(
 
 
 class AdaptedModel(Switching):
-    """A frozen model and its adapters, one of them active. Made by :func:`attach`.
+    """A frozen model and its adapters, one of them active. Made by :func:`attach`."""
 
-    Attributes:
-        base_values: what files say of a base in shards (`variants.formats.native.note_base`).
-    """
+    _base_values: Mapping[str, str | None] | None = None
 
-    base_values: Mapping[str, str | None] = {"fingerprint": None}
-
-    def combine(self, weights: Mapping[str, float], name: str, rank: int | None = None) -> float:
+    def combine(self, weights: Mapping[str, float | Mapping[str, float]], name: str, rank: int | None = None) -> float:
         """Add ``name``, the weighted sum of other adapters as one LoRA: see `variants.adapters.combine`."""
         from variants.adapters.combine import combine
 
@@ -76,13 +77,14 @@ class AdaptedModel(Switching):
         return layers | {key: parameters[key] for key in self.adapter.in_place}
 
     def count(self) -> dict[str, int]:
-        """Trained parameters of adapter and head apart, as the papers count, and all parameters of the model."""
+        """Trained parameters of adapter and head apart, as the papers count, and all parameters of the model, those in
+        few bits as the numbers that they stand for."""
         head = set(self.head)
         sizes = {"adapter": 0, "head": 0}
         for key, parameter in {id(p): (k, p) for k, p in self.trained().items()}.values():
             sizes["head" if key in head else "adapter"] += parameter.numel()
         layers = (p for layer in self.layers for p in layer.parameters())  # in the model, unless they are stacked
-        return sizes | {"total": sum({id(p): p.numel() for p in (*self.model.parameters(), *layers)}.values())}
+        return sizes | {"total": sum({id(p): numel(p) for p in (*self.model.parameters(), *layers)}.values())}
 
     def param_groups(self, lr: float, head_lr: float | None = None, weight_decay: float = 0.0) -> list[dict]:
         """Optimizer groups: the variant's own, then what trains in place (:meth:`Adapter.param_groups`)."""
@@ -94,9 +96,21 @@ class AdaptedModel(Switching):
         with full_precision(next(self.model.parameters())):
             return self.variant.penalty(self.layers)
 
-    def after_step(self, step: int, total_steps: int) -> None:
-        """To be called after each optimizer step, before its gradients are cleared."""
-        self.variant.after_step(self.layers, step, total_steps)
+    def optimizer(self, groups: list[dict]) -> torch.optim.Optimizer | None:
+        """The variant's own optimizer over groups, or None for the trainer's."""
+        return self.variant.optimizer(groups)
+
+    def before_step(self, step: int, total_steps: int) -> None:
+        """To be called before each optimizer step, when gradients are ready."""
+        self.variant.before_step(self.layers, step, total_steps)
+
+    def after_step(self, step: int, total_steps: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """To be called after each optimizer step, before its gradients are cleared.
+
+        Args:
+            optimizer: whose state starts anew for the parameters that the variant names.
+        """
+        forget(optimizer, self.variant.after_step(self.layers, step, total_steps) or ())
 
     def shrink(self) -> None:
         """Drop for good whatever of the layers no output depends on, such as AdaLoRA's pruned triplets.
@@ -106,9 +120,23 @@ class AdaptedModel(Switching):
         for layer in self.layers:
             layer.shrink()
 
-    def init_from_data(self, batches: Iterable[dict[str, Tensor]]) -> None:
-        """To be called once with a few training batches, before the first step."""
-        self.variant.init_from_data(self.model, batches)
+    def init_from_data(
+        self, batches: Iterable[dict[str, Tensor]], loss: Callable[[dict[str, Tensor]], Tensor] | None = None
+    ) -> None:
+        """To be called once with a few training batches, before the first step.
+
+        Args:
+            loss: of a batch; by default what the model gives as ``loss``.
+        """
+        if type(self.variant).init_from_data is BaseVariant.init_from_data:
+            return
+        self.adapter.late.follow()
+        self.variant.init_from_data(self.model, Batches(self.model, self.layers, batches, loss))
+        if self.variant.subtract_initial:
+            active, adapter = self.active, self.adapter
+            self.deactivate()  # the base is whole again
+            adapter.subtract()
+            self.switch(active)
 
     def metrics(self) -> dict[str, float]:
         """The variant's figures about its own state."""
@@ -141,6 +169,26 @@ class AdaptedModel(Switching):
             own = self.adapter.values.get(key, parameters[key])  # as in state_dict
             check_fit(key, tensor, own)
             own.data.copy_(tensor)
+
+    def note_base(self) -> None:
+        """Work out now what files say of the base: before it is put in shards or in few bits."""
+        self._base_values = self.base_values()
+
+    def base_values(self) -> Mapping[str, str | None]:
+        """Fingerprint and sketch of what stays frozen (`variants.fingerprint`), sites of a residual variant as they
+        were before: equal for every adapter of one base."""
+        if self._base_values is not None:
+            return self._base_values
+        if is_sharded(self.model) or quantisation_of(self.model) or getattr(self.model, "is_stand_in", False):
+            return {"fingerprint": None}
+        active, skip = self.active, {*self.head, *self.adapter.in_place}
+        if self.adapter.first:
+            self.deactivate()
+        try:
+            return {"fingerprint": fingerprint(self.model, skip), "sketch": sketch(self.model, skip)}
+        finally:
+            if self.active is None:
+                self.switch(active)
 
     def __repr__(self) -> str:
         counts = self.count() if self.active else {}

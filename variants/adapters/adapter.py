@@ -12,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from variants.adapters.answers import completed_groups
 from variants.adapters.late import Late, reading
 from variants.errors import VariantError, first_line
 from variants.layer import AdapterLayer, seeded
 from variants.outside.places import definition, place
+from variants.sites.kinds.few_bits import is_packed
 from variants.sites.misses import nearest
 from variants.sites.site import Site
 from variants.sites.targets import in_one_line, left_out
+from variants.training.answers import completed_groups
 from variants.variant import BaseVariant
 
 log = logging.getLogger(__name__)
@@ -82,11 +83,18 @@ class Adapter:
         if unknown := [n for n in adapter.in_place if n not in known]:
             raise VariantError(f"{variant.name} trains {unknown[0]!r}, which the model does not have")
         if variant.subtract_initial:
-            adapter._subtract(initial)
+            adapter.subtract(initial)
         return adapter
 
     @torch.no_grad()
-    def _subtract(self, initial: dict[str, Tensor] | None) -> None:
+    def subtract(self, initial: dict[str, Tensor] | None = None) -> None:
+        """Note the delta of the values that there are now, or of ``initial`` ones, as the one to take off the base."""
+        for path, layer in self.layers.items():
+            if is_packed(layer.site.module._parameters.get("weight")):
+                raise VariantError(
+                    f"{self.variant.name} takes its first update off {path}, which is in few bits already: load the "
+                    "model in 16 or 32 bits, attach, and quantise then"
+                )
         if initial:
             copy_tensors(self, initial)
         self.initial = {key: t.detach().clone() for key, t in self.tensors().items()}

@@ -16,15 +16,21 @@ from variants.adapters.update import Update, as_matrix, relative_error
 from variants.errors import VariantError
 from variants.layer import wide
 from variants.methods.lora import LoRA, LoRALayer
-from variants.sites.rows import Rows
+from variants.sites.kinds.rows import Rows
+from variants.sites.misses import matches
 from variants.sites.targets import find_sites, name_target
 
 if TYPE_CHECKING:
     from variants.adapters.adapted_model import AdaptedModel
 
 
+Weight = float | Mapping[str, float]
+"""Of an adapter: a number, or globs over its sites' paths -> numbers. The last one that matches holds, and 1 where none
+does, as in diffusers' ``set_adapters``."""
+
+
 @torch.no_grad()
-def combine(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank: int | None = None) -> float:
+def combine(adapted: AdaptedModel, weights: Mapping[str, Weight], name: str, rank: int | None = None) -> float:
     """Add the adapter ``name``, whose update is the weighted sum of other adapters', and make it the active one.
 
     LoRA adapters of any ranks, alphas and targets are summed exactly, by concatenation of their factors. With
@@ -32,7 +38,8 @@ def combine(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank
     The head is the weighted average of the adapters' heads.
 
     Args:
-        weights: adapter -> weight; they need not sum to 1 (the head's are divided by their sum).
+        weights: adapter -> weight, one number or one by place; they need not sum to 1 (the head's are divided by their
+            sum).
         name: of the new adapter.
         rank: of the new update at each site; None keeps LoRA's sum exact.
 
@@ -40,7 +47,8 @@ def combine(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank
         The relative error ‖ΔW - BA‖ / ‖ΔW‖ (Frobenius, over all sites); 0 for an exact sum.
 
     Raises:
-        VariantError: an adapter is unknown, has no update of the weights alone, or needs ``rank``.
+        VariantError: an adapter is unknown, has no update of the weights alone, or needs ``rank``; or a glob is of no
+            site.
     """
     _check(adapted, weights, name, rank)
     found = adapted.state
@@ -52,7 +60,7 @@ def combine(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank
         raise
 
 
-def _add_sum(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank: int | None) -> float:
+def _add_sum(adapted: AdaptedModel, weights: Mapping[str, Weight], name: str, rank: int | None) -> float:
     updates = _disjoint([u for key, weight in weights.items() for u in _updates(adapted, key, weight, rank)])
     found = {span: update.nearest(rank) for span, update in updates.items()}
     target = name_target(adapted.model, [update.site for update in updates.values()])
@@ -67,12 +75,19 @@ def _add_sum(adapted: AdaptedModel, weights: Mapping[str, float], name: str, ran
     return relative_error(found.values())
 
 
-def _check(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank: int | None) -> None:
+def _check(adapted: AdaptedModel, weights: Mapping[str, Weight], name: str, rank: int | None) -> None:
     if name in adapted.adapters:
         raise VariantError(f"there is an adapter {name!r} already; delete it first or choose another name")
     refuse_unknown(adapted.adapters, weights)
     if rank is not None and rank < 1:
         raise VariantError(f"rank must be at least 1, not {rank}")
+    by_place = {key: weight for key, weight in weights.items() if isinstance(weight, Mapping)}
+    for key, globs in by_place.items():
+        for glob in globs:
+            if not any(matches(path, glob) for path in adapted.adapters[key].layers):
+                raise VariantError(f"{glob!r}, which weighs {key!r}, is of none of its sites")
+    if adapted.head and by_place:
+        raise VariantError(f"{next(iter(by_place))!r} has a head, which is in no place that is weighed: give a number")
     if adapted.head and sum(weights.values()) == 0:
         raise VariantError("the weights sum to 0, which leaves the head without an average")
     for key in weights:
@@ -85,11 +100,11 @@ def _check(adapted: AdaptedModel, weights: Mapping[str, float], name: str, rank:
         raise VariantError("nothing to combine: none of the adapters has layers")
 
 
-def _updates(adapted: AdaptedModel, key: str, weight: float, rank: int | None) -> list[Update]:
-    """The update that each layer of adapter ``key`` makes to the base weight, times ``weight``."""
+def _updates(adapted: AdaptedModel, key: str, chosen: Weight, rank: int | None) -> list[Update]:
+    """The update that each layer of adapter ``key`` makes to the base weight, times its weight."""
     adapter, updates = adapted.adapters[key], []
     for path, layer in adapter.layers.items():
-        site = layer.site
+        site, weight = layer.site, _weight_at(chosen, path)
         if type(layer) is LoRALayer:
             b, a = wide(layer.lora_B.to(site.device)), wide(layer.lora_A.to(site.device))
             updates.append(Update(site, weight * layer.scaling * b, a))
@@ -102,6 +117,12 @@ def _updates(adapted: AdaptedModel, key: str, weight: float, rank: int | None) -
             raise VariantError(f"{key!r} cannot be combined: {error}") from error
         updates.append(dataclasses.replace(update, rest=weight * update.rest))
     return updates
+
+
+def _weight_at(weight: Weight, path: str) -> float:
+    if not isinstance(weight, Mapping):
+        return weight
+    return next((number for glob, number in reversed(weight.items()) if matches(path, glob)), 1.0)
 
 
 def _together(rows: Iterable[Rows]) -> bool:
@@ -126,6 +147,8 @@ def _disjoint(updates: list[Update]) -> dict[tuple, Update]:
 
 def _average_head(adapted: AdaptedModel, weights: Mapping[str, float]) -> dict[str, Tensor]:
     """The mean of the adapters' heads, weighted, in at least fp32."""
+    if not adapted.head:
+        return {}
     total, head = sum(weights.values()), {}
     for key in adapted.head:
         values = {name: adapted.adapters[name].values[key] for name in weights}

@@ -62,7 +62,7 @@ def _write(
                 own = max(off[path] for path, layer in layers.items() if layer.site.module is module)
                 _compare(site, before[module], _answer(site), base[module], own)
         except Exception:
-            for path, was in kept.items():
+            for path, was in reversed(kept.items()):
                 layers[path].site.restore(was)
             raise
     return kept
@@ -132,12 +132,12 @@ def _asleep(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _answer(site: Site) -> Tensor:
-    """What the site's module, hooks included, makes of a few random rows: (rows, out).
+    """What the site's module, hooks included, makes of a few random rows.
 
     What it counts or observes in its buffers meanwhile is forgotten.
     """
     module = site.module
-    probe = torch.randn(ROWS, site.in_features, generator=seeded(1, site.module_path)).to(site.device, site.dtype)
+    probe = site.kind.probe(module, ROWS, seeded(1, site.module_path)).to(site.device, site.dtype)
     try:
         buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
         return functional_call(module, buffers, probe).detach().to(torch.promote_types(site.dtype, torch.float32))

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from variants.adapters.late import Late
 from variants.errors import VariantError
 from variants.layer import LOW_PRECISION, AdapterLayer
-from variants.new_tokens import own_keys, written
-from variants.sites.experts import ExpertMap, without_number
-from variants.sites.rows import Cut
+from variants.sites.kinds.experts import ExpertMap, without_number
+from variants.sites.kinds.patches import Patches
+from variants.sites.kinds.rows import Cut
 
 
 class Passes:
@@ -40,6 +40,9 @@ class Passes:
 class SiteAdapters(nn.Module):
     """The layers of one module, in the order of the output features they adapt."""
 
+    adds_to_base = True
+    """A plain model lacks it (`variants.saving`)."""
+
     def __init__(self, layers: Sequence[AdapterLayer]) -> None:
         super().__init__()
         self.layers = nn.ModuleList(layers)
@@ -53,6 +56,7 @@ class SiteAdapters(nn.Module):
         object.__setattr__(self, "in_order", tuple(layers))
         self.whole = layers[0].site.is_whole
         self.cut = Cut([layer.site.rows for layer in layers])
+        self.window = layers[0].site.window  # of a convolution
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The module's output with the adapter in it, same shape and dtype as ``y``.
@@ -71,6 +75,19 @@ class SiteAdapters(nn.Module):
             run: computes a layer's output from (layer, x, y) where that is not the layer's own forward function.
         """
         run = _forward if run is None else run
+        if self.window is None:
+            return self._on_rows(run, x, y)
+        return self.window.by_rows(functools.partial(self._on_patches, run), x, y)
+
+    def _on_patches(self, run: Callable[..., Tensor], x: Patches, y: Tensor) -> Tensor:
+        """As :meth:`_on_rows`, the new output from a changed input too: no image has changed patches."""
+        if self.changes_input:
+            site = self.in_order[0].site
+            x = self.pre(x).to(x.dtype)
+            y = (site.times(x) if site.bias() is None else site.times(x) + site.bias()).to(y.dtype)
+        return self._on_rows(run, x, y)
+
+    def _on_rows(self, run: Callable[..., Tensor], x: Tensor | Patches, y: Tensor) -> Tensor:
         if self.whole:
             return run(self.in_order[0], x, y).to(y.dtype)
         parts = self.cut.split(y)
@@ -160,7 +177,7 @@ def _adapt(module: nn.Module, args: tuple, kwargs: dict, output: Tensor | tuple)
 
 def _adapt_input(module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
     adapter = _acting(module)
-    if adapter is None or not adapter.changes_input:
+    if adapter is None or not adapter.changes_input or adapter.window is not None:
         return args, kwargs
     x = input_of(module, args, kwargs)
     return with_input(module, args, kwargs, by_example(adapter.pre, x).to(x.dtype))
@@ -274,26 +291,3 @@ def unnoticed(modules: Iterable[nn.Module]) -> Iterator[None]:
 def is_adapted(model: nn.Module) -> bool:
     """Whether any module of ``model`` carries adapter layers."""
     return any(isinstance(m, SiteAdapters) for m in model.modules())
-
-
-_PLAIN: Any = object()
-
-
-def save_pretrained(
-    self: nn.Module, save_directory: Any, is_main_process: bool = True, state_dict: Any = _PLAIN, *args, **kwargs
-):
-    """transformers' ``save_pretrained``, writing a plain model: the adapters' own keys are left out.
-
-    A call that names ``state_dict`` gets all that it names, the adapters included, and None is the whole model: so
-    do loops that go on from what they wrote (transformers' Trainer, accelerate).
-    """
-    adapters = {f"{name}." for name, m in self.named_modules() if isinstance(m, SiteAdapters)} | {*own_keys(self)}
-    plain, kept, seen = state_dict is _PLAIN, {}, set()
-    with written(self):
-        for key, tensor in (self.state_dict() if plain or state_dict is None else state_dict).items():
-            if any(key.startswith(prefix) for prefix in adapters):
-                if plain or tensor.data_ptr() in seen:  # one that layers share is written once, as safetensors asks
-                    continue
-                seen |= {tensor.data_ptr()} if tensor.numel() else set()
-            kept[key] = tensor
-        return type(self).save_pretrained(self, save_directory, is_main_process, kept, *args, **kwargs)

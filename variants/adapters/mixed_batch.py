@@ -63,7 +63,8 @@ class _RowAdapters(nn.Module):
     def __init__(self, batch: _Batch, module: nn.Module, layers: Mapping[str, Sequence[AdapterLayer]]) -> None:
         super().__init__()
         self.enabled, self.passes, self.changes_length = True, hooks.Passes(), False
-        self.batch, self.path = batch, next(iter(layers.values()))[0].site.module_path
+        site = next(iter(layers.values()))[0].site
+        self.batch, self.path, self.window = batch, site.module_path, site.window
         self.after: Functions = {}
         self.before: Functions = {}
         for name, own in layers.items():

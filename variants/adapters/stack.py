@@ -18,6 +18,7 @@ from variants.adapters.stacked_layer import StackedLayer, Swapped, different, fo
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, full_precision
 from variants.new_tokens import modules_of as new_rows
+from variants.training.optimizers import forget
 from variants.variant import BaseVariant
 
 Place = tuple[nn.Module, str]
@@ -30,6 +31,8 @@ def why_not(variant: BaseVariant | type[BaseVariant]) -> str | None:
         return "it declares stackable = False"
     if (variant if isinstance(variant, type) else type(variant)).attach is not BaseVariant.attach:
         return "it changes the model beyond its layers"
+    if (variant if isinstance(variant, type) else type(variant)).optimizer is not BaseVariant.optimizer:
+        return "it has an optimizer of its own"
     if variant.subtract_initial:
         return "it takes its first update off the base weights, which all adapters share"
     return None
@@ -239,22 +242,44 @@ class Stack(nn.Module):
         with full_precision(next(self.model.parameters())):
             return vmap(one, randomness="different")(stacked)
 
-    def after_step(self, step: int, total_steps: int) -> None:
+    def optimizer(self, groups: list[dict[str, Any]]) -> None:
+        """None: a variant with an optimizer of its own is not stacked."""
+        return None
+
+    def before_step(self, step: int, total_steps: int) -> None:
+        """To be called before each optimizer step: the variant's own, adapter by adapter, on its share of gradients."""
+        if type(self.variant).before_step is not BaseVariant.before_step:
+            with self._gradients():
+                for adapter in self.adapters:
+                    self.variant.before_step(list(adapter.layers.values()), step, total_steps)
+
+    def after_step(self, step: int, total_steps: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """To be called after each optimizer step, before its gradients are cleared: the variant's own, adapter by
         adapter."""
         if type(self.variant).after_step is BaseVariant.after_step:
             return
+        with self._gradients():
+            for index, adapter in enumerate(self.adapters):
+                anew = {id(p) for p in self.variant.after_step(list(adapter.layers.values()), step, total_steps) or ()}
+                for key, shares in self._places.items():
+                    if any(id(getattr(*place)) in anew for place in shares[index]):
+                        forget(optimizer, [getattr(self, _slot(key))], index)
+
+    @contextmanager
+    def _gradients(self) -> Iterator[None]:
+        """``with`` this, the adapters' own parameters have their shares of the gradients, as views."""
         trained = {key: shares for key, shares in self._places.items() if _slot(key) in self._parameters}
         for key, shares in trained.items():
             gradients = getattr(self, _slot(key)).grad.unbind()
             for gradient, share in zip(gradients, shares, strict=True):
                 for module, leaf in share:
                     module._parameters[leaf].grad = gradient
-        for adapter in self.adapters:
-            self.variant.after_step(list(adapter.layers.values()), step, total_steps)
-        for shares in trained.values():
-            for module, leaf in (place for share in shares for place in share):
-                module._parameters[leaf].grad = None
+        try:
+            yield
+        finally:
+            for shares in trained.values():
+                for module, leaf in (place for share in shares for place in share):
+                    module._parameters[leaf].grad = None
 
 
 def _places(layers: Mapping[str, nn.Module]) -> dict[str, Place]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +15,8 @@ from variants.adapters.adapter import Adapter, refuse_resized, refuse_unknown
 from variants.adapters.folding import merge_into
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
+from variants.saving import save_plain
+from variants.sites.kinds.few_bits import take_over
 from variants.variant import BaseVariant
 
 
@@ -62,8 +63,8 @@ class Switching:
         self._original: dict[str, Tensor] = {}  # base values that an active adapter has changed in place
         self._kept: dict[str, Any] = {}  # base weights of sites that it takes its first delta off
         self._unmerged: dict[str, Any] = {}
-        if hasattr(model, "save_pretrained"):
-            model.save_pretrained = types.MethodType(hooks.save_pretrained, model)
+        take_over(model)
+        save_plain(model)
         model.register_load_state_dict_pre_hook(hooks.refuse_changed)
 
     @property
@@ -175,11 +176,12 @@ class Switching:
         """Let the active adapter's layers act, on base weights without the update that they begin with."""
         for module in self._hooked:
             module.adapter.enabled = on
-        sites = {path: self.adapter.layers[path].site for path in self.adapter.first}
-        for path, site in sites.items():
+        sites = [(path, self.adapter.layers[path].site) for path in self.adapter.first]
+        for path, site in sites if on else reversed(sites):
             if on:
                 self._kept[path] = site.kept(bias=False)
-                site.write(self.adapter.reduced(path), None)
+                if not site.pack_again():  # else what is left without the update has been quantised
+                    site.write(self.adapter.reduced(path), None)
             elif path in self._kept:
                 site.restore(self._kept.pop(path))
             site.module.adapter.reduced = on
@@ -280,7 +282,7 @@ class Switching:
         """Restore the base weights exactly as they were before :meth:`merge`; the layers act beside them again."""
         if not self._unmerged:
             return
-        for path, kept in self._unmerged.items():
+        for path, kept in reversed(self._unmerged.items()):
             self.adapter.layers[path].site.restore(kept)
         self._unmerged.clear()
         self._fold(False)

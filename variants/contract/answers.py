@@ -8,7 +8,6 @@ import math
 import torch
 from torch import Tensor
 
-from variants.adapters.answers import figures
 from variants.contract.base import Broken, property_of, require
 from variants.contract.models import (
     NotApplicable,
@@ -21,6 +20,7 @@ from variants.contract.models import (
 )
 from variants.layer import AdapterLayer
 from variants.outside.places import located
+from variants.training.answers import figures
 from variants.variant import BaseVariant
 
 

@@ -109,7 +109,7 @@ def accelerated_is_the_reference(subject: Subject) -> None:
     for where, entered in places.items():
         for name, (plain, fast, _) in _passes(subject, torch.float32, entered).items():
             off = relative(fast, plain)
-            require(off < 1e-6, f"accelerated{where}, {name} is off by {off:.1e} of the plain pass's")
+            require(off < 2e-6, f"accelerated{where}, {name} is off by {off:.1e} of the plain pass's")
     _compare_training(subject)
     for where, entered in places.items():
         output, *gradients = _passes(subject, torch.bfloat16, entered).values()

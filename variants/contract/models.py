@@ -272,14 +272,16 @@ def optimizer_steps(
     adapted: AdaptedModel, x: Tensor, target: Tensor, steps: int, kind=torch.optim.Adam, model=None, **options: float
 ) -> list[float]:
     """Train as a trainer does: loss and penalty, the variant's own groups, its step after each step."""
-    optimizer, losses = kind(adapted.param_groups(**options)), []
+    groups, losses = adapted.param_groups(**options), []
+    optimizer = adapted.optimizer([{"weight_decay": 0.0} | group for group in groups]) or kind(groups)
     for step in range(1, steps + 1):
         loss = F.mse_loss((model or adapted.model)(x), target)
         losses.append(loss.item())
         penalty = adapted.penalty()
         (loss if penalty is None else loss + penalty).backward()
+        adapted.before_step(step, steps)
         optimizer.step()
-        adapted.after_step(step, steps)
+        adapted.after_step(step, steps, optimizer)
         optimizer.zero_grad()
     return losses
 

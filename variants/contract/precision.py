@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+from importlib.util import find_spec
+
 import torch
+from torch import Tensor, nn
 
 from variants.contract.base import property_of, require
 from variants.contract.models import (
+    CONV1D,
+    PLAIN,
+    NotApplicable,
     Subject,
     adapter_parameters,
     distance,
     shift,
 )
+from variants.errors import VariantError
+from variants.quantisation import dequantise, quantise
+from variants.sites.kinds.few_bits import is_packed
 
 
 @property_of("bf16")
@@ -64,3 +74,46 @@ def double_precision(subject: Subject) -> None:
         changes.append(adapted.model(moved) - before)
     off = (changes[1] - 2 * changes[0]).norm() / changes[1].norm()
     require(bool(off < 1e-3), "something is computed in less than fp64")
+
+
+@property_of("nf4")
+def few_bits(subject: Subject) -> None:
+    """On a 4-bit base it computes and learns what it does on a dense one of the values that the codes stand for, and
+    merging leaves the codes as they are."""
+    if find_spec("bitsandbytes") is None:
+        raise NotApplicable("bitsandbytes is not installed: pip install 'lora-variants[quant]'")
+    for kind in (PLAIN, CONV1D):
+        adapted = subject.attached(subject.model(kind))
+        try:
+            quantise(adapted, "nf4")
+        except VariantError as error:
+            require("trains" in str(error), f"it is refused on a 4-bit base: {error}")
+            raise NotApplicable("it trains weights of the base itself, which few bits cannot hold") from error
+        for index, tensor in enumerate(adapter_parameters(adapted).values()):
+            shift(tensor, index)
+        dense = copy.deepcopy(adapted.model)
+        dequantise(dense)
+        found, expected = (_learnt(model, subject.inputs()) for model in (adapted.model, dense))
+        for name, tensor in expected.items():
+            off = distance(found[name], tensor)
+            require(off < 1e-5, f"on a 4-bit base ({kind}) {name} is off by {off:.1e} from the dequantised base")
+        if adapted.variant.mergeable and adapted.layers:
+            codes = _codes(adapted.model)
+            adapted.merge()
+            off = distance(adapted.model(subject.inputs()), expected["the output"])
+            require(off < 1e-4, f"merged into a 4-bit base ({kind}) the output is off by {off:.1e}")
+            adapted.unmerge()
+            same = all(torch.equal(own, before) for own, before in zip(_codes(adapted.model), codes, strict=True))
+            require(same, f"unmerge() does not bring the codes back ({kind})")
+
+
+def _learnt(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """The output, and the gradient of everything that trains, by name."""
+    output = model(x)
+    output.square().sum().backward()
+    gradients = {f"the gradient of {name}": p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {"the output": output.detach()} | gradients
+
+
+def _codes(model: nn.Module) -> list[Tensor]:
+    return [p.detach().clone() for p in model.parameters() if is_packed(p)]

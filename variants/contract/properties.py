@@ -20,7 +20,8 @@ PROPERTIES = {
     name: REGISTERED[name]
     for names in (
         ("something trains", "identity at start", "output moves", "gradients", "parameter count", "no host sync"),
-        ("merge", "round trip", "data start", "determinism", "copy", "bf16", "fp64", "slice", "Conv1D"),
+        ("merge", "round trip", "data start", "determinism", "copy", "bf16", "fp64", "nf4"),
+        ("slice", "Conv1D", "conv2d"),
         ("groups", "metrics", "size", "per token", "learns", "meta device", "accelerated", "stacking", "compile"),
         ("checkpointing",),
     )

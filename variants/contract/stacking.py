@@ -54,8 +54,9 @@ def _train(stack: Stack, x: Tensor, y: Tensor) -> None:
             loss = 2 * F.mse_loss(stack.model(x), y)  # the sum of the two
         penalty = stack.penalty()
         (loss if penalty is None else loss + penalty.sum()).backward()
+        stack.before_step(step, STEPS)
         optimizer.step()
-        stack.after_step(step, STEPS)
+        stack.after_step(step, STEPS, optimizer)
         optimizer.zero_grad()
 
 

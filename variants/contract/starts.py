@@ -52,7 +52,11 @@ def starts_from_data(subject: Subject) -> None:
 
 
 def _base(adapted: AdaptedModel) -> dict[str, Tensor]:
-    """What is neither an adapter's nor trained in place."""
-    skip = set(adapted.adapter.in_place)
+    """What is neither an adapter's nor trained in place, the first delta of a residual variant put back."""
+    skip, found = set(adapted.adapter.in_place), adapted.state
+    if adapted.variant.subtract_initial:
+        adapted.deactivate()
     named = adapted.model.named_parameters()
-    return {n: p.detach().clone() for n, p in named if ".adapter." not in f".{n}" and n not in skip}
+    values = {n: p.detach().clone() for n, p in named if ".adapter." not in f".{n}" and n not in skip}
+    adapted.restore(found)
+    return values

@@ -74,8 +74,11 @@ def parameter_count(subject: Subject) -> None:
         adapted.model.train(mode)(x).square().sum().backward()
         optimizer.step()
     changed, still = {"adapter": 0, "head": 0}, ""
+    sparse = {id(layer.get_parameter(name)) for layer in adapted.layers for name in layer.sparse}
     for name, tensor in tensors.items():
         moved = tensor.detach() != before[name]
+        if id(tensor) in sparse and moved.any():
+            moved = torch.ones_like(moved)  # the others' turn comes when they are chosen
         changed["head" if name in head else "adapter"] += int(moved.sum())
         if tensor.requires_grad and not moved.all():
             still = still or f": {name.replace('.adapter.layers.0', '')} is not changed, or not all of it"

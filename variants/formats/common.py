@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel
@@ -15,7 +18,10 @@ from variants.layer import AdapterLayer
 from variants.variant import BaseVariant
 from variants.wrappers import unwrapped
 
-FORMATS = ("ours", "peft", "loralib")
+FORMATS = ("ours", "peft", "diffusers", "kohya", "loralib")
+SINGLE_FILES = ("diffusers", "kohya")
+"""Formats of files that are for several models of a pipeline."""
+_KOHYA = re.compile(r"lora_(?:unet|transformer|te\d?)_\w+\.")
 
 
 def recognise(path: str | os.PathLike) -> str:
@@ -30,11 +36,16 @@ def recognise(path: str | os.PathLike) -> str:
             return "ours"
         if (path / "adapter_config.json").is_file():
             return "peft"
+        if (path / "pytorch_lora_weights.safetensors").is_file():
+            return "diffusers"
+        if path.suffix == ".safetensors" and path.is_file():
+            with safe_open(path, "pt") as file:
+                return "kohya" if any(map(_KOHYA.match, file.keys())) else "diffusers"
         if path.is_file():
             return "loralib"
     raise VariantError(
-        f"{path} is no adapter: neither a folder with adapter.json (ours) or adapter_config.json (PEFT) "
-        "nor a file (loralib's state dict)"
+        f"{path} is no adapter: neither a folder with adapter.json (ours), adapter_config.json (PEFT) or "
+        "pytorch_lora_weights.safetensors (diffusers) nor a file (of diffusers', kohya's or loralib's)"
     )
 
 
@@ -86,3 +97,8 @@ def install(
         own = adapted.state_dict()
         adapted.load_state_dict({key: own[key] for key in adapted.adapter.in_place} | tensors)
     return adapted
+
+
+def copies(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as safetensors takes them: on the CPU, in one piece, none in another's memory."""
+    return {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in tensors.items()}

@@ -16,22 +16,24 @@ from variants import new_tokens
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
 from variants.errors import VariantError
+from variants.fingerprint import alike
 from variants.formats.boundary import build, check, read_json, read_tensors, refuse_wrapped, refusing, sha256_of
-from variants.formats.common import base_of, is_stand_in, tied_names
-from variants.formats.fingerprint import alike, fingerprint, sketch
+from variants.formats.common import base_of, tied_names
 from variants.named import named_in
 from variants.outside.files import code_hash
+from variants.quantisation import quantise, scheme_in
 from variants.registry import spec_of
-from variants.sites.architectures import head_parameters
+from variants.sites.architectures import head_parameters, model_type
+from variants.sites.kinds.few_bits import Quantisation, quantisation_of
 from variants.variant import BaseVariant
-from variants.wrappers import is_sharded
 
 TENSORS, CONFIG = "adapter.safetensors", "adapter.json"
 FORMAT = 1
 _INITIAL = "initial::"
+_NAMES = dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None)
 _Base = TypedDict(
     "_Base",
-    dict.fromkeys(("model_type", "class", "fingerprint", "sketch"), str | None) | {"tied": dict[str, list[str]]},
+    _NAMES | {"tied": dict[str, list[str]], "kernels": dict[str, list[int]], "quantisation": dict},
     total=False,
 )
 
@@ -74,10 +76,12 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
             "seed": adapter.seed,
             "head": adapted.head,
             "base": {
-                "model_type": getattr(getattr(adapted.model, "config", None), "model_type", None),
+                "model_type": model_type(adapted.model) or None,
                 "class": type(adapted.model).__name__,
-                **_base_values(adapted),
+                **adapted.base_values(),
                 "tied": _tied(adapted),
+                **({"quantisation": known.described()} if (known := quantisation_of(adapted.model)) else {}),
+                **({"kernels": kernels} if (kernels := _kernels(adapted)) else {}),
             },
             "parameters": adapted.count(),
             **({"new_tokens": new} if (new := new_tokens.described(adapted.model)) else {}),
@@ -88,6 +92,12 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
     write_atomic(folder / TENSORS, content)
     write_atomic(folder / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
     return folder
+
+
+def _kernels(adapted: AdaptedModel) -> dict[str, list[int]]:
+    """(C, k, k) of each site that is a convolution: a reader without the model does not see it."""
+    sites = [layer.site for layer in adapted.layers if layer.site.window]
+    return {site.module_path: [site.window.channels, *site.window.kernel] for site in sites}
 
 
 def _tied(adapted: AdaptedModel) -> dict[str, list[str]]:
@@ -134,6 +144,7 @@ def load(
     name: str = "default",
     strict: bool = False,
     variant: str | type[BaseVariant] | None = None,
+    quantised: bool = False,
 ) -> AdaptedModel:
     """Put the adapter in ``folder`` on ``model``, or beside the others of an attached one.
 
@@ -141,6 +152,7 @@ def load(
         strict: refuse a base model, or a variant's code, other than those of its training, instead of warning.
         variant: the class, or ``FILE.py:CLASS``, of an adapter whose variant is neither built in nor registered: the
             folder names it, but code is loaded at your word alone.
+        quantised: keep the base in few bits, as it was when the adapter was trained (`variants.quantisation`).
 
     Raises:
         VariantError: the first thing in the folder that is wrong or does not fit, or (strict) another base model.
@@ -160,6 +172,9 @@ def load(
         initial = {k[len(_INITIAL) :]: t for k, t in tensors.items() if k.startswith(_INITIAL)}
         with adapted.adding(name, method, config.get("seed", 0), initial):
             adapted.load_state_dict({k: t for k, t in tensors.items() if not k.startswith(_INITIAL)})
+            if quantised and (trained_on := config.get("base", {}).get("quantisation")):
+                scheme, dtype = scheme_in(trained_on, folder)
+                quantise(adapted, scheme, compute_dtype=dtype)
             _check_base(adapted, config, folder, strict)
     return adapted
 
@@ -173,33 +188,28 @@ def _give_new_tokens(base: nn.Module, new: dict[str, Any], folder: Path) -> None
         raise VariantError(f"the model has other new tokens ({own['tokens'][0]!r}, ...) than {folder}")
 
 
-def note_base(adapted: AdaptedModel) -> None:
-    """Work out now what files say of the base, before it is put in shards, which nobody can read."""
-    adapted.base_values = _base_values(adapted)
-
-
-def _base_values(adapted: AdaptedModel) -> dict[str, str | None]:
-    """Fingerprint and sketch of what stays frozen, sites of a residual variant as they were before: equal for every
-    adapter of one base."""
-    if is_sharded(adapted.model):
-        return adapted.base_values
-    if is_stand_in(adapted.model):
-        return {"fingerprint": None}
-    active, skip = adapted.active, {*adapted.head, *adapted.adapter.in_place}
-    if adapted.adapter.first:
-        adapted.deactivate()
-    try:
-        return {"fingerprint": fingerprint(adapted.model, skip), "sketch": sketch(adapted.model, skip)}
-    finally:
-        if adapted.active is None:
-            adapted.switch(active)
-
-
 def _check_base(adapted: AdaptedModel, config: dict[str, Any], folder: str | os.PathLike, strict: bool) -> None:
-    expected, found = config.get("base", {}), _base_values(adapted)
+    expected, found = config.get("base", {}), adapted.base_values()
     wanted, own = expected.get("fingerprint"), found["fingerprint"]
     if wanted and own and wanted != own and not alike(expected.get("sketch"), found["sketch"]):
         message = f"{folder} was trained on another base model (fingerprint {wanted}, this model has {own})"
         if strict:
             raise VariantError(message)
         warnings.warn(message, stacklevel=3)
+    _check_bits(expected.get("quantisation"), quantisation_of(adapted.model), folder)
+
+
+def _check_bits(wanted: dict[str, Any] | None, own: Quantisation | None, folder: str | os.PathLike) -> None:
+    """Warn where the base is kept in other bits than at the adapter's training, with the difference to expect."""
+    then, now = (wanted or {}).get("scheme"), own.scheme if own else None
+    if then == now:
+        return
+    errors = [(wanted or {}).get("relative_error"), own.relative_error if own else None]
+    known = [f"{error:.1%}" for error in errors if isinstance(error, float)]
+    off = f", whose weights are off by {' and '.join(known)} of their size" if known else ""
+    mend = f"quantise(adapted, {then!r}) makes them the same" if then else "load the model in 16 or 32 bits instead"
+    warnings.warn(
+        f"{folder} was trained on a base {f'in {then}' if then else 'that was not quantised'}, and this one is "
+        f"{f'in {now}' if now else 'not quantised'}{off}: {mend}",
+        stacklevel=4,
+    )

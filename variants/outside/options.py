@@ -22,16 +22,17 @@ from variants.outside.places import definition, located
 from variants.outside.values import Unfit, choices, dataclass_in, from_text, is_switch, read
 
 RESERVED = frozenset({
-    *("activation_offload", "add_tokens", "gradient_checkpointing", "loss_on", "scores", "template"),
-    *("adam_eps", "batch_size", "beams", "budget", "cls_dropout", "compile", "config", "data_dir"),
-    *("decode_batch_size", "epochs", "force", "gradient_clip_val", "head_lr", "help", "jobs", "launch"),
-    *("label_smoothing", "length_penalty", "linearisation", "lr", "max_length", "max_new_tokens", "mnli_init"),
-    *("model", "model_dropout", "no_repeat_ngram", "only", "pad", "plan", "precision", "preset"),
-    *("print_config", "reference", "results_dir", "rows", "score_epoch", "seeds", "slurm", "stack_seeds", "table"),
-    *("table_only", "tasks", "trainer", "variant", "version", "warmup_ratio", "warmup_steps", "weight_decay"),
-    *("clip_model", "combine", "dino_model", "guidance", "paint_seeds", "paint_steps", "prior_pictures"),
-    *("prior_weight", "prompt_dropout", "repeats", "resolution", "shown", "snr_gamma", "strengths"),
-    *("logger", "wandb", "wandb_artifacts", "wandb_entity", "wandb_notes", "wandb_project", "wandb_tags"),
+    *("activation_offload", "adam_eps", "batch_size", "beams", "budget", "clip_model", "cls_dropout"),
+    *("combine", "compile", "config", "data_dir", "decode_batch_size", "dino_model", "epochs", "force"),
+    *("gradient_checkpointing", "gradient_clip_val", "guidance", "head_lr", "help", "jobs", "label_smoothing"),
+    *("launch", "length_penalty", "linearisation", "logger", "loss_on", "lr", "max_length", "max_new_tokens"),
+    *("mnli_init", "model", "model_dropout", "no_repeat_ngram", "only", "pad", "paint_seeds", "paint_steps"),
+    *("plan", "precision", "preset", "print_config", "prior_pictures", "prior_weight", "prompt_dropout"),
+    *("quantise", "reference", "repeats", "resolution", "results_dir", "rows", "score_epoch", "scores"),
+    *("seeds", "shown", "slurm", "snr_gamma", "stack_seeds", "strengths", "table", "table_only", "tasks"),
+    *("template", "train_embeddings", "trainer", "variant", "version", "wandb", "wandb_artifacts"),
+    *("wandb_entity", "wandb_notes", "wandb_project", "wandb_tags", "warmup_ratio", "warmup_steps"),
+    *("weight_decay",),
 })  # fmt: skip
 """Flags of the project's commands, which no option can share. A test holds it complete."""
 V = TypeVar("V")

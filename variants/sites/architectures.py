@@ -8,6 +8,7 @@ from torch import nn
 
 from variants.sites.aliases import ALIASES, LOOK_ELSEWHERE
 from variants.sites.causal import CAUSAL
+from variants.sites.diffusion import DIFFUSION
 from variants.sites.family import (
     Architecture,
     Fused,
@@ -152,10 +153,11 @@ _ROWS = (
         dropout=_BERT_DROPOUT,
     ),
     *CAUSAL,
+    *DIFFUSION,
 )
 
 ARCHITECTURES: dict[str, Architecture] = {name: row for row in _ROWS for name in row.names}
-"""transformers' ``config.model_type`` -> the family's facts."""
+"""transformers' ``config.model_type``, or diffusers' name of the class -> the family's facts."""
 UNKNOWN = Architecture()
 """What holds of any other model: it has names and no roles."""
 
@@ -164,8 +166,10 @@ UNKNOWN = Architecture()
 
 
 def model_type(model: nn.Module) -> str:
-    """transformers' name of the architecture, or "" for any other module."""
-    return getattr(getattr(model, "config", None), "model_type", "")
+    """transformers' name of the architecture, diffusers' name of the class, or "" for any other module."""
+    if name := getattr(getattr(model, "config", None), "model_type", ""):
+        return name
+    return next((cls.__name__ for cls in type(model).__mro__ if cls.__module__.startswith("diffusers.models.")), "")
 
 
 def architecture_of(model: nn.Module) -> Architecture:

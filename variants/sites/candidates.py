@@ -10,8 +10,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from variants.sites.architectures import architecture_of, head_parameters, output_embedding
-from variants.sites.experts import ExpertMap, can_show, is_shown
 from variants.sites.kinds import kind_of, memory
+from variants.sites.kinds.convolution import no_map
+from variants.sites.kinds.experts import ExpertMap, can_show, is_shown
 from variants.sites.ranges import block_number
 
 HEAD = "belongs to the task head, which trains as a whole"
@@ -22,7 +23,13 @@ INDEXER = "ranks tokens, and no gradient passes through a ranking"
 TENSOR = "is a 3D parameter and no linear map"
 EXPERTS = "is a 3D parameter with the weights of all experts, which cannot be adapted"
 CAN_EXPERTS = "is a 3D parameter with the weights of all experts, adapted by the target experts alone"
-_OUTPUTS = re.compile(r"(?:^|\.)(?:lm_head|embed_out|output_projection|proj_out)$|(?:lm_head|predictions)\.decoder$")
+CONV = "conv"
+"""The target of convolutions: those that the family's row has for it, else all."""
+CONVOLUTION = "is a convolution, which the target conv or its name adapts"
+_OUTPUTS = re.compile(
+    r"(?:^|\.)(?:lm_head|embed_out|output_projection)$|(?:lm_head|predictions)\.decoder$"
+    r"|^(?:[^\d.][^.]*\.)*proj_out$"  # in a block it is something else
+)
 _INDEXERS = re.compile(r"(?:^|\.)indexer\.")
 _ROUTERS = re.compile(r"(?:^|[._])(?:gate|router)(?:\.\w+)?$")
 
@@ -60,7 +67,11 @@ def candidates(model: nn.Module) -> Candidates:
     spared = tensors(model)
     for path, module in model.named_modules():
         kind = kind_of(module)
-        if kind is None or "adapter" in path.split("."):
+        if "adapter" in path.split("."):
+            continue
+        if kind is None:
+            if isinstance(module, _ConvNd):
+                barred[path] = no_map(module)
             continue
         if f"{path}.weight" in head:
             barred[path] = HEAD
@@ -74,6 +85,8 @@ def candidates(model: nn.Module) -> Candidates:
             inside = block_number(path) is not None or not has_blocks
             if isinstance(module, ExpertMap):
                 spared[path] = CAN_EXPERTS
+            elif isinstance(module, _ConvNd):
+                spared[path] = CONVOLUTION
             elif module is output or _OUTPUTS.search(path) or (out in rows and not inside and not family.roles):
                 spared[path] = OUTPUT
             elif _ROUTERS.search(path) and 2 * out <= into:

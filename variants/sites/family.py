@@ -31,8 +31,8 @@ class Architecture:
     """What is known of a family of models. Names are ends of modules' names in transformers, as regular expressions.
 
     Attributes:
-        names: transformers' ``config.model_type`` of every model that this row describes.
-        maps: role (q, k, v, o, gate, up, down) -> name of the linear maps that have it.
+        names: transformers' ``config.model_type``, or diffusers' class, of every model that this row describes.
+        maps: role (q, k, v, o, added, gate, up, down, conv) -> name of the linear maps that have it.
         fused: maps that have several roles.
         cross: found in the names of attention to another sequence, whose keys and values read what queries do not.
         last_norm: name of the LayerNorm that ends a block; empty where a block ends by adding the residual.

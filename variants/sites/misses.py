@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 
 from variants.sites.architectures import ARCHITECTURES, architecture_of
-from variants.sites.candidates import Candidates, tensors
+from variants.sites.candidates import CONV, Candidates, tensors
 
 
 def matches(path: str, pattern: str) -> bool:
@@ -38,7 +38,7 @@ def no_match(part: str, model: nn.Module, maps: Candidates, words: Iterable[str]
         words: presets and roles, which are no names of maps.
     """
     family, name = architecture_of(model), part.partition("[")[0]
-    if not family.roles and part in words:
+    if not family.roles and part in words and part != CONV:
         known = ", ".join(families())
         return f"target={part!r} is known for {known} only; name the maps instead, such as {_nearest(part, maps.free)}"
     nearest = f"the nearest are {_nearest(part, maps.free, [word for word in words if family.roles and word != part])}"

@@ -1,5 +1,7 @@
 """Where an adapter sits: a linear map or a slice of one, seen as an (out, in) matrix, or another module as a whole.
 
+A convolution is a linear map of patches (`variants.sites.kinds.patches`).
+
 A site alone reads and writes base weights; how they are kept is known to `variants.sites.kinds`.
 """
 
@@ -13,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from variants.errors import VariantError
-from variants.sites.kinds import Plain, Quantised, is_conv1d, is_linear, kind_of
-from variants.sites.rows import Rows
+from variants.sites.kinds import Quantised, is_conv1d, is_linear, kind_of
+from variants.sites.kinds.patches import Window
+from variants.sites.kinds.plain import Plain
+from variants.sites.kinds.rows import Rows
 from variants.wrappers import in_shards
 
 __all__ = ["ModuleSite", "Site", "is_conv1d", "is_linear"]
@@ -38,9 +42,10 @@ class Site:
         path: name in files and patterns: the module's name, plus the slice's label where it is a slice.
         module_path: the module's own name in the model.
         start, stop: the slice of the output features; the whole of them by default.
-        period: after how many features the slice begins anew (`variants.sites.rows`); by default it does not.
+        period: after how many features the slice begins anew (`variants.sites.kinds.rows`); by default it does not.
         kind: how the module keeps its weight; None where it is no linear map.
         rows: the features that it covers, of the module's.
+        role: what it does in its block (q, k, v, o, gate, up, down), "" where its family does not say.
     """
 
     module: nn.Module
@@ -51,6 +56,7 @@ class Site:
     period: int = 0
     kind: Plain | None = field(default=None, init=False, repr=False, compare=False)
     rows: Rows = field(default=None, init=False, repr=False, compare=False)
+    role: str = field(default="", init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         self.kind = kind_of(self.module)
@@ -84,7 +90,7 @@ class Site:
 
     @property
     def in_features(self) -> int:
-        """Width of what goes into the module."""
+        """Width of what goes into the module, or of a patch of it."""
         return self.kind.shape(self.module)[1]
 
     @property
@@ -113,9 +119,14 @@ class Site:
         return self.kind is None or self.kind.sees_batch
 
     @property
+    def window(self) -> Window | None:
+        """Which patches of its input the module multiplies, where it is a convolution."""
+        return self.kind.window(self.module) if self.kind else None
+
+    @property
     def is_transposed(self) -> bool:
         """The module keeps its weight as (in, out), as GPT-2's does."""
-        return self.kind.transposed
+        return self.kind.transposes(self.module)
 
     # ---- the base weight -----------------------------------------------------------------------------------
 
@@ -176,6 +187,10 @@ class Site:
         self.kind.restore(self.module, self.rows, weight)
         if bias is not None:
             self.rows.write(self.module.bias, bias)
+
+    def pack_again(self) -> bool:
+        """Where a dense weight stands in for a packed one, put the packed one back; whether there was one."""
+        return self.kind.pack_again(self.module)
 
     def _refuse_unreadable(self) -> None:
         if self.kind and not self.kind.readable:

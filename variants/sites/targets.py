@@ -10,19 +10,19 @@ from torch import nn
 
 from variants.errors import VariantError
 from variants.sites.architectures import architecture_of
-from variants.sites.candidates import HEAD, Candidates, candidates, tensors
-from variants.sites.experts import ExpertMap, show, without_number
-from variants.sites.family import Fused
+from variants.sites.candidates import CONV, HEAD, Candidates, candidates, tensors
+from variants.sites.family import Architecture, Fused
+from variants.sites.kinds.experts import ExpertMap, show, without_number
 from variants.sites.misses import covers, ends_with, matches, no_match
 from variants.sites.ranges import block_number, chosen_blocks, ranges
 from variants.sites.site import Site
 
-PRESETS = {"attn-qv": "q,v", "attn": "q,k,v,o", "all-linear": "*"}
-ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+PRESETS = {"attn-qv": "q,v", "attn": "q,k,v,o,added", "attn+conv": "q,k,v,o,added,conv", "all-linear": "*"}
+ROLES = ("q", "k", "v", "o", "added", "gate", "up", "down")
+"""What a map does in its block; which map that is, its family's row says."""
 EXPERTS = "experts"
 """The word that every target of experts has in it; as a whole target, all maps of all experts."""
-"""What a map does in its block; which map that is, its family's row says."""
-WORDS = (*PRESETS, *ROLES, EXPERTS)
+WORDS = (*PRESETS, *ROLES, CONV, EXPERTS)
 
 
 def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
@@ -43,7 +43,7 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
     sites: dict[str, Site] = {}
     for part in _parts(target):
         found = [site for name in PRESETS.get(part, part).split(",") for site in _match(model, maps, name)]
-        if not found:
+        if not found or (part in PRESETS and part != "all-linear" and not architecture_of(model).roles):
             raise VariantError(no_match(part, model, maps, WORDS))
         if layers:
             found = [site for site in found if any(block_number(site.path) in each for each in wanted)]
@@ -62,7 +62,18 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
                 raise VariantError(f"target={target!r} adapts part of {path} twice: {a.path} and {b.path}")
             if a.period != b.period:
                 raise VariantError(f"target={target!r} cuts {path} in two ways: {a.path} and {b.path}")
+    family = architecture_of(model)
+    for site in chosen:
+        site.role = _role(family, site)
     return chosen
+
+
+def _role(family: Architecture, site: Site) -> str:
+    """The role that a site's family gives it; "" where it gives none, or several to a fused map."""
+    if site.is_whole:
+        return next((role for role, name in family.maps.items() if ends_with(site.module_path, name)), "")
+    last = site.path.rpartition(".")[2]
+    return last if last in family.roles else ""
 
 
 def left_out(model: nn.Module, target: str) -> dict[str, str]:
@@ -150,6 +161,8 @@ def _match(model: nn.Module, maps: Candidates, name: str) -> Iterator[Site]:
                 yield Site(module, path, path)
     elif name in family.maps:
         yield from (Site(m, path, path) for path, m in maps.inside.items() if ends_with(path, family.maps[name]))
+    elif name == CONV:
+        yield from (site for path, m in maps.free.items() if (site := Site(m, path, path)).window)
     elif name in family.roles:
         fused = next(each for each in family.fused if name in each.roles)
         for path, module in maps.inside.items():

@@ -153,7 +153,7 @@ agree."""
         model, tokenizer, backbone = load_language_model(
             config.backbone["spec"], self.embedded(), dropout=settings.model_dropout
         )
-        notes = [_with_tokens(model, tokenizer, settings.add_tokens), prepare(tokenizer, settings.template)]
+        notes = [_with_tokens(model, tokenizer, settings.train_embeddings), prepare(tokenizer, settings.template)]
         max_length = min(settings.max_length, backbone.max_length or settings.max_length)
         examples = {name: examples_in(split) for name, split in splits.items()}
         tokens = {}
@@ -220,13 +220,21 @@ agree."""
 
 
 def _with_tokens(model: Any, tokenizer: Any, tokens: str | None) -> str:
-    """Give model and tokenizer the tokens of ``--add_tokens``; what there is to say of it."""
+    """Give model and tokenizer the tokens of ``--train_embeddings``; what there is to say of it.
+
+    Raises:
+        UserError: the tokenizer knows one already.
+    """
     from variants.new_tokens import add_tokens
 
     if not (words := _words(tokens)):
         return ""
-    count = add_tokens(model, tokenizer, words)
-    return f"{count} new tokens, whose embeddings train" if count else "--add_tokens: the tokenizer knows all of them"
+    if known := [word for word in words if word in tokenizer.get_vocab()]:
+        raise UserError(
+            f"--train_embeddings: the tokenizer knows {', '.join(known)} already, and no row of an old token trains "
+            "alone: name new tokens"
+        )
+    return f"{add_tokens(model, tokenizer, words)} new tokens, whose embeddings train"
 
 
 def columns_of(task: InstructTask, alone: bool) -> list[Column]:

@@ -23,8 +23,10 @@ class InstructSettings(TrainingSettings):
     scores: str | None = setting(
         "comma list of what is scored after training (default: the task's; of your own data none)", None
     )
-    add_tokens: str | None = setting(
-        "comma list of new tokens, such as <think>,</think>, whose embeddings train with the adapter", None
+    train_embeddings: str | None = setting(
+        "comma list of new tokens, such as <think>,</think>: the vocabulary grows by them, and their embeddings alone "
+        "train with the adapter",
+        None,
     )
     beams: int = setting("beams of the search for answers; 1 is greedy", 1, most=1000)
     max_new_tokens: int = setting("longest answer, in tokens", 128, most=1e6)

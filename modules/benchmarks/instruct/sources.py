@@ -181,7 +181,7 @@ class OwnSource(Source):
 
     def _parts(self) -> tuple[dict[str, list[Example]], str]:
         wanted, forms = self.wanted, []
-        files: dict[str, Path] = {}
+        files: dict[str, list[Path]] = {}
         parts: dict[str, list[Example]] = {}
         if wanted.is_hub:
             for split, rows in self._hub().items():
@@ -190,14 +190,15 @@ class OwnSource(Source):
         elif wanted.path.is_dir():
             files = files_of(wanted.path)
         elif wanted.path.exists():
-            files = {"train": wanted.path}
+            files = {"train": [wanted.path]}
         else:
             raise UserError(f"--data {wanted.where}: there is no such file or folder, and it is no Hub id")
         for split, path in (("validation", wanted.dev), ("test", wanted.test)):
-            files |= {split: Path(path).expanduser()} if path else {}
-        for split, path in files.items():
-            parts[split], form = read_file(path)
-            forms.append(form)
+            files |= {split: [Path(path).expanduser()]} if path else {}
+        for split, paths in files.items():
+            read = [read_file(path) for path in paths]
+            parts[split] = [example for examples, _ in read for example in examples]
+            forms += [form for _, form in read]
         return parts, ", ".join(dict.fromkeys(forms))
 
     def _hub(self) -> dict[str, Any]:

@@ -26,9 +26,9 @@ from modules.reports.plots.image_files import require_matplotlib, saved_figure
 from modules.reports.tables.published import load_latency
 from modules.runs.environment import environment
 from variants import attach
-from variants.adapters.parameter_budget import fit, parse
 from variants.atomic import write_atomic
 from variants.errors import UserError, first_line
+from variants.parameter_budget import fit, parse
 from variants.registry import resolve
 
 PUBLISHED = FOLDER / "lora_table1.yaml"

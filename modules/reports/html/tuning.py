@@ -10,6 +10,7 @@ from modules.reports.html.charts import Chart, base, tooltip
 from modules.reports.html.marks import Marked, scales
 from modules.reports.tables.section import Section
 from modules.runs.results import RunResult, canonical
+from modules.runs.score_form import form
 
 TUNING = "tuning"
 """Folder of tuning runs in a results folder."""
@@ -43,7 +44,7 @@ def rate_curves(section: Section, marked: list[Marked], tuning: Sequence[RunResu
                 if run.fault or score is None:
                     failed.add((one.name, float(rate)))
                 else:
-                    scores.setdefault((one.name, float(rate)), []).append(100 * score)
+                    scores.setdefault((one.name, float(rate)), []).append(form(run.metric)[0] * score)
         if len({rate for _, rate in scores}) < 2:
             continue
         chosen = {(one.name, run.training.get("lr")) for one in marked for run in one.row.by_task.get(task, ())}

@@ -39,8 +39,32 @@ METHODS = {
     "prefix_embed": Mark("#332288", "d"),
     "prefix_layer": Mark("#A08000", "8"),
     "prefix_tuning": Mark("#117733", "H"),
+    "boft": Mark("#732E11", "$B$"),
+    "delora": Mark("#179964", "$\\delta$"),
+    "fourierft": Mark("#A51CB8", "$\\sim$"),
+    "hra": Mark("#627311", "$U$"),
+    "ia3": Mark("#175C99", "$I$"),
+    "loha": Mark("#B81C41", "$H$"),
+    "lokr": Mark("#117316", "$K$"),
+    "lora_fa": Mark("#441799", "$F$"),
+    "lora_plus": Mark("#B87F1C", "$+$"),
+    "lora_xs": Mark("#11736C", "$X$"),
+    "milora": Mark("#99177D", "$M$"),
+    "miss": Mark("#112573", "$S$"),
+    "mora": Mark("#992317", "$Q$"),
+    "oft": Mark("#531173", "$R$"),
+    "olora": Mark("#999517", "$O$"),
+    "pissa": Mark("#1C8FB8", "$P$"),
+    "randlora": Mark("#73113D", "$N$"),
+    "vblora": Mark("#2B9917", "$V$"),
+    "corda": Mark("#311CB8", "$C$"),
+    "eva": Mark("#733B11", "$E$"),
+    "galore": Mark("#179975", "$L$"),
+    "lora_ga": Mark("#B81CB6", "$G$"),
+    "lora_pro": Mark("#557311", "$\\nabla$"),
+    "relora": Mark("#174C99", "$W$"),
 }
-"""The methods of this project."""
+"""The methods of this project; those beyond the first markers have a letter."""
 SPARE = tuple(
     Mark(colour, marker)
     for colour, marker in zip(

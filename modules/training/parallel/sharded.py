@@ -82,7 +82,7 @@ def _split(adapted: AdaptedModel) -> tuple[list[nn.Module], set[nn.Parameter]]:
     for name, parameter in frozen.items():
         dtype, plain = parameter.dtype, type(parameter.data) is torch.Tensor
         if not plain or not dtype.is_floating_point or dtype.itemsize < 2:
-            raise UserError(f"{FLAG} cannot shard {name}, which is quantised ({dtype}): load the model in bfloat16")
+            raise UserError(f"{FLAG} cannot shard {name}, which is quantised ({dtype}): use ddp, or a base in bfloat16")
         if dtype != frozen[first].dtype:
             raise UserError(
                 f"{FLAG} wants weights of one dtype, and {first} is {frozen[first].dtype}, {name} {dtype}: "

@@ -14,7 +14,6 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from modules.runs.ranks import launched, longest_wait
 from modules.training.parallel.sharded import shard_base
-from variants.formats.native import note_base
 from variants.wrappers import is_sharded
 
 
@@ -89,7 +88,7 @@ class Sharded(Replicated):
         adapted = self.lightning_module.adapted
         if not is_sharded(adapted.model):
             if self.is_global_zero:  # which writes the files
-                note_base(adapted)
+                adapted.note_base()
             shard_base(adapted, init_device_mesh(self.root_device.type, (self.world_size,)))
         super().model_to_device()
 

@@ -17,7 +17,7 @@ from tests.support.models import MODELS, inputs
 from tests.support.runs import adapter, planned
 from variants import DoRA, LoRA, VeRA, attach
 from variants.acceleration import accelerated
-from variants.formats.native import fingerprint
+from variants.fingerprint import fingerprint
 from variants.methods.adalora import AdaLoRA
 from variants.registry import resolve
 from variants.sites.architectures import head_parameters

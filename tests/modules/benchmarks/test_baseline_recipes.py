@@ -12,7 +12,7 @@ from modules.benchmarks.glue import GLUE
 from modules.benchmarks.glue.tasks import TASKS
 from modules.benchmarks.recipes import load_recipe
 from variants import resolve
-from variants.adapters.parameter_budget import fit, trained_parameters
+from variants.parameter_budget import fit, trained_parameters
 
 ORDER = ("mnli", "sst2", "mrpc", "cola", "qnli", "qqp", "rte", "stsb")
 COMPARE = Path(__file__).resolve().parents[3] / "configs" / "compare" / "minilm.yaml"

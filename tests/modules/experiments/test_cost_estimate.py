@@ -1,9 +1,13 @@
 """Hours are estimated from steps and lengths."""
 
+import json
+
 import pytest
 
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.glue import GLUE
+from modules.benchmarks.instruct import INSTRUCT
+from modules.experiments import cost_estimate
 from modules.experiments.command import main
 from modules.experiments.cost_estimate import WIDTHS, _line, cost_lines, hours_text, width
 from modules.experiments.published_runs import planned_runs
@@ -27,3 +31,21 @@ def test_an_estimate_is_of_the_right_size(capsys):
         "--preset embedded --results_dir nowhere --tasks rte --seeds 0" in out and "1 run, 252 optimizer steps" in out
     )
     assert " min on one such device" in out
+
+
+def test_a_model_that_would_fill_the_memory_is_not_built(monkeypatch, tmp_path, capsys):
+    """LLaMA-7B has 6.74 billion parameters: 27 GB in fp32."""
+    row = {
+        "instruction": "Is it?\n\nAnswer format: true/false",
+        "output": "the correct answer is true",
+        "answer": "true",
+    }
+    (tmp_path / "boolq").mkdir()
+    rows = [row | {"instruction": f"{number}: {row['instruction']}"} for number in range(9)]
+    (tmp_path / "boolq" / "train.json").write_text(json.dumps(rows))
+    (tmp_path / "boolq" / "test.json").write_text(json.dumps([row]))
+    monkeypatch.setattr(cost_estimate, "memory", lambda: 17 * 10**9)
+    words = ["--plan", "--preset", "paper", "--tasks", "commonsense", "--data_dir", str(tmp_path)]
+    assert main([*words, "--results_dir", "nowhere"], INSTRUCT) == 0
+    out = capsys.readouterr().out
+    assert "hours left out: its weights take 27 GB, more than half of this machine's 17 GB" in out

@@ -17,7 +17,8 @@ from tests.support.models import MODELS, inputs
 from tests.support.small_module import DROPOUT, Biases, Top, X, out, tiny, train
 from variants import AdapterLayer, DoRA, Full, Head, LoRA, Variant, VariantError, attach, load
 from variants.contract.models import CONV1D, FUSED, one_thread
-from variants.formats.native import CONFIG, fingerprint, save_adapter
+from variants.fingerprint import fingerprint
+from variants.formats.native import CONFIG, save_adapter
 
 
 @pytest.fixture(autouse=True, scope="module")

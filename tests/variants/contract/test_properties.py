@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Hashable, Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -43,8 +45,32 @@ def ddp() -> dict[str, str]:
     return dict(zip([name for name, _ in classes], outcomes, strict=True))
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-@pytest.mark.parametrize("item", [pytest.param(n, marks=SLOW) if n == "compile" else n for n in ALONE])
+OF_PASSES = {"compile", "accelerated", "checkpointing", "no host sync"}
+"""Properties of how a layer computes: of methods whose layers compute alike, such as LoRA from several starts, one is
+tried."""
+
+
+def computed(cls: type[Variant]) -> Hashable:
+    """What decides how a variant's passes are carried out."""
+    layers = Subject.of(cls).attached().layers
+    if not layers:
+        return cls
+    written = (getattr(type(layers[0]), part, None) for part in ("forward", "low_rank", "delta_weight", "pre"))
+    return (*written, *(name for name, _ in layers[0].named_parameters()))
+
+
+def cases() -> Iterator[Any]:
+    """Every property with every variant that it is tried on."""
+    seen: set[Hashable] = set()
+    for name, cls in VARIANTS.items():
+        alike = (key := computed(cls)) in seen
+        seen.add(key)
+        for item in ALONE:
+            if not (alike and item in OF_PASSES):
+                yield pytest.param(item, name, id=f"{item}-{name}", marks=SLOW if item == "compile" else ())
+
+
+@pytest.mark.parametrize(("item", "name"), cases())
 def test_holds(item: str, name: str) -> None:
     (finding,) = check(VARIANTS[name], [item])
     assert finding.status != FAILED, finding.reason
@@ -89,7 +115,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.2}
 
 
 def _with_rank(cls: type[Variant], rank: int) -> Variant:
-    ranks = {f.name: rank for f in dataclasses.fields(cls) if f.name in ("r", "init_r", "target_r")}
+    ranks = {f.name: rank for f in dataclasses.fields(cls) if f.name in ("r", "target_r", cls.size)}
     return cls(target="map", **ranks)
 
 

@@ -168,7 +168,7 @@ class Zoo(nn.Module):
     ("target", "says"),
     [
         ("emb", "target='emb' matches no linear map: emb is a Embedding; the nearest are lin"),
-        ("lin,conv", "target='conv' matches no linear map: conv is a Conv1d; the nearest are lin"),
+        ("lin,conv", "target='conv' matches no linear map that can be adapted: conv is a convolution in 2 groups"),
         ("bilinear", "bilinear is a Bilinear; the nearest are lin$"),
         ("rnn", "rnn is a GRU"),
         ("in_proj_weight", "attn.in_proj_weight is a parameter"),

@@ -11,6 +11,7 @@ from torch import nn
 from tests.support.models import MODELS
 from variants import LoRA, VariantError, attach
 from variants.sites.architectures import ARCHITECTURES, head_parameters
+from variants.sites.diffusion import DIFFUSION
 from variants.sites.site import Site, is_conv1d, is_linear
 from variants.sites.targets import PRESETS, find_sites, gated, name_target
 
@@ -90,7 +91,8 @@ def paths(model: nn.Module, target: str, layers: str = "") -> list[str]:
 def test_every_known_architecture_is_tested() -> None:
     within = {"clip_text_model", "clip_vision_model"}  # parts of a model of two towers
     without = {"codegen", "granite", "cohere"}  # which transformers has no classifier of
-    assert set(MODELS) == set(ARCHITECTURES) - within - without == set(HEADS)
+    diffusion = {name for row in DIFFUSION for name in row.names}  # tests/variants/sites/test_diffusion.py
+    assert set(MODELS) == set(ARCHITECTURES) - within - without - diffusion == set(HEADS)
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -162,7 +164,8 @@ def test_vit_has_each_role_once_in_each_block() -> None:
 @pytest.mark.parametrize(("name", "changes"), [*((n, {}) for n in HEADS), ("deberta-v2", {"share_att_key": True})])
 def test_all_linear_is_every_map_of_the_backbone(name: str, changes: dict) -> None:
     model = MODELS[name](**changes)
-    backbone = {path for path, m in model.named_modules() if is_linear(m)} - HEADS[name] - OUTSIDE.get(name, set())
+    maps = {path for path, m in model.named_modules() if is_linear(m) and m.weight.ndim == 2}  # no convolutions
+    backbone = maps - HEADS[name] - OUTSIDE.get(name, set())
     assert set(paths(model, "all-linear")) == backbone
 
 

@@ -19,7 +19,9 @@ smaller ones launches count more."""
 
 def plain(x: Tensor) -> bool:
     """Whether ``x`` is computed with as it is: by no compiler, function transform or autocast to another dtype, and not
-    nested."""
+    nested, nor patches that are not formed."""
+    if not isinstance(x, Tensor):
+        return False
     if torch.compiler.is_compiling() or torch_private.function_transforms_active() or x.is_meta or x.is_nested:
         return False
     kind = x.device.type

@@ -20,6 +20,8 @@ from variants.acceleration.products.updated_maps import is_updated
 from variants.adapters.stacked_layer import StackedLayer
 from variants.layer import full_precision, wide
 from variants.methods.dora import SMALLEST, DoRALayer
+from variants.sites.kinds.few_bits import is_packed
+from variants.sites.site import Site
 
 _SQUARES: WeakKeyDictionary[DoRALayer, tuple[tuple, Tensor]] = WeakKeyDictionary()
 """Of each layer: which base weight was read, and the sums of its rows' squares (out_features)."""
@@ -57,7 +59,7 @@ def gains(layers: Sequence[DoRALayer]) -> Iterator[Override]:
     for group in alike(readable, "lora_A", "lora_B", "scaling"):
         A, B = stacked(group, "lora_A"), stacked(group, "lora_B")
         with full_precision(A):
-            WA = torch.stack([_wide_product(layer.site.weight(), layer.lora_A) for layer in group]).detach()
+            WA = torch.stack([_wide_product(layer.site, layer.lora_A) for layer in group]).detach()
             norms = norm(A, B, group[0].scaling, WA, torch.stack([_squares(layer) for layer in group]))
         together = _Gains.apply(stacked(group, "magnitude"), norms).to(group[0].site.dtype)
         for layer, h in zip(group, split(together), strict=True):
@@ -134,8 +136,12 @@ def _state(weight: Tensor) -> tuple:
     return memory, weight.data_ptr(), weight._version, weight.dtype, weight.device
 
 
-def _wide_product(weight: Tensor, a: Tensor) -> Tensor:
-    """W Aᵀ in fp32 at least; a GPU sums products of bf16 in fp32 without widening them first."""
+def _wide_product(site: Site, a: Tensor) -> Tensor:
+    """W Aᵀ in fp32 at least; a GPU sums products of bf16 in fp32 without widening them first. A weight in few bits is
+    not made dense for it."""
+    if is_packed(site.module.weight):
+        return wide(site.times(a.to(site.dtype)).T)
+    weight = site.weight()
     if weight.is_cuda and weight.dtype == a.dtype == torch.bfloat16:
         return torch.mm(weight, a.T, out_dtype=torch.float32)
     return wide(weight) @ wide(a).T

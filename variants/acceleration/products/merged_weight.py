@@ -32,7 +32,7 @@ def _can(layer: AdapterLayer) -> bool:
     site = layer.site
     if site.device.type != "cpu" or site.dtype in LOW_PRECISION or not site.is_whole or not site.module.adapter.enabled:
         return False
-    if layer.drops or not isinstance(site.module, nn.Linear) or not frozen_linear(site.module):
+    if layer.drops or type(site.module) is not nn.Linear or not frozen_linear(site.module):
         return False
     if site.in_shards:  # the updated weights, kept for the backward pass, would be the whole base
         return False

@@ -23,6 +23,7 @@ from variants.acceleration.products.sources import Source, remember, source_of
 from variants.acceleration.products.updated_maps import updated_outputs
 from variants.layer import rows
 from variants.sites.kinds import is_conv1d, kind_of
+from variants.sites.kinds.few_bits import FewBits
 from variants.sites.site import Site
 from variants.sites.targets import gated, siblings
 
@@ -100,11 +101,12 @@ def forget() -> None:
 
 
 class FusedLinears:
-    """Frozen linear maps that read one tensor: one module, or several whose weights are kept as one matrix."""
+    """Frozen linear maps that read one tensor: one module, or several, whose dense weights are kept as one matrix."""
 
     def __init__(self, modules: Sequence[nn.Module]) -> None:
         self.modules = list(modules)
         self.sites = [Site(module, "", "") for module in modules]
+        self.joins = all(type(module) is nn.Linear for module in self.modules)  # packed weights stay apart
         self._whole: tuple[Tensor, Tensor | None] | None = None
         self._places: list[int] = []
 
@@ -124,8 +126,8 @@ class FusedLinears:
 
     def outputs(self, x: Tensor) -> list[Tensor]:
         """W x + b of each map, (..., out_features)."""
-        if len(self.modules) == 1:
-            return [type(self.modules[0]).forward(self.modules[0], x)]
+        if len(self.modules) == 1 or not self.joins:
+            return [type(module).forward(module, x) for module in self.modules]
         if self._places != [p.data_ptr() for p in self._parameters()]:  # never joined, or moved since
             self._whole = _joined([site.parameter for site in self.sites]), _joined([m.bias for m in self.modules])
             self._places = [p.data_ptr() for p in self._parameters()]
@@ -165,7 +167,7 @@ class _FusedForward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, own: Tensor | None, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
-        if (together := _side_by_side(gradients)) is not None:
+        if ctx.maps.joins and (together := _side_by_side(gradients)) is not None:
             ctx.sum.add(together, ctx.maps.whole())
         else:
             for place, gradient in enumerate(gradients):
@@ -219,20 +221,21 @@ def is_overridden(module: nn.Module) -> bool:
 
 
 def frozen_linear(module: nn.Module) -> bool:
-    """Whether a module is a linear map of PyTorch's or GPT-2's with a forward function of its class, and nothing of it
-    trains."""
-    known = (type(module) is nn.Linear or is_conv1d(module)) and kind_of(module).readable
+    """Whether a module is a linear map of PyTorch's, GPT-2's or bitsandbytes' with a forward function of its class, and
+    nothing of it trains."""
+    kind = kind_of(module)
+    known = isinstance(kind, FewBits) or ((type(module) is nn.Linear or is_conv1d(module)) and kind.readable)
     trains = any(p.requires_grad for p in module._parameters.values() if p is not None)
     return known and not trains and not is_overridden(module)
 
 
 def _joinable(group: Sequence[nn.Module]) -> bool:
-    """Whether the maps' weights can be kept as one: they are alike, and whole."""
+    """Whether maps can compute together: they are alike, and whole."""
     sites = [Site(module, "", "") for module in group]
     if any(site.in_shards for site in sites):
         return False
     kinds = {(site.dtype, site.device, site.bias() is None, site.in_features) for site in sites}
-    return len(kinds) == 1 and all(type(m) is nn.Linear for m in group)
+    return len(kinds) == 1 and len({type(m) for m in group}) == 1 and not is_conv1d(group[0])
 
 
 class _RememberingNorm:

@@ -70,14 +70,16 @@ def updated_outputs(modules: Sequence[nn.Module], sites: Sequence[Site], x: Tens
         for layer, span in zip(adapters.in_order, adapters.cut.spans, strict=True):
             if not _fits(layer, adapters.whole):
                 return None
-            A, B, scale, inner, outer = layer.low_rank()
+            A, B, scale, inner, outer = update = layer.low_rank()
+            if any(isinstance(factor, Tensor) and factor.dtype != x.dtype for factor in update):
+                return None
             if outer is not None:
                 B = outer[:, None] * B
             if inner is not None and inner.ndim == 2:
                 A, inner = inner @ A, None
             found.append(Update(place, span, scale, len(A)))
             factors += (A, B, inner)
-    if not found or any(tensor is not None and tensor.dtype != x.dtype for tensor in factors):
+    if not found:
         return None
     A = torch.cat(factors[::3])
     source = source_of(x)
@@ -110,7 +112,10 @@ class _Projected(torch.autograd.Function):
         ctx.set_materialize_grads(False)
         ctx.values = values
         ctx.save_for_backward(*kept)
-        return rows(x) @ A.mT, x.view_as(x)
+        same = x.view_as(x)
+        if not ctx.needs_input_grad[0]:  # of embeddings nobody wants the gradient
+            ctx.mark_non_differentiable(same)
+        return rows(x) @ A.mT, same
 
     @staticmethod
     def backward(ctx: Any, of_z: Tensor | None, of_x: Tensor | None) -> tuple[Tensor | None, ...]:

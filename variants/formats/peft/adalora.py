@@ -9,7 +9,7 @@ from torch import Tensor
 
 from variants.errors import VariantError
 from variants.formats.boundary import build
-from variants.formats.peft.common import Map, _number
+from variants.formats.peft.common import Map, number
 from variants.registry import resolve
 from variants.variant import BaseVariant
 
@@ -25,7 +25,7 @@ def _adalora_config(variant: BaseVariant, maps: dict[str, Map]) -> dict[str, Any
     return {
         "peft_type": "ADALORA",
         **{key: getattr(variant, key) for key in ("init_r", "target_r", "deltaT", "beta1", "beta2")},
-        "lora_alpha": _number(variant.alpha),
+        "lora_alpha": number(variant.alpha),
         "lora_dropout": variant.dropout,
         "init_lora_weights": True,
         "orth_reg_weight": variant.orth_weight,

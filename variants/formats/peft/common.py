@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from variants.errors import VariantError
 from variants.sites.site import Site
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -21,7 +19,7 @@ NAMES = {
     "adalora": {"lora_A": "lora_A", "lora_B": "lora_B", "lora_E": "lora_E"},
     "vera": {"d": "vera_lambda_d", "b": "vera_lambda_b"},
 }
-"""A layer's tensors by our name -> by PEFT's, for each variant that PEFT has as well."""
+"""A layer's tensors by our name -> by PEFT's; of the methods in `forms`, that table says it."""
 
 
 @dataclass
@@ -34,17 +32,25 @@ class Map:
     alpha: float
 
 
-def _number(x: float) -> float | int:
+def shaped(site: Site, own: str, tensor: Tensor) -> Tensor:
+    """A layer's tensor as PEFT has it, by our name: A of a convolution is a kernel of its size, B one of one pixel."""
+    if own == "lora_E":
+        return tensor[:, None]
+    if (window := site.window) is None:
+        return tensor
+    if own == "magnitude":
+        return window.pixels(tensor[None])
+    return window.kernels(tensor) if own == "lora_A" else window.pixels(tensor)
+
+
+def flat(own: str, tensor: Tensor) -> Tensor:
+    """A tensor of PEFT's as the layer has it: what :func:`shaped` does, undone."""
+    if own in ("lora_E", "magnitude"):
+        return tensor.flatten()
+    factor = own in ("lora_A", "lora_B") and tensor.ndim > 2
+    return tensor.flatten(1) if factor and (own == "lora_A" or set(tensor.shape[2:]) == {1}) else tensor
+
+
+def number(x: float) -> float | int:
+    """An integer where it is one: so PEFT writes it."""
     return int(x) if x == int(x) else x
-
-
-def kind(config: dict[str, Any]) -> str:
-    """Our name of the variant that a PEFT configuration describes.
-
-    Raises:
-        VariantError: there is none.
-    """
-    name = str(config.get("peft_type")).lower()
-    if name not in NAMES:
-        raise VariantError(f"PEFT's {name.upper()[:40]} has no counterpart here; readable are {', '.join(NAMES)}")
-    return "dora" if config.get("use_dora") else name

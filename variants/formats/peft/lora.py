@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from variants.formats.boundary import build
-from variants.formats.peft.common import CONFIG, Map, _number, kind
+from variants.formats.peft.common import CONFIG, Map, number
 from variants.formats.peft.patterns import Patterns
 from variants.registry import resolve
 from variants.variant import BaseVariant
@@ -48,9 +48,9 @@ def _lora_config(variant: BaseVariant, maps: dict[str, Map]) -> dict[str, Any]:
     return {
         "peft_type": "LORA",
         "r": r,
-        "lora_alpha": _number(alpha),
+        "lora_alpha": number(alpha),
         "rank_pattern": {key(path): m.r for path, m in other.items()},
-        "alpha_pattern": {key(path): _number(m.alpha) for path, m in other.items()},
+        "alpha_pattern": {key(path): number(m.alpha) for path, m in other.items()},
         "lora_dropout": variant.dropout,
         "init_lora_weights": True,
         "use_rslora": variant.rslora,
@@ -71,4 +71,4 @@ def _read_lora(folder: Path, config: dict[str, Any], target: str, layers: dict[s
         "per_layer": {path: {"r": k, "alpha": a} for path, (k, a) in own.items() if (k, a) != (r, alpha)},
     }
     tensors = [tensor for own in layers.values() for tensor in own.values()]
-    return build(folder, resolve(kind(config)), options, tensors)
+    return build(folder, resolve("dora" if config.get("use_dora") else "lora"), options, tensors)

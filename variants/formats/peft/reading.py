@@ -12,15 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel
-from variants.errors import VariantError, shown
+from variants.errors import VariantError, first_line, shown
 from variants.formats.boundary import check, read_json, read_tensors, refuse_wrapped, refusing
 from variants.formats.common import base_of, install, is_stand_in, tied_names
-from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, kind
-from variants.formats.peft.methods import NEEDS, NO_EFFECT, PLAIN_STARTS, READ, Config
+from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, flat
+from variants.formats.peft.forms import FORMS, described
+from variants.formats.peft.methods import NEEDS, NO_EFFECT, PLAIN_STARTS, READ, Config, kind
 from variants.formats.peft.vera import BANK, read_bank
 from variants.sites.kinds import is_linear
 from variants.sites.site import Site
 from variants.sites.targets import name_target
+
+ALPHAS = ("lora_alpha", "alpha", "scaling", "randlora_alpha", "delora_lambda")
+"""Options that need not be sizes."""
 
 
 def read(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -38,7 +42,7 @@ def read(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
     for key in NEEDS[kind(config)]:
         if config.get(key) is None:
             raise VariantError(f"{folder / CONFIG} lacks {key!r}")
-        if key != "lora_alpha" and config[key] < 1:
+        if key not in ALPHAS and config[key] < 1:
             raise VariantError(f"{folder / CONFIG}: {key}={config[key]} is not above 0")
     if not any(start is each or start == each for each in PLAIN_STARTS for start in [config.get("init_lora_weights")]):
         start = shown(config["init_lora_weights"])
@@ -58,6 +62,8 @@ def split(tensors: dict[str, Tensor], name: str) -> tuple[dict[str, dict[str, Te
     Raises:
         VariantError: a layer lacks a tensor, or has one that is no matrix or vector as it should be.
     """
+    if name in FORMS:
+        return _split_form(tensors, name)
     ours = {theirs: own for own, theirs in NAMES[name].items()}
     ends = re.compile(rf"(.+)\.({'|'.join(map(re.escape, ours))})")
     layers: dict[str, dict[str, Tensor]] = {}
@@ -65,15 +71,33 @@ def split(tensors: dict[str, Tensor], name: str) -> tuple[dict[str, dict[str, Te
     for key, tensor in tensors.items():
         key = key.removeprefix(PREFIX)
         if match := ends.fullmatch(key):
-            layers.setdefault(match[1], {})[ours[match[2]]] = tensor.flatten() if match[2] == "lora_E" else tensor
+            layers.setdefault(match[1], {})[ours[match[2]]] = tensor
         elif key not in BANK:
             others[key] = tensor
     for path, own in layers.items():
         if missing := [theirs for theirs, key in ours.items() if key not in own]:
             raise VariantError(f"the file lacks {PREFIX}{path}.{missing[0]}")
-        for key in ("lora_A", "lora_B"):
-            if key in own and own[key].ndim != 2:
+        for key in own:
+            own[key] = flat(key, own[key])
+            if key in ("lora_A", "lora_B") and own[key].ndim != 2:
                 raise VariantError(f"{PREFIX}{path}.{key} is {tuple(own[key].shape)} in the file, and no matrix")
+    return layers, others
+
+
+def _split_form(tensors: dict[str, Tensor], name: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Tensor]]:
+    """As :func:`split` of a method in `forms`, its tensors by PEFT's names still."""
+    form = FORMS[name]
+    ends = re.compile(rf"(.+)\.({'|'.join(map(re.escape, sorted(form.names.values(), key=len, reverse=True)))})")
+    layers: dict[str, dict[str, Tensor]] = {}
+    others: dict[str, Tensor] = {}
+    for key, tensor in tensors.items():
+        if key in form.shared:
+            continue
+        key = key.removeprefix(PREFIX)
+        if match := ends.fullmatch(key):
+            layers.setdefault(match[1], {})[match[2]] = tensor
+        elif key.rpartition(".")[2] not in form.ignored:
+            others[key] = tensor
     return layers, others
 
 
@@ -112,7 +136,17 @@ def _install(
     for path in layers:
         if mask := (config.get("rank_pattern") or {}).get(f"{path}.lora_E"):
             layers[path]["kept"] = torch.tensor(mask, dtype=torch.float32)
-    variant = READ[kind(config)](folder, config, name_target(base, sites, is_stand_in(base)), layers)
+    target = name_target(base, sites, is_stand_in(base))
+    if form := FORMS.get(kind(config)):
+        try:
+            layers = {path: form.ours(own, config) for path, own in layers.items()}
+            for path, own in form.read_shared(tensors, sites).items():
+                layers[path] = layers[path] | own
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise VariantError(f"the tensors are not those of {kind(config)}: {first_line(error)}") from error
+        variant = described(folder, kind(config), config, target, layers)
+    else:
+        variant = READ[kind(config)](folder, config, target, layers)
     if kind(config) == "vera":
         from variants.methods.vera import bank_key
 

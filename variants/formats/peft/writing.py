@@ -20,11 +20,12 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.update import Nearest, relative_error
 from variants.atomic import write_atomic
 from variants.errors import VariantError
-from variants.formats.common import by_module, is_stand_in, tied_names
+from variants.formats.common import by_module, copies, is_stand_in, tied_names
 from variants.formats.peft.as_lora import AsLoRA, lora_maps, way_to_lora
-from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map
+from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map, shaped
+from variants.formats.peft.forms import FORMS, prepared
 from variants.formats.peft.lora import one_scaling
-from variants.formats.peft.methods import WRITE
+from variants.formats.peft.methods import LORA, WRITE
 from variants.formats.peft.tasks import HEADS, task_of
 from variants.formats.peft.vera import bank
 from variants.layer import AdapterLayer
@@ -63,8 +64,7 @@ class Written:
 
     def write(self, folder: Path) -> Path:
         """Write the files, each whole or not at all."""
-        plain = {k: t.detach().cpu().clone(memory_format=torch.contiguous_format) for k, t in self.tensors.items()}
-        write_atomic(folder / TENSORS, serialise(plain, metadata={"format": "pt"}))
+        write_atomic(folder / TENSORS, serialise(copies(self.tensors), metadata={"format": "pt"}))
         if self.left_out:
             write_atomic(folder / NEAREST, _readable(self.errors()))
         else:
@@ -102,7 +102,7 @@ def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
     new = new_tokens.modules_of(adapted.model)
     rows = {f"{path}.new_tokens.rows" for path in new}
     heads = _whole_modules(adapted.model, [name for name in adapted.adapter.in_place if name not in rows])
-    if as_lora:
+    if as_lora or _is_lora(adapted):
         written = _as_lora(adapted, as_lora if isinstance(as_lora, AsLoRA) else AsLoRA())
     else:
         try:
@@ -110,14 +110,16 @@ def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
         except VariantError as error:
             raise VariantError(f"{error}{way_to_lora(adapted)}") from error
     written.tensors |= {
-        f"{PREFIX}{path}.{theirs}": each.tensors[own][:, None] if own == "lora_E" else each.tensors[own]
+        f"{PREFIX}{path}.{theirs}": shaped(each.site, own, each.tensors[own])
         for path, each in written.maps.items()
-        for own, theirs in NAMES[written.method].items()
+        for own, theirs in NAMES.get(written.method, {}).items()
     }
     for head in heads:
         state = adapted.model.get_submodule(head).state_dict()
         written.tensors |= {f"{PREFIX}{head}.{key}": tensor for key, tensor in state.items()}
     written.config = _config(adapted.model, written.maps, heads) | written.config
+    for option in FORMS[written.method].without if written.method in FORMS else ():
+        del written.config[option]
     if new:
         written.tensors |= {
             f"{PREFIX}{path}.token_adapter.trainable_tokens_delta": own.rows for path, own in new.items()
@@ -133,6 +135,12 @@ def _of(name: str, variant: BaseVariant, maps: dict[str, Map], **more: Any) -> W
     return Written(name, WRITE[name](variant, maps), maps, **more)
 
 
+def _is_lora(adapted: AdaptedModel) -> bool:
+    """The adapter is of a method that PEFT has as LoRA."""
+    name = adapted.variant.name
+    return name in LORA and all(type(layer) is resolve(name).layer for layer in adapted.layers)
+
+
 def _as_lora(adapted: AdaptedModel, how: AsLoRA) -> Written:
     maps, left_out = lora_maps(adapted, how)
     return _of("lora", LoRA(), maps, left_out=left_out if how.approximates else {})
@@ -140,10 +148,17 @@ def _as_lora(adapted: AdaptedModel, how: AsLoRA) -> Written:
 
 def _in_kind(adapted: AdaptedModel) -> Written:
     variant, name = adapted.variant, adapted.variant.name
-    own = name in NAMES and not variant.subtract_initial and adapted.layers
+    own = name in (*NAMES, *FORMS) and not variant.subtract_initial and adapted.layers
     if not own or any(type(layer) is not resolve(name).layer for layer in adapted.layers):
-        raise VariantError(f"PEFT has no form for {name}: it can be written for {', '.join(NAMES)}")
-    maps = _maps(adapted)
+        raise VariantError(f"PEFT has no form for {name}: it can be written for {', '.join((*NAMES, *FORMS))}")
+    if name in FORMS:
+        config, layers, shared = prepared(name, adapted)
+        found = {f"{PREFIX}{path}.{theirs}": t for path, own in layers.items() for theirs, t in own.items()}
+        maps = {layer.site.module_path: Map(layer.site, {}, 0, 1.0) for layer in adapted.layers}
+        return Written(name, config, maps, tensors=shared | found)
+    maps = maps_of_modules(adapted)
+    if name not in ("lora", "dora") and (conv := next((p for p, m in maps.items() if m.site.window), None)):
+        raise VariantError(f"PEFT has no {name} of convolutions, as {conv} is")
     if name != "vera":
         return _of(name, variant, maps)
     if (shared := bank(adapted.layers)) is not None:
@@ -156,7 +171,7 @@ def _in_kind(adapted: AdaptedModel) -> Written:
     return _as_lora(adapted, AsLoRA())
 
 
-def _maps(adapted: AdaptedModel) -> dict[str, Map]:
+def maps_of_modules(adapted: AdaptedModel) -> dict[str, Map]:
     """The adapter's layers by module, the slices of one module fused."""
     name, maps = adapted.variant.name, {}
     for path, layers in by_module(adapted.layers).items():
@@ -217,13 +232,13 @@ def _config(model: nn.Module, maps: dict[str, Map], heads: list[str]) -> dict[st
         "layers_to_transform": None,
         "modules_to_save": heads or None,
         "revision": None,
-        "target_modules": _target_modules(model, list(maps), heads),
+        "target_modules": target_modules(model, list(maps), heads),
         "task_type": task if heads or task not in HEADS else None,
         **({"ensure_weight_tying": True} if tied else {}),  # PEFT that goes on training keeps them one
     }
 
 
-def _target_modules(model: nn.Module, paths: list[str], heads: list[str]) -> list[str]:
+def target_modules(model: nn.Module, paths: list[str], heads: list[str]) -> list[str]:
     """The last names of the maps where PEFT finds exactly them by these, else their full names."""
     leaves = list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
     found = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,20 +102,32 @@ def _plain(value: Any) -> Any:
     return None if isinstance(value, float) and value != value else value
 
 
-def files_of(folder: Path) -> dict[str, Path]:
-    """The file of each split in a folder; "train" is always there.
+def files_of(folder: Path) -> dict[str, list[Path]]:
+    """The files of each split in a folder, or in its folder `data`, as the Hub has it; "train" is always there.
+
+    A split is a file, or several of one kind: train-00000-of-00002.parquet and so on.
 
     Raises:
         UserError: two files are of one split, or none is of train.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
+    every = [path for place in (folder, folder / "data") for path in sorted(place.glob("*"))]
+    files = [path for path in every if path.suffix.lower() in KINDS]
     for split, names in SPLITS.items():
-        files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in KINDS]
-        own = [path for path in files if path.stem.lower() in names]
-        if len(own) > 1:
+        own = [path for path in files if _split_name(path) in names]
+        kinds = {(_split_name(path), path.suffix, path.parent) for path in own}
+        if len(own) > 1 and (len(kinds) > 1 or any(path.stem.lower() in names for path in own)):
             raise UserError(f"{folder} has both {own[0].name} and {own[1].name}: leave one, or name a file by --data")
         if own:
-            found[split] = own[0]
+            found[split] = own
     if "train" not in found:
-        raise UserError(f"{folder} has no train file (train.json, .jsonl or .parquet); name a file by --data")
+        there = f" among {files[0].name}, ..." if files else ""
+        raise UserError(
+            f"{folder} has no train file (train.json, .jsonl or .parquet){there}; name a file by --data, or call it so"
+        )
     return found
+
+
+def _split_name(path: Path) -> str:
+    """The name of a file without the number that it has among several."""
+    return re.sub(r"-\d+-of-\d+$", "", path.stem.lower())

@@ -8,6 +8,8 @@ import pytest
 from modules.benchmarks.instruct import INSTRUCT
 from modules.benchmarks.instruct.sources import EmbeddedSource, FolderSource, OwnSource, examples_in
 from modules.benchmarks.instruct.tasks import ARITHMETIC, COMMONSENSE, SKILLS
+from tests.support.hub_server import HubServer
+from tests.support.processes import run as in_new_process
 from variants.errors import UserError
 
 REAL = os.environ.get("LLM_DATA_DIR", "")
@@ -81,6 +83,40 @@ def test_own_dev_and_test_files_are_taken(tmp_path):
     (task,) = INSTRUCT.on({"data": str(tmp_path)}).tasks.values()
     assert {name: len(split) for name, split in source.load(task).items()} == {"train": 20, "validation": 2, "test": 1}
     assert "2 of 2 rows of validation are rows of train too" in source.notes[task.name]
+
+
+def test_several_files_of_a_split_are_read_one_after_the_other(tmp_path):
+    for number, rows in enumerate((ROWS[:12], ROWS[12:])):
+        written(tmp_path / "data", f"train-0000{number}-of-00002.json", rows)
+    source = OwnSource({"data": str(tmp_path)})
+    (task,) = INSTRUCT.on({"data": str(tmp_path)}).tasks.values()
+    splits = source.load(task)
+    assert (len(splits["train"]), len(splits["validation"])) == (18, 2)
+    assert {e.response for split in splits.values() for e in examples_in(split)} == {row["output"] for row in ROWS}
+
+
+@pytest.mark.slow
+def test_a_data_set_of_the_hub(tmp_path):
+    """From a server here, by the real client, in a process of its own: the client reads its address once."""
+    lines = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+    repos = {("datasets", "tiny/mine"): {"train.jsonl": lines, "test.jsonl": lines}}
+    code = """
+from modules.benchmarks.instruct import INSTRUCT
+from modules.benchmarks.instruct.sources import OwnSource
+from variants.errors import UserError
+
+for name in ("tiny/mine", "tiny/gone"):
+    (task,) = INSTRUCT.on({"data": name}).tasks.values()
+    try:
+        source = OwnSource({"data": name})
+        print({split: len(rows) for split, rows in source.load(task).items()}, source.notes[task.name][0])
+    except UserError as error:
+        print(error)
+"""
+    with HubServer(repos) as server:
+        said = in_new_process(code, server.url, tmp_path)
+    assert said[0] == "{'train': 18, 'validation': 2, 'test': 20} form of the rows: instruction and output"
+    assert said[1].startswith("--data tiny/gone: cannot be loaded") and len(said) == 2
 
 
 def test_flags_that_do_not_fit_are_one_line(tmp_path):

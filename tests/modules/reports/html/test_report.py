@@ -1,6 +1,7 @@
 """The report's page: its numbers are the tables', it is one file, and it works in a real browser."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -151,6 +152,9 @@ def test_rates_and_what_tuning_cost():
     other = run("rte", 0.9, 42, variant="dora", training__lr=1e-3)
     (chart,) = list(rate_curves(section, marked, [*tuned, other]))
     assert [(v["lr"], v["score"]) for v in chart.spec["data"]["values"]] == [(1e-3, 50.1), (2e-3, 50.2)]
+    below = [dataclasses.replace(each, metric="neg_perplexity", best={"neg_perplexity": -3.5}) for each in tuned]
+    (chart,) = list(rate_curves(section, marked, below))
+    assert {v["score"] for v in chart.spec["data"]["values"]} == {-3.5}, "no percent"
     (cost,) = list(tuning_cost(section, marked, [*tuned, other]))
     assert [v["hours"] for v in cost.spec["data"]["values"] if v["what"] == "tuning"] == [1.0]
 

@@ -178,3 +178,25 @@ def test_what_peft_has_no_form_for_is_named_and_nothing_written(build, variant, 
     with pytest.raises(VariantError, match=message):
         peft.save(trained(build(), variant), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+class Convolutions(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.pixel = torch.nn.Conv2d(3, 8, 3, stride=2, padding=1), torch.nn.Conv2d(8, 4, 1)
+
+    def forward(self, x):
+        return self.pixel(torch.tanh(self.conv(x)))
+
+
+@pytest.mark.parametrize("method", [LoRA, DoRA])
+def test_convolutions_there_and_back(method, tmp_path):
+    adapted = trained(Convolutions(), method(r=2, alpha=3.0, target="conv,pixel"))
+    x = torch.randn(2, 3, 8, 8)
+    peft.save(adapted, tmp_path)
+    assert load_file(tmp_path / TENSORS)["base_model.model.conv.lora_A.weight"].shape == (2, 3, 3, 3)
+    assert (by_peft(Convolutions(), tmp_path)(x) - adapted.model(x)).abs().max() < 1e-6
+    assert torch.equal(formats.load(Convolutions(), tmp_path).model(x), adapted.model(x))
+    with pytest.raises(VariantError, match="no vera of convolutions, as conv is; as LoRA it computes the same"):
+        peft.save(trained(Convolutions(), VeRA(r=2, target="conv")), tmp_path)

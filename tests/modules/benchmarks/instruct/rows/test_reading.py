@@ -50,11 +50,25 @@ def test_an_error_says_where_and_what(tmp_path, name, content, said):
 def test_a_folder_names_its_splits(tmp_path):
     for name in ("train.json", "dev.jsonl", "test.parquet"):
         (tmp_path / name).touch()
-    assert {split: path.name for split, path in files_of(tmp_path).items()} == {
-        "train": "train.json",
-        "validation": "dev.jsonl",
-        "test": "test.parquet",
+    assert {split: [path.name for path in paths] for split, paths in files_of(tmp_path).items()} == {
+        "train": ["train.json"],
+        "validation": ["dev.jsonl"],
+        "test": ["test.parquet"],
     }
     (tmp_path / "val.json").touch()
     with pytest.raises(UserError, match="has both dev.jsonl and val.json"):
         files_of(tmp_path)
+
+
+def test_a_split_may_be_several_files_as_the_hub_has_them(tmp_path):
+    (tmp_path / "data").mkdir()
+    for number in (1, 0):
+        (tmp_path / "data" / f"train-0000{number}-of-00002.parquet").touch()
+    assert [path.name[:11] for path in files_of(tmp_path)["train"]] == ["train-00000", "train-00001"]
+    (tmp_path / "train.parquet").touch()
+    with pytest.raises(UserError, match="has both train.parquet and train-00000-of-00002.parquet"):
+        files_of(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "a.jsonl").touch()
+    with pytest.raises(UserError, match="no train file .* among a.jsonl, ...; name a file by --data, or call it so"):
+        files_of(tmp_path / "other")

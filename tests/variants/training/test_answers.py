@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from variants import LoRA, VariantError, attach
-from variants.adapters.answers import figures
 from variants.contract.models import Tiny
+from variants.training.answers import figures
 
 
 def variant(**functions):

@@ -8,7 +8,7 @@ import torch
 
 from tests.support.tiny import gpt2, roberta, trained
 from variants import LoRA, VariantError, load
-from variants.formats.fingerprint import alike, fingerprint, sketch
+from variants.fingerprint import alike, fingerprint, sketch
 from variants.formats.native import CONFIG, read_adapter, save_adapter
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)

@@ -19,7 +19,7 @@ from variants.adapters.stack import Stack
 from variants.contract.models import shift
 from variants.formats import peft as peft_format
 from variants.formats.native import save_adapter
-from variants.sites.experts import ExpertMap
+from variants.sites.kinds.experts import ExpertMap
 from variants.sites.targets import find_sites, left_out
 
 FAMILIES = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3", "olmoe", "granitemoe", "nemotron_h")

@@ -1,73 +1,20 @@
 """How modules keep the matrix of a linear map: a class for each way, which `variants.sites.site.Site` asks.
 
-Another way of keeping it (a convolution's kernel, a few bits for each value) is one more class in `KINDS`.
+Another way of keeping it is one more class in `KINDS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from variants.errors import VariantError
-from variants.sites.experts import ExpertMap
-from variants.sites.rows import Rows
-
-
-class Plain:
-    """``torch.nn.Linear``: a parameter ``weight`` of shape (out, in)."""
-
-    transposed = False
-    readable = True
-    """The matrix can be read from the parameter and written to it."""
-    sees_batch = True
-    """The module gets the rows of a batch in their order: not tokens that somebody has chosen."""
-
-    def fits(self, module: nn.Module) -> bool:
-        """Whether a module keeps its matrix in this way."""
-        return isinstance(module, nn.Linear)
-
-    def parameter(self, module: nn.Module) -> nn.Parameter:
-        """The module's parameter that holds the matrix, in whatever form."""
-        return module.weight
-
-    def shape(self, module: nn.Module) -> tuple[int, int]:
-        """(out_features, in_features) of the whole map."""
-        return tuple(module.weight.shape)
-
-    def dtype(self, module: nn.Module) -> torch.dtype:
-        """What the module computes in."""
-        return module.weight.dtype
-
-    def weight(self, module: nn.Module, rows: Rows) -> Tensor:
-        """Rows of the matrix, (out_features, in_features); a view where the rows lie side by side."""
-        return rows.of(self._matrix(module))
-
-    def times(self, module: nn.Module, rows: Rows, x: Tensor) -> Tensor:
-        """x Wᵀ, (..., in_features) -> (..., out_features)."""
-        return F.linear(x, self.weight(module, rows))
-
-    def write(self, module: nn.Module, rows: Rows, weight: Tensor) -> None:
-        """Replace rows of the matrix in place."""
-        rows.write(self._matrix(module), weight)
-
-    def kept(self, module: nn.Module, rows: Rows) -> Any:
-        """An exact copy of what :meth:`write` changes, in the module's form."""
-        return rows.of(self._matrix(module).detach()).clone()
-
-    def restore(self, module: nn.Module, rows: Rows, kept: Any) -> None:
-        """Bring back what :meth:`kept` gave."""
-        rows.write(self._matrix(module), kept)
-
-    def unshare(self, module: nn.Module) -> None:
-        """Give the module a copy of its parameter, so that writing changes no other module."""
-        module.weight = nn.Parameter(module.weight.detach().clone(), requires_grad=False)
-
-    def _matrix(self, module: nn.Module) -> Tensor:
-        return module.weight
+from variants.sites.kinds.convolution import Convolution
+from variants.sites.kinds.experts import ExpertMap
+from variants.sites.kinds.few_bits import FewBits
+from variants.sites.kinds.plain import Plain
 
 
 class Transposed(Plain):
@@ -76,7 +23,9 @@ class Transposed(Plain):
     It is known by its shape, so that transformers need not be imported.
     """
 
-    transposed = True
+    def transposes(self, module: nn.Module) -> bool:
+        """It does."""
+        return True
 
     def fits(self, module: nn.Module) -> bool:
         """Whether the module is GPT-2's transposed map."""
@@ -94,7 +43,8 @@ class Transposed(Plain):
 class Quantised(Plain):
     """A linear map whose parameter is no matrix of floating-point numbers: integers and a scale, packed bytes, fp8.
 
-    Only the module itself can read it. What is computed beside the module (an update of low rank) works all the same.
+    As libraries keep it that the project does not know (`FewBits` is bitsandbytes'). Only the module itself can read
+    it; what is computed beside the module (an update of low rank) works all the same.
     """
 
     readable = False
@@ -140,7 +90,7 @@ class Expert(Plain):
         raise VariantError("experts have no copy of their own weights: merge, or use one adapter at a time")
 
 
-KINDS = (Transposed(), Quantised(), Expert(), Plain())
+KINDS = (FewBits(), Transposed(), Quantised(), Expert(), Convolution(), Plain())
 """The first that fits a module is its kind."""
 
 

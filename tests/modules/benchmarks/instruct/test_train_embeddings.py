@@ -1,4 +1,4 @@
-"""--add_tokens: a run whose new tokens train, from the command to the loaded run."""
+"""--train_embeddings: a run whose new tokens train, from the command to the loaded run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_a_run_with_new_tokens(tmp_path: Path) -> None:
         *("--results_dir", str(tmp_path / "results"), "--trainer.accelerator", "cpu"),
     ]
     (plain,) = planned(command, benchmark=INSTRUCT)
-    (run,) = planned([*command, "--add_tokens", ",".join(NEW)], benchmark=INSTRUCT)
+    (run,) = planned([*command, "--train_embeddings", ",".join(NEW)], benchmark=INSTRUCT)
     assert run.id != plain.id, "it decides what comes out"
     carry_out(run)
     folder = run.folder / "last"

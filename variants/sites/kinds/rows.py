@@ -28,6 +28,11 @@ class Rows:
     total: int
 
     @property
+    def is_whole(self) -> bool:
+        """They are all of the module's."""
+        return len(self) == self.total
+
+    @property
     def groups(self) -> int:
         """How many periods there are; 1 where the rows are one span."""
         return self.total // self.period

@@ -12,8 +12,8 @@ from torch import nn
 
 from tests.support.models import MODELS
 from variants import AdapterLayer, LoRA, Variant, VariantError, attach, resolve
-from variants.adapters.parameter_budget import fit, parse
 from variants.layer import LowRank
+from variants.parameter_budget import fit, parse
 
 SIZES = {name: 60 for name in ("adapter_h", "adapter_l", "adapter_p", "adapter_d")} | {
     **dict.fromkeys(("lora", "dora", "adalora"), 16),

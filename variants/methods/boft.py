@@ -1,0 +1,72 @@
+"""BOFT: Parameter-Efficient Orthogonal Finetuning via Butterfly Factorization (Liu et al. 2024, arXiv 2311.06243)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from variants.errors import VariantError
+from variants.layer import full_precision
+from variants.methods.oft import Blocks, RotatedLayer, block_size, cayley
+from variants.registry import register
+from variants.variant import Variant
+
+
+class BOFTLayer(RotatedLayer):
+    """h = s ⊙ W₀(xR) + b with R = R_m ... R₁, each block-diagonal over features of its own order (eqs. 1 and 5).
+
+    The blocks of factor i mix features 2^i·b/2 apart; s, of ones at the start, is the authors' code's.
+    """
+
+    def __init__(self, site, config: BOFT, rng: torch.Generator) -> None:
+        super().__init__(site, config)
+        n, b = site.in_features, block_size(config.block, site)
+        m = next(m for m in range(config.factors, 0, -1) if m == 1 or not (b % 2 or n % (b * 2 ** (m - 1))))
+        self.Q = Blocks(m, n // b, b=b)
+        self.s = nn.Parameter(torch.ones(site.out_features))
+        order = [torch.arange(n).view(-1, 2**i, 2, b // 2).transpose(1, 2).flatten() for i in range(m) if m > 1]
+        self.register_buffer("order", torch.stack(order or [torch.arange(n)]), persistent=False)
+
+    def change(self, x: Tensor) -> Tensor:
+        """x(R - I), factor by factor."""
+        with full_precision(self.Q.upper):
+            changes = cayley(self.Q()).to(x.dtype)
+        total = torch.zeros_like(x)
+        for change, order in zip(changes.unbind()[::-1], self.order.unbind()[::-1], strict=True):
+            blocks = (x + total)[..., order.argsort()].unflatten(-1, change.shape[:2])
+            total = total + torch.einsum("...nb,nbc->...nc", blocks, change).flatten(-2)[..., order]
+        return total
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """s ⊙ (rotated output without the bias) and the bias."""
+        rotated, bias = super().forward(x, y), self.site.bias()
+        return rotated + (self.s - 1) * (rotated if bias is None else rotated - bias)
+
+    def delta_weight(self) -> Tensor:
+        """diag(s)·W₀Rᵀ - W₀."""
+        W, s = self.site.weight(), self.s[:, None]
+        return s * super().delta_weight() + (s - 1) * W
+
+
+@register("boft")
+@dataclass
+class BOFT(Variant):
+    """BOFT: the input of each map is rotated by a product of sparse rotations, as in the FFT (arXiv 2311.06243).
+
+    Args:
+        block: size of the blocks; where it does not divide a map's input, the next smaller size that does.
+        factors: m, how many rotations are multiplied; fewer where a map's input does not fall into as many.
+    """
+
+    block: int = 8
+    factors: int = 2
+
+    layer = BOFTLayer
+    size = "block"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.factors < 1:
+            raise VariantError(f"factors must be at least 1, not {self.factors}")

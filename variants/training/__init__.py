@@ -1,0 +1,1 @@
+"""What a method asks of training beside a loss and steps."""
