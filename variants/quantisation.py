@@ -10,6 +10,7 @@ left of them is quantised. bitsandbytes stores and multiplies; `variants.sites.k
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -20,13 +21,11 @@ from variants.adapters import hooks
 from variants.adapters.adapted_model import AdaptedModel
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, wide
-from variants.schemes import SCHEMES, Scheme
+from variants.schemes import SCHEMES, Scheme, check_installed
 from variants.sites.architectures import head_parameters, output_embedding
 from variants.sites.kinds import is_conv1d, kind_of, memory
 from variants.sites.kinds.few_bits import NOTE, FewBits, Quantisation, dequantised, is_packed, numel, quantisation_of
 from variants.wrappers import unwrapped
-
-INSTALL = "--quantise needs bitsandbytes: pip install 'lora-variants[quant]' (or pip install -e '.[quant]')"
 
 
 def quantise(
@@ -107,6 +106,14 @@ def dequantise(model: nn.Module) -> None:
     vars(model).pop(NOTE, None)
     if (config := getattr(model, "config", None)) is not None and hasattr(config, "quantization_config"):
         del config.quantization_config
+
+
+def give_back(model: nn.Module) -> None:
+    """Make the maps of a model that nothing is attached to bitsandbytes' own, for a library that looks for these."""
+    own = bitsandbytes_maps().OWN.values()
+    for module in model.modules():
+        if type(module) in own:
+            module.__class__ = type(module).__base__
 
 
 class MergeErrors(NamedTuple):
@@ -194,12 +201,14 @@ def bitsandbytes_maps() -> Any:
     Raises:
         VariantError: the library is not installed, in one line that says how to.
     """
-    from importlib.util import find_spec
-
-    if find_spec("bitsandbytes") is None:
-        raise VariantError(INSTALL)
-    from variants.sites.kinds import library
-
+    check_installed()
+    log = logging.getLogger("bitsandbytes")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it advises a program from the Hub that products on a CPU could use
+    try:
+        from variants.sites.kinds import library
+    finally:
+        log.setLevel(level)
     return library
 
 

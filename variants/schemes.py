@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import NamedTuple
+
+from variants.errors import VariantError
 
 
 class Scheme(NamedTuple):
@@ -32,3 +35,12 @@ SCHEMES: Mapping[str, Scheme] = {
     "int8": Scheme("LLM.int8(): 8 bits, a scale for each row", 8.0),
 }
 """By name, as ``--quantise`` takes them."""
+
+
+def check_installed() -> None:
+    """Raise VariantError where bitsandbytes is not installed, in one line that says how to."""
+    if find_spec("bitsandbytes") is None:
+        raise VariantError(
+            "a base in few bits (--quantise) needs bitsandbytes: pip install 'lora-variants[quant]', or in a clone "
+            "pip install -e '.[quant]'"
+        )

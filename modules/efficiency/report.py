@@ -8,7 +8,7 @@ from typing import Any
 
 from modules.efficiency import thresholds
 from modules.efficiency.scaling import report as scaling
-from modules.efficiency.steps.grid import LIMIT_PACKED, LIMIT_TOGETHER, REFERENCE, TOGETHER
+from modules.efficiency.steps.grid import DENSE, LIMIT_PACKED, LIMIT_TOGETHER, REFERENCE, TOGETHER
 from modules.efficiency.steps.loss_curves import AGREE, FIGURES, ROUNDED, agrees
 from modules.reports.plots.image_files import saved_figure
 
@@ -25,6 +25,7 @@ _COLOURS = {
     "limit": "#8c959f",
     "full": "#bf8700",
     "ours": "#0969da",
+    DENSE: "#1b7c83",
     REFERENCE: "#80ccff",
     TOGETHER: "#54aeff",
     LIMIT_PACKED: "#afb8c1",
@@ -36,6 +37,7 @@ _COLOURS = {
 }
 _WORDS = {
     "ours": "this project",
+    DENSE: "this project on the dense base",
     REFERENCE: "this project without its acceleration",
     TOGETHER: "this project, five seeds in one step",
     "peft": "PEFT, fp32 adapters under autocast",

@@ -18,7 +18,7 @@ from modules.efficiency.result_file import FORMAT, peft_version, read, save, slu
 from modules.efficiency.scaling.measure import assume_network, measure_scaling
 from modules.efficiency.steps import loss_curves, measure, peft_implementation
 from modules.efficiency.steps.grid import MODES, Implementation, grid
-from modules.efficiency.steps.scenarios import DEFAULT, SCENARIOS, Scenario
+from modules.efficiency.steps.scenarios import DEFAULT, GROUPS, SCENARIOS, Scenario
 from modules.runs.environment import environment
 from variants.atomic import write_atomic
 from variants.errors import UserError
@@ -152,7 +152,15 @@ def _implementations(
 ) -> list[Implementation]:
     modes, methods = options.modes or scenario.modes, scenario.methods
     found = grid(
-        methods, modes, options.ways, bf16, scenario.stacked, scenario.packed, options.reference, scenario.decoder
+        methods,
+        modes,
+        options.ways,
+        bf16,
+        scenario.stacked,
+        scenario.packed,
+        options.reference,
+        scenario.decoder,
+        bool(scenario.quantise),
     )
     found = [one for one in found if not scenario.libraries or one.library in scenario.libraries]
     found = [one for one in found if has_peft or not one.library.startswith("peft")]
@@ -184,9 +192,10 @@ def chosen_scenarios(options: argparse.Namespace, device: torch.device) -> list[
     Raises:
         UserError: one of them is unknown, or none is left.
     """
-    keys = options.scenarios or (DEFAULT[device.type] if not options.shape else tuple(SCENARIOS))
+    named = [key for word in options.scenarios for key in GROUPS.get(word, (word,))]
+    keys = named or (DEFAULT[device.type] if not options.shape else tuple(SCENARIOS))
     if unknown := [key for key in keys if key not in SCENARIOS]:
-        raise UserError(f"--scenarios: unknown {unknown[0]!r}; there are {', '.join(SCENARIOS)}")
+        raise UserError(f"--scenarios: unknown {unknown[0]!r}; there are {', '.join((*SCENARIOS, *GROUPS))}")
     chosen = [SCENARIOS[key] for key in keys if not options.shape or SCENARIOS[key].shape in options.shape]
     if not chosen:
         shapes = dict.fromkeys(s.shape for s in SCENARIOS.values())

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from modules.efficiency.scaling import thresholds as scaling
-from modules.efficiency.steps.grid import STACKED, TOGETHER
+from modules.efficiency.steps.grid import DENSE, STACKED, TOGETHER
 from modules.efficiency.steps.measure import quartiles
 
 Spread = tuple[float, float, float]
@@ -22,6 +22,8 @@ PEFTS = ("peft", "peft-bf16")
 PEFTS_WITH_LIGER = ("peft-liger", "peft-liger-bf16")
 DECODERS = {"llama-1b": 0.75, "llama-7b": 0.8, "llama-7b-4": 0.85}
 """Scenarios of decoders, and what share of PEFT's step with Liger a LoRA step may take."""
+QLORA = {"qlora-1b": {"peft": 0.5, "dense": 1.35}, "qlora-7b": {"peft": 0.8, "dense": None}}
+"""Scenarios of bases in few bits: what share of PEFT's step, and of ours on the dense base, a LoRA step may take."""
 STATE = 16
 """Bytes of a trained parameter: itself, its gradient and AdamW's two moments in fp32."""
 FASTEST = ("trained", "graphs", "compiled+graphs", "compiled", "eager")
@@ -35,6 +37,9 @@ def rows(result: dict[str, Any]) -> list[Row]:
     for key in ("base", "e2e", "large", "compiled"):
         if key in scenarios:
             found += {"base": _base, "e2e": _e2e, "large": _memory, "compiled": _compiled}[key](scenarios[key])
+    for key in QLORA:
+        if key in scenarios:
+            found += _few_bits(scenarios[key], **QLORA[key])
     for key, share in DECODERS.items():
         if key in scenarios:
             found += _decoder(scenarios[key], share)
@@ -142,6 +147,22 @@ def _decoder(s: dict[str, Any], share: float) -> list[Row]:
                 value = ways[own]["peak_mb"] / reference
                 row = {"bar": f"{name} peak memory, {title}", "what": f"{own} / {other}", "limit": 1.0}
                 found.append(row | {"measured": (value,) * 3, "strict": False, "met": value <= 1.0})
+    return found
+
+
+def _few_bits(s: dict[str, Any], peft: float, dense: float | None) -> list[Row]:
+    """Of a base in few bits: PEFT on bitsandbytes in the faster of its precisions, eager as it is used."""
+    title, found = s["title"], []
+    mine, ours = measured_name(s, "ours", "lora", FASTEST), measured_name(s, DENSE, "lora", FASTEST)
+    theirs = best_peft(s, "lora", "eager")
+    found += _row(f"LoRA step, {title}", s, mine, theirs, peft)
+    if dense:
+        found += _row(f"LoRA step, {title}", s, mine, ours, dense)
+    elif mine and theirs and s["ways"][mine].get("peak_mb"):
+        least = _least(s, "peak_mb", [measured_name(s, library, "lora", ("eager",)) for library in PEFTS])
+        value = s["ways"][mine]["peak_mb"] / s["ways"][least]["peak_mb"]
+        row = {"bar": f"LoRA peak memory, {title}", "what": f"{mine} / {least}", "limit": 1.0}
+        found.append(row | {"measured": (value,) * 3, "strict": False, "met": value <= 1.0})
     return found
 
 

@@ -20,6 +20,7 @@ from modules.runs.trainer_options import check_trainer
 from variants.errors import UserError
 from variants.outside.files import code_hash
 from variants.outside.options import build
+from variants.schemes import check_installed
 from variants.variant import BaseVariant
 
 
@@ -193,6 +194,8 @@ def settings(wishes: Wishes, cls: type[BaseVariant], recipe: Recipe) -> tuple[di
     known.check(training, "settings")
     training["precision"] = str(wishes.trainer.get("precision", "32-true"))
     known.of(training)  # none that a run needs is lacking
+    if training.get("quantise"):
+        check_installed()
     return training, build(cls, recipe.options | wishes.options)
 
 

@@ -125,7 +125,7 @@ def test_wrong_calls() -> None:
 
 
 def test_without_the_library_one_line_says_what_to_install(monkeypatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("variants.schemes.find_spec", lambda name: None)
     with pytest.raises(VariantError, match="pip install 'lora-variants\\[quant\\]'"):
         quantise(llama()[0], "nf4")
 

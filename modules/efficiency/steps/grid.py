@@ -23,12 +23,14 @@ LIMIT_PACKED = "limit-packed"
 """The limit on batches without padding, as ours trains on: the difference between the two is the adapter's cost."""
 REFERENCE = "ours-reference"
 """Ours with all acceleration switched off: padded batches, no accelerated pass, eager alone."""
+DENSE = "ours-16bit"
+"""Ours on the base as it is before it is quantised, in scenarios of bases in few bits."""
 WITH_LIGER = ("peft-liger", "peft-liger-bf16")
 """PEFT's two precisions on a decoder whose code Liger has replaced, losses included."""
 WAITING = ("full", "peft", "peft-bf16")
 """Those whose decoders look at values of the GPU, as for their losses: no graph holds their steps."""
 LIBRARIES = (
-    "limit", LIMIT_PACKED, LIMIT_TOGETHER, "full", "ours", REFERENCE, TOGETHER, "peft", "peft-bf16", *WITH_LIGER
+    "limit", LIMIT_PACKED, LIMIT_TOGETHER, "full", "ours", DENSE, REFERENCE, TOGETHER, "peft", "peft-bf16", *WITH_LIGER
 )  # fmt: skip
 WITHOUT_METHOD = ("limit", LIMIT_PACKED, LIMIT_TOGETHER, "full")
 MODES = ("eager", "compiled", "graphs", "compiled+graphs", "trained")
@@ -59,6 +61,7 @@ def grid(
     packed: bool = True,
     reference: bool = False,
     decoder: bool = False,
+    quantised: bool = False,
 ) -> list[Implementation]:
     """Every implementation of these methods in these modes; AdaLoRA's by PEFT come last, as their failing captures may
     disturb those that follow.
@@ -71,16 +74,17 @@ def grid(
         reference: ours without acceleration too.
         decoder: the backbone is one that Liger has kernels for: PEFT with them too, and eager, as its loss waits for
             a value of the GPU.
+        quantised: the base is in few bits: ours on the dense base too.
     """
     found = []
     for library in LIBRARIES:
-        left_out = {"peft-bf16": not bf16, LIMIT_PACKED: not packed, REFERENCE: not reference}
+        left_out = {"peft-bf16": not bf16, LIMIT_PACKED: not packed, REFERENCE: not reference, DENSE: not quantised}
         left_out |= dict.fromkeys(WITH_LIGER, not decoder)
         if left_out.get(library):
             continue
         for method in methods if library not in WITHOUT_METHOD else ("",):
             for mode in modes:
-                if mode == "trained" and library not in ("ours", TOGETHER):
+                if mode == "trained" and library not in ("ours", DENSE, TOGETHER):
                     continue
                 if mode != "eager" and (library in (REFERENCE, *WITH_LIGER) or (decoder and library in WAITING)):
                     continue

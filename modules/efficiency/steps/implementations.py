@@ -21,6 +21,7 @@ from modules.acceleration.packed_encoder import pack
 from modules.efficiency.steps import decoders
 from modules.efficiency.steps.backbones import Batch, chunked_losses, loss_of, plain_losses
 from modules.efficiency.steps.grid import (
+    DENSE,
     LIMIT_PACKED,
     LIMIT_TOGETHER,
     REFERENCE,
@@ -32,6 +33,7 @@ from modules.efficiency.steps.grid import (
 from modules.efficiency.steps.trainee import START, TOTAL, Trainee
 from variants import attach
 from variants.acceleration import accelerated, accelerated_updates
+from variants.quantisation import quantise
 from variants.registry import resolve
 
 
@@ -42,6 +44,7 @@ def build_trainee(
     bf16: bool,
     target: str = "attn-qv",
     checkpointing: bool = False,
+    scheme: str = "",
 ) -> Trainee:
     """The model of an implementation, ready to train.
 
@@ -50,6 +53,7 @@ def build_trainee(
         options: hyperparameters of each method.
         target: of our adapters: ``attn-qv``, PEFT's default, or ``all-linear``.
         checkpointing: blocks are computed again in the backward pass.
+        scheme: how the frozen base is kept in few bits, in all but `DENSE`.
 
     Raises:
         ImportError: PEFT is not installed.
@@ -59,7 +63,7 @@ def build_trainee(
         checkpoint_blocks(model)
     decoders.restore()
     if library == "limit":
-        return _limit(model, bf16)
+        return _limit(model, bf16, scheme)
     if library == LIMIT_PACKED:
         limit = _limit(model, bf16)
         limit.kind = Acceleration.of(limit.handle).kind
@@ -78,14 +82,15 @@ def build_trainee(
         return Trainee(lambda batch: loss_of(model, batch), list(model.parameters()), autocast=bf16)
     if library == TOGETHER:
         return stacked(model, method, options[method], bf16, target)
-    if library in ("ours", REFERENCE):
-        return ours(model, method, options[method], bf16, target, reference=library == REFERENCE)
+    if library in ("ours", DENSE, REFERENCE):
+        kept = "" if library == DENSE else scheme
+        return ours(model, method, options[method], bf16, target, reference=library == REFERENCE, scheme=kept)
     from modules.efficiency.steps.peft_implementation import theirs
 
     if library in WITH_LIGER:
         decoders.patch(model, losses=True)
     low = library in ("peft-bf16", "peft-liger-bf16")
-    return theirs(model, method, options[method], bf16, low, target, own_loss=library in WITH_LIGER)
+    return theirs(model, method, options[method], bf16, low, target, library in WITH_LIGER, scheme)
 
 
 def checkpoint_blocks(model: nn.Module) -> None:
@@ -126,15 +131,19 @@ def ours(
     bf16: bool,
     target: str = "attn-qv",
     reference: bool = False,
+    scheme: str = "",
 ) -> Trainee:
     """This project's adapter, accelerated as the commands train it; classifiers read batches without padding.
 
     Args:
         reference: without acceleration.
+        scheme: how the frozen base is kept in few bits.
     """
     if bf16:
         _lower(model)
     adapted = attach(model, resolve(method)(**options, target=target), seed=0)
+    if scheme:
+        quantise(adapted, scheme)
     has_step = method == "adalora"
     acceleration = Acceleration() if reference else Acceleration.of(adapted)
 
@@ -203,7 +212,7 @@ def _loss_in(
     return core
 
 
-def _limit(model: nn.Module, bf16: bool) -> Trainee:
+def _limit(model: nn.Module, bf16: bool, scheme: str = "") -> Trainee:
     """The frozen model, with gradients of its activations and of the task head alone; of a decoder with Liger's
     kernels."""
     if bf16:
@@ -213,6 +222,8 @@ def _limit(model: nn.Module, bf16: bool) -> Trainee:
         decoders.patch(model, losses=False)
     losses_of = chunked_losses if fused else plain_losses
     adapted = attach(model, resolve("head")())
+    if scheme:
+        quantise(adapted, scheme)
     embed = model.get_input_embeddings()
 
     def feed(batch: Batch) -> Batch:

@@ -127,7 +127,7 @@ def _built(
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     key, mode = (implementation.library, implementation.method), implementation.mode
     trainee = compiled.get(key) or build_trainee(
-        implementation, master, options, bf16, scenario.target, scenario.checkpointing
+        implementation, master, options, bf16, scenario.target, scenario.checkpointing, scenario.quantise
     )
     if mode.startswith("compiled") and key not in compiled:
         compile_core(trainee)

@@ -14,6 +14,7 @@ from modules.efficiency.steps import decoders
 from modules.efficiency.steps.backbones import Batch, loss_of
 from modules.efficiency.steps.trainee import START, TOTAL, Trainee
 from variants.adapters.adapted_model import AdaptedModel
+from variants.quantisation import give_back, quantise
 from variants.sites.architectures import architecture_of
 from variants.sites.targets import find_sites
 
@@ -63,6 +64,7 @@ def theirs(
     low: bool,
     target: str = "attn-qv",
     own_loss: bool = False,
+    scheme: str = "",
 ) -> Trainee:
     """PEFT's adapter.
 
@@ -70,12 +72,16 @@ def theirs(
         low: adapters and head in bf16 too, and no autocast; else they are fp32 under autocast.
         target: ``attn-qv`` or ``all-linear``.
         own_loss: the model computes its loss itself.
+        scheme: how the frozen base is kept in few bits, by bitsandbytes' own maps.
     """
     import peft
 
     causal = architecture_of(model).causal
     if bf16:
         model.to(torch.bfloat16)
+    if scheme:
+        quantise(model, scheme)
+        give_back(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wrapped = peft.get_peft_model(model, config(method, options, model, target), autocast_adapter_dtype=not low)

@@ -9,6 +9,7 @@ import torch
 
 from modules.efficiency.steps.backbones import Batch, sizes
 from modules.efficiency.steps.batches import drawn_batches, fixed_batches, full_batches
+from modules.efficiency.steps.grid import DENSE
 from variants.sites.architectures import ARCHITECTURES
 
 
@@ -28,6 +29,7 @@ class Scenario:
         checkpointing: blocks are computed again in the backward pass.
         curves: the backbone of its loss curves; empty: ``shape``.
         libraries: those that are measured; empty: all.
+        quantise: how the frozen base is kept, for all libraries (`variants.schemes`); empty: as it is.
     """
 
     key: str
@@ -44,13 +46,15 @@ class Scenario:
     checkpointing: bool = False
     curves: str = ""
     libraries: tuple[str, ...] = ()
+    quantise: str = ""
 
     @property
     def title(self) -> str:
         """For the heading of its table."""
         size = f"{self.rows} x {self.width} tokens" if self.width else f"batch {self.rows}, lengths of {self.lengths}"
         target = f", {self.target}" if self.target != "attn-qv" else ""
-        return f"{self.shape}, {size}{target}{', checkpointing' if self.checkpointing else ''}"
+        base = f", {self.quantise}" if self.quantise else ""
+        return f"{self.shape}{base}, {size}{target}{', checkpointing' if self.checkpointing else ''}"
 
     @property
     def decoder(self) -> bool:
@@ -81,6 +85,7 @@ _DECODER = {
     "options": {"lora": {"r": 16, "alpha": 32.0}, "dora": {"r": 16, "alpha": 32.0}},
     "target": "all-linear",
 }
+_ON_FEW_BITS = ("limit", "ours", DENSE, "peft", "peft-bf16")
 _WITHOUT_FULL = ("limit", "ours", "peft", "peft-bf16", "peft-liger", "peft-liger-bf16")  # which needs 110 GB at 7B
 SCENARIOS = {
     s.key: s
@@ -94,6 +99,11 @@ SCENARIOS = {
         Scenario("llama-1b", "llama-1b", 8, 1024, curves="llama-1b-short", **_DECODER),
         Scenario("llama-7b", "llama-7b", 2, 1024, curves="llama-7b-short", libraries=_WITHOUT_FULL, **_DECODER),
         Scenario("llama-7b-4", "llama-7b", 4, 1024, checkpointing=True, libraries=_WITHOUT_FULL, **_DECODER),
+        Scenario("qlora-1b", "llama-1b", 8, 512, quantise="nf4", libraries=_ON_FEW_BITS, **_DECODER),
+        Scenario(
+            "qlora-7b", "llama-7b", 2, 1024, checkpointing=True, quantise="nf4-dq", libraries=_ON_FEW_BITS, **_DECODER
+        ),
+        Scenario("small-nf4", "embedded-roberta", 32, 24, methods=("lora", "dora"), modes=("eager",), quantise="nf4"),
         Scenario("small", "embedded-roberta", 32, 24, modes=("eager",), options=_SMALL),
         Scenario("small-glue", "embedded-roberta", 32, 0, "glue", ("lora",), ("eager",)),
         Scenario("host", "roberta-thin", 2, 4, modes=("eager",), options={"vera": {"r": 16}}),
@@ -101,5 +111,7 @@ SCENARIOS = {
     )
 }
 """Scenarios by key."""
+GROUPS = {"qlora": ("qlora-1b", "qlora-7b")}
+"""Names of several scenarios."""
 DEFAULT = {"cuda": ("glue", "e2e", "large", "base"), "cpu": ("small", "small-glue", "small-e2e")}
 """Keys that are measured by default, by type of device."""
