@@ -116,6 +116,7 @@ def _loaded(runs: Mapping[str, Trained], first: Trained, wanted: Combination) ->
     model = load_image_model(folder, name)
     if size := first.inputs.get("resolution"):
         model.resize(size)
+    model.max_tokens = first.inputs["max_length"]
     adapted = None
     for key, run in runs.items():
         adapted = load(adapted or model.denoiser, run.folder, name=key)

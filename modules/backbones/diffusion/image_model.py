@@ -23,6 +23,7 @@ class ImageModel:
     Attributes:
         denoiser: what is adapted.
         size: pixels of a picture's side.
+        max_tokens: of a prompt, that T5 reads.
         pixel_art: whether pixels are latents: pictures are kept sharp where they are enlarged.
         stacks: whether pictures of several stacked adapters can be painted at once.
     """
@@ -30,6 +31,7 @@ class ImageModel:
     denoiser: nn.Module
     scheduler: Any
     size: int
+    max_tokens: int = 256
     pixel_art: ClassVar[bool] = False
     stacks: ClassVar[bool] = False
 

@@ -54,10 +54,16 @@ class PipelineModel(ImageModel):
         every: dict[str, Conditions] = {}
         device = self._reader().device
         for prompt in dict.fromkeys(prompts):
-            values = self.pipe.encode_prompt(prompt, device=device, **self._asks())
+            asks = self._asks() | self._limit(self.pipe.encode_prompt)
+            values = self.pipe.encode_prompt(prompt, device=device, **asks)
             pairs = zip(self.encoded, values, strict=False)
             every[prompt] = {name: value.cpu() for name, value in pairs if name and value is not None}
         return {name: torch.cat([every[prompt][name] for prompt in prompts]) for name in every[prompts[0]]}
+
+    def _limit(self, function: Any) -> dict[str, int]:
+        """The limit of a prompt's tokens, where a function of the pipeline takes it."""
+        takes = "max_sequence_length" in inspect.signature(function).parameters
+        return {"max_sequence_length": self.max_tokens} if takes else {}
 
     def _reader(self) -> nn.Module:
         return self.pipe.text_encoder
@@ -98,6 +104,7 @@ class PipelineModel(ImageModel):
                     part.to(self.dtype)
         known = inspect.signature(type(self.pipe).__call__).parameters
         size = {name: self.size for name in ("height", "width") if name in known}
+        size |= self._limit(type(self.pipe).__call__)
         found = []
         for start in range(0, len(prompts), AT_ONCE):
             some = slice(start, start + AT_ONCE)

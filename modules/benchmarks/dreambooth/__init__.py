@@ -119,6 +119,8 @@ fixed noise. Toy pictures of 32 x 32 and emoji say how methods differ there, and
 
         check(_words(training.get("scores")))
         strengths_of(training.get("strengths"))
+        if training.get("quantise"):
+            raise UserError("--quantise: image models cannot be quantised here, leave it out")
         source.hash(task)
         if training.get("prior_weight") and "class" not in source.sizes[task.name]:
             raise UserError("--prior_weight needs pictures of the class: name their prompt by --class_prompt")
@@ -178,6 +180,7 @@ fixed noise. Toy pictures of 32 x 32 and emoji say how methods differ there, and
         splits = source.expect(task, config.data["hash"])
         name, _, folder = self.backbone(config.backbone["spec"])
         model = load_image_model(folder, name)
+        model.max_tokens = settings.max_length
         if settings.resolution:
             model.resize(settings.resolution)
         pictures = {split: _fitted(splits[split].pictures, model.size) for split in ("train", "validation")}

@@ -12,7 +12,7 @@ class PictureSettings(TrainingSettings):
     """Beside the common ones: the class's pictures, prompts that are left out, weights of losses, painting."""
 
     batch_size: int = setting("pictures per optimizer step, over all devices, those of the class apart", most=1e6)
-    max_length: int = setting("text encoders have their own limit", 77, flag=False)
+    max_length: int = setting("tokens of a prompt that T5 reads (SD3, Flux); CLIP reads 77", 256, most=1e6)
     repeats: int = setting("how often an epoch has each picture", 1, most=1e6)
     prompt_dropout: float = setting("share of pictures that are trained without their prompt", 0.1, zero=True, most=1)
     prior_weight: float = setting(

@@ -1,11 +1,19 @@
 """Adapters together: the model that paints has both updates, each times its strength."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from modules.backbones.diffusion.families import load_image_model
+from modules.benchmarks.dreambooth import DREAMBOOTH
 from modules.inference.combined_pictures import acting, combined, together
-from tests.support.tiny_images import tiny_dit
+from modules.inference.load import load_run
+from paper_repro import dreambooth
+from tests.support.runs import carry_out, planned
+from tests.support.tiny_images import pictures, tiny_dit
 from variants import DoRA, LoRA, attach
 from variants.errors import UserError
 
@@ -42,6 +50,30 @@ def test_updates_are_added(tmp_path, other):
     assert updates["style"].abs().max() > 0.01
     acting(adapted, {"style": 1.0}, rank=16)  # the sum before it is gone
     assert set(adapted.adapters) == {"style", "character", "sum"}
+
+
+@pytest.mark.slow
+def test_the_command_paints_a_grid_of_two_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LORA_VARIANTS_CACHE", str(tmp_path / "cache"))
+    flags = ["--data", str(pictures(tmp_path / "mine")), "--model", str(tiny_dit(tmp_path / "dit")), "--epochs", "1"]
+    flags += ["--seeds", "0,1", "--lr", "1e-2", "--shown", "0", "--paint_steps", "2", "--logger", "none"]
+    runs = planned([*flags, "--results_dir", str(tmp_path / "results")], benchmark=DREAMBOOTH)
+    for run in runs:
+        carry_out(run)
+    file = tmp_path / "style.yaml"
+    content = {
+        "adapters": {"a": str(runs[0].folder), "b": runs[1].id}, "prompts": ["two red circles", "sks"],
+        "strengths": [0, 2], "out": str(tmp_path / "grid.png"), "results_dir": str(tmp_path / "results"),
+    }  # fmt: skip
+    file.write_text(json.dumps(content))  # which is YAML
+    assert dreambooth.main(["--combine", str(file)]) == 0
+    assert "column 7: 2 a + 2 b" in capsys.readouterr().out
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))[2:130]
+    base, none, strong, *_, both = (grid[:, 2 + 130 * n : 130 + 130 * n].astype(int) for n in range(7))
+    assert abs(none - base).max() <= 1 and abs(strong - base).max() > 1 and abs(both - strong).max() > 1
+    assert dreambooth.main(["--combine", str(file), "--force"]) == 2
+    with pytest.raises(UserError, match="is of an image model, which paints"):
+        load_run(runs[0].folder)
 
 
 def test_columns_of_the_grid():

@@ -67,6 +67,10 @@ def test_bad_flags_are_one_line(tmp_path, flags):
         planned(without, benchmark=DREAMBOOTH)
     with pytest.raises(UserError, match="unknown score 'beauty'"):
         planned([*flags, "--scores", "beauty"], benchmark=DREAMBOOTH)
+    with pytest.raises(UserError, match="image models cannot be quantised"):
+        planned([*flags, "--quantise", "nf4"], benchmark=DREAMBOOTH)
+    with pytest.raises(UserError, match="--strengths must be numbers"):
+        planned([*flags, "--strengths", "half"], benchmark=DREAMBOOTH)
     os.unlink(tmp_path / "mine" / "metadata.jsonl")
     with pytest.raises(UserError, match="6 of 6 pictures have no caption"):
         planned(flags, benchmark=DREAMBOOTH)
