@@ -15,6 +15,11 @@ from variants import AdapterLayer, LoRA, Variant
 from variants.methods.lora import LoRALayer
 
 BROKEN: dict[type[Variant], set[str]] = {}
+ACCELERATION = find_spec("variants.acceleration") is not None
+LEFT_OUT = {
+    name for name, there in {"accelerated": ACCELERATION, "nf4": find_spec("bitsandbytes")}.items() if not there
+}
+"""Properties that say nothing here."""
 
 
 def breaks(*expected: str, **attributes):
@@ -25,7 +30,7 @@ def breaks(*expected: str, **attributes):
         members = {"layer": layer, "__module__": __name__, "__annotations__": {}, **attributes}
         variant = dataclass(type(name, (LoRA,), members))
         setattr(sys.modules[__name__], name, variant)  # where pickle looks for it
-        BROKEN[variant] = set(expected)
+        BROKEN[variant] = set(expected) - LEFT_OUT
         return layer
 
     return decorate
@@ -68,20 +73,20 @@ class UnusedLayer(LoRALayer):
         self.forgotten = nn.Parameter(torch.zeros(3))
 
 
-@breaks("merge")
+@breaks("merge", "nf4")
 class MergesAnotherDeltaLayer(LoRALayer):
     def merged(self, weight, bias):
         return weight + 1.01 * self.delta_weight(), bias
 
 
-@breaks("merge")
+@breaks("merge", "nf4")
 class MergesInPlaceLayer(LoRALayer):
     def merged(self, weight, bias):
         bias += 0.5
         return weight + self.delta_weight(), bias - 0.5
 
 
-@breaks("merge")
+@breaks("merge", "nf4")
 class NotLinearLayer(LoRALayer):
     def forward(self, x, y):
         return y + self.scaling * F.linear(torch.tanh(F.linear(x, self.lora_A)), self.lora_B)
@@ -120,6 +125,12 @@ class OverflowsLayer(LoRALayer):
     def forward(self, x, y):
         rough = y.dtype == torch.bfloat16
         return super().forward(x, y) * (float("inf") if rough else 1.0)
+
+
+@breaks("nf4")
+class LooksAtCodesLayer(LoRALayer):
+    def forward(self, x, y):
+        return super().forward(x, y) if self.site.module.weight.is_floating_point() else y
 
 
 @breaks("fp64")
@@ -333,8 +344,6 @@ class LocalStatisticsLayer(LoRALayer):
         self.seen.copy_(x.detach().square().mean())
         return super().forward(x, y)
 
-
-ACCELERATION = find_spec("variants.acceleration") is not None
 
 if ACCELERATION:
     from variants.acceleration.basics.fast_paths import FORWARDS, replaces

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from tests.support.broken_variants import ACCELERATION, BROKEN
+from tests.support.broken_variants import BROKEN, LEFT_OUT
 from tests.support.outside_variants import OUTSIDERS
 from variants import LoRA, Variant, attach, registry
 from variants.check import FAILED, NOT_APPLICABLE, check, properties
@@ -112,11 +112,10 @@ def test_each_break_is_seen(cls: type[Variant], ddp: dict[str, str]) -> None:
 
 
 def test_each_property_can_fail() -> None:
-    left_out = set() if ACCELERATION else {"accelerated"}
-    possible = set(properties()) - left_out
-    assert set().union(*BROKEN.values()) - left_out == possible
+    possible = set(properties()) - LEFT_OUT
+    assert set().union(*BROKEN.values()) == possible
     alone = {next(iter(found)) for found in BROKEN.values() if len(found) == 1}
-    assert alone - left_out == possible  # and each fails without pulling others along
+    assert alone == possible  # and each fails without pulling others along
 
 
 # ---- shapes, ranks, dtypes and layouts ------------------------------------------------------------------------
