@@ -91,7 +91,9 @@ def planned_runs(wishes: Wishes) -> list[PlannedRun]:
     wishes = dataclasses.replace(wishes, preset=preset)
     found: dict[str, PlannedRun] = {}
     sizes: dict[str, tuple[tuple[int, int], float | None]] = {}
-    for recipe in recipes_for(model, preset, cls.name, own, wishes.tasks, wishes.mnli_init).values():
+    where = "embedded" if model == "embedded" else "folder" if Path(model).expanduser().is_dir() else "hub"
+    usual = own.usual_tasks(where)
+    for recipe in recipes_for(model, preset, cls.name, own, wishes.tasks, wishes.mnli_init, usual).values():
         for seed in wishes.seeds or recipe.seeds:
             start = None
             for each in (recipe.start, recipe) if recipe.start else (recipe,):
