@@ -24,6 +24,7 @@ COMMON = {
     "adam_eps": 1e-8,
     "gradient_clip_val": 0.0,
     "pad": "bucket",
+    "quantise": None,
     "precision": "32-true",
 }
 OWN = {
@@ -31,6 +32,8 @@ OWN = {
         "loss_on": "responses",
         "template": None,
         "scores": None,
+        "train_embeddings": None,
+        "beams": 1,
         "max_new_tokens": 128,
         "decode_batch_size": 32,
         "score_epoch": "best",
