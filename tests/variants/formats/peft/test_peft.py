@@ -127,8 +127,8 @@ def test_an_option_without_counterpart_is_named(options, message, tmp_path):
 
 
 def test_another_method_of_peft_is_named(tmp_path):
-    written_by_peft(roberta(), upstream.IA3Config(target_modules=QV, feedforward_modules=[]), tmp_path)
-    with pytest.raises(VariantError, match="PEFT's IA3 has no counterpart here; readable are lora, dora"):
+    written_by_peft(roberta(), upstream.LNTuningConfig(target_modules=["LayerNorm"]), tmp_path)
+    with pytest.raises(VariantError, match="PEFT's LN_TUNING has no counterpart here; readable are lora, dora"):
         formats.load(roberta(), tmp_path)
 
 
