@@ -44,6 +44,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--tokens", type=int, default=512, help="of the row (default: 512)")
     add("--steps", type=int, default=3, help="training steps (default: 3)")
     add("--cap", type=float, metavar="GB", help="the most memory that the allocator gives")
+    add("--reference", action="store_true", help="without acceleration, which takes more memory")
     add("--device", help="cuda, cuda:1, cpu (default: a GPU where there is one)")
     add("--out", type=place, default=Path("results/memory"), help="folder (default: results/memory)")
     return parser.parse_args(argv)

@@ -73,20 +73,20 @@ class UnusedLayer(LoRALayer):
         self.forgotten = nn.Parameter(torch.zeros(3))
 
 
-@breaks("merge", "nf4")
+@breaks("merge")
 class MergesAnotherDeltaLayer(LoRALayer):
     def merged(self, weight, bias):
         return weight + 1.01 * self.delta_weight(), bias
 
 
-@breaks("merge", "nf4")
+@breaks("merge")
 class MergesInPlaceLayer(LoRALayer):
     def merged(self, weight, bias):
         bias += 0.5
         return weight + self.delta_weight(), bias - 0.5
 
 
-@breaks("merge", "nf4")
+@breaks("merge")
 class NotLinearLayer(LoRALayer):
     def forward(self, x, y):
         return y + self.scaling * F.linear(torch.tanh(F.linear(x, self.lora_A)), self.lora_B)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -44,6 +45,7 @@ def measure(
     tokens: int = 512,
     steps: int = 3,
     cap_gb: float | None = None,
+    reference: bool = False,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
     """Train a few steps of one row; the memory of each part in GB (10⁹ bytes), and what a step took.
@@ -52,6 +54,7 @@ def measure(
         optimizer: one of `OPTIMIZERS`.
         tokens: of the row.
         steps: the first of them, in which memory is allocated, is not timed.
+        reference: without acceleration.
         cap_gb: more than this the allocator does not give.
 
     Raises:
@@ -84,8 +87,8 @@ def measure(
     losses, times = [], []
     for _ in range(steps):
         start = time.perf_counter()
-        with accelerated(handle):
-            loss = loss_of(model, batch, chunked_losses if on_gpu else plain_losses)
+        with nullcontext() if reference else accelerated(handle):
+            loss = loss_of(model, batch, chunked_losses if on_gpu and not reference else plain_losses)
         loss.backward()
         parts["gradients"] = _bytes([p.grad for p in parameters if p.grad is not None])
         stepper.step()

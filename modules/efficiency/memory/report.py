@@ -53,13 +53,22 @@ def run(options: argparse.Namespace) -> int:
             "optimizer": options.optimizer,
             "tokens": options.tokens,
         }
-        key = " ".join(str(value) for value in (*row.values(), options.cap) if value)
+        key = " ".join(str(value) for value in (*row.values(), options.cap, options.reference and "reference") if value)
         if key in rows and "failed" not in rows[key]:
             print(f"{key}: measured before")
             continue
         shape, steps = SHAPES[name], options.steps
         try:
-            found = measure(shape, options.quantise, device, options.optimizer, options.tokens, steps, options.cap)
+            found = measure(
+                shape,
+                options.quantise,
+                device,
+                options.optimizer,
+                options.tokens,
+                steps,
+                options.cap,
+                options.reference,
+            )
         except torch.OutOfMemoryError:
             found = {"failed": "out of memory"}
         rows[key] = row | {"cap_gb": options.cap, "environment": about} | found

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from modules.reports.plots.palette import METHODS
 from modules.reports.plots.style import styles
 from modules.reports.tables.section import Row, Section
 
@@ -37,7 +38,12 @@ SHAPES = {
     "8": _polygon(8, math.pi / 8),
     "d": "M0,-1L.6,0L0,1L-.6,0Z",
 }
-"""matplotlib's markers -> Vega's shapes."""
+"""matplotlib's markers -> Vega's shapes; letters have a star each, as Vega draws none."""
+_LETTERS = sorted({mark.marker for mark in METHODS.values()} - set(SHAPES))
+SHAPES |= {
+    letter: _polygon(3 + number % 6, inner=(0.3, 0.6, 0.2, 0.75)[number // 6 % 4], turn=0.2 * (number // 24))
+    for number, letter in enumerate(_LETTERS)
+}
 DASHES = {"-": [1, 0], "--": [6, 3], "-.": [6, 3, 1, 3], ":": [2, 2]}
 """matplotlib's line styles -> Vega's."""
 

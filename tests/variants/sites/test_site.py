@@ -114,7 +114,7 @@ def test_the_whole_of_a_part() -> None:
 def test_other_modules_are_no_linear_maps() -> None:
     for other in (nn.LayerNorm(3), nn.Embedding(3, 4), nn.Conv2d(2, 2, 1, groups=2)):
         assert kind_of(other) is None and not is_linear(other)
-    assert len(KINDS) == 5
+    assert len(KINDS) == 6
     site = ModuleSite(nn.LayerNorm(OUT), "a", "a", like=Site(module("plain"), "b", "b"))
     assert site.total_out == site.in_features == site.out_features == OUT and site.bias() is None
     for ask in (site.weight, lambda: site.times(torch.ones(OUT)), lambda: site.parameter):

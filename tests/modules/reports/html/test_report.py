@@ -165,6 +165,7 @@ def test_places_of_maps_and_shapes_of_methods():
     assert layer_and_role("model.layers.0.self_attn.q_proj") == ("0", "self_attn.q_proj")
     assert layer_and_role("classifier") == ("", "classifier")
     assert {mark.marker for mark in (*METHODS.values(), *SPARE)} <= set(SHAPES)
+    assert len(set(SHAPES.values())) == len(SHAPES), "no two look alike"
 
 
 def test_without_the_library_the_page_says_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch):

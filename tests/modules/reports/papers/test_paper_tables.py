@@ -20,6 +20,7 @@ from variants.errors import UserError
 from variants.registry import resolve
 
 TABLES = ("lora-1", "lora-2", "lora-3", "lora-4", "lora-5", "lora-6", "adalora-1", "vera-2", "vera-3", "third-party")
+TABLES += ("dora-1", "dora-15", "llm-adapters-commonsense", "llm-adapters-math")
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +47,7 @@ def lacking(results, name="lora-2") -> list[dict[str, str]]:
 
 def test_every_table_is_there_with_its_rows():
     counts = {name: len(load_table(PUBLISHED, name)) for name in TABLES}
-    assert list(counts.values()) == [3, 14, 12, 8, 7, 15, 12, 13, 8, 7]
+    assert list(counts.values()) == [3, 14, 12, 8, 7, 15, 12, 13, 8, 7, 19, 10, 17, 17]
     assert sum(counts.values()) == len(load_all(PUBLISHED))
     with pytest.raises(UserError, match="lora-7.*lora-2"):
         load_table(PUBLISHED, "lora-7")

@@ -74,6 +74,9 @@ def test_the_totals_of_the_models() -> None:
         "gpt2-medium": 354823168,
         "gpt2-large": 774030080,
         "llama-7b": 6738415616,
+        "Llama-2-7b-hf": 6738415616,
+        "llama-13b": 13015864320,
+        "Meta-Llama-3-8B": 8030261248,
         "gpt3-175b": 174604259328,
         "deberta-v2-xxlarge": 1564549632 + 1536 * 1536 + 1536 + 2 * 1536 + 2,
     }

@@ -39,8 +39,8 @@ from variants.registry import BUILT_IN
 from variants.wrappers import in_shards, is_sharded
 
 STEPS, LR, TOLERANCE = 2, 0.02, 1e-5
-REFUSED = {"full", "galore", "ft_top2", "hra"}  # of two blocks all trains; hra has factors of the base weight
-SUBJECTS = [("roberta", name) for name in BUILT_IN if name not in REFUSED]
+REFUSED = {"full", "galore", "ft_top2"}  # of two blocks all trains
+SUBJECTS = [("roberta", name) for name in BUILT_IN if name not in {*REFUSED, "hra"}]  # which needs W₀U between passes
 SUBJECTS += [(kind, name) for kind in ("llama", "gpt2", "gpt_neox") for name in ("lora",)] + [("gpt_neox", "dora")]
 """Model and method; gpt2 ties its embeddings and transposes its maps, gpt_neox interleaves queries, keys and values."""
 
