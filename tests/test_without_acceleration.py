@@ -22,7 +22,8 @@ CHOSEN = (
 )
 """What acceleration leaves as it is: the contract, methods, adapters, files, a run. That no other code knows of the
 folders is told by `test_architecture.py` and by `test_one_file_of_modules_imports_acceleration`."""
-METHODS = "not test_holds or lora or dora or vera or adapter_h"
+OTHERS = "milora or olora or vblora or randlora or delora or relora or lora_"
+METHODS = f"(not test_holds or lora or dora or vera or adapter_h) and not ({OTHERS})"
 """Of the contract's: lora, adalora, dora and a bottleneck have fast passes of their own, vera has another layer's."""
 
 
