@@ -22,7 +22,21 @@ CHOSEN = (
 )
 """What acceleration leaves as it is: the contract, methods, adapters, files, a run. That no other code knows of the
 folders is told by `test_architecture.py` and by `test_one_file_of_modules_imports_acceleration`."""
-OTHERS = "milora or olora or vblora or randlora or delora or relora or lora_fa or lora_ga or lora_plus or lora_pro or lora_xs"
+OTHERS = " or ".join(
+    (
+        "milora",
+        "olora",
+        "vblora",
+        "randlora",
+        "delora",
+        "relora",
+        "lora_fa",
+        "lora_ga",
+        "lora_plus",
+        "lora_pro",
+        "lora_xs",
+    )
+)
 METHODS = f"(not test_holds or lora or dora or vera or adapter_h) and not ({OTHERS})"
 """Of the contract's: lora, adalora, dora and a bottleneck have fast passes of their own, vera has another layer's."""
 
