@@ -62,7 +62,9 @@ class ProgressLine:
         if self.live:
             from tqdm import tqdm
 
-            self._bar = tqdm(total=1.0, bar_format="{desc}", ncols=80, nrows=20, leave=False, file=sys.stderr)
+            self._bar = tqdm(
+                total=1.0, bar_format="{desc}", ncols=80, nrows=20, leave=False, position=0, file=sys.stderr
+            )
             self.look()
         _now.append(self)
         return self

@@ -9,6 +9,7 @@ import pytest
 
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.glue import GLUE
+from modules.benchmarks.instruct import INSTRUCT
 from modules.experiments.flags import make_parser
 from modules.reports.papers.paper_rows import choose, paper_rows
 from modules.reports.papers.paper_tables import paper_table, paper_tables
@@ -137,7 +138,7 @@ def test_other_backbones_stand_apart_where_nobody_has_the_papers_own():
 
 @pytest.mark.slow
 def test_every_command_for_a_missing_cell_is_one_that_the_scripts_take():
-    scripts = {f"paper_repro/{own.script}": own for own in (GLUE, E2E)}
+    scripts = {f"paper_repro/{own.script}": own for own in (GLUE, E2E, INSTRUCT)}
     texts = paper_tables(PUBLISHED, [])
     found = {line for name in TABLES for line in re.findall(r"`(python .* --variant .*)`", texts[f"{name}.md"])}
     assert len(found) > 40
@@ -147,7 +148,8 @@ def test_every_command_for_a_missing_cell_is_one_that_the_scripts_take():
         assert flags.model and flags.preset in scripts[script].presets
         assert set(flags.tasks.split(",")) <= set(scripts[script].tasks)
     cells = [line for name in TABLES for line in lacking([], name) if line["missing"].startswith("python ")]
-    assert len(cells) == 7 * 8 + 2 + 4 * 8 + 8 * 6 + 4  # LoRA's Tables 2 and 3, AdaLoRA's 1, VeRA's 2 and 3
+    glue_and_e2e = 7 * 8 + 2 + 4 * 8 + 8 * 6 + 4  # LoRA's Tables 2 and 3, AdaLoRA's 1, VeRA's 2 and 3
+    assert len(cells) == glue_and_e2e + 12 + 10 + 2 + 2  # DoRA's 1 and 15, LLM-Adapters' two: a run has all columns
 
 
 def test_the_same_runs_give_the_same_bytes_in_three_formats():
