@@ -77,10 +77,7 @@ class Description(Place):
     @classmethod
     def of(cls, given: Mapping[str, str]) -> Description:
         """From flags. Raises UserError where one is missing, unknown or out of range."""
-        for name in given:
-            if name not in FLAGS:
-                near = difflib.get_close_matches(name, FLAGS, n=1) or FLAGS
-                raise UserError(f"data: unknown key {name!r}; did you mean {', '.join(near)}?")
+        check_known(given, FLAGS)
         if not given.get("data"):
             raise UserError("name your data: --data my.csv --text COLUMN --label COLUMN (--help lists all forms)")
         text, label = (_columns(given, name) for name in ("text", "label"))
@@ -107,6 +104,14 @@ def _columns(given: Mapping[str, str], name: str) -> tuple[str, ...]:
     if not found or len(set(found)) < len(found):
         raise UserError(f"--{name} must name columns, each once, such as a or a,b: not {value!r}")
     return found
+
+
+def check_known(given: Mapping[str, str], flags: Mapping[str, str]) -> None:
+    """Raise UserError, with the nearest name, where a description has a key that is no flag."""
+    for name in given:
+        if name not in flags:
+            near = difflib.get_close_matches(name, flags, n=1) or flags
+            raise UserError(f"data: unknown key {name!r}; did you mean {', '.join(near)}?")
 
 
 def share(given: Mapping[str, str], name: str, default: float) -> float:

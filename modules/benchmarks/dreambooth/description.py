@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules.benchmarks.custom.description import Place, share, whole
+from modules.benchmarks.custom.description import Place, check_known, share, whole
 from modules.documents import read_text
 from variants.errors import UserError
 
@@ -37,10 +36,7 @@ class Description(Place):
     @classmethod
     def of(cls, given: Mapping[str, str]) -> Description:
         """From flags. Raises UserError where one is unknown or out of range, or names a file that is not there."""
-        for name in given:
-            if name not in FLAGS:
-                near = difflib.get_close_matches(name, FLAGS, n=1) or FLAGS
-                raise UserError(f"data: unknown key {name!r}; did you mean {', '.join(near)}?")
+        check_known(given, FLAGS)
         if not given.get("data"):
             raise UserError(f"--{next(iter(given))} belongs to your own pictures: name them by --data")
         return cls(
