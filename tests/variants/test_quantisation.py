@@ -28,7 +28,11 @@ def packed(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in model.named_parameters() if is_packed(p)}
 
 
-def llama(**changes) -> tuple[nn.Module, dict]:
+def same(found: dict[str, nn.Parameter], codes: dict[str, torch.Tensor]) -> bool:
+    return found.keys() == codes.keys() and all(torch.equal(p.data, codes[key]) for key, p in found.items())
+
+
+def llama() -> tuple[nn.Module, dict]:
     return MODELS["llama"]().eval(), inputs("llama")
 
 
@@ -150,7 +154,7 @@ def test_an_evaluation_on_a_cpu_leaves_the_codes(caplog) -> None:
     before = {key: p.data.clone() for key, p in packed(model).items()}
     with torch.no_grad():
         first = model(**batch).logits
-    assert all(torch.equal(p.data, before[key]) for key, p in packed(model).items())
+    assert same(packed(model), before)
     model.train()(**batch).logits.sum().backward()
     assert torch.equal(model.eval()(**batch).logits, first)
     assert all(p.grad is not None and p.grad.isfinite().all() for p in adapted.trained().values())
@@ -195,7 +199,7 @@ def test_lower_precision_of_the_rest_leaves_packed_bytes() -> None:
     quantise(model, "nf4")
     before = {key: p.data.clone() for key, p in packed(model).items()}
     lower_frozen(model, torch.bfloat16)
-    assert all(torch.equal(p.data, before[key]) for key, p in packed(model).items())
+    assert same(packed(model), before)
     assert model.model.norm.weight.dtype == torch.bfloat16
 
 
@@ -216,7 +220,7 @@ def test_what_is_taken_off_the_base_is_taken_off_the_weights_as_they_were() -> N
     with adapted.disabled():
         assert torch.allclose(model(**batch).logits, before, atol=1e-5) and not packed(model)
     assert torch.equal(model(**batch).logits, on)
-    assert all(torch.equal(p.data, codes[key]) for key, p in packed(model).items())
+    assert same(packed(model), codes)
     with pytest.raises(VariantError, match="quantise when it is the only adapter"):
         other = attach(llama()[0], Off(r=2))
         other.add("second", LoRA(r=2))
@@ -232,7 +236,7 @@ def test_slices_of_a_fused_map_merge_and_come_back() -> None:
     adapted.merge()
     assert torch.allclose(model(**batch).logits, out, atol=1e-5)
     adapted.unmerge()
-    assert all(torch.equal(p.data, codes[key]) for key, p in packed(model).items())
+    assert same(packed(model), codes)
     assert torch.equal(model(**batch).logits, out)
 
 
