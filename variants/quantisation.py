@@ -24,7 +24,16 @@ from variants.layer import AdapterLayer, wide
 from variants.schemes import SCHEMES, Scheme, check_installed
 from variants.sites.architectures import head_parameters, output_embedding
 from variants.sites.kinds import is_conv1d, kind_of, memory
-from variants.sites.kinds.few_bits import NOTE, FewBits, Quantisation, dequantised, is_packed, numel, quantisation_of
+from variants.sites.kinds.few_bits import (
+    NOTE,
+    FewBits,
+    Quantisation,
+    dequantised,
+    numel,
+    packed_maps,
+    quantisation_of,
+    stored,
+)
 from variants.wrappers import unwrapped
 
 
@@ -70,10 +79,9 @@ def quantise(
         weight = module.weight.detach().t().contiguous() if is_conv1d(module) else module.weight.detach()
         dense = weight.to(device or weight.device, compute_dtype or weight.dtype)
         packed = library.packed(dense, found.quant_type, found.double)
-        library.pack(module, tuple(weight.shape), packed, dense.dtype)
         squares += _square(dense)
         off += _square(dequantised(packed) - dense)
-        module.weight = packed.to(weight.device)
+        library.pack(module, tuple(weight.shape), packed.to(weight.device), dense.dtype)
     if handle:
         for adapter in handle.adapters.values():
             for layer in adapter.layers.values():
@@ -183,16 +191,11 @@ def bits_per_parameter(model: nn.Module) -> float:
     Raises:
         VariantError: it has none.
     """
-    stored = numbers = 0
-    for module in model.modules():
-        weight = module._parameters.get("weight")
-        if not is_packed(weight):
-            continue
-        numbers += numel(weight)
-        stored += sum(tensor.numel() * tensor.element_size() for tensor in _stored(weight))
-    if not numbers:
+    weights = [module.weight for module in packed_maps(model)]
+    if not weights:
         raise VariantError("the model keeps no weight in few bits")
-    return 8 * stored / numbers
+    size = sum(tensor.nbytes for weight in weights for tensor in stored(weight))
+    return 8 * size / sum(map(numel, weights))
 
 
 def bitsandbytes_maps() -> Any:
@@ -216,18 +219,6 @@ def _scheme(name: str) -> Scheme:
     if name not in SCHEMES:
         raise VariantError(f"unknown quantisation {name!r}; there are {', '.join(SCHEMES)}")
     return SCHEMES[name]
-
-
-def _stored(weight: nn.Parameter) -> Iterator[Tensor]:
-    yield weight.data
-    state = getattr(weight, "quant_state", None)
-    if state is None:
-        yield weight.SCB
-        return
-    yield state.absmax
-    if state.nested:
-        yield state.state2.absmax
-        yield state.offset
 
 
 def _refuse(handle: AdaptedModel) -> None:

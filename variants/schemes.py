@@ -13,7 +13,6 @@ class Scheme(NamedTuple):
     """How weights are kept.
 
     Attributes:
-        words: for a reader.
         bits: for each weight, scales included: 4 and a scale of 32 bits for each block of 64 weights; with double
             quantisation scales of 8 bits, and one of 32 for each block of 256 of these (section 3); of int8, 8 and a
             scale for each row.
@@ -21,18 +20,17 @@ class Scheme(NamedTuple):
         double: whether scales are quantised too.
     """
 
-    words: str
     bits: float
     quant_type: str = ""
     double: bool = False
 
 
 SCHEMES: Mapping[str, Scheme] = {
-    "nf4": Scheme("4-bit NormalFloat, blocks of 64", 4.5, "nf4"),
-    "nf4-dq": Scheme("4-bit NormalFloat, scales in 8 bits too", 4 + 8 / 64 + 32 / (64 * 256), "nf4", double=True),
-    "fp4": Scheme("4-bit floating point, blocks of 64", 4.5, "fp4"),
-    "fp4-dq": Scheme("4-bit floating point, scales in 8 bits too", 4 + 8 / 64 + 32 / (64 * 256), "fp4", double=True),
-    "int8": Scheme("LLM.int8(): 8 bits, a scale for each row", 8.0),
+    "nf4": Scheme(4.5, "nf4"),
+    "nf4-dq": Scheme(4 + 8 / 64 + 32 / (64 * 256), "nf4", double=True),
+    "fp4": Scheme(4.5, "fp4"),
+    "fp4-dq": Scheme(4 + 8 / 64 + 32 / (64 * 256), "fp4", double=True),
+    "int8": Scheme(8.0),
 }
 """By name, as ``--quantise`` takes them."""
 

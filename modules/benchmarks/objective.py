@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from variants.adapters.adapted_model import AdaptedModel
+from variants.formats.native import TENSORS, read_adapter
 
 Batch = dict[str, Tensor]
 Losses = tuple[Tensor, Tensor, Any]
@@ -95,3 +97,27 @@ class Objective(nn.Module):
             restore: ``restore(i, folder)`` gives the i-th adapter the values that are kept there; None: nothing trains.
         """
         return [None] * len(folders)
+
+    def bring_back(
+        self, module: LightningModule, restore: Callable[[int, Path], None] | None, folders: Sequence[Path], which: str
+    ) -> tuple[list[str], list[int]]:
+        """Move the model to its device, and give each adapter what the first process has kept of an epoch.
+
+        Args:
+            restore: as in `test_each`.
+            which: the epoch, "best" or "last".
+
+        Returns:
+            For each folder what tells its adapter's values from others, and its epoch; "frozen" and 0 where nothing
+            trains.
+        """
+        strategy = module.trainer.strategy
+        strategy.barrier()  # the first process writes the adapter files
+        module.to(strategy.root_device)
+        states, epochs = ["frozen"] * len(folders), [0] * len(folders)
+        for index, folder in enumerate(folders if restore else ()):
+            file = folder / which
+            states[index] = hashlib.sha256((file / TENSORS).read_bytes()).hexdigest()[:16]
+            epochs[index] = read_adapter(file)[0]["epoch"]
+            restore(index, file)
+        return states, epochs

@@ -10,6 +10,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
 
+from variants import attach
+from variants.adapters.adapted_model import AdaptedModel
+from variants.contract.models import shift
+from variants.variant import BaseVariant
+
 CONFIGS: dict[str, dict[str, Any]] = {
     "UNet2DConditionModel": {
         "sample_size": 8,
@@ -158,3 +163,11 @@ def same_file(one: Path, other: Path) -> bool:
             headers.append(opened.metadata())
     bits = all(key in found[1] and torch.equal(tensor, found[1][key]) for key, tensor in found[0].items())
     return headers[0] == headers[1] and len(found[0]) == len(found[1]) and bits
+
+
+def trained(model: nn.Module, variant: BaseVariant) -> AdaptedModel:
+    """The variant on a model, as if it had been trained."""
+    adapted = attach(model, variant)
+    for index, tensor in enumerate(adapted.trained().values()):
+        shift(tensor, index, 0.2)
+    return adapted

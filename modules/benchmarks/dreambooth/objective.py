@@ -25,7 +25,7 @@ from modules.benchmarks.objective import Batch, Losses, Objective
 from modules.documents import read_text
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
-from variants.formats.native import read_adapter, restore
+from variants.formats.native import restore
 from variants.layer import AdapterLayer
 from variants.methods.lora import LoRA
 
@@ -140,17 +140,10 @@ class Denoising(Objective):
         """The scores of each stacked adapter, which paint together; leaves grids and prompts in the runs' folders."""
         if self.score_epoch == "none":
             return [None] * len(folders)
-        strategy = module.trainer.strategy
-        strategy.barrier()  # the first process writes the adapter files
+        _, epochs = self.bring_back(module, restore, folders, self.score_epoch)
         if not module.trainer.is_global_zero:
             return [None] * len(folders)
-        module.to(strategy.root_device)
         module.eval()
-        epochs = [0] * len(folders)
-        for index, folder in enumerate(folders if restore else ()):
-            file = folder / self.score_epoch
-            epochs[index] = read_adapter(file)[0]["epoch"]
-            restore(index, file)
         test = self.painter.painted(self.splits["test"].prompts, len(folders))
         kept = self.painter.painted(self.splits["kept"].prompts, len(folders)) if self.base else [None] * len(folders)
         found = [self._scored(*each) for each in zip(test, kept, folders, epochs, strict=True)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from modules.documents import read_text
 from modules.scores import FORMULAS, score, versions
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
-from variants.formats.native import TENSORS, read_adapter, restore
+from variants.formats.native import restore
 
 SAMPLES = 20
 """Outputs that dashboards show."""
@@ -72,15 +71,7 @@ class Generation(CausalLM):
         """The scores of `test` for each stacked adapter; they decode together."""
         if self.score_epoch == "none":
             return [None] * len(folders)
-        strategy = module.trainer.strategy
-        strategy.barrier()  # the first process writes the adapter files
-        module.to(strategy.root_device)
-        states, epochs = ["frozen"] * len(folders), [0] * len(folders)
-        for index, folder in enumerate(folders if restore else ()):
-            file = folder / self.score_epoch
-            states[index] = hashlib.sha256((file / TENSORS).read_bytes()).hexdigest()[:16]
-            epochs[index] = read_adapter(file)[0]["epoch"]
-            restore(index, file)
+        states, epochs = self.bring_back(module, restore, folders, self.score_epoch)
         keep = folders[0] / "decoding" / "-".join(states)
         start, test = time.perf_counter(), self.inputs["test"]
         every = decode_each(module.model, test.ids, self.tokenizer, self.decoding, len(folders), keep)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import shutil
@@ -20,7 +19,6 @@ from modules.benchmarks.objective import Objective, Samples
 from modules.documents import read_text
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
-from variants.formats.native import TENSORS, read_adapter
 
 SAMPLES = 20
 """Answers that dashboards show."""
@@ -63,15 +61,7 @@ class Instruction(CausalLM):
         """
         if self.answers is None or not self.examples or self.score_epoch == "none":
             return [None] * len(folders)
-        strategy = module.trainer.strategy
-        strategy.barrier()  # the first process writes the adapter files
-        module.to(strategy.root_device)
-        states, epochs = ["frozen"] * len(folders), [0] * len(folders)
-        for index, folder in enumerate(folders if restore else ()):
-            file = folder / self.score_epoch
-            states[index] = hashlib.sha256((file / TENSORS).read_bytes()).hexdigest()[:16]
-            epochs[index] = read_adapter(file)[0]["epoch"]
-            restore(index, file)
+        states, epochs = self.bring_back(module, restore, folders, self.score_epoch)
         keep, start = folders[0] / "decoding" / "-".join(states), time.perf_counter()
         every = scored(module.model, self.examples, self.answers, len(folders), keep)
         seconds = time.perf_counter() - start

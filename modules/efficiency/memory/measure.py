@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from variants import attach
 from variants.acceleration import accelerated
 from variants.quantisation import bits_per_parameter
 from variants.registry import resolve
-from variants.sites.kinds.few_bits import numel
+from variants.sites.kinds.few_bits import numel, packed_maps, stored
 
 OPTIMIZERS = ("adamw", "paged-adamw", "paged-adamw-8bit")
 """torch's AdamW in fp32; bitsandbytes', whose state moves to the host where the GPU is full; that in 8 bits."""
@@ -115,14 +116,10 @@ def measure(
 
 def _tensors(model: nn.Module) -> list[Tensor]:
     """All that a model holds, scales of packed weights included."""
-    found = [*model.parameters(), *model.buffers()]
-    for parameter in model.parameters():
-        state = getattr(parameter, "quant_state", None)
-        if state is not None:
-            found += [state.absmax, *([state.state2.absmax] if state.nested else [])]
-    return found
+    scales = (tensor for module in packed_maps(model) for tensor in itertools.islice(stored(module.weight), 1, None))
+    return [*model.parameters(), *model.buffers(), *scales]  # a packed parameter holds its codes
 
 
 def _bytes(tensors: Iterable[Tensor]) -> float:
     """In GB, what is shared once."""
-    return sum({id(t): t.numel() * t.element_size() for t in tensors}.values()) / GB
+    return sum({id(t): t.nbytes for t in tensors}.values()) / GB

@@ -22,8 +22,6 @@ PACKED = ("Params4bit", "Int8Params")
 """bitsandbytes' parameters, by name: to know them the library need not be imported."""
 ASIDE = "packed_weight"
 """Attribute of a module whose weight is dense for now: (its class, its packed weight)."""
-
-
 NOTE = "quantisation"
 """Attribute of a model whose maps the project has quantised: a `Quantisation`."""
 
@@ -31,6 +29,24 @@ NOTE = "quantisation"
 def is_packed(parameter: Tensor | None) -> bool:
     """Whether a parameter holds a matrix in few bits."""
     return type(parameter).__name__ in PACKED
+
+
+def packed_maps(model: nn.Module) -> list[nn.Module]:
+    """The modules of a model, or a module itself, whose weight is packed now."""
+    return [module for module in model.modules() if is_packed(module._parameters.get("weight"))]
+
+
+def stored(weight: nn.Parameter) -> Iterator[Tensor]:
+    """All that a packed weight is kept in, its codes and scales; not the code books, which all weights share."""
+    yield weight.data
+    state = getattr(weight, "quant_state", None)
+    if state is None:
+        yield weight.SCB
+        return
+    yield state.absmax
+    if state.nested:
+        yield state.state2.absmax
+        yield state.offset
 
 
 def numel(parameter: Tensor) -> int:
@@ -154,8 +170,7 @@ class FewBits(Plain):
 def said_in_config(model: nn.Module) -> Iterator[None]:
     """``with`` this, the configuration of a transformers model says which maps are in few bits, as a folder has to."""
     config = getattr(model, "config", None)
-    packed = any(is_packed(module._parameters.get("weight")) for module in model.modules())
-    if config is None or not packed or getattr(config, "quantization_config", None) is not None:
+    if config is None or not packed_maps(model) or getattr(config, "quantization_config", None) is not None:
         yield
         return
     from variants.sites.kinds import library
@@ -173,7 +188,7 @@ def take_over(model: nn.Module) -> None:
     Raises:
         VariantError: a weight has been packed in another way already.
     """
-    if any(is_packed(module._parameters.get("weight")) for module in model.modules()):
+    if packed_maps(model):
         from variants.sites.kinds import library
 
         for path, module in model.named_modules():
@@ -204,7 +219,7 @@ def quantisation_of(model: nn.Module) -> Quantisation | None:
     """What is known of a model's maps in few bits; None where it has none."""
     if (noted := vars(model).get(NOTE)) is not None:
         return noted
-    packed = [module for module in model.modules() if is_packed(module._parameters.get("weight"))]
+    packed = packed_maps(model)
     if not packed:
         return None
     state = getattr(packed[0].weight, "quant_state", None)

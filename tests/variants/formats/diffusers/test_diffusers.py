@@ -14,8 +14,8 @@ pytest.importorskip("diffusers", reason="needs the extra diffusion")
 
 from peft import LoraConfig
 
-from tests.support.diffusion_models import diffusion_model, image, pipeline, same_file, text_encoder
-from variants import DoRA, LoRA, VariantError, VeRA, attach, formats
+from tests.support.diffusion_models import diffusion_model, image, pipeline, same_file, text_encoder, trained
+from variants import DoRA, LoRA, VariantError, VeRA, formats
 from variants.contract.models import shift
 from variants.formats import diffusers
 from variants.formats.peft import AsLoRA
@@ -31,13 +31,6 @@ DENOISERS = {
 def quiet():
     """diffusers says of each model that a file has nothing for it."""
     logging.getLogger("diffusers").setLevel(logging.ERROR)
-
-
-def trained(model, variant):
-    adapted = attach(model, variant)
-    for index, tensor in enumerate(adapted.trained().values()):
-        shift(tensor, index, 0.2)
-    return adapted
 
 
 @pytest.mark.parametrize("variant", [LoRA, DoRA])

@@ -14,9 +14,8 @@ from safetensors.torch import load_file, save_file
 
 pytest.importorskip("diffusers", reason="needs the extra diffusion")
 
-from tests.support.diffusion_models import diffusion_model, image, pipeline, same_file, text_encoder
-from variants import DoRA, LoRA, VariantError, attach, formats
-from variants.contract.models import shift
+from tests.support.diffusion_models import diffusion_model, image, pipeline, same_file, text_encoder, trained
+from variants import DoRA, LoRA, VariantError, formats
 from variants.formats import kohya
 from variants.formats.kohya.names import places
 from variants.methods.loha import LoHa
@@ -32,13 +31,6 @@ TEXT = "lora_te_text_model_encoder_layers_0_mlp_fc1"
 def quiet():
     """diffusers says of each model that a file has nothing for it."""
     logging.getLogger("diffusers").setLevel(logging.ERROR)
-
-
-def trained(model, variant):
-    adapted = attach(model, variant)
-    for index, tensor in enumerate(adapted.trained().values()):
-        shift(tensor, index, 0.2)
-    return adapted
 
 
 def update(adapted, path: str) -> torch.Tensor:
