@@ -101,7 +101,7 @@ class Objective(nn.Module):
     def bring_back(
         self, module: LightningModule, restore: Callable[[int, Path], None] | None, folders: Sequence[Path], which: str
     ) -> tuple[list[str], list[int]]:
-        """Move the model to its device, and give each adapter what the first process has kept of an epoch.
+        """Give each adapter what the first process has kept of an epoch.
 
         Args:
             restore: as in `test_each`.
@@ -111,9 +111,7 @@ class Objective(nn.Module):
             For each folder what tells its adapter's values from others, and its epoch; "frozen" and 0 where nothing
             trains.
         """
-        strategy = module.trainer.strategy
-        strategy.barrier()  # the first process writes the adapter files
-        module.to(strategy.root_device)
+        module.trainer.strategy.barrier()  # the first process writes the adapter files
         states, epochs = ["frozen"] * len(folders), [0] * len(folders)
         for index, folder in enumerate(folders if restore else ()):
             file = folder / which

@@ -143,6 +143,7 @@ class Denoising(Objective):
         _, epochs = self.bring_back(module, restore, folders, self.score_epoch)
         if not module.trainer.is_global_zero:
             return [None] * len(folders)
+        module.to(module.trainer.strategy.root_device)
         module.eval()
         test = self.painter.painted(self.splits["test"].prompts, len(folders))
         kept = self.painter.painted(self.splits["kept"].prompts, len(folders)) if self.base else [None] * len(folders)

@@ -71,6 +71,7 @@ class Generation(CausalLM):
         """The scores of `test` for each stacked adapter; they decode together."""
         if self.score_epoch == "none":
             return [None] * len(folders)
+        module.to(module.trainer.strategy.root_device)
         states, epochs = self.bring_back(module, restore, folders, self.score_epoch)
         keep = folders[0] / "decoding" / "-".join(states)
         start, test = time.perf_counter(), self.inputs["test"]

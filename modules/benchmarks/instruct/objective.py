@@ -61,6 +61,7 @@ class Instruction(CausalLM):
         """
         if self.answers is None or not self.examples or self.score_epoch == "none":
             return [None] * len(folders)
+        module.to(module.trainer.strategy.root_device)
         states, epochs = self.bring_back(module, restore, folders, self.score_epoch)
         keep, start = folders[0] / "decoding" / "-".join(states), time.perf_counter()
         every = scored(module.model, self.examples, self.answers, len(folders), keep)

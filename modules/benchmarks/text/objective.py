@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from modules.benchmarks.objective import Batch, Losses, Objective
 from modules.benchmarks.text.metrics import TextMetrics
 from modules.benchmarks.text.task import TextTask
-from variants.formats.native import read_adapter
 
 
 class Classification(Objective):
@@ -67,11 +66,7 @@ class Classification(Objective):
         trainer = module.trainer
         if "test" not in trainer.datamodule.splits:
             return [None] * len(folders)
-        trainer.strategy.barrier()  # the first process writes the adapter files
-        epochs = [0] * len(folders)
-        for index, folder in enumerate(folders if restore else ()):
-            epochs[index] = read_adapter(folder / "best")[0]["epoch"]
-            restore(index, folder / "best")
+        _, epochs = self.bring_back(module, restore, folders, "best")
         trainer.test(module, datamodule=trainer.datamodule, verbose=False)
         found = module.epoch_figures()
         every = found if isinstance(found, list) else [found]
