@@ -33,8 +33,6 @@ DRAWS = 3
 """Starting adapters in bf16."""
 RATE = 1e-3
 """Learning rate."""
-SPREAD = 0.5
-"""Standard deviation of the starting values of tensors that a method starts at zero."""
 
 
 class Curve(NamedTuple):
@@ -83,6 +81,7 @@ class Case(NamedTuple):
         master: the backbone.
         batches: of equal width.
         target: of both adapters.
+        spread: standard deviation of the starting values of tensors that a method starts at zero.
         draw: seed of the tensors that the method starts at zero.
     """
 
@@ -91,6 +90,7 @@ class Case(NamedTuple):
     options: dict[str, Any]
     batches: list[Batch]
     target: str = "attn-qv"
+    spread: float = 0.5
     draw: int = 0
 
     def pair(self, bf16: bool) -> tuple[Trainee, Trainee]:
@@ -104,7 +104,7 @@ class Case(NamedTuple):
         with torch.no_grad():
             for key, tensor in mine.handle.trained().items():
                 if not tensor.any() and key not in mine.handle.head:  # a zero hides errors, and AdaLoRA's importances
-                    tensor.copy_(SPREAD * torch.randn(tensor.shape, generator=rng))
+                    tensor.copy_(self.spread * torch.randn(tensor.shape, generator=rng))
         equalise(mine.handle, other.handle, self.method)
         return mine, other
 
@@ -156,7 +156,8 @@ def compare(
     for method in scenario.methods:
         if method == "adalora" and is_language_model(config):
             continue  # PEFT's penalty comes with its own loss over all tokens
-        case = Case(master, method, METHODS[method] | scenario.options.get(method, {}), batches, scenario.target)
+        options = METHODS[method] | scenario.options.get(method, {})
+        case = Case(master, method, options, batches, scenario.target, scenario.spread)
         for precision in precisions:
             bf16 = precision == "bf16"
             shape = scenario.curves or scenario.shape

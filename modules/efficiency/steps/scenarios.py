@@ -28,6 +28,7 @@ class Scenario:
         target: of the adapters: attn-qv or all-linear.
         checkpointing: blocks are computed again in the backward pass.
         curves: the backbone of its loss curves; empty: ``shape``.
+        spread: of the adapters' starting values in its loss curves (`loss_curves.Case`).
         libraries: those that are measured; empty: all.
         quantise: how the frozen base is kept, for all libraries (`variants.schemes`); empty: as it is.
     """
@@ -45,6 +46,7 @@ class Scenario:
     target: str = "attn-qv"
     checkpointing: bool = False
     curves: str = ""
+    spread: float = 0.5
     libraries: tuple[str, ...] = ()
     quantise: str = ""
 
@@ -84,6 +86,7 @@ _DECODER = {
     "at_once": False,
     "options": {"lora": {"r": 16, "alpha": 32.0}, "dora": {"r": 16, "alpha": 32.0}},
     "target": "all-linear",
+    "spread": 0.1,  # at 0.5 updates of all maps are larger than weights: PEFT's bf16 gradients are 90 % rounding
 }
 _ON_FEW_BITS = ("limit", "ours", DENSE, "peft", "peft-bf16")
 _WITHOUT_FULL = ("limit", "ours", "peft", "peft-bf16", "peft-liger", "peft-liger-bf16")  # which needs 110 GB at 7B
