@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from modules.backbones.diffusion.noising import Flow
 from modules.pretraining import image_model
-from modules.pretraining.image_model import build, draw, loss_of, pretrain, train
+from modules.pretraining.image_model import build, draw, loss_of, pretrain, scheduler_for, train
 from modules.pretraining.settings import ImageSettings
 from tests.support.tiny_images import SETTINGS
 from variants.errors import UserError
