@@ -88,7 +88,7 @@ def _start(folder: str, model: nn.Module) -> dict[str, Any]:
     try:
         found = type(model).from_pretrained(place / denoiser_of(place)[0])
         model.load_state_dict(found.state_dict())
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise UserError(f"--start {folder}: no such model of this size there ({first_line(error)})") from None
     return read_json(place / "pretraining.json")
 
@@ -168,11 +168,17 @@ def train(
     torch.backends.cudnn.benchmark = True  # of a convolution's algorithms the fastest: there is one shape
     noising = noising_of(scheduler_for(settings))
     step_of = TrainingStep(
-        lambda batch: (loss_of(model, noising, batch),), model, settings.lr, weight_decay=0.01, reference=settings.reference
+        lambda batch: (loss_of(model, noising, batch),),
+        model,
+        settings.lr,
+        weight_decay=0.01,
+        reference=settings.reference,
     )
     mean = {name: p.detach().clone() for name, p in model.named_parameters()}
     checkpoint = settings.out / "checkpoint.pt"
-    flags = {name: value for name, value in vars(settings).items() if name not in ("out", "reference", "device", "painted")}
+    flags = {
+        name: value for name, value in vars(settings).items() if name not in ("out", "reference", "device", "painted")
+    }
     parts = {"model", "mean", "optimizer", "step", "seconds", "settings"}
     saved = read_checkpoint(checkpoint, "pretraining", lambda found: None if parts <= found.keys() else "is none of it")
     step, before = 0, 0.0

@@ -46,7 +46,8 @@ def _sprites(folder: Path, count: int, device: torch.device) -> dict[str, float]
     every = sprites.scenes()
     asked = [every[n] for n in Dice("read back").sample(range(len(every)), min(count, len(every)))]
     seen = [read(picture) for picture in _painted(folder, [scene.prompt() for scene in asked], device)]
-    right = np.array([[s is not None and getattr(s, w) == getattr(a, w) for w in WORDS] for a, s in zip(asked, seen)])
+    pairs = list(zip(asked, seen, strict=True))
+    right = np.array([[s is not None and getattr(s, word) == getattr(a, word) for word in WORDS] for a, s in pairs])
     shares = dict(zip(WORDS, right.mean(0).round(4).tolist(), strict=True))
     followed = right[:, [WORDS.index(word) for word in FOLLOWED]].all(1).mean()
     return {"pictures": len(asked), "followed": round(float(followed), 4), **shares}

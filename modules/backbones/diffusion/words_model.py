@@ -78,6 +78,6 @@ class WordsModel(ImageModel):
 
 
 def predicted(denoiser: nn.Module, latents: Tensor, times: Tensor, conditions: Conditions) -> Tensor:
-    """The output (B, C, h, w) of a PixArt transformer or a UNet; the transformer asks for two arguments, unused here."""
+    """The output (B, C, h, w) of a PixArt transformer or a UNet; the former asks for two arguments, unused here."""
     known = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
     return denoiser(latents, timestep=times, return_dict=False, **known, **conditions)[0]

@@ -48,9 +48,9 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-7b-short": {"model_type": "llama", **LLAMA_7B, "num_hidden_layers": 2},
     **unets.SHAPES,
 }
-"""transformers' configuration of each backbone, and diffusers' of UNets; the embedded ones are read from their folders. roberta-thin has the
-blocks of roberta-base with hardly any arithmetic: its step takes the host's time alone. The short ones have two of the
-blocks, for loss curves in fp32."""
+"""transformers' configuration of each backbone, and diffusers' of UNets; the embedded ones are read from their folders.
+roberta-thin has the blocks of roberta-base with hardly any arithmetic: its step takes the host's time alone. The short
+ones have two of the blocks, for loss curves in fp32."""
 
 
 def sizes(shape: str) -> dict[str, Any]:

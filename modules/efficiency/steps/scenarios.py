@@ -21,7 +21,8 @@ class Scenario:
     Attributes:
         key: name on the command line.
         shape: the backbone: a key of `backbones.SHAPES`, embedded-roberta or embedded-gpt2.
-        rows, width: of a batch, width in tokens, of a UNet the side of its latents; with a width of 0 the lengths are drawn from the table ``lengths``.
+        rows, width: of a batch, width in tokens, of a UNet the side of its latents; with a width of 0 the lengths are
+            drawn from the table ``lengths``.
         at_once: all implementations stay on the device and take turns; else they are measured one after another, to
             save memory.
         stacked: measure stacked seeds too.

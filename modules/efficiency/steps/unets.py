@@ -1,4 +1,4 @@
-"""UNets of published sizes with random weights: their loss, their batches, and what PEFT adapts in diffusers' scripts."""
+"""UNets of published sizes with random weights: their loss, their batches, what PEFT adapts in diffusers' scripts."""
 
 from __future__ import annotations
 
