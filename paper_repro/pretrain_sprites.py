@@ -6,8 +6,8 @@
     EMOJI_DIR=... python paper_repro/pretrain_sprites.py --pictures twemoji --minutes 9 --hidden 192 --out twemoji-dit
 
 Their pictures are generated sprites (`modules/embedded/sprites.py`), or emoji. At the end prompts are painted, and what
-the pictures show is read by the program that draws them: shares that are right stand in pretraining.json. A training that was cut off goes on from
-checkpoint.pt in the folder, whose pretraining.json says how its weights were made.
+the pictures show is read by the program that draws them. The folder's pretraining.json says how its weights were made,
+and what share of the pictures was right. A training that was cut off goes on from checkpoint.pt in the folder.
 """
 
 from __future__ import annotations

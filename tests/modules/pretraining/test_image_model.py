@@ -70,7 +70,7 @@ def test_a_unet_reads_every_word_of_the_prompt_and_no_padding(sprites):
 
 @KINDS
 def test_it_learns(tmp_path, sprites, settings):
-    settings = dataclasses.replace(settings, steps=40, lr=1e-2, out=tmp_path)
+    settings = dataclasses.replace(settings, steps=12 if settings is UNET else 60, lr=1e-2, out=tmp_path)
     noising = noising_of(scheduler_for(settings))
     torch.manual_seed(0)
     model, batch = build(settings, len(sprites.words)), draw(sprites, 64, torch.Generator().manual_seed(9))
@@ -78,7 +78,7 @@ def test_it_learns(tmp_path, sprites, settings):
         before = loss_of(model, noising, batch)
     train(settings, model, sprites, CPU)
     with torch.no_grad():
-        assert loss_of(model, noising, batch) < 0.85 * before
+        assert loss_of(model, noising, batch) < 0.8 * before
 
 
 def test_a_stopped_training_goes_on(tmp_path, sprites, monkeypatch):
