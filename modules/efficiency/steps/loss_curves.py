@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.acceleration.cuda_graphs import cause
+from modules.efficiency.steps import unets
 from modules.efficiency.steps.backbones import Batch, build, is_language_model, sizes
 from modules.efficiency.steps.batches import fixed_batches, full_batches
 from modules.efficiency.steps.grid import METHODS
@@ -149,7 +150,9 @@ def compare(
     """
     config = sizes(scenario.curves or scenario.shape)
     master = build(config, device, dropout=False)
-    if scenario.decoder:
+    if scenario.is_unet:
+        batches = unets.batches(config, scenario.rows, device, BATCHES)
+    elif scenario.decoder:
         batches = full_batches(config, scenario.rows // 2, scenario.width, device, BATCHES)
     else:
         batches = fixed_batches(config, scenario.rows, scenario.width or 48, device, BATCHES)
