@@ -15,6 +15,9 @@ from modules.runs.labels import plain as plain
 from modules.runs.labels import short_name as short_name
 from modules.runs.results import RunResult, finite_losses
 
+SELECTION = {"dev": "best dev epoch", "split": "best epoch on half of dev (the other half is scored)"}
+"""The rules by which runs choose an epoch (`RunResult.selection`), in words."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -38,11 +41,13 @@ class Cell:
         """The printed score of each seed; NaN where a run has none: it diverged, or is truncated.
 
         Args:
-            which: "best" or "last": the epoch that is scored. A column with a metric has test scores alone.
+            which: "best" or "last": the epoch that is scored. A column with a metric has test scores alone, and so
+                have runs whose epoch was chosen on other rows than those that are scored.
         """
-        scores = [
-            run.test[self.metric] if self.column.metric else getattr(run, which)[self.metric] for run in self.runs
+        figures = [
+            run.test if self.column.metric or run.selection == "split" else getattr(run, which) for run in self.runs
         ]
+        scores = [figure[self.metric] for figure in figures]
         return [
             math.nan if score is None or run.fault else self.column.scale * score
             for run, score in zip(self.runs, scores, strict=True)
