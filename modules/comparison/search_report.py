@@ -79,13 +79,15 @@ def heading(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> str:
     """What was tried, how, and what the score is."""
     rule, benchmark = comparison.content.tune, comparison.benchmark
     tasks = ", ".join(benchmark.tasks[task].title for task in rule.tasks)
-    over = "" if len(rule.tasks) == 1 else ", mean of the tasks"
+    means = [what for what, many in (("tasks", rule.tasks), ("seeds", rule.trained)) if len(many) > 1]
+    over = f", mean of the {' and '.join(means)}" if means else ""
     metric = rule.metric or " or ".join(dict.fromkeys(benchmark.tasks[task].column for task in rule.tasks))
     metric = metric or "score"  # of own data it is known with their labels
     what = "lowest dev loss" if metric == "loss" else f"best dev {metric}"
     done = sum(each.done for each in trials)
     left = faults(each for each in trials if each.done)
-    line = f"{row.name}: {done} settings tried ({rule.search}) on {tasks}, seed {rule.seed}; score: {what}{over}"
+    seeds = ("seed " if len(rule.trained) == 1 else "seeds ") + ", ".join(map(str, rule.trained))
+    line = f"{row.name}: {done} settings tried ({rule.search}) on {tasks}, {seeds}; score: {what}{over}"
     return f"{line}; without a score: {left}" if left else line
 
 
