@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from modules.experiments.wishes import Wishes
 from modules.launch.holders import say_what_is_missing
 from modules.launch.jobs.launch import Launch, carry_out
 from modules.launch.progress_line import runs_text
+from modules.reports.tables.rate_curves import RULE, TUNING, Rule
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 from variants.atomic import write_atomic
@@ -98,7 +100,7 @@ class Comparison:
     @property
     def tuning(self) -> Path:
         """The folder of the tuning runs."""
-        return self.results_dir / "tuning"
+        return self.results_dir / TUNING
 
     @property
     def folder(self) -> Path:
@@ -215,6 +217,11 @@ class Comparison:
             "variants": {resolve(row.variant).name: {"options": row.options, "common": common, "tasks": tasks}},
         }
         return yaml.safe_dump(content, sort_keys=False)
+
+    def say_rule(self) -> None:
+        """Leave beside the trials by which rule a setting is chosen among them."""
+        rule = Rule(self.content.tune.metric)
+        write_atomic(self.tuning / RULE, json.dumps(asdict(rule)) + "\n")
 
     def carry_out(self, runs: list[RunConfig], folder: Path) -> int:
         """Do what is missing of ``runs``; the exit code."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.importance import importance
-from modules.comparison.search_plot import draw, rates, with_rates
+from modules.comparison.search_plot import draw
 from modules.comparison.space import Point, text, words
 from modules.comparison.trials import Trial, Trials, best, faults, score_text
 from modules.reports.formats.text_table import text_table
@@ -41,10 +41,6 @@ def show(comparison: Comparison, rows: Sequence[Row], trials: Trials) -> None:
         with saved_figure(folder / "search", 8, 2.6 * len(rows)) as figure:
             draw(figure, comparison, rows, trials)
         written += [folder / f"search.{kind}" for kind in FORMATS]
-        if curves := with_rates(rows, trials):
-            with saved_figure(folder / "learning-rates", 6, 4) as figure:
-                rates(figure, comparison, curves, trials)
-            written += [folder / f"learning-rates.{kind}" for kind in FORMATS]
     print("search:", *written, flush=True)
 
 

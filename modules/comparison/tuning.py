@@ -30,6 +30,7 @@ def search(comparison: Comparison, rows: list[Row]) -> tuple[Trials, int]:
     rows = [row for row in rows if row.space]
     if not rows:
         return {}, 0
+    comparison.say_rule()
     if comparison.content.tune.search == "optuna":
         from modules.comparison.optuna_study import search as ask_and_tell
 
