@@ -34,6 +34,7 @@ def show_table(
     from modules.reports.html.write import write_report
     from modules.reports.tables.build import build
     from modules.reports.tables.published import load_published
+    from modules.reports.tables.rate_curves import Trials
     from modules.reports.write import write_tables
     from modules.runs.results import ResultStore
 
@@ -51,7 +52,8 @@ def show_table(
     if differences and (text := differences_text(sections)):
         print(text)
     if write:
-        print("written:", *write_tables(os.path.join(results_dir, "tables"), results, benchmark, published))
+        trials = Trials.of(results_dir)
+        print("written:", *write_tables(os.path.join(results_dir, "tables"), results, benchmark, published, trials))
         print("report:", write_report(results_dir))
     return 0
 

@@ -29,8 +29,8 @@ RESERVED = frozenset({
     *("mnli_init", "model", "model_dropout", "no_repeat_ngram", "only", "pad", "paint_seeds", "paint_steps"),
     *("plan", "precision", "preset", "print_config", "prior_pictures", "prior_weight", "prompt_dropout"),
     *("quantise", "reference", "repeats", "resolution", "results_dir", "rows", "score_epoch", "scores"),
-    *("seeds", "shown", "slurm", "snr_gamma", "stack_seeds", "strengths", "table", "table_only", "tasks"),
-    *("template", "train_embeddings", "trainer", "variant", "version", "wandb", "wandb_artifacts"),
+    *("seeds", "select", "shown", "slurm", "snr_gamma", "stack_seeds", "strengths", "table", "table_only"),
+    *("tasks", "template", "train_embeddings", "trainer", "variant", "version", "wandb", "wandb_artifacts"),
     *("wandb_entity", "wandb_notes", "wandb_project", "wandb_tags", "warmup_ratio", "warmup_steps"),
     *("weight_decay",),
 })  # fmt: skip

@@ -12,9 +12,6 @@ from modules.reports.tables.section import Section
 from modules.runs.results import RunResult, canonical
 from modules.runs.score_form import form
 
-TUNING = "tuning"
-"""Folder of tuning runs in a results folder."""
-
 
 def _row_of(run: RunResult, marked: Sequence[Marked]) -> Marked | None:
     """The row whose method has a run's options: the one that the tuning was for."""

@@ -21,6 +21,7 @@ from modules.reports.plots.drift import drift, has_drift
 from modules.reports.plots.layout import summed_columns
 from modules.reports.plots.pareto import pareto
 from modules.reports.plots.rank import rank
+from modules.reports.plots.rates import rates
 from modules.reports.plots.scores import scores
 from modules.reports.tables.cells import title
 from modules.reports.tables.rank_study import find
@@ -48,6 +49,8 @@ def plots(section: Section) -> dict[str, Draw]:
         found["curves"] = curves
     if has_drift(section):
         found["drift"] = drift
+    if section.curves:
+        found["rates"] = rates
     if find(section):
         found["rank"] = lambda section: rank(section, find(section)[0])
     return found
@@ -86,12 +89,14 @@ def _named(sections: Sequence[Section]) -> list[tuple[Section, str, str]]:
         place = re.sub(r"\W+", "-", f"{short_name(section.backbone['name'])} {section.data['name']}").strip("-").lower()
         ending = f"-{place}" if number else ""
         for name in plots(section):
-            found.append((section, f"{section.benchmark.name}-{name}{ending}", _stamp(section)))
+            found.append((section, f"{section.benchmark.name}-{name}{ending}", _stamp(section, name)))
     return found
 
 
-def _stamp(section: Section) -> str:
+def _stamp(section: Section, name: str) -> str:
     shown = [title(section), *(run.to_json() for row in section.rows for run in row.runs)]
+    if name == "rates":
+        shown += [run.to_json() for curve in section.curves for run in curve.runs]
     shown += [json.dumps(asdict(row), sort_keys=True) for row in section.published]
     text = "\n".join([*shown, *(row.label for row in section.rows), f"drawing {DRAWING}"])
     return "shows " + hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -104,6 +104,25 @@ class ParametersFile:
     rows: list[PrintedCount]
 
 
+class RateRow(TypedDict):
+    """A method's best learning rate: how many times it is below LoRA's."""
+
+    variant: VariantName
+    below: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatesFile:
+    """learning_rates.yaml."""
+
+    benchmark: str
+    paper: str
+    arxiv: str
+    source: str
+    rows: list[RateRow]
+    remarks: tuple[str, ...] = ()
+
+
 class Setting(TypedDict):
     """A setting of a table of times."""
 

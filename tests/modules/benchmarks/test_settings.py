@@ -56,7 +56,7 @@ OWN = {
         "strengths": None,
         "score_epoch": "last",
     },
-    "glue": {"head_lr": None, "cls_dropout": None},
+    "glue": {"head_lr": None, "cls_dropout": None, "select": "dev"},
     "custom": {"head_lr": None, "cls_dropout": None, "metric": None},
     "e2e": {
         "label_smoothing": 0.0,
