@@ -23,7 +23,7 @@ from variants.outside.values import Unfit, choices, dataclass_in, from_text, is_
 
 RESERVED = frozenset({
     *("activation_offload", "adam_eps", "batch_size", "beams", "budget", "clip_model", "cls_dropout"),
-    *("combine", "compile", "config", "data_dir", "decode_batch_size", "dino_model", "epochs", "force"),
+    *("combine", "compile", "config", "data_dir", "decode_batch_size", "dino_model", "ema", "epochs", "force"),
     *("gradient_checkpointing", "gradient_clip_val", "guidance", "head_lr", "help", "jobs", "label_smoothing"),
     *("launch", "length_penalty", "linearisation", "logger", "loss_on", "lr", "max_length", "max_new_tokens"),
     *("mnli_init", "model", "model_dropout", "no_repeat_ngram", "only", "pad", "paint_seeds", "paint_steps"),
