@@ -17,8 +17,7 @@ from modules.runs.environment import device_name
 from modules.runs.results import ResultStore, RunResult
 from modules.runs.trainer_options import truncates
 from modules.training.acceleration import PlainComputation, accelerate
-from modules.training.averaging import MovingAverage
-from modules.training.callbacks import BeforeWriting
+from modules.training.callbacks import BeforeWriting, MovingAverage
 from modules.training.checkpoint import usable
 from modules.training.history import History
 from modules.training.lightning_module import FineTuner
