@@ -92,6 +92,9 @@ class Stack(nn.Module):
             reason = "rows of new tokens are looked up for all seeds together"
         if not all(layer.site.sees_batch for layer in first.layers.values()):
             reason = "experts get tokens that a router has chosen, of all seeds together"
+        owners = (self.model.get_submodule(key.rpartition(".")[0]) for key in first.in_place)
+        if any(isinstance(module, nn.GroupNorm) for module in owners):
+            reason = "PyTorch has no GroupNorm with other weights for each (under vmap)"
         reason = reason or next(filter(None, map(hooks_of, first.layers.values())), None)
         if reason:
             raise VariantError(f"{name} cannot be stacked: {reason}")
