@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -258,6 +257,6 @@ class Comparison:
     def steps(self, run: RunConfig) -> int:
         """Optimizer steps of a run."""
         settings = settings_of(run)
-        steps = math.ceil(self._source.sizes[run.task]["train"] / settings.batch_size)
+        steps = settings.steps_per_epoch(self._source.sizes[run.task]["train"])
         limit = run.trainer.get("limit_train_batches", 1.0)
         return (int(steps * limit) if isinstance(limit, float) else min(steps, limit)) * settings.epochs

@@ -6,7 +6,6 @@ A plan is made from recipes alone: nothing is downloaded and nothing trains, so 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -67,8 +66,7 @@ class PlannedRun:
     @property
     def steps(self) -> int:
         """Optimizer steps."""
-        rows = self.rows[0] * getattr(self.settings, "repeats", 1)
-        return math.ceil(rows / self.settings.batch_size) * self.settings.epochs
+        return self.settings.steps_per_epoch(self.rows[0]) * self.settings.epochs
 
     @property
     def command(self) -> str:

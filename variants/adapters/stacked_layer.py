@@ -114,6 +114,13 @@ def hooks_of(layer: AdapterLayer) -> str | None:
     return None
 
 
+def in_place_of(model: nn.Module, names: Sequence[str]) -> str | None:
+    """Which parameters of a model, of those that train in place, no stacked pass could be computed with, in words."""
+    if any(isinstance(model.get_submodule(name.rpartition(".")[0]), nn.GroupNorm) for name in names):
+        return "PyTorch has no GroupNorm with other weights for each (under vmap)"
+    return None
+
+
 def hooked(tensors: Sequence[Tensor], gradient: Tensor) -> Tensor:
     """The gradient (S, ...) of a stacked tensor after the hooks of each adapter's own tensor."""
     parts = list(gradient.unbind())

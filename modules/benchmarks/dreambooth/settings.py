@@ -47,3 +47,7 @@ class PictureSettings(TrainingSettings):
         "last",
         choices=("best", "last", "none"),
     )
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """See `TrainingSettings`: each picture comes ``repeats`` times."""
+        return super().steps_per_epoch(rows * self.repeats)
