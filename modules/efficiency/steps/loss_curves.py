@@ -262,9 +262,12 @@ def agrees(record: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
+    """No TF32, in convolutions neither."""
+    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
