@@ -88,7 +88,7 @@ def _published_line(row: PublishedRow, section: Section) -> list[str]:
     scores = [published_text(row, column.key) for column in section.columns]
     scores += [published_average(row)] if section.benchmark.average else []
     origin = row.source + (", copied there" if row.mark == "copied" else "")
-    return ["*published*", f"{row.method} on {row.model}", origin, *scores, row.params, "", "", "", ""]
+    return ["*published*", f"{row.method} on {row.model}", origin, *scores, row.params or "", "", "", "", ""]
 
 
 def _notes(section: Section) -> list[str]:
@@ -187,6 +187,7 @@ def _published_notes(rows: Sequence[PublishedRow], benchmark: Benchmark) -> list
         average = f"; Avg over these {len(columns)} tasks" if incomplete else ""
         notes[f"{row.source}{arxiv}: {row.split}, {row.statistic}; {metrics}{average}."] = None
         notes |= {f"{row.source}: {remark}": None for remark in row.remarks}
-        for doubt in filter(None, (row.setup, row.caution)):
-            notes[f"{row.source}, {row.method} on {row.model} ({row.params}): {doubt}."] = None
+        size = f" ({row.params})" if row.params else ""
+        for doubt in filter(None, (row.conditions, row.setup, row.caution)):
+            notes[f"{row.source}, {row.method} on {row.model}{size}: {doubt}."] = None
     return list(notes)
