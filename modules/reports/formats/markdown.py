@@ -29,7 +29,7 @@ from modules.reports.tables.cells import (
 )
 from modules.reports.tables.published import PublishedRow
 from modules.reports.tables.rank_study import RankStudy, find, grid
-from modules.reports.tables.section import SELECTION, Row, Section, plain
+from modules.reports.tables.section import SELECTION, Row, Section, plain, selection
 from modules.reports.tables.significance import compare
 from modules.runs.results import RunResult
 
@@ -152,7 +152,7 @@ def _row_note(row: Row, tasks: Mapping[str, Any]) -> str:
     options = _by_task(row, lambda run: run.variant_config, tasks)
     training = _by_task(row, lambda run: {k: v for k, v in run.training.items() if k not in ("seed", "seeds")}, tasks)
     seeds = sorted({run.seed for run in row.runs})
-    chosen = SELECTION[row.runs[0].selection]
+    chosen = SELECTION[selection(row.runs[0])]
     notes = [f"{row.variant}: {chosen} of seeds {', '.join(map(str, seeds))}", training]
     notes += [f"options {options}"] if options else []
     notes += [f"set by hand: {', '.join(row.runs[0].overrides)}"] if row.runs[0].overrides else []
