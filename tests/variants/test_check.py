@@ -252,7 +252,4 @@ def test_what_a_variant_leaves_of_the_fast_paths_is_said(capsys):
     assert packing.startswith("sequence packing: _PlainLayer does not say per_token = True")
     (deltas,) = slower(resolve("fourierft"))
     assert "delta_weight is computed in plain PyTorch" in deltas
-    assert [line.partition(":")[0] for line in slower(resolve("prefix_tuning"))] == [
-        "stacked seeds (--stack_seeds)",
-        "sequence packing",
-    ]
+    assert not [line for line in slower(resolve("prefix_tuning")) if "RoomLayer: its" in line], "it lengthens rows"
