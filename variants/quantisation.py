@@ -69,7 +69,7 @@ def quantise(
         raise VariantError(f"the model is in {known.scheme} already")
     if handle:
         _refuse(handle)
-    chosen = dict(_maps(base, handle.adapter.in_place if handle and handle.active else ()))
+    chosen = dict(quantisable(base, handle.adapter.in_place if handle and handle.active else ()))
     if not chosen:
         raise VariantError("the model has no linear map that could be kept in few bits")
     if handle:
@@ -154,7 +154,7 @@ def merge_errors(adapted: AdaptedModel, scheme: str, compute_dtype: torch.dtype 
         return dequantised(library.packed(dense, found.quant_type, found.double))
 
     total, off = 0.0, [0.0, 0.0, 0.0]
-    maps = {module for _, module in _maps(adapted.model, adapted.adapter.in_place)}
+    maps = {module for _, module in quantisable(adapted.model, adapted.adapter.in_place)}
     for module, layers in itertools.groupby(adapted.layers, key=lambda layer: layer.site.module):
         if module not in maps:
             continue
@@ -233,8 +233,15 @@ def _refuse(handle: AdaptedModel) -> None:
         )
 
 
-def _maps(model: nn.Module, in_place: tuple[str, ...] | list[str]) -> Iterator[tuple[str, nn.Module]]:
-    """The linear maps that are kept in few bits, by path. Raises VariantError where an adapter trains one of them."""
+def quantisable(model: nn.Module, in_place: Sequence[str] = ()) -> Iterator[tuple[str, nn.Module]]:
+    """The linear maps that are kept in few bits, by path.
+
+    Args:
+        in_place: paths of what an adapter trains itself.
+
+    Raises:
+        VariantError: it trains one of them, or their weights are not loaded.
+    """
     head, own = set(head_parameters(model)), set(in_place)
     wide = tuple(getattr(model, "_keep_in_fp32_modules", None) or ())
     owners: dict[Any, int] = {}

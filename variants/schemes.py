@@ -25,11 +25,13 @@ class Scheme(NamedTuple):
     double: bool = False
 
 
+SINGLE_BITS, DOUBLE_BITS = 4 + 32 / 64, 4 + 8 / 64 + 32 / (64 * 256)
+"""Of a weight in 4 bits, without and with double quantisation."""
 SCHEMES: Mapping[str, Scheme] = {
-    "nf4": Scheme(4.5, "nf4"),
-    "nf4-dq": Scheme(4 + 8 / 64 + 32 / (64 * 256), "nf4", double=True),
-    "fp4": Scheme(4.5, "fp4"),
-    "fp4-dq": Scheme(4 + 8 / 64 + 32 / (64 * 256), "fp4", double=True),
+    "nf4": Scheme(SINGLE_BITS, "nf4"),
+    "nf4-dq": Scheme(DOUBLE_BITS, "nf4", double=True),
+    "fp4": Scheme(SINGLE_BITS, "fp4"),
+    "fp4-dq": Scheme(DOUBLE_BITS, "fp4", double=True),
     "int8": Scheme(8.0),
 }
 """By name, as ``--quantise`` takes them."""

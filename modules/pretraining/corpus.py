@@ -56,7 +56,7 @@ def chunks(files: Sequence[str]) -> Iterator[list[str]]:
     """The documents of all files, in groups of about `_CHUNK` characters. Files are unpacked at the same time."""
     group, size = [], 0
     with ThreadPoolExecutor(len(files)) as readers:  # unpacking leaves Python free
-        for text in readers.map(_read, files):
+        for text in readers.map(read_text, files):
             for document in filter(str.strip, text.split("\n\n")):
                 group.append(document)
                 size += len(document)
@@ -67,7 +67,8 @@ def chunks(files: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _read(name: str) -> str:
+def read_text(name: str) -> str:
+    """The text of a file: plain, .gz, .bz2 or .xz, in UTF-8. Raises UserError where it cannot be read."""
     try:
         with OPENERS.get(Path(name).suffix, open)(name, "rb") as file:
             return file.read().decode("utf-8").replace("\r\n", "\n")
