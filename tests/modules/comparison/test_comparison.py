@@ -109,7 +109,7 @@ def test_the_plans_of_all_methods_have_all_of_them_on_equal_terms(name):
     for row in (row for row in rows if row.space):
         (rates,) = row.space
         steps = [b / a for a, b in itertools.pairwise(rates.values)]
-        assert rates.key == "lr" and len(rates.values) == 5 and all(3 <= step <= 3.4 for step in steps), row.name
+        assert rates.key == "lr" and len(rates.values) == 5 and all(2.9 < step < 3.4 for step in steps), row.name
     assert len(plan.tune.trained) == len(plan.seeds) == 3 and plan.tune.epochs is None, "the schedule that is trained"
 
 
