@@ -33,13 +33,16 @@ def show(comparison: Comparison, rows: Sequence[Row], trials: Trials) -> None:
     write_atomic(folder / "search.md", markdown(comparison, rows, trials))
     write_atomic(folder / "search.csv", table_csv(comparison, rows, trials))
     written = [folder / "search.md", folder / "search.csv"]
+    # the rates of a comparison have a picture of their own (modules/reports/plots/rates.py)
+    drawn = [row for row in rows if not row.seeds or [each.key for each in row.space] != ["lr"]]
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         print("the search has no picture: pip install 'lora-variants[plots]'", flush=True)
-    else:
-        with saved_figure(folder / "search", 8, 2.6 * len(rows)) as figure:
-            draw(figure, comparison, rows, trials)
+        drawn = []
+    if drawn:
+        with saved_figure(folder / "search", 8, 2.6 * len(drawn)) as figure:
+            draw(figure, comparison, drawn, trials)
         written += [folder / f"search.{kind}" for kind in FORMATS]
     print("search:", *written, flush=True)
 

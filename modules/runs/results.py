@@ -108,11 +108,6 @@ class RunResult:
         return "diverged" if self.diverged else "truncated" if self.truncated else ""
 
     @property
-    def selection(self) -> str:
-        """Which rows chose the best epoch: "dev", those that are scored, or "split", a half of them that is not."""
-        return self.training.get("select", "dev")
-
-    @property
     def seconds(self) -> float:
         """Its wall-clock time, 0 where it is not known; seeds that were trained at once share theirs."""
         return (self.cost.get("wall_s") or 0.0) / self.cost.get("stacked", 1)

@@ -75,8 +75,8 @@ def _notes(section: Section) -> list[str]:
         "x LoRA's: the best rate divided by that of the LoRA with the nearest number of trained parameters; no finer "
         "than the grid. An end: the best rate is the lowest or the highest that was tried, and better may lie beyond.",
         f"Published: {rates.source} (arXiv:{rates.arxiv}); {'; '.join(rates.remarks)}.",
-        "Without a score: rates at which a run diverged. Tuning s: wall-clock time of all trials, that of seeds which "
-        "were trained at once shared between them; runs that shared a GPU count in full.",
+        "Without a score: rates at which a run diverged or was truncated. Tuning s: wall-clock time of all trials, "
+        "that of seeds which were trained at once shared between them; runs that shared a GPU count in full.",
     ]
     numbers = sorted({len(curve.runs) for curve in section.curves})
     if len(numbers) > 1:

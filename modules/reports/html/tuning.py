@@ -68,8 +68,8 @@ def rate_curves(section: Section, marked: list[Marked], tuning: Sequence[RunResu
             ],
         }
         words = (
-            "Tried with a seed that the comparison does not use. Large: the rate that the table's rows train with; at "
-            "an end of its line, a wider grid might find a better one."
+            "The mean over the trials' seeds. Large: the rate that the table's rows train with; at an end of its line, "
+            "a wider grid might find a better one."
         )
         words += f" Left out, diverged or truncated: {len(failed)}." if failed else ""
         yield Chart(f"rates-{task}", section.benchmark.tasks[task].title, words, spec)

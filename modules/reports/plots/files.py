@@ -56,15 +56,20 @@ def plots(section: Section) -> dict[str, Draw]:
     return found
 
 
-def write_plots(folder: str | Path, sections: Sequence[Section]) -> list[Path]:
+def write_plots(folder: str | Path, sections: Sequence[Section], kind: str | None = None) -> list[Path]:
     """Draw every plot of the sections whose files are not up to date, and return the files of all plots.
+
+    Args:
+        kind: of this name in `plots` alone.
 
     Raises:
         UserError: matplotlib is needed and not installed, or the disk is full.
     """
     paths = []
     for section, name, stamp in _named(sections):
-        files = [Path(folder) / f"{name}.{kind}" for kind in image_files.FORMATS]
+        if kind not in (None, name.split("-")[1]):
+            continue
+        files = [Path(folder) / f"{name}.{form}" for form in image_files.FORMATS]
         paths += files
         if any(not is_fresh(path, stamp) for path in files):
             draw = plots(section)[name.split("-")[1]]

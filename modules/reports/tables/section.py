@@ -19,7 +19,12 @@ if TYPE_CHECKING:
     from modules.reports.tables.rate_curves import RateCurve
 
 SELECTION = {"dev": "best dev epoch", "split": "best epoch on half of dev (the other half is scored)"}
-"""The rules by which runs choose an epoch (`RunResult.selection`), in words."""
+"""The rules by which runs choose an epoch (`--select`), in words."""
+
+
+def selection(run: RunResult) -> str:
+    """The rule of a run: "dev", where the rows that choose are those that are scored, or "split"."""
+    return run.training.get("select", "dev")
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Cell:
                 have runs whose epoch was chosen on other rows than those that are scored.
         """
         figures = [
-            run.test if self.column.metric or run.selection == "split" else getattr(run, which) for run in self.runs
+            run.test if self.column.metric or selection(run) == "split" else getattr(run, which) for run in self.runs
         ]
         scores = [figure[self.metric] for figure in figures]
         return [

@@ -9,6 +9,7 @@ from modules.benchmarks.glue.selection import halves
 from modules.data.tokens import Tokens
 from modules.reports.formats.markdown import to_markdown
 from modules.reports.tables.build import build
+from modules.reports.tables.section import selection
 from tests.support.results import run as result_of
 
 
@@ -51,4 +52,4 @@ def test_the_table_has_the_score_of_the_other_half_and_names_the_rule():
 def test_a_run_without_the_rule_keeps_its_id():
     """The default is what runs did before there was a choice."""
     assert GLUE.settings.of({"lr": 1e-3, "batch_size": 8, "epochs": 1, "max_length": 32}).select == "dev"
-    assert result_of().selection == "dev"
+    assert selection(result_of()) == "dev"
