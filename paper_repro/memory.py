@@ -1,10 +1,10 @@
 """What training a model on a base in few bits takes of a GPU's memory: QLoRA's claim, measured.
 
-    python paper_repro/memory.py --shapes 7b,13b,33b                   LLaMA's shapes in nf4-dq, LoRA r 64 on all maps
-    python paper_repro/memory.py --shapes 65b --cap 48                 the allocator gives 48 GB and no more
-    python paper_repro/memory.py --shapes 7b --optimizer paged-adamw   its state moves to the host where memory is full
-    python paper_repro/memory.py --shapes 175b                         GPT-3's shape: an H200 (141 GB)
-    python paper_repro/memory.py --shapes tiny                         the same in small, on a CPU
+    python paper_repro/memory.py --shapes 7b,13b,33b                            LLaMA's, nf4-dq, LoRA r 64 on all maps
+    python paper_repro/memory.py --shapes 65b --cap 48 --optimizer paged-adamw  the allocator gives 48 GB; AdamW's state
+                                                                                lies with the host where that is full
+    python paper_repro/memory.py --shapes 175b                                  GPT-3's shape: an H200 (141 GB)
+    python paper_repro/memory.py --shapes tiny                                  the same in small, on a CPU
 
 Weights are random, drawn and quantised one matrix at a time on the GPU: nothing is downloaded, and no dense model is
 ever there. Then a few real training steps are taken, of one row, with gradient checkpointing. A shape that is in the

@@ -1,4 +1,6 @@
-"""The picture of a search: for each row the importance of its dimensions, and the scores along the largest of them."""
+"""The picture of a search: for each row the importance of its dimensions, and the scores along the largest of them.
+
+Where every row has one dimension, there is no importance to show."""
 
 from __future__ import annotations
 
@@ -23,17 +25,23 @@ BLUE, RED = "#0072B2", "#D55E00"
 def draw(figure: Figure, comparison: Comparison, rows: Sequence[Row], trials: Trials) -> None:
     """Fill a figure: a line of panels for each row; trials without a score are left out, and counted."""
     widest = min(ALONG, max(len(row.space) for row in rows))
-    panels = figure.subplots(len(rows), 1 + widest, squeeze=False)
+    several = widest > 1
+    panels = figure.subplots(len(rows), several + widest, squeeze=False)
     for row, axes in zip(rows, panels, strict=True):
         good = [each for each in trials[row.name] if each.score is not None]
         found = importance(row.space, good)
         order = sorted(row.space, key=lambda each: -found.shares.get(each.key, 0))
-        _bars(axes[0], row, found.shares, found.words, faults(trials[row.name]))
-        for axis, dimension in zip(axes[1:], order[:widest], strict=False):
+        along = axes[several:]
+        if several:
+            _bars(axes[0], found.shares)
+        for axis, dimension in zip(along, order[:widest], strict=False):
             _along(axis, dimension, good, comparison.content.tune.metric)
-        axes[1].set_ylabel(_units(comparison.content.tune.metric, good)[1])
-        for axis in axes[1 + len(order) :]:
+        along[0].set_ylabel(_units(comparison.content.tune.metric, good)[1])
+        for axis in along[len(order) :]:
             axis.set_visible(False)
+        left_out = faults(trials[row.name])
+        about = f"\nimportance ({found.words.partition(':')[0]})" if several else ""
+        axes[0].set_title(f"{row.name}{', ' if left_out else ''}{left_out}{about}", loc="left")
 
 
 def _units(metric: str | None, trials: Sequence[Trial]) -> tuple[float, str]:
@@ -45,9 +53,7 @@ def _units(metric: str | None, trials: Sequence[Trial]) -> tuple[float, str]:
     return scale, "dev score (%)" if scale == 100 else f"dev {name}"
 
 
-def _bars(axis: Axes, row: Row, shares: dict[str, float], about: str, left_out: str) -> None:
-    more = f", {left_out}" if left_out else ""
-    axis.set_title(f"{row.name}{more}\nimportance ({about.partition(':')[0]})", loc="left")
+def _bars(axis: Axes, shares: dict[str, float]) -> None:
     names = list(reversed(shares))
     axis.barh(names, [100 * shares[name] for name in names], color=BLUE, height=0.6)
     for place, name in enumerate(names):
