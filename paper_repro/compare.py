@@ -4,13 +4,15 @@
     python paper_repro/compare.py configs/compare/minilm.yaml --model FOLDER --data_dir GLUE_TSVS
     python paper_repro/compare.py configs/compare/e2e.yaml --model FOLDER --data_dir E2E_CSVS --jobs 8
     python paper_repro/compare.py FILE --model FOLDER --budget 18K,74K     # every variant at two equal sizes
+    python paper_repro/compare.py FILE --model FOLDER --tasks rte,mrpc     # a part of the work
     python paper_repro/compare.py FILE --model FOLDER --plan               # what is missing, and its steps
     python paper_repro/compare.py FILE --model FOLDER --export wandb-sweep # the search as a sweep of W&B
 
 Every list among a row's settings (options, learning rate, batch size, options of the Trainer) is searched: by a grid,
-at random or by Optuna. The setting of a row is the one with the best mean dev figure over the tuning tasks, with a seed
-that the comparison itself does not use. Tuning runs lie under RESULTS_DIR/tuning, the chosen recipes under
-RESULTS_DIR/recipes, the runs of the comparison and its table under RESULTS_DIR. What is done is not done again: several
+at random or by Optuna. The setting of a row is the one with the best mean dev figure over the tuning tasks and seeds:
+seeds that the comparison itself does not use, or rows that it does not score (select: split). Tuning runs lie under
+RESULTS_DIR/tuning, the chosen recipes under RESULTS_DIR/recipes, the runs of the comparison and its tables under
+RESULTS_DIR. What is done is not done again: a trial with a run's own seed and settings is that run, and several
 commands and machines may share a folder. configs/README.md explains the file. With several GPUs the --jobs runs are
 spread over them.
 """
@@ -27,7 +29,7 @@ from pathlib import Path
 
 from modules.command_line import Parser, guarded, place
 from modules.comparison.comparison import Comparison, Row
-from modules.comparison.file import read
+from modules.comparison.file import only, read
 from modules.experiments.dashboards import end
 from modules.experiments.wishes import Wishes
 from modules.launch.jobs.launch import Launch
@@ -44,6 +46,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", required=True, help="Hub id, folder, or embedded")
     parser.add_argument("--data_dir", help="folder of the benchmark's data (default: $GLUE_DIR or $E2E_DIR, else Hub)")
     parser.add_argument("--variants", help="comma list of the file's rows (default: all)")
+    parser.add_argument("--tasks", help="comma list of the file's tasks (default: all)")
     parser.add_argument(
         "--code", help="comma list of the FILE.py:CLASS that the file may name: a file brings no code itself"
     )
@@ -82,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--jobs must be at least 1, not {options.jobs}")
     launch = Launch.of(options.launch, options.slurm, submits=not options.plan)
     code = frozenset(listed(options.code))
-    content = read(options.file, code)
+    content = only(read(options.file, code), listed(options.tasks), options.file)
     wishes = Wishes(
         benchmark=content.own,
         model=options.model,
@@ -110,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if said := search_report.chosen_words(chosen):
         print(f"chosen: {said}", flush=True)
     runs = [run for row in rows if row.name in chosen and row.seeds for run in comparison.runs(row, chosen[row.name])]
+    comparison.leave_out(runs, [run for own in trials.values() for each in own for run in each.runs])
     if not runs:
         return code  # a search alone
     code = max(code, comparison.carry_out(runs, options.results_dir))

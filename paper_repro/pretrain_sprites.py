@@ -1,11 +1,13 @@
-"""Pretrain the small diffusion transformer that ships with the project: what dreambooth.py adapts on a fresh machine.
+"""Pretrain the small image models that ship with the project, a transformer and a UNet, which dreambooth.py adapts.
 
-    python paper_repro/pretrain_sprites.py --minutes 7 --out modules/embedded/dit           # as meant, on a GPU
-    python paper_repro/pretrain_sprites.py --steps 300 --batch_size 32 --out tried-dit      # a short try
+    python paper_repro/pretrain_sprites.py --layers 4 --minutes 7 --out modules/embedded/dit     # as meant, on a GPU
+    python paper_repro/pretrain_sprites.py --model unet --minutes 6 --out modules/embedded/unet
+    python paper_repro/pretrain_sprites.py --steps 300 --batch_size 32 --out tried-dit           # a short try
     EMOJI_DIR=... python paper_repro/pretrain_sprites.py --pictures twemoji --minutes 9 --hidden 192 --out twemoji-dit
 
-Its pictures are generated sprites (`modules/embedded/sprites.py`), or emoji. A training that was cut off goes on from
-checkpoint.pt in the folder, whose pretraining.json says how its weights were made.
+Their pictures are generated sprites (`modules/embedded/sprites.py`), or emoji. At the end prompts are painted, and what
+the pictures show is read by the program that draws them. The folder's pretraining.json says how its weights were made,
+and what share of the pictures was right. A training that was cut off goes on from checkpoint.pt in the folder.
 """
 
 from __future__ import annotations

@@ -75,6 +75,14 @@ def findings(variant: BaseVariant | type[BaseVariant], only: list[str] | None = 
         yield finding
 
 
+def slower(variant: BaseVariant | type[BaseVariant]) -> list[str]:
+    """A line for each way to train faster that a variant which holds the contract does not take, and why."""
+    from variants.contract.execution import missing_fast_paths
+    from variants.contract.models import Subject
+
+    return missing_fast_paths(Subject.of(variant))
+
+
 def _causes(reason: str, definitions: set[str]) -> set[str]:
     """What tells whether two reasons have one cause: their text, the line of code, the tensor that they name."""
     place = set(re.findall(r"^(\S+\.py:\d+): ", reason)) - definitions
@@ -168,9 +176,13 @@ def _main(argv: list[str] | None) -> int:
         print(_line(finding), flush=True)
         found.append(finding)
     failed, held = (sum(f.status == status for f in found) for status in (FAILED, HELD))
+    slow = [] if only or failed else slower(variant)
     causes = len({f.reason for f in found if f.status == FAILED and not f.reason.startswith("as '")})
     of = f" for {causes} reason{'s' * (causes > 1)}" if causes < failed else ""
     print(f"\n{variant}\n{held} held, {failed} failed{of}, {len(found) - held - failed} not applicable")
+    if not only and not failed:
+        print("fast paths: none is missing" if not slow else "fast paths that are missing, each with its reason:")
+        print(*(f"  {line}" for line in slow), sep="\n", end="\n" if slow else "")
     return int(failed > 0)
 
 

@@ -16,7 +16,7 @@ from modules.backbones.diffusion.folder import HUB_LEFT_OUT, is_pipeline, shapes
 from modules.backbones.heads import in_head, init_head
 from modules.backbones.model_config import check_memory, read_config
 from modules.backbones.weights import _weight_files, weights_hash
-from modules.embedded import ROBERTA
+from modules.embedded import FOLDERS, ROBERTA, is_embedded
 from modules.hub import from_hub, hub_cached
 from variants.errors import UserError, first_line
 
@@ -199,6 +199,8 @@ def resolve(
     if spec == "embedded":
         name, folder = embedded or (f"embedded-{ROBERTA.name}", ROBERTA)
         return name, "embedded", folder
+    if is_embedded(spec):
+        return str(spec), "embedded", FOLDERS[str(spec)]
     folder = Path(spec).expanduser()
     if folder.is_dir() and str(spec):
         path = folder.resolve()

@@ -8,6 +8,7 @@ setting reads it from the dataclass, `TrainingSettings.of(dictionary)`, which fi
 from __future__ import annotations
 
 import dataclasses
+import math
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, dataclass, field
@@ -120,6 +121,10 @@ class TrainingSettings:
         if lacking := [name for name in every if every[name].default is MISSING and name not in training]:
             raise UserError(f"settings: {lacking[0]!r} is missing: give it by --{lacking[0]}, or in the recipe")
         return cls(**training)
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """Optimizer steps of an epoch of so many training rows."""
+        return math.ceil(rows / self.batch_size)
 
     @classmethod
     def flags(cls) -> dict[str, Setting]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import json
 import re
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from modules.benchmarks.base import Benchmark, settings_of
 from modules.comparison.file import ComparisonFile, split
+from modules.comparison.shared import give_back, take_over
 from modules.comparison.space import Dimension, Point, words
 from modules.data.source import Source
 from modules.experiments.budget import line, pick
@@ -20,6 +21,7 @@ from modules.experiments.wishes import Wishes
 from modules.launch.holders import say_what_is_missing
 from modules.launch.jobs.launch import Launch, carry_out
 from modules.launch.progress_line import runs_text
+from modules.reports.tables.rate_curves import RULE, TUNING, Rule
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
 from variants.atomic import write_atomic
@@ -97,7 +99,7 @@ class Comparison:
     @property
     def tuning(self) -> Path:
         """The folder of the tuning runs."""
-        return self.results_dir / "tuning"
+        return self.results_dir / TUNING
 
     @property
     def folder(self) -> Path:
@@ -183,7 +185,7 @@ class Comparison:
             variant=row.variant,
             preset=str(recipe),
             tasks=list(rule.tasks if tuning else self.content.tasks),
-            seeds=[rule.seed] if tuning else list(row.seeds),
+            seeds=list(rule.trained if tuning else row.seeds),
             results_dir=str(folder),
             job_type="tune" if tuning else "train",
             trainer=self.content.for_all | row.trainer | ((rule.trainer or {}) if tuning else {}),
@@ -215,8 +217,15 @@ class Comparison:
         }
         return yaml.safe_dump(content, sort_keys=False)
 
+    def say_rule(self) -> None:
+        """Leave beside the trials by which rule a setting is chosen among them."""
+        rule = Rule(self.content.tune.metric)
+        write_atomic(self.tuning / RULE, json.dumps(asdict(rule)) + "\n")
+
     def carry_out(self, runs: list[RunConfig], folder: Path) -> int:
         """Do what is missing of ``runs``; the exit code."""
+        for run in runs:
+            take_over(run.id, self._other(folder), ResultStore(folder))
         groups = self.missing(runs, folder)
         begin([run for group in groups for run in group])
         for run in (run for group in groups for run in group):
@@ -225,20 +234,29 @@ class Comparison:
         code = carry_out(groups, str(folder), self.launch, self.jobs, self.content.for_all, self.stack)
         return max(code, say_what_is_missing(runs, folder))
 
+    def leave_out(self, chosen: list[RunConfig], tried: list[RunConfig]) -> None:
+        """Take trials that are no longer a chosen setting's out of the comparison's own runs."""
+        ids = {run.id for run in tried} - {run.id for run in chosen}
+        give_back(ids, ResultStore(self.tuning), ResultStore(self.results_dir))
+
     def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:
         """What is not done yet, those that are stacked together: the longest first, so that workers end together, and
         row by row, so that what a killed comparison leaves is complete rows."""
-        store = ResultStore(folder)
+        stores = ResultStore(folder), self._other(folder)
         unique = {run.id: run for run in runs}
-        missing = [run for run in unique.values() if not store.done(run.id)]
+        missing = [run for run in unique.values() if not any(store.done(run.id) for store in stores)]
         groups = stacks(missing, where_possible=True) if self.stack else [[run] for run in missing]
         at_once = f", in {len(groups)} stacks" if len(groups) < len(missing) else ""
         print(f"{folder}: {runs_text(len(unique))}, {len(unique) - len(missing)} done before{at_once}", flush=True)
         return sorted(groups, key=lambda group: -self.steps(group[0]) * len(group))
 
+    def _other(self, folder: Path) -> ResultStore:
+        """The results among which a run of ``folder`` may lie already: a trial is often a run of the comparison."""
+        return ResultStore(self.results_dir if folder == self.tuning else self.tuning)
+
     def steps(self, run: RunConfig) -> int:
         """Optimizer steps of a run."""
         settings = settings_of(run)
-        steps = math.ceil(self._source.sizes[run.task]["train"] / settings.batch_size)
+        steps = settings.steps_per_epoch(self._source.sizes[run.task]["train"])
         limit = run.trainer.get("limit_train_batches", 1.0)
         return (int(steps * limit) if isinstance(limit, float) else min(steps, limit)) * settings.epochs

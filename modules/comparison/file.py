@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,22 +45,28 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Tune:
-    """How the setting of a row is chosen: by which search, on which seed and tasks, and what differs from the runs of
+    """How the setting of a row is chosen: by which search, on which seeds and tasks, and what differs from the runs of
     the comparison.
 
     Attributes:
         search: grid (every point), random, or optuna; with the last two `trials` points in each row.
-        seed: of the tuning runs, and of the search.
+        seed, seeds: of the tuning runs, one or several; the first is that of the search.
     """
 
-    seed: Seed
     tasks: list[str]
+    seed: Seed | None = None
+    seeds: list[Seed] | None = None
     search: Literal["grid", "random", "optuna"] = "grid"
     trials: Annotated[int, between(1, 100_000)] | None = None
     epochs: int | None = None
     common: dict[str, Any] | None = None
     metric: str | None = None
     trainer: dict[str, Any] | None = None
+
+    @property
+    def trained(self) -> tuple[int, ...]:
+        """The seeds of the tuning runs."""
+        return tuple(self.seeds or [self.seed])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +132,24 @@ def split(settings: Mapping[str, Mapping[str, Any]], where: str) -> tuple[dict[s
     return fixed, tuple(space)
 
 
+def only(content: ComparisonFile, tasks: Collection[str], path: Path) -> ComparisonFile:
+    """A part of a file: some of its tasks, which then choose the settings too; none: the whole of it.
+
+    Raises:
+        UserError: it has no such task, or none of them chooses settings.
+    """
+    if not tasks:
+        return content
+    if unknown := [task for task in tasks if task not in content.tasks]:
+        raise UserError(f"{path} has no task {unknown[0]!r}; it has {', '.join(content.tasks)}")
+    found, rule = {task: values for task, values in content.tasks.items() if task in tasks}, content.tune
+    if rule:
+        rule = replace(rule, tasks=[task for task in rule.tasks if task in found])
+        if not rule.tasks:
+            raise UserError(f"{path}: tune: settings are chosen by {', '.join(content.tune.tasks)}: name one of them")
+    return replace(content, tasks=found, tune=rule)
+
+
 def read(path: Path, code: Collection[str] = ()) -> ComparisonFile:
     """The content of a comparison file.
 
@@ -177,6 +201,8 @@ def _check_tune(found: ComparisonFile, path: Path) -> None:
         return
     if not rule.tasks:
         raise UserError(f"{path}: tune: tasks names no task")
+    if (rule.seed is None) == (not rule.seeds):
+        raise UserError(f"{path}: tune: needs either a seed or a list of seeds of the tuning runs")
     if missing := [task for task in rule.tasks if task not in found.tasks]:
         raise UserError(f"{path}: tune: {missing[0]!r} is none of the plan's tasks")
     if rule.search == "grid" and rule.trials is not None:
@@ -234,10 +260,19 @@ def _check_row(found: ComparisonFile, name: str, path: Path) -> None:
     if rule.search == "grid" and size(space) == float("inf"):
         wide = next(each for each in space if not each.values)
         raise UserError(f"{where}: {wide.name} is a range, which needs tune: search: random or optuna")
-    if rule.seed in (found.variants[name].seeds or found.seeds or ()):
-        raise UserError(f"{where}: tune: seed {rule.seed} is one of the seeds that are trained: choose another")
+    own = found.variants[name].seeds or found.seeds or ()
+    if (both := [seed for seed in rule.trained if seed in own]) and not _apart(found, fixed["common"]):
+        raise UserError(
+            f"{where}: tune: seed {both[0]} is one of the seeds that are trained: choose another"
+            + (", or common: {select: split}" if "select" in described(found.own.settings) else "")
+        )
     _check_reach(found, space, where)
     _check_whole(fixed["trainer"] | (rule.trainer or {}), space, where)
+
+
+def _apart(found: ComparisonFile, common: Mapping[str, Any]) -> bool:
+    """Whether other rows are scored than those that choose a setting: then a trial may be a run of the comparison."""
+    return found.own.scored_on != "dev" or common.get("select") == "split"
 
 
 def _check_whole(trainer: Mapping[str, Any], space: tuple[Dimension, ...], where: str) -> None:

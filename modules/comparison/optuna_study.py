@@ -116,13 +116,13 @@ def _ask(comparison: Comparison, row: Row, study: Study, most: int) -> list[Tria
     for each in study.get_trials(deepcopy=False, states=(state.RUNNING,)):
         asked = optuna.trial.Trial(study, each._trial_id)
         if len(each.params) < len(row.space):  # its command was stopped as it asked
-            _sampler(study, rule.seed + each.number)
+            _sampler(study, rule.trained[0] + each.number)
         left = trial(comparison, row, _point(row, asked))
         if not left.done and not _held(left):
             found.append(left)
     count = len(study.get_trials(deepcopy=False, states=(state.RUNNING, state.COMPLETE, state.PRUNED)))
     for _ in range(min(most - len(found), rule.trials - count)):
-        _sampler(study, rule.seed + len(study.get_trials(deepcopy=False)))
+        _sampler(study, rule.trained[0] + len(study.get_trials(deepcopy=False)))
         asked = study.ask()
         found.append(trial(comparison, row, _point(row, asked)))
     return found[:most]

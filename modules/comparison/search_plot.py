@@ -1,5 +1,4 @@
-"""The pictures of a search: for each row the importance of its dimensions, and the scores along the largest of them;
-and the learning rates of all rows in one."""
+"""The picture of a search: for each row the importance of its dimensions, and the scores along the largest of them."""
 
 from __future__ import annotations
 
@@ -10,7 +9,6 @@ from modules.comparison.comparison import Comparison, Row
 from modules.comparison.importance import importance
 from modules.comparison.space import Dimension, text
 from modules.comparison.trials import Trial, Trials, best, faults
-from modules.reports.plots.palette import marks
 from modules.runs.score_form import form
 
 if TYPE_CHECKING:
@@ -36,35 +34,6 @@ def draw(figure: Figure, comparison: Comparison, rows: Sequence[Row], trials: Tr
         axes[1].set_ylabel(_units(comparison.content.tune.metric, good)[1])
         for axis in axes[1 + len(order) :]:
             axis.set_visible(False)
-
-
-def rates(figure: Figure, comparison: Comparison, rows: Sequence[Row], trials: Trials) -> None:
-    """Fill a figure: for each row its best score at each learning rate that was tried; a star is the row's best."""
-    metric, axis = comparison.content.tune.metric, figure.subplots()
-    found = marks(row.variant for row in rows)
-    for row in rows:
-        good = [each for each in trials[row.name] if each.score is not None]
-        tops = {rate: max(t.score for t in good if t.point["lr"] == rate) for rate in {t.point["lr"] for t in good}}
-        scale, label = _units(metric, good)
-        line, mark = sorted(tops), found[row.variant]
-        places = [scale * tops[rate] for rate in line]
-        axis.plot(line, places, color=mark.colour, marker=mark.marker, lw=1.2, ms=5, label=row.name)
-        top = max(tops, key=tops.get)
-        axis.scatter([top], [scale * tops[top]], s=130, marker="*", color=mark.colour, zorder=3)
-        axis.set_ylabel(label)
-    axis.set_xscale("log")
-    axis.set_xlabel("learning rate")
-    axis.grid(alpha=0.3)
-    axis.legend(frameon=False)
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-
-
-def with_rates(rows: Sequence[Row], trials: Trials) -> list[Row]:
-    """The rows whose learning rate was searched and that have a score, if there are several."""
-    scored = [row for row in rows if any(each.score is not None for each in trials.get(row.name, ()))]
-    found = [row for row in scored if any(each.key == "lr" for each in row.space)]
-    return found if len(found) > 1 else []
 
 
 def _units(metric: str | None, trials: Sequence[Trial]) -> tuple[float, str]:

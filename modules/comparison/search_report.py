@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.importance import importance
-from modules.comparison.search_plot import draw, rates, with_rates
+from modules.comparison.search_plot import draw
 from modules.comparison.space import Point, text, words
 from modules.comparison.trials import Trial, Trials, best, faults, score_text
 from modules.reports.formats.text_table import text_table
@@ -33,18 +33,17 @@ def show(comparison: Comparison, rows: Sequence[Row], trials: Trials) -> None:
     write_atomic(folder / "search.md", markdown(comparison, rows, trials))
     write_atomic(folder / "search.csv", table_csv(comparison, rows, trials))
     written = [folder / "search.md", folder / "search.csv"]
+    # the rates of a comparison have a picture of their own (modules/reports/plots/rates.py)
+    drawn = [row for row in rows if not row.seeds or [each.key for each in row.space] != ["lr"]]
     try:
         import matplotlib  # noqa: F401
     except ImportError:
         print("the search has no picture: pip install 'lora-variants[plots]'", flush=True)
-    else:
-        with saved_figure(folder / "search", 8, 2.6 * len(rows)) as figure:
-            draw(figure, comparison, rows, trials)
+        drawn = []
+    if drawn:
+        with saved_figure(folder / "search", 8, 2.6 * len(drawn)) as figure:
+            draw(figure, comparison, drawn, trials)
         written += [folder / f"search.{kind}" for kind in FORMATS]
-        if curves := with_rates(rows, trials):
-            with saved_figure(folder / "learning-rates", 6, 4) as figure:
-                rates(figure, comparison, curves, trials)
-            written += [folder / f"learning-rates.{kind}" for kind in FORMATS]
     print("search:", *written, flush=True)
 
 
@@ -79,13 +78,15 @@ def heading(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> str:
     """What was tried, how, and what the score is."""
     rule, benchmark = comparison.content.tune, comparison.benchmark
     tasks = ", ".join(benchmark.tasks[task].title for task in rule.tasks)
-    over = "" if len(rule.tasks) == 1 else ", mean of the tasks"
+    means = [what for what, many in (("tasks", rule.tasks), ("seeds", rule.trained)) if len(many) > 1]
+    over = f", mean of the {' and '.join(means)}" if means else ""
     metric = rule.metric or " or ".join(dict.fromkeys(benchmark.tasks[task].column for task in rule.tasks))
     metric = metric or "score"  # of own data it is known with their labels
     what = "lowest dev loss" if metric == "loss" else f"best dev {metric}"
     done = sum(each.done for each in trials)
     left = faults(each for each in trials if each.done)
-    line = f"{row.name}: {done} settings tried ({rule.search}) on {tasks}, seed {rule.seed}; score: {what}{over}"
+    seeds = ("seed " if len(rule.trained) == 1 else "seeds ") + ", ".join(map(str, rule.trained))
+    line = f"{row.name}: {done} settings tried ({rule.search}) on {tasks}, {seeds}; score: {what}{over}"
     return f"{line}; without a score: {left}" if left else line
 
 

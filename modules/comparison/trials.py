@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,8 +9,9 @@ from statistics import fmean
 
 from modules.comparison.comparison import Comparison, Row
 from modules.comparison.space import Point
+from modules.reports.tables.rate_curves import Rule
 from modules.runs.config import RunConfig
-from modules.runs.results import ResultStore, RunResult
+from modules.runs.results import ResultStore
 from modules.runs.score_form import form
 
 NO_RESULT = "no result"
@@ -56,21 +56,10 @@ def scored(comparison: Comparison, each: Trial) -> Trial:
     results = [store.read(run.id) for run in each.runs]
     if not all(results):
         return replace(each, score=None, fault=NO_RESULT)
-    found = [(figure(result, metric), result.fault or "diverged") for result in results]
+    found = [(Rule(metric).figure(result), result.fault or "diverged") for result in results]
     if faults := [fault for value, fault in found if value is None]:
         return replace(each, score=None, fault=faults[0])
     return replace(each, score=fmean(value for value, _ in found), fault="", metric=metric or results[0].metric)
-
-
-def figure(result: RunResult, metric: str | None) -> float | None:
-    """What tuning compares, higher is better: the run's best dev metric, or with `metric: loss` its lowest loss; None
-    where it diverged or was truncated."""
-    name = metric or result.metric
-    values = [epoch.get(name) for epoch in result.epochs]
-    values = [value for value in values if value is not None and math.isfinite(value)]
-    if not values or result.fault:
-        return None
-    return -min(values) if name == "loss" else max(values)
 
 
 def best(trials: Iterable[Trial]) -> Trial | None:

@@ -16,7 +16,7 @@ from modules.runs.config import RunConfig
 def points(comparison: Comparison, row: Row) -> list[Point]:
     """The points that a grid or a random search tries."""
     rule = comparison.content.tune
-    return grid(row.space) if rule.search == "grid" else drawn(row.space, rule.trials, rule.seed)
+    return grid(row.space) if rule.search == "grid" else drawn(row.space, rule.trials, rule.trained[0])
 
 
 def wanted(comparison: Comparison, row: Row) -> int:
@@ -30,6 +30,7 @@ def search(comparison: Comparison, rows: list[Row]) -> tuple[Trials, int]:
     rows = [row for row in rows if row.space]
     if not rows:
         return {}, 0
+    comparison.say_rule()
     if comparison.content.tune.search == "optuna":
         from modules.comparison.optuna_study import search as ask_and_tell
 
@@ -75,11 +76,11 @@ def show_plan(comparison: Comparison, rows: list[Row]) -> int:
             example = trial(comparison, row, {each.key: each.examples[0] for each in row.space})
             steps = sum(comparison.steps(run) for run in example.runs)
             print(f"  {row.name}: Optuna chooses {more} more settings, of about {steps:,} steps each", flush=True)
-    runs = {}
+    tried, runs = {run.id for own in runs.values() for run, _ in own}, {}
     for row in (row for row in rows if row.seeds):  # a row that is not tuned yet counts with whatever setting
         top = best(trials.get(row.name, []))
         point = top.point if top else {each.key: each.examples[0] for each in row.space}
-        runs[row.name] = [(run, point) for run in comparison.runs(row, point)]
+        runs[row.name] = [(run, point) for run in comparison.runs(row, point) if run.id not in tried]
     _show(comparison, runs, comparison.results_dir)
     return 0
 

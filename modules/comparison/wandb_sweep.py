@@ -56,6 +56,8 @@ def sweep(comparison: Comparison, row: Row) -> dict[str, Any]:
         raise UserError(
             f"{comparison.path}: tune: an agent's score is that of one run, and tasks names {len(rule.tasks)}: name one"
         )
+    if len(rule.trained) > 1:
+        raise UserError(f"{comparison.path}: tune: an agent's score is that of one run: name one seed")
     if rule.metric not in (None, "loss"):
         raise UserError(f"{comparison.path}: tune: a W&B sweep compares best/score or the loss, not {rule.metric}")
     for each in (each for each in row.space if each.place == "trainer"):
@@ -72,7 +74,7 @@ def sweep(comparison: Comparison, row: Row) -> dict[str, Any]:
         words += [f"--{name}", str(value)]
     if wishes.data_dir:
         words += ["--data_dir", str(Path(wishes.data_dir).absolute())]
-    words += ["--tasks", rule.tasks[0], "--seeds", str(rule.seed)]
+    words += ["--tasks", rule.tasks[0], "--seeds", str(rule.trained[0])]
     words += ["--results_dir", str(comparison.tuning.absolute())]
     trainer = comparison.content.for_all | row.trainer | (rule.trainer or {})
     for name, value in trainer.items():

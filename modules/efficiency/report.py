@@ -143,7 +143,8 @@ def _scenario(s: dict[str, Any]) -> Iterator[str]:
     yield ""
     counted = {k: title for k, title in COUNTS.items() if any(k in record for record in s["ways"].values())}
     has_graphs = "limit graphs" in s["ways"]
-    heads = ["way", "step, ms", "tokens/s", "/ limit", *(["/ limit, graphs"] if has_graphs else []), *counted.values()]
+    unit = "pictures/s" if s["title"].partition(", attn")[0].endswith("latents") else "tokens/s"
+    heads = ["way", "step, ms", unit, "/ limit", *(["/ limit, graphs"] if has_graphs else []), *counted.values()]
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
     for name, record in s["ways"].items():

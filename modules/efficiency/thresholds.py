@@ -22,6 +22,8 @@ PEFTS = ("peft", "peft-bf16")
 PEFTS_WITH_LIGER = ("peft-liger", "peft-liger-bf16")
 DECODERS = {"llama-1b": 0.75, "llama-7b": 0.8, "llama-7b-4": 0.85}
 """Scenarios of decoders, and what share of PEFT's step with Liger a LoRA step may take."""
+UNETS = ("unet",)
+"""Scenarios of UNets: no step may take longer than PEFT's eager one, as diffusers' training script takes it."""
 QLORA = {"qlora-1b": {"peft": 0.5, "dense": 1.35}, "qlora-7b": {"peft": 0.8, "dense": None}}
 """Scenarios of bases in few bits: what share of PEFT's step, and of ours on the dense base, a LoRA step may take."""
 STATE = 16
@@ -40,6 +42,10 @@ def rows(result: dict[str, Any]) -> list[Row]:
     for key in QLORA:
         if key in scenarios:
             found += _few_bits(scenarios[key], **QLORA[key])
+    for key in UNETS:
+        if s := scenarios.get(key):
+            pair = measured_name(s, "ours", "lora", FASTEST), best_peft(s, "lora", "eager")
+            found += _row(f"LoRA step, {s['title']}", s, *pair, 1.0)
     for key, share in DECODERS.items():
         if key in scenarios:
             found += _decoder(scenarios[key], share)

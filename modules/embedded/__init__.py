@@ -25,8 +25,18 @@ LLAMA = Path(__file__).parent / "llama"
 """Folder of the small LLaMA, in the same form, with a chat template."""
 SPRITES = Path(__file__).parent / "dit"
 """Folder of the small diffusion transformer, in diffusers' form: transformer, scheduler, words.json."""
-FOLDERS = {"embedded-roberta": ROBERTA, "embedded-gpt2": GPT2, "embedded-llama": LLAMA, "embedded-dit": SPRITES}
-"""By the names that result and adapter files give them."""
+UNET = Path(__file__).parent / "unet"
+"""Folder of the small UNet, in diffusers' form: unet, scheduler, words.json."""
+FOLDERS = {
+    "embedded-roberta": ROBERTA, "embedded-gpt2": GPT2, "embedded-llama": LLAMA,
+    "embedded-dit": SPRITES, "embedded-unet": UNET,
+}  # fmt: skip
+"""By the names that result and adapter files give them, and that --model takes."""
+
+
+def is_embedded(spec: object) -> bool:
+    """Whether --model names a model that ships: "embedded", which each benchmark has its own of, or one by its name."""
+    return str(spec) == "embedded" or str(spec) in FOLDERS
 
 
 def folder_of(model_type: str) -> Path:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from modules.embedded import is_embedded
 from modules.launch.progress_line import runs_text
 from modules.paths import PUBLISHED
 from modules.reports.tables.published import load_models
@@ -198,7 +199,7 @@ def _builder(run: PlannedRun) -> Callable[[], PreTrainedModel]:
     transformers.logging.set_verbosity_error()
     own = run.wishes.benchmark
     published = load_models(PUBLISHED).get(short_name(run.model))
-    if run.model == "embedded" or Path(run.model).expanduser().is_dir():
+    if is_embedded(run.model) or Path(run.model).expanduser().is_dir():
         folder = resolve(run.model, own.embedded())[2]
     elif published:
         check_sizes(published["config"], run.model)

@@ -6,7 +6,6 @@ A plan is made from recipes alone: nothing is downloaded and nothing trains, so 
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import Any
 from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
 from modules.benchmarks.recipes import Recipe, recipes_for
 from modules.benchmarks.settings import TrainingSettings
+from modules.embedded import is_embedded
 from modules.experiments.plan import choose_model, settings
 from modules.experiments.wishes import Wishes
 from modules.reports.papers.paper_rows import PaperRow, choose, paper_rows
@@ -66,8 +66,7 @@ class PlannedRun:
     @property
     def steps(self) -> int:
         """Optimizer steps."""
-        rows = self.rows[0] * getattr(self.settings, "repeats", 1)
-        return math.ceil(rows / self.settings.batch_size) * self.settings.epochs
+        return self.settings.steps_per_epoch(self.rows[0]) * self.settings.epochs
 
     @property
     def command(self) -> str:
@@ -91,7 +90,7 @@ def planned_runs(wishes: Wishes) -> list[PlannedRun]:
     wishes = dataclasses.replace(wishes, preset=preset)
     found: dict[str, PlannedRun] = {}
     sizes: dict[str, tuple[tuple[int, int], float | None]] = {}
-    where = "embedded" if model == "embedded" else "folder" if Path(model).expanduser().is_dir() else "hub"
+    where = "embedded" if is_embedded(model) else "folder" if Path(model).expanduser().is_dir() else "hub"
     usual = own.usual_tasks(where)
     for recipe in recipes_for(model, preset, cls.name, own, wishes.tasks, wishes.mnli_init, usual).values():
         for seed in wishes.seeds or recipe.seeds:
@@ -117,10 +116,10 @@ def data_sizes(
         UserError: the rows cannot be read, or the training settings do not belong to their labels.
     """
     counted = own.scored_on == "dev"
-    if own.official_rows and model != "embedded" and not (data_dir or os.environ.get(own.data_env)):
+    if own.official_rows and not is_embedded(model) and not (data_dir or os.environ.get(own.data_env)):
         train, scored = own.official_rows[task]
         return (train, scored if counted else 0), None
-    source = own.source("embedded" if model == "embedded" else "folder", data_dir)
+    source = own.source("embedded" if is_embedded(model) else "folder", data_dir)
     own.labelled(own.tasks[task], source, training)
     texts = source.load(own.tasks[task])["train"].texts
     sizes = source.sizes[task]

@@ -40,19 +40,25 @@ def write_model_folder(
             write_atomic(folder / file.name, file.read_bytes())
     halves = {name: value.to(torch.float16).contiguous() for name, value in tensors.items()}
     write_atomic(folder / "model.safetensors", save(halves, metadata={"format": "pt"}))
-    write_atomic(folder / "pretraining.json", json.dumps(record, indent=1) + "\n")
+    write_record(folder, record)
 
 
-def write_image_folder(folder: Path, transformer: Any, scheduler: Any, words: Any, record: dict[str, Any]) -> None:
-    """Write a transformer (fp16) and its scheduler in diffusers' layout, its words, and ``record`` as
+def write_image_folder(folder: Path, denoiser: Any, scheduler: Any, words: Any, record: dict[str, Any]) -> None:
+    """Write a transformer or UNet (fp16) and its scheduler in diffusers' layout, its words, and ``record`` as
     pretraining.json, each file atomically."""
+    name = "unet" if type(denoiser).__name__.startswith("UNet") else "transformer"
     with tempfile.TemporaryDirectory() as scratch:
-        transformer.half().save_pretrained(f"{scratch}/transformer")
+        denoiser.half().save_pretrained(f"{scratch}/{name}")
         scheduler.save_pretrained(f"{scratch}/scheduler")
         for file in sorted(Path(scratch).rglob("*.*")):
             write_atomic(folder / file.relative_to(scratch), file.read_bytes())
     words.save(folder)
-    parts = {"transformer": type(transformer), "scheduler": type(scheduler)}
+    parts = {name: type(denoiser), "scheduler": type(scheduler)}
     named = {name: ["diffusers", part.__name__] for name, part in parts.items()}
     write_atomic(folder / "model_index.json", json.dumps({"_class_name": "WordsPipeline", **named}, indent=1) + "\n")
+    write_record(folder, record)
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """Write ``record`` as pretraining.json, atomically."""
     write_atomic(folder / "pretraining.json", json.dumps(record, indent=1) + "\n")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from modules.command_line import Parser
-from modules.embedded import GPT2, LLAMA, ROBERTA, SPRITES
+from modules.embedded import GPT2, LLAMA, ROBERTA, SPRITES, UNET
 from modules.paths import PROJECT, checkout
 from variants.errors import UserError
 
@@ -105,7 +105,12 @@ class MaskedSettings:
 class ImageSettings:
     """Settings of `image_model.pretrain`."""
 
-    UNIT: ClassVar[str] = "the number of heads"
+    UNIT: ClassVar[str] = "the number of heads, and of 24 for a UNet's groups of channels"
+    SIZES: ClassVar[dict[str, dict[str, int]]] = {
+        "dit": {"layers": 5, "hidden": 128, "heads": 4},
+        "unet": {"layers": 1, "hidden": 48, "heads": 3},
+    }
+    model: str = _setting("dit", "dit (PixArt's transformer, by flow matching) or unet (3 x 3 convolutions, by DDPM)")
     pictures: str = _setting("sprites", "sprites (generated), or twemoji or noto (of the folder that EMOJI_DIR names)")
     steps: int = _setting(30000, "optimizer steps")
     minutes: float = _setting(
@@ -113,24 +118,32 @@ class ImageSettings:
     )
     batch_size: int = _setting(256, "pictures per step")
     lr: float = _setting(1e-3, "peak learning rate, with linear warm-up and decay")
-    layers: int = _setting(5, "transformer layers")
-    hidden: int = _setting(128, "hidden size")
-    heads: int = _setting(4, "attention heads")
-    patch: int = _setting(4, "pixels of a patch's side; divides 32")
+    layers: int = _setting(0, "transformer layers, or residual blocks of each of the UNet's three levels: 5, 1", True)
+    hidden: int = _setting(0, "hidden size, or channels of the UNet's lower levels: 128, 48", True)
+    heads: int = _setting(0, "attention heads: 4, 3", True)
+    patch: int = _setting(4, "pixels of a patch's side, of a transformer; divides 32")
     start: str = _setting("", "folder of such a model to start from, in place of random weights")
+    painted: int = _setting(128, "prompts that are painted and read at the end; 0 for none", zero=True)
     average: float = _setting(0.999, "decay of the moving average of the weights, which is what is written", zero=True)
     seed: int = _setting(0, "seed of pictures, noise and initial weights", zero=True)
     device: str = _setting("auto", "auto, cpu or cuda")
     out: Path = _setting(NOWHERE, "folder to write")
     reference: bool = _setting(False, "without acceleration: no CUDA graphs")
 
+    def __post_init__(self) -> None:
+        """Sizes that were left at 0 become the model's usual ones."""
+        if self.model not in self.SIZES:
+            raise UserError(f"--model {self.model}: must be {' or '.join(self.SIZES)}")
+        for name, usual in self.SIZES[self.model].items():
+            setattr(self, name, getattr(self, name) or usual)
+
     @property
     def unit(self) -> int:
         """The hidden size is a multiple of it."""
-        return self.heads
+        return self.heads if self.model == "dit" else math.lcm(24, self.heads)
 
 
-SHIPPED = {GPT2Settings: GPT2, LlamaSettings: LLAMA, MaskedSettings: ROBERTA, ImageSettings: SPRITES}
+SHIPPED = {GPT2Settings: (GPT2,), LlamaSettings: (LLAMA,), MaskedSettings: (ROBERTA,), ImageSettings: (SPRITES, UNET)}
 """Folders of the models that ship."""
 
 
@@ -156,9 +169,9 @@ def parse_settings(kind: type[Settings], description: str, argv: Sequence[str] |
     settings = kind(**vars(parser.parse_args(argv)))
     _refuse_sizes(settings)
     if settings.out == NOWHERE:
-        shipped = SHIPPED[kind].relative_to(PROJECT)
+        shipped = SHIPPED[kind][0].relative_to(PROJECT)
         raise UserError(f"name a folder with --out; --out {shipped} replaces the model that ships with a checkout")
-    if settings.out.resolve() in SHIPPED.values():
+    if settings.out.resolve() in SHIPPED[kind]:
         checkout("name another folder with --out: this one is the model that ships")
     return settings
 

@@ -10,6 +10,7 @@ from modules.paths import PROJECT, PUBLISHED, checkout
 from modules.reports.papers.paper_tables import paper_tables
 from modules.reports.plots.files import stale_plots, write_plots
 from modules.reports.tables.build import all_sections
+from modules.reports.tables.rate_curves import Trials
 from modules.reports.tables.section import Section
 from modules.reports.write import table_texts
 from modules.runs.results import ResultStore, RunResult
@@ -38,7 +39,7 @@ def rebuild(folders: Sequence[Path] = (), check: bool = False, plots: bool = Tru
     drawings: list[tuple[Path, list[Section]]] = []
     for folder, results in _sources(folders, shipped=check):
         groups: dict[str, list[Section]] = {}
-        for section in all_sections(PUBLISHED, results):
+        for section in all_sections(PUBLISHED, results, Trials.of(folder)):
             groups.setdefault(section.benchmark.name, []).append(section)
         for sections in groups.values():
             files = table_texts(sections, sections[0].benchmark)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from modules.benchmarks.base import Benchmark
 from modules.paths import PUBLISHED
+from variants.errors import UserError
+
+if TYPE_CHECKING:
+    from modules.reports.tables.section import Section
 
 
 def show_table(
@@ -34,6 +39,7 @@ def show_table(
     from modules.reports.html.write import write_report
     from modules.reports.tables.build import build
     from modules.reports.tables.published import load_published
+    from modules.reports.tables.rate_curves import Trials
     from modules.reports.write import write_tables
     from modules.runs.results import ResultStore
 
@@ -51,9 +57,22 @@ def show_table(
     if differences and (text := differences_text(sections)):
         print(text)
     if write:
-        print("written:", *write_tables(os.path.join(results_dir, "tables"), results, benchmark, published))
+        trials = Trials.of(results_dir)
+        print("written:", *write_tables(os.path.join(results_dir, "tables"), results, benchmark, published, trials))
+        if trials:
+            _draw_rates(results_dir, build(results, benchmark, published, trials))
         print("report:", write_report(results_dir))
     return 0
+
+
+def _draw_rates(results_dir: str, sections: Sequence[Section]) -> None:
+    """Draw how the methods' scores depend on the learning rate, and name the files."""
+    from modules.reports.plots.files import write_plots
+
+    try:
+        print("learning rates:", *write_plots(os.path.join(results_dir, "tables"), sections, "rates"))
+    except UserError as error:
+        print(f"no picture of the learning rates: {error}")
 
 
 def show_paper_table(results_dir: str, table: str) -> None:

@@ -17,7 +17,7 @@ from modules.runs.environment import device_name
 from modules.runs.results import ResultStore, RunResult
 from modules.runs.trainer_options import truncates
 from modules.training.acceleration import PlainComputation, accelerate
-from modules.training.callbacks import BeforeWriting
+from modules.training.callbacks import BeforeWriting, MovingAverage
 from modules.training.checkpoint import usable
 from modules.training.history import History
 from modules.training.lightning_module import FineTuner
@@ -89,6 +89,8 @@ def run_seeds(
     own = (history, Progress(shown, history, first.folder, live), figures)
     trainer = make_trainer(first, own, precision, place, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
+    if decay := first.training.get("ema"):
+        trainer.callbacks.insert(0, MovingAverage(decay, handle.variant))
     with figures, interruptible():
         if prepared.objective.scores_frozen and not handle.trained():
             trainer.validate(module, datamodule=prepared.data, verbose=False)

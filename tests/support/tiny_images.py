@@ -1,4 +1,4 @@
-"""A diffusion transformer of one block in diffusers' layout, and a folder of a person's pictures."""
+"""A diffusion transformer of one block and a narrow UNet in diffusers' layout, and a folder of a person's pictures."""
 
 from __future__ import annotations
 
@@ -7,29 +7,35 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
 from modules.backbones.diffusion.words import Words
 from modules.embedded import sprites
-from modules.pretraining.image_model import build
+from modules.pretraining.image_model import build, scheduler_for
 from modules.pretraining.model_folder import write_image_folder
 from modules.pretraining.settings import ImageSettings
 
-SETTINGS = ImageSettings(layers=1, hidden=16, heads=2, patch=8, batch_size=8, device="cpu", average=0.5)
+_SMALL = {"layers": 1, "heads": 2, "batch_size": 8, "device": "cpu", "average": 0.5, "painted": 2}
+SETTINGS = ImageSettings(hidden=16, patch=8, **_SMALL)
+UNET = ImageSettings(model="unet", hidden=24, **_SMALL)
 CAPTIONS = [scene.prompt(style="sks") for scene in sprites.scenes((sprites.HATCHED,))[::90]]
 
 
-def tiny_dit(folder: Path) -> Path:
+def tiny_dit(folder: Path, settings: ImageSettings = SETTINGS) -> Path:
     """A model folder with random weights."""
     torch.manual_seed(0)
     words = Words(word for scene in sprites.scenes() for word in Words.split(scene.prompt()))
-    model = build(SETTINGS, len(words))
+    model = build(settings, len(words))
     with torch.no_grad():
         for parameter in model.parameters():
             parameter += 0.05 * torch.randn(parameter.shape)
-    write_image_folder(folder, model, FlowMatchEulerDiscreteScheduler(), words, {})
+    write_image_folder(folder, model, scheduler_for(settings), words, {})
     return folder
+
+
+def tiny_unet(folder: Path) -> Path:
+    """As `tiny_dit`, of a UNet."""
+    return tiny_dit(folder, UNET)
 
 
 def pictures(folder: Path, captions: bool = True) -> Path:

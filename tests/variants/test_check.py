@@ -16,10 +16,11 @@ from torch import nn
 from tests.support import broken_variants
 from tests.support.outside_variants import PiSSA
 from variants import AdapterLayer, LoRA, Variant
-from variants.check import FAILED, HELD, NOT_APPLICABLE, check, main, properties, table
+from variants.check import FAILED, HELD, NOT_APPLICABLE, check, main, properties, slower, table
 from variants.contract.models import one_thread
 from variants.layer import LowRank, seeded
 from variants.methods.lora import LoRALayer
+from variants.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,7 +64,8 @@ def test_command_checks_a_class_in_a_file_of_its_own(tmp_path, capsys) -> None:
     assert [line.split("  ")[0] for line in lines[: len(properties())]] == properties()
     assert "target='q,up'" in out and "gain=2" in out
     others = 4  # it has neither metrics, groups, size nor values from data
-    assert f"{len(properties()) - others} held, 0 failed, {others} not applicable" in lines[-1]
+    assert f"{len(properties()) - others} held, 0 failed, {others} not applicable" in lines[-3]
+    assert lines[-2] == "fast paths that are missing, each with its reason:" and "delta_weight" in lines[-1]
 
 
 def test_command_reports_a_failure(monkeypatch, capsys) -> None:
@@ -222,3 +224,32 @@ def test_output_that_nobody_reads_is_no_error() -> None:
     line = f"set -o pipefail; {sys.executable} -m variants.check lora --only merge | true"
     done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# ---- fast paths ---------------------------------------------------------------------------------------------------
+
+
+class _PlainLayer(AdapterLayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config)
+        self.scale = nn.Parameter(torch.ones(site.out_features))
+
+    def forward(self, x, y):
+        return y * self.scale
+
+
+@dataclass
+class _Plain(Variant):
+    stackable = False
+    layer = _PlainLayer
+
+
+def test_what_a_variant_leaves_of_the_fast_paths_is_said(capsys):
+    assert slower(LoRA()) == []
+    stacked, passes, packing = slower(_Plain())
+    assert stacked.startswith("stacked seeds") and "stackable = False" in stacked
+    assert passes.startswith("passes of _PlainLayer: its forward is computed as it is written")
+    assert packing.startswith("sequence packing: _PlainLayer does not say per_token = True")
+    (deltas,) = slower(resolve("fourierft"))
+    assert "delta_weight is computed in plain PyTorch" in deltas
+    assert not [line for line in slower(resolve("prefix_tuning")) if "RoomLayer: its" in line], "it lengthens rows"

@@ -14,7 +14,7 @@ from torch.func import functional_call, vmap
 from variants.adapters import hooks
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.adapter import Adapter
-from variants.adapters.stacked_layer import StackedLayer, Swapped, different, for_each, hooked, hooks_of, joined
+from variants.adapters.stacked_layer import StackedLayer, Swapped, different, for_each, hooked, joined, unstackable
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, full_precision
 from variants.new_tokens import modules_of as new_rows
@@ -92,7 +92,7 @@ class Stack(nn.Module):
             reason = "rows of new tokens are looked up for all seeds together"
         if not all(layer.site.sees_batch for layer in first.layers.values()):
             reason = "experts get tokens that a router has chosen, of all seeds together"
-        reason = reason or next(filter(None, map(hooks_of, first.layers.values())), None)
+        reason = reason or unstackable(self.model, first.in_place, first.layers.values())
         if reason:
             raise VariantError(f"{name} cannot be stacked: {reason}")
         for other in self.adapters[1:]:

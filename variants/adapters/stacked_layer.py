@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -105,12 +105,19 @@ def joined(every: Callable[..., Tensor]) -> Callable[..., Tensor]:
 # ---- what stacking must not lose ----------------------------------------------------------------------------------
 
 
-def hooks_of(layer: AdapterLayer) -> str | None:
-    """Which hooks of a layer no stacked pass would call, in words; hooks of submodules and of gradients are called."""
-    if layer.hooked:
-        return "its layers have hooks of their own: put what they do into forward"
-    if any(p._post_accumulate_grad_hooks for p in layer.parameters()):
-        return "it has hooks that run after a gradient is accumulated: use register_hook, or after_step"
+def unstackable(model: nn.Module, in_place: Iterable[str], layers: Iterable[AdapterLayer]) -> str | None:
+    """What no stacked pass would call or could compute, in words; hooks of submodules and of gradients are called.
+
+    Args:
+        in_place: names of the model's own parameters that train.
+    """
+    if any(isinstance(model.get_submodule(name.rpartition(".")[0]), nn.GroupNorm) for name in in_place):
+        return "PyTorch has no GroupNorm with other weights for each (under vmap)"
+    for layer in layers:
+        if layer.hooked:
+            return "its layers have hooks of their own: put what they do into forward"
+        if any(p._post_accumulate_grad_hooks for p in layer.parameters()):
+            return "it has hooks that run after a gradient is accumulated: use register_hook, or after_step"
     return None
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.adapters.adapted_model import AdaptedModel, attach
+from variants.adapters.stack import why_not
 from variants.contract.base import Broken, property_of, require
 from variants.contract.models import (
     NotApplicable,
@@ -23,6 +24,7 @@ from variants.contract.models import (
     target_outputs,
 )
 from variants.errors import VariantError, first_line
+from variants.layer import AdapterLayer
 from variants.outside.places import located, place
 
 
@@ -187,3 +189,34 @@ def _is_calm(subject: Subject, values: dict[str, Tensor], x: Tensor, target: Ten
 def relative(found: Tensor, expected: Tensor) -> float:
     """‖found - expected‖ / ‖expected‖."""
     return ((found.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-12)).item()
+
+
+def missing_fast_paths(subject: Subject) -> list[str]:
+    """A line for each fast path that the variant does not take; none where it takes all of them."""
+    found, layers = [], list(subject.attached().layers)
+    if reason := why_not(subject.variant):
+        found.append(f"stacked seeds (--stack_seeds): {reason}")
+    own = [layer for layer in layers if not hasattr(layer, "lengthen")]
+    if slow := next((layer for layer in own if not _has_fast_pass(layer)), None):
+        plain = f"passes of {type(slow).__name__}: {_plain(slow)}"
+        found.append(f"{plain}; an update of low rank that low_rank() declares has fast ones")
+    if mixing := next((layer for layer in layers if not layer.per_token), None):
+        why = "does not say per_token = True" if mixing in own else "lengthens the sequence"
+        found.append(f"sequence packing: {type(mixing).__name__} {why}, so that batches are padded")
+    return found
+
+
+def _has_fast_pass(layer: AdapterLayer) -> bool:
+    if find_spec("variants.acceleration") is None:
+        return True
+    from variants.acceleration import methods  # noqa: F401  (registers them)
+    from variants.acceleration.basics.fast_paths import FORWARDS
+
+    return layer.adds_low_rank or type(layer).forward in FORWARDS
+
+
+def _plain(layer: AdapterLayer) -> str:
+    """What is computed in plain PyTorch."""
+    if type(layer).forward is AdapterLayer.forward:
+        return "its delta_weight is computed in plain PyTorch, and anew in each pass"
+    return "its forward is computed as it is written, in plain PyTorch"

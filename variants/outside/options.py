@@ -23,14 +23,14 @@ from variants.outside.values import Unfit, choices, dataclass_in, from_text, is_
 
 RESERVED = frozenset({
     *("activation_offload", "adam_eps", "batch_size", "beams", "budget", "clip_model", "cls_dropout"),
-    *("combine", "compile", "config", "data_dir", "decode_batch_size", "dino_model", "epochs", "force"),
+    *("combine", "compile", "config", "data_dir", "decode_batch_size", "dino_model", "ema", "epochs", "force"),
     *("gradient_checkpointing", "gradient_clip_val", "guidance", "head_lr", "help", "jobs", "label_smoothing"),
     *("launch", "length_penalty", "linearisation", "logger", "loss_on", "lr", "max_length", "max_new_tokens"),
     *("mnli_init", "model", "model_dropout", "no_repeat_ngram", "only", "pad", "paint_seeds", "paint_steps"),
     *("plan", "precision", "preset", "print_config", "prior_pictures", "prior_weight", "prompt_dropout"),
     *("quantise", "reference", "repeats", "resolution", "results_dir", "rows", "score_epoch", "scores"),
-    *("seeds", "shown", "slurm", "snr_gamma", "stack_seeds", "strengths", "table", "table_only", "tasks"),
-    *("template", "train_embeddings", "trainer", "variant", "version", "wandb", "wandb_artifacts"),
+    *("seeds", "select", "shown", "slurm", "snr_gamma", "stack_seeds", "strengths", "table", "table_only"),
+    *("tasks", "template", "train_embeddings", "trainer", "variant", "version", "wandb", "wandb_artifacts"),
     *("wandb_entity", "wandb_notes", "wandb_project", "wandb_tags", "warmup_ratio", "warmup_steps"),
     *("weight_decay",),
 })  # fmt: skip

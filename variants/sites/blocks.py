@@ -17,8 +17,13 @@ def blocks(model: nn.Module) -> dict[str, list[Site]]:
     """Path of each block -> the linear maps in it, in the model's order.
 
     Raises:
-        VariantError: no module's name has a number.
+        VariantError: no module's name has a number, or the blocks are no one row, as a UNet's.
     """
+    if apart := architecture_of(model).apart:
+        raise VariantError(
+            f"{type(model).__name__} has {', '.join(apart)} and no one row of blocks, which this method is for: take "
+            "one of linear maps, such as lora or adapter_h"
+        )
     found: dict[str, list[Site]] = {}
     for site in find_sites(model, "all-linear"):
         if block := re.match(r"(?:.*?\.)?\d+(?=\.|$)", site.module_path):

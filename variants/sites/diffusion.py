@@ -20,6 +20,7 @@ DIFFUSION = (
         maps=_SELF | _FF | {"conv": _RESNETS},
         cross=r"attn2",
         takes_prefix=False,
+        apart=("down_blocks", "mid_block", "up_blocks"),
     ),
     Architecture(names=("DiTTransformer2DModel",), maps=_SELF | _FF, takes_prefix=False),
     Architecture(names=("PixArtTransformer2DModel",), maps=_SELF | _FF, cross=r"attn2", takes_prefix=False),

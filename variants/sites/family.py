@@ -47,6 +47,7 @@ class Architecture:
         learns_positions: there is an embedding for each position, and none beyond the last.
         positions_follow_padding: positions are numbered from the padding index + 1.
         takes_prefix: `variants.prefix_room` can lengthen its sequences.
+        apart: rows of its blocks that are numbered each for itself.
         packs: rows can lie one behind the other. An encoder has blocks of BERT's parts, which get its keyword
             arguments, and its heads for sequence classification read the first token; in a language model attention
             alone looks at other tokens, by PyTorch's function, and gets the model's keyword arguments.
@@ -70,6 +71,7 @@ class Architecture:
     learns_positions: bool = False
     positions_follow_padding: bool = False
     takes_prefix: bool = True
+    apart: tuple[str, ...] = ()
     packs: bool = False
     transposed: bool = False
     causal: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from variants.errors import VariantError
 
@@ -38,18 +38,24 @@ def ranges(layers: str) -> list[range]:
     return found
 
 
-def chosen_blocks(layers: str, there: Iterable[int | None], of: str) -> set[int]:
+def chosen_blocks(layers: str, there: Iterable[int | None], of: str, apart: Sequence[str] = ()) -> set[int]:
     """The blocks, among those that are ``there``, that an option names; all of them where it is empty.
 
     Args:
         of: what has these blocks, for messages.
+        apart: rows of blocks that are numbered each for itself, so that a number names none.
 
     Raises:
-        VariantError: it is no such list, or names a block that is not there.
+        VariantError: it is no such list, or names a block that is not there, or no block at all.
     """
     found = {number for number in there if number is not None}
     if not layers:
         return found
+    if apart:
+        raise VariantError(
+            f"layers={layers[:80]!r}: {of} numbers its {', '.join(apart)} each for itself: leave layers out and name "
+            f"blocks by target, such as '{apart[-1]}.1.*to_q,{apart[-1]}.1.*to_v'"
+        )
     if not found:
         raise VariantError(f"layers={layers[:80]!r}, but {of} has no numbered blocks")
     wanted = ranges(layers)

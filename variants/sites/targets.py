@@ -40,6 +40,8 @@ def find_sites(model: nn.Module, target: str, layers: str = "") -> list[Site]:
         show(model)
     maps = candidates(model)
     wanted = ranges(layers) if layers else []
+    if apart := architecture_of(model).apart:
+        chosen_blocks(layers, (), type(model).__name__, apart)
     sites: dict[str, Site] = {}
     for part in _parts(target):
         found = [site for name in PRESETS.get(part, part).split(",") for site in _match(model, maps, name)]

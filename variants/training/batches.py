@@ -20,7 +20,7 @@ class Batches:
     """Training batches, what they put into each site, and the gradients that they give its base weight.
 
     Args:
-        model: the adapted model, called as ``model(**batch)``.
+        model: the adapted model, called as ``model(**batch)`` where there is no ``loss``, which knows how else.
         layers: the active adapter's.
         batches: padded batches, on the model's device or to be moved there; they may be gone through once.
         loss: of a batch, a scalar; by default what the model gives as ``loss``.
@@ -46,7 +46,7 @@ class Batches:
         for batch in self:
             seen: dict[str, Tensor] = {}
             with self._watched(lambda layer, x, y, seen=seen: seen.__setitem__(layer.site.path, x)):
-                self.model(**batch)
+                self._loss(batch) if self._loss else self.model(**batch)
             mask = batch.get("attention_mask")
             yield {path: _tokens(x, mask) for path, x in seen.items()}
 

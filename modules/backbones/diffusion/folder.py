@@ -73,10 +73,18 @@ def weight_files(folder: Path) -> list[Path]:
 
 def denoiser_class(folder: Path) -> Any:
     """diffusers' class of the denoiser. Raises UserError where diffusers is missing, or does not know it."""
-    name = denoiser_of(folder)[1]
+    return _class(folder, denoiser_of(folder)[1], "model")
+
+
+def scheduler_class(folder: Path) -> Any:
+    """diffusers' class of the scheduler. Raises UserError as `denoiser_class` does."""
+    return _class(folder, parts(folder).get("scheduler", ""), "scheduler")
+
+
+def _class(folder: Path, name: str, kind: str) -> Any:
     found = getattr(library(), name, None)
     if found is None or not hasattr(found, "load_config"):
-        raise UserError(f"{folder / INDEX}: diffusers {library().__version__} has no model {name!r}")
+        raise UserError(f"{folder / INDEX}: diffusers {library().__version__} has no {kind} {name!r}")
     return found
 
 

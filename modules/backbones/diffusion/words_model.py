@@ -1,4 +1,4 @@
-"""The family of the small model that ships with the project: a transformer on pixels, prompts as bags of words."""
+"""The family of the small models that ship with the project, which work on pixels, with prompts as bags of words."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from modules.backbones.diffusion.image_model import AT_ONCE, Conditions, ImageMo
 from modules.backbones.diffusion.words import Words
 from variants.errors import UserError
 
+VOCABULARIES = ("caption_channels", "encoder_hid_dim")
+"""What the configurations of PixArt's transformer and of a UNet call the width of a word vector."""
+
 
 class WordsModel(ImageModel):
-    """A PixArt transformer on pixels, with prompts as bags of words: the small model that ships with the project."""
+    """A PixArt transformer or a UNet on pixels: prompts are bags of words, whose first linear map is their table."""
 
     pixel_art, stacks = True, True
 
     def __init__(self, folder: Path, dtype: torch.dtype) -> None:
-        diffusers = layout.library()
-        self.denoiser = diffusers.PixArtTransformer2DModel.from_pretrained(
-            folder / "transformer", dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False
+        name, _ = layout.denoiser_of(folder)
+        self.denoiser = layout.denoiser_class(folder).from_pretrained(
+            folder / name, dtype=dtype, use_safetensors=True, low_cpu_mem_usage=False
         )
-        self.scheduler = diffusers.FlowMatchEulerDiscreteScheduler.from_pretrained(folder / "scheduler")
+        self.scheduler = layout.scheduler_class(folder).from_pretrained(folder / "scheduler")
         self.words, self.size = Words.load(folder), int(self.denoiser.config.sample_size)
-        if self.denoiser.config.caption_channels != len(self.words):
-            raise UserError(f"{folder}: words.json is of another model than the transformer beside it")
+        if len(self.words) not in (self.denoiser.config.get(entries) for entries in VOCABULARIES):
+            raise UserError(f"{folder}: words.json is of another model than the {name} beside it")
 
     def conditions(self, prompts: Sequence[str]) -> Conditions:
         """See `ImageModel`: word vectors (B, L, V) and which of them are there (B, L)."""
@@ -42,8 +45,7 @@ class WordsModel(ImageModel):
         """See `ImageModel`."""
         own = self.dtype
         conditions = conditions | {"encoder_hidden_states": conditions["encoder_hidden_states"].to(own)}
-        known = {"resolution": None, "aspect_ratio": None}
-        return denoiser(latents.to(own), timestep=times, added_cond_kwargs=known, return_dict=False, **conditions)[0]
+        return predicted(denoiser, latents.to(own), times, conditions)
 
     @torch.no_grad()
     def paint(
@@ -73,3 +75,9 @@ class WordsModel(ImageModel):
                 found = free + guidance * (found - free)
             latents = self.scheduler.step(found, time, latents, return_dict=False)[0]
         return as_bytes(latents)
+
+
+def predicted(denoiser: nn.Module, latents: Tensor, times: Tensor, conditions: Conditions) -> Tensor:
+    """The output (B, C, h, w) of a PixArt transformer or a UNet; the former asks for two arguments, unused here."""
+    known = {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}}
+    return denoiser(latents, timestep=times, return_dict=False, **known, **conditions)[0]

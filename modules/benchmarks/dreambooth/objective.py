@@ -25,6 +25,7 @@ from modules.benchmarks.objective import Batch, Losses, Objective
 from modules.documents import read_text
 from variants.adapters.adapted_model import AdaptedModel
 from variants.atomic import write_atomic
+from variants.errors import VariantError
 from variants.formats.native import restore
 from variants.layer import AdapterLayer
 from variants.methods.lora import LoRA
@@ -123,11 +124,16 @@ class Denoising(Objective):
         return self.test_each(module, trained, [folder])[0]
 
     def _at_strengths(self, adapted: AdaptedModel) -> dict[str, float]:
-        """The scores with the update of the active adapter multiplied by each strength, such as ``taught_at_0.5``."""
+        """The scores with the update of the active adapter multiplied by each strength, such as ``taught_at_0.5``; none
+        of a method that has no such update, which is said."""
         name, found = adapted.active, {}
         for strength in self.strengths:
-            rank = None if type(adapted.variant) is LoRA else max(map(full_rank, adapted.layers))
-            adapted.combine({name: strength}, STRONGER, rank)
+            try:
+                rank = None if type(adapted.variant) is LoRA else max(map(full_rank, adapted.layers), default=1)
+                adapted.combine({name: strength}, STRONGER, rank)
+            except VariantError as error:
+                print(f"no scores at other strengths: {error}", flush=True)
+                break
             test, kept = (self.painter.painted(self.splits[s].prompts)[0] if s in self.splits else None for s in PARTS)
             found |= {f"{score}_at_{strength:g}": value for score, value in self._figures(test, kept).items()}
             adapted.delete(STRONGER)

@@ -23,6 +23,12 @@ class PictureSettings(TrainingSettings):
     )
     prior_pictures: int = setting("pictures of the class, with --prior_weight", 48, most=1e6)
     snr_gamma: float = setting("gamma of min-SNR weights, for models trained by DDPM; 0 for none", 0.0, zero=True)
+    ema: float = setting(
+        "decay of a moving average of what trains, such as 0.999, which is scored and saved; 0 for none",
+        0.0,
+        zero=True,
+        most=0.999999,
+    )
     resolution: int | None = setting("pixels of a picture's side (default: the model's)", None, most=1e5)
     paint_steps: int = setting("steps of the sampler", 20, most=1e4)
     guidance: float = setting("of classifier-free guidance; 1 is none", 3.0, most=1e3)
@@ -41,3 +47,7 @@ class PictureSettings(TrainingSettings):
         "last",
         choices=("best", "last", "none"),
     )
+
+    def steps_per_epoch(self, rows: int) -> int:
+        """See `TrainingSettings`: each picture comes ``repeats`` times."""
+        return super().steps_per_epoch(rows * self.repeats)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from modules.benchmarks.base import Benchmark
+from modules.benchmarks.base import Benchmark, Prepared
+from modules.benchmarks.glue.settings import GlueSettings
 from modules.benchmarks.glue.tasks import TASKS
 from modules.benchmarks.text import TextBenchmark
 
 if TYPE_CHECKING:
     from modules.benchmarks.glue.sources import GlueSource
+    from modules.runs.config import RunConfig
 
 
 class Glue(TextBenchmark):
@@ -29,6 +32,7 @@ class Glue(TextBenchmark):
   python paper_repro/glue.py --variant dora --help                  the options of another variant
 """
     tasks = TASKS
+    settings = GlueSettings
     average = True
 
     model_title = "RoBERTa-base"
@@ -66,6 +70,21 @@ and all of the notes agree."""
         from modules.benchmarks.glue.sources import EmbeddedSource, FolderSource, HubSource
 
         return {"embedded": EmbeddedSource, "hub": HubSource}[kind]() if kind != "folder" else FolderSource(spec)
+
+    def prepare(self, config: RunConfig) -> Prepared:
+        """See `Benchmark.prepare`: under `select: split` half of the dev rows is the test set."""
+        prepared = super().prepare(config)
+        if self.settings.of(config.training).select == "split":
+            from modules.benchmarks.glue.selection import halves
+
+            data = prepared.data
+            data.splits = halves(data.splits, data.eval_splits)
+            prepared.sizes = {name: len(tokens) for name, tokens in data.splits.items()}
+        return prepared
+
+    def scored_rows(self, sizes: Mapping[str, int]) -> int:
+        """The dev rows, or the half of them that is scored under `select: split`."""
+        return sizes.get("test") or super().scored_rows(sizes)
 
     def hub_cached(self) -> bool:
         """Whether the papers' backbone and all tasks' data are in the local Hub caches."""

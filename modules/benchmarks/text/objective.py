@@ -48,7 +48,7 @@ class Classification(Objective):
     def update(self, outputs: Tensor, batch: Batch, split: str) -> None:
         """Keep a batch's outputs: logits (B, C) with labels (B,) or (B, C) and weights (B,)."""
         splits = self.task.eval_splits
-        number = splits.index(split) if split in splits else 0  # the test set is scored by itself
+        number = splits.index(split) if split in splits else len(splits)  # the test set is no part of the dev set
         self.metrics.update(outputs, batch["labels"], batch["weight"], number)
 
     def figures(self, module: LightningModule) -> dict[str, float]:

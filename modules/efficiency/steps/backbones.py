@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from modules.efficiency.steps import unets
 from variants.sites.architectures import ARCHITECTURES
 
 Batch = dict[str, Tensor]
@@ -45,10 +46,11 @@ SHAPES: dict[str, dict[str, Any]] = {
     "llama-1b-short": {"model_type": "llama", **_LLAMA_1B, "num_hidden_layers": 2},
     "llama-7b": {"model_type": "llama", **LLAMA_7B},
     "llama-7b-short": {"model_type": "llama", **LLAMA_7B, "num_hidden_layers": 2},
+    **unets.SHAPES,
 }
-"""transformers' configuration of each backbone; the embedded ones are read from their folders. roberta-thin has the
-blocks of roberta-base with hardly any arithmetic: its step takes the host's time alone. The short ones have two of the
-blocks, for loss curves in fp32."""
+"""transformers' configuration of each backbone, and diffusers' of UNets; the embedded ones are read from their folders.
+roberta-thin has the blocks of roberta-base with hardly any arithmetic: its step takes the host's time alone. The short
+ones have two of the blocks, for loss curves in fp32."""
 
 
 def sizes(shape: str) -> dict[str, Any]:
@@ -72,11 +74,13 @@ def build(
     dropout: bool = True,
     dtype: torch.dtype = torch.float32,
 ) -> nn.Module:
-    """A classifier of two labels or a language model with random weights, in training mode.
+    """A classifier of two labels, a language model or a UNet with random weights, in training mode.
 
     Args:
         dropout: as the configuration has it; else 0 everywhere.
     """
+    if unets.is_unet(config):
+        return unets.build(config, device, seed, dtype)
     import transformers
 
     options = {k: v for k, v in config.items() if k not in ("architectures", "transformers_version", "dtype")}
@@ -112,12 +116,15 @@ def chunked_losses(hidden: Tensor, head: nn.Module, targets: Tensor, smoothing: 
 
 
 def loss_of(model: nn.Module, batch: Batch, losses_of: Callable[..., Tensor] = plain_losses) -> Tensor:
-    """Scalar loss in fp32: cross-entropy of the labels, or of the target tokens, with GPT-2 smoothed as in E2E.
+    """Scalar loss in fp32: cross-entropy of the labels, or of the target tokens, with GPT-2 smoothed as in E2E; of a
+    UNet the squared error of the noise.
 
     Args:
         model: a transformers model, or PEFT's around one; logits of a language model are computed at targets alone.
         losses_of: computes a language model's losses.
     """
+    if "latents" in batch:
+        return unets.loss_of(model, batch)
     names = ("input_ids", "inputs_embeds", "attention_mask", "position_ids", "starts", "ends", "columns")
     inputs = {k: batch[k] for k in names if k in batch}
     if "targets" not in batch:

@@ -148,8 +148,15 @@ def picked(batch: Batch, kind: str) -> Batch:
 
 
 def tokens_of(batches: list[Batch]) -> int:
-    """Number of tokens without padding."""
+    """Number of tokens without padding; of a UNet's batches the number of pictures."""
+    if "latents" in batches[0]:
+        return sum(len(batch["latents"]) for batch in batches)
     return int(sum(batch.get("attention_mask", torch.ones_like(batch["input_ids"])).sum() for batch in batches))
+
+
+def input_shapes(batches: list[Batch]) -> list[tuple[int, ...]]:
+    """The different shapes of tokens or latents."""
+    return sorted({tuple(batch["latents" if "latents" in batch else "input_ids"].shape) for batch in batches})
 
 
 def shape_of(batch: Batch) -> tuple:

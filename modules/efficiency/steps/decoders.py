@@ -19,7 +19,11 @@ _ROTARY: list[Callable] = []
 def has_kernels(model: nn.Module) -> bool:
     """Whether Liger has kernels for a model, and is installed."""
     on_gpu = next(model.parameters()).is_cuda
-    return on_gpu and model.config.model_type == "llama" and importlib.util.find_spec("liger_kernel") is not None
+    return (
+        on_gpu
+        and getattr(model.config, "model_type", "") == "llama"
+        and importlib.util.find_spec("liger_kernel") is not None
+    )
 
 
 def patch(model: nn.Module, losses: bool) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from modules.acceleration.clipping import clip_each
 from modules.acceleration.packed_encoder import pack
-from modules.efficiency.steps import decoders
+from modules.efficiency.steps import decoders, unets
 from modules.efficiency.steps.backbones import Batch, chunked_losses, loss_of, plain_losses
 from modules.efficiency.steps.grid import (
     DENSE,
@@ -51,7 +51,7 @@ def build_trainee(
     Args:
         master: the backbone, in fp32 unless it is a decoder; a copy of it trains.
         options: hyperparameters of each method.
-        target: of our adapters: ``attn-qv``, PEFT's default, or ``all-linear``.
+        target: of our adapters: ``attn-qv``, PEFT's default, ``attn`` or ``all-linear``.
         checkpointing: blocks are computed again in the backward pass.
         scheme: how the frozen base is kept in few bits, in all but `DENSE`.
 
@@ -224,6 +224,9 @@ def _limit(model: nn.Module, bf16: bool, scheme: str = "") -> Trainee:
     adapted = attach(model, resolve("head")())
     if scheme:
         quantise(adapted, scheme)
+    trained = list(adapted.trained().values())
+    if isinstance(getattr(model, "conv_in", None), nn.Conv2d):
+        return Trainee(lambda batch: loss_of(model, batch), trained, feed=unets.with_gradients, handle=adapted)
     embed = model.get_input_embeddings()
 
     def feed(batch: Batch) -> Batch:
@@ -231,7 +234,6 @@ def _limit(model: nn.Module, bf16: bool, scheme: str = "") -> Trainee:
         embeddings = embed(batch["input_ids"]).detach().requires_grad_()
         return {k: v for k, v in batch.items() if k != "input_ids"} | {"inputs_embeds": embeddings}
 
-    trained = list(adapted.trained().values())
     return Trainee(lambda batch: loss_of(model, batch, losses_of), trained, feed=feed, handle=adapted)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.acceleration.cuda_graphs import cause
+from modules.efficiency.steps import unets
 from modules.efficiency.steps.backbones import Batch, build, is_language_model, sizes
 from modules.efficiency.steps.batches import fixed_batches, full_batches
 from modules.efficiency.steps.grid import METHODS
@@ -33,8 +34,6 @@ DRAWS = 3
 """Starting adapters in bf16."""
 RATE = 1e-3
 """Learning rate."""
-SPREAD = 0.5
-"""Standard deviation of the starting values of tensors that a method starts at zero."""
 
 
 class Curve(NamedTuple):
@@ -83,6 +82,7 @@ class Case(NamedTuple):
         master: the backbone.
         batches: of equal width.
         target: of both adapters.
+        spread: standard deviation of the starting values of tensors that a method starts at zero.
         draw: seed of the tensors that the method starts at zero.
     """
 
@@ -91,6 +91,7 @@ class Case(NamedTuple):
     options: dict[str, Any]
     batches: list[Batch]
     target: str = "attn-qv"
+    spread: float = 0.5
     draw: int = 0
 
     def pair(self, bf16: bool) -> tuple[Trainee, Trainee]:
@@ -104,7 +105,7 @@ class Case(NamedTuple):
         with torch.no_grad():
             for key, tensor in mine.handle.trained().items():
                 if not tensor.any() and key not in mine.handle.head:  # a zero hides errors, and AdaLoRA's importances
-                    tensor.copy_(SPREAD * torch.randn(tensor.shape, generator=rng))
+                    tensor.copy_(self.spread * torch.randn(tensor.shape, generator=rng))
         equalise(mine.handle, other.handle, self.method)
         return mine, other
 
@@ -149,14 +150,17 @@ def compare(
     """
     config = sizes(scenario.curves or scenario.shape)
     master = build(config, device, dropout=False)
-    if scenario.decoder:
+    if scenario.is_unet:
+        batches = unets.batches(config, scenario.rows, device, BATCHES)
+    elif scenario.decoder:
         batches = full_batches(config, scenario.rows // 2, scenario.width, device, BATCHES)
     else:
         batches = fixed_batches(config, scenario.rows, scenario.width or 48, device, BATCHES)
     for method in scenario.methods:
         if method == "adalora" and is_language_model(config):
             continue  # PEFT's penalty comes with its own loss over all tokens
-        case = Case(master, method, METHODS[method] | scenario.options.get(method, {}), batches, scenario.target)
+        options = METHODS[method] | scenario.options.get(method, {})
+        case = Case(master, method, options, batches, scenario.target, scenario.spread)
         for precision in precisions:
             bf16 = precision == "bf16"
             shape = scenario.curves or scenario.shape
@@ -258,9 +262,12 @@ def agrees(record: dict[str, Any]) -> bool:
 
 @contextlib.contextmanager
 def _full_precision() -> Iterator[None]:
-    before = torch.get_float32_matmul_precision()
+    """No TF32, in convolutions neither."""
+    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = False
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions

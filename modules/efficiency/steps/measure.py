@@ -13,7 +13,7 @@ from torch import nn
 
 from modules.acceleration.cuda_graphs import cause
 from modules.efficiency.steps.backbones import Batch, build, sizes
-from modules.efficiency.steps.batches import shape_of, tokens_of
+from modules.efficiency.steps.batches import input_shapes, shape_of, tokens_of
 from modules.efficiency.steps.grid import METHODS, Implementation
 from modules.efficiency.steps.implementations import build_trainee
 from modules.efficiency.steps.launches import count_launches
@@ -86,7 +86,7 @@ def measure(
             "title": scenario.title,
             "shape": scenario.shape,
             "rows": scenario.rows,
-            "shapes": sorted({tuple(b["input_ids"].shape) for b in batches}),
+            "shapes": input_shapes(batches),
             "batches": len(batches),
             "tokens": tokens_of(batches),
             "precision": "bf16" if bf16 else "fp32",

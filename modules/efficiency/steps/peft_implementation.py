@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from modules.efficiency.steps import decoders
+from modules.efficiency.steps import decoders, unets
 from modules.efficiency.steps.backbones import Batch, loss_of
 from modules.efficiency.steps.trainee import START, TOTAL, Trainee
 from variants.adapters.adapted_model import AdaptedModel
@@ -45,7 +45,10 @@ def config(method: str, options: dict[str, Any], model: nn.Module, target: str =
     import peft
 
     common: dict[str, Any] = {"target_modules": whole_maps(model) if target == "attn-qv" else target}
-    common["task_type"] = "CAUSAL_LM" if architecture_of(model).causal else "SEQ_CLS"
+    if target == "attn":
+        common["target_modules"] = unets.TARGETS
+    else:
+        common["task_type"] = "CAUSAL_LM" if architecture_of(model).causal else "SEQ_CLS"
     if method == "vera":
         return peft.VeraConfig(r=options["r"], projection_prng_key=3, save_projection=False, **common)
     if method == "adalora":
@@ -70,7 +73,7 @@ def theirs(
 
     Args:
         low: adapters and head in bf16 too, and no autocast; else they are fp32 under autocast.
-        target: ``attn-qv`` or ``all-linear``.
+        target: ``attn-qv``, ``all-linear``, or of a UNet ``attn``.
         own_loss: the model computes its loss itself.
         scheme: how the frozen base is kept in few bits, by bitsandbytes' own maps.
     """
@@ -84,7 +87,12 @@ def theirs(
         give_back(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        wrapped = peft.get_peft_model(model, config(method, options, model, target), autocast_adapter_dtype=not low)
+        wanted = config(method, options, model, target)
+        if target == "attn":  # as diffusers' training scripts do, without PEFT's wrapper
+            model.add_adapter(wanted)
+            wrapped = model
+        else:
+            wrapped = peft.get_peft_model(model, wanted, autocast_adapter_dtype=not low)
     for name, parameter in wrapped.named_parameters():
         if ".ranknum." in name:  # AdaLoRA's divisor: over a bf16 base PEFT 0.21's widening makes it trainable
             parameter.requires_grad_(False)
@@ -92,7 +100,7 @@ def theirs(
     parameters = [p for p in wrapped.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.to(torch.bfloat16 if low else torch.float32)
-    inner = wrapped.get_base_model()
+    inner = base_of(wrapped)
 
     def core(batch: Batch) -> Tensor:
         if method == "adalora":  # its penalty is in the loss of this forward alone
@@ -103,6 +111,11 @@ def theirs(
     has_step = method == "adalora"
     after = (lambda step: wrapped.base_model.update_and_allocate(START + step)) if has_step else None
     return Trainee(core, parameters, after=after, autocast=bf16 and not low, handle=wrapped)
+
+
+def base_of(wrapped: nn.Module) -> nn.Module:
+    """The model that PEFT has put its layers into."""
+    return wrapped.get_base_model() if hasattr(wrapped, "get_base_model") else wrapped
 
 
 @torch.no_grad()
@@ -127,7 +140,7 @@ def equalise(adapted: AdaptedModel, wrapped: nn.Module, method: str) -> None:
 
 def pairs(adapted: AdaptedModel, wrapped: nn.Module, method: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Each trained tensor of ours, head included, and PEFT's."""
-    base = wrapped.get_base_model()
+    base = base_of(wrapped)
     for key, tensor in adapted.trained().items():
         path, _, name = key.rpartition(".")
         if key in adapted.head:

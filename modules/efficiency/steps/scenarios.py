@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from modules.efficiency.steps import unets
 from modules.efficiency.steps.backbones import Batch, sizes
 from modules.efficiency.steps.batches import drawn_batches, fixed_batches, full_batches
 from modules.efficiency.steps.grid import DENSE
@@ -20,14 +21,16 @@ class Scenario:
     Attributes:
         key: name on the command line.
         shape: the backbone: a key of `backbones.SHAPES`, embedded-roberta or embedded-gpt2.
-        rows, width: of a batch, width in tokens; with a width of 0 the lengths are drawn from the table ``lengths``.
+        rows, width: of a batch, width in tokens, of a UNet the side of its latents; with a width of 0 the lengths are
+            drawn from the table ``lengths``.
         at_once: all implementations stay on the device and take turns; else they are measured one after another, to
             save memory.
         stacked: measure stacked seeds too.
         options: hyperparameters that differ from `implementations.METHODS`, by method.
-        target: of the adapters: attn-qv or all-linear.
+        target: of the adapters: attn-qv, attn or all-linear.
         checkpointing: blocks are computed again in the backward pass.
         curves: the backbone of its loss curves; empty: ``shape``.
+        spread: of the adapters' starting values in its loss curves (`loss_curves.Case`).
         libraries: those that are measured; empty: all.
         quantise: how the frozen base is kept, for all libraries (`variants.schemes`); empty: as it is.
     """
@@ -45,6 +48,7 @@ class Scenario:
     target: str = "attn-qv"
     checkpointing: bool = False
     curves: str = ""
+    spread: float = 0.5
     libraries: tuple[str, ...] = ()
     quantise: str = ""
 
@@ -52,6 +56,8 @@ class Scenario:
     def title(self) -> str:
         """For the heading of its table."""
         size = f"{self.rows} x {self.width} tokens" if self.width else f"batch {self.rows}, lengths of {self.lengths}"
+        if self.is_unet:
+            size = f"{self.rows} x {self.width} x {self.width} latents"
         target = f", {self.target}" if self.target != "attn-qv" else ""
         base = f", {self.quantise}" if self.quantise else ""
         return f"{self.shape}{base}, {size}{target}{', checkpointing' if self.checkpointing else ''}"
@@ -62,6 +68,11 @@ class Scenario:
         return sizes(self.shape)["model_type"] == "llama"
 
     @property
+    def is_unet(self) -> bool:
+        """Whether it is a UNet of diffusers."""
+        return unets.is_unet(sizes(self.shape))
+
+    @property
     def packed(self) -> bool:
         """Whether the backbone can train without padding (`modules.acceleration.packed_encoder`)."""
         family = ARCHITECTURES[sizes(self.shape)["model_type"]]
@@ -69,6 +80,8 @@ class Scenario:
 
     def batches(self, config: dict[str, Any], device: torch.device) -> list[Batch]:
         """All batches of a pass, on the device."""
+        if self.is_unet:
+            return unets.batches(config, self.rows, device)
         if self.decoder:
             return full_batches(config, self.rows, self.width, device)
         if self.width:
@@ -84,7 +97,10 @@ _DECODER = {
     "at_once": False,
     "options": {"lora": {"r": 16, "alpha": 32.0}, "dora": {"r": 16, "alpha": 32.0}},
     "target": "all-linear",
+    "spread": 0.1,  # at 0.5 updates of all maps are larger than weights: PEFT's bf16 gradients are 90 % rounding
 }
+_UNET = {"methods": ("lora",), "options": {"lora": {"r": 4, "alpha": 4.0}}, "target": "attn", "curves": "small-unet"}
+_UNET["libraries"] = ("limit", "ours", "peft", "peft-bf16")
 _ON_FEW_BITS = ("limit", "ours", DENSE, "peft", "peft-bf16")
 _WITHOUT_FULL = ("limit", "ours", "peft", "peft-bf16", "peft-liger", "peft-liger-bf16")  # which needs 110 GB at 7B
 SCENARIOS = {
@@ -103,6 +119,8 @@ SCENARIOS = {
         Scenario(
             "qlora-7b", "llama-7b", 2, 1024, checkpointing=True, quantise="nf4-dq", libraries=_ON_FEW_BITS, **_DECODER
         ),
+        Scenario("unet", "sd15-unet", 4, 64, modes=("eager", "graphs", "trained"), at_once=False, **_UNET),
+        Scenario("unet-small", "small-unet", 2, 16, modes=("eager",), **_UNET),
         Scenario("small-nf4", "embedded-roberta", 32, 24, methods=("lora", "dora"), modes=("eager",), quantise="nf4"),
         Scenario("small", "embedded-roberta", 32, 24, modes=("eager",), options=_SMALL),
         Scenario("small-glue", "embedded-roberta", 32, 0, "glue", ("lora",), ("eager",)),

@@ -29,7 +29,7 @@ from modules.reports.tables.cells import (
 )
 from modules.reports.tables.published import PublishedRow
 from modules.reports.tables.rank_study import RankStudy, find, grid
-from modules.reports.tables.section import Row, Section, plain
+from modules.reports.tables.section import SELECTION, Row, Section, plain, selection
 from modules.reports.tables.significance import compare
 from modules.runs.results import RunResult
 
@@ -88,7 +88,7 @@ def _published_line(row: PublishedRow, section: Section) -> list[str]:
     scores = [published_text(row, column.key) for column in section.columns]
     scores += [published_average(row)] if section.benchmark.average else []
     origin = row.source + (", copied there" if row.mark == "copied" else "")
-    return ["*published*", f"{row.method} on {row.model}", origin, *scores, row.params, "", "", "", ""]
+    return ["*published*", f"{row.method} on {row.model}", origin, *scores, row.params or "", "", "", "", ""]
 
 
 def _notes(section: Section) -> list[str]:
@@ -152,7 +152,8 @@ def _row_note(row: Row, tasks: Mapping[str, Any]) -> str:
     options = _by_task(row, lambda run: run.variant_config, tasks)
     training = _by_task(row, lambda run: {k: v for k, v in run.training.items() if k not in ("seed", "seeds")}, tasks)
     seeds = sorted({run.seed for run in row.runs})
-    notes = [f"{row.variant}: best dev epoch of seeds {', '.join(map(str, seeds))}", training]
+    chosen = SELECTION[selection(row.runs[0])]
+    notes = [f"{row.variant}: {chosen} of seeds {', '.join(map(str, seeds))}", training]
     notes += [f"options {options}"] if options else []
     notes += [f"set by hand: {', '.join(row.runs[0].overrides)}"] if row.runs[0].overrides else []
     notes += [f"device {devices(row.runs)}", *row.remarks]
@@ -186,6 +187,7 @@ def _published_notes(rows: Sequence[PublishedRow], benchmark: Benchmark) -> list
         average = f"; Avg over these {len(columns)} tasks" if incomplete else ""
         notes[f"{row.source}{arxiv}: {row.split}, {row.statistic}; {metrics}{average}."] = None
         notes |= {f"{row.source}: {remark}": None for remark in row.remarks}
-        for doubt in filter(None, (row.setup, row.caution)):
-            notes[f"{row.source}, {row.method} on {row.model} ({row.params}): {doubt}."] = None
+        size = f" ({row.params})" if row.params else ""
+        for doubt in filter(None, (row.conditions, row.setup, row.caution)):
+            notes[f"{row.source}, {row.method} on {row.model}{size}: {doubt}."] = None
     return list(notes)

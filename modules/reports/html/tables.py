@@ -101,7 +101,7 @@ def _published_row(row: PublishedRow, columns: Sequence[Column], averaged: bool)
     blanks = "<td></td>" * (len(COSTS) - 1)
     return (
         f'<tr class="published"><th scope="row"><span class="tag">published</span> {_e(f"{row.method} on {row.model}")}'
-        f"</th><td>{_e(origin)}</td>{''.join(map(_cell, cells))}<td>{_e(str(row.params))}</td>{blanks}</tr>"
+        f"</th><td>{_e(origin)}</td>{''.join(map(_cell, cells))}<td>{_e(row.params or '')}</td>{blanks}</tr>"
     )
 
 

@@ -12,9 +12,6 @@ from modules.reports.tables.section import Section
 from modules.runs.results import RunResult, canonical
 from modules.runs.score_form import form
 
-TUNING = "tuning"
-"""Folder of tuning runs in a results folder."""
-
 
 def _row_of(run: RunResult, marked: Sequence[Marked]) -> Marked | None:
     """The row whose method has a run's options: the one that the tuning was for."""
@@ -71,8 +68,8 @@ def rate_curves(section: Section, marked: list[Marked], tuning: Sequence[RunResu
             ],
         }
         words = (
-            "Tried with a seed that the comparison does not use. Large: the rate that the table's rows train with; at "
-            "an end of its line, a wider grid might find a better one."
+            "The mean over the trials' seeds. Large: the rate that the table's rows train with; at an end of its line, "
+            "a wider grid might find a better one."
         )
         words += f" Left out, diverged or truncated: {len(failed)}." if failed else ""
         yield Chart(f"rates-{task}", section.benchmark.tasks[task].title, words, spec)

@@ -7,8 +7,8 @@ from pathlib import Path
 from modules.paths import PUBLISHED
 from modules.reports.html.library import library
 from modules.reports.html.page import page
-from modules.reports.html.tuning import TUNING
 from modules.reports.tables.build import all_sections
+from modules.reports.tables.rate_curves import TUNING
 from modules.runs.results import ResultStore
 from variants.atomic import write_atomic
 from variants.errors import UserError

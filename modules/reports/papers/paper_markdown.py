@@ -38,18 +38,21 @@ def paper_markdown(
 
 def _notes(rows: Sequence[PaperRow], ours: OurRows) -> list[str]:
     notes: dict[str, None] = {}
+    conditions: dict[str, list[str]] = {}
     columns = columns_of(rows)
     for paper in rows:
         row = paper.published
         metrics = ", ".join(f"{name} {row.metrics[key]}" for key, name in columns.items() if key in row.scores)
         notes[f"{row.source}: {metrics}."] = None
+        if row.conditions:
+            conditions.setdefault(row.conditions, []).append(f"[{paper.number}]")
         notes |= {f"{row.source}: {remark}": None for remark in row.remarks}
         for doubt in filter(None, (row.setup, row.caution)):
             notes[f"[{paper.number}] {doubt}."] = None
         for section, our_row in ours[paper.number]:
             name = f"{our_row.variant} {our_row.label} ({our_row.protocol})"
             notes[f"[{paper.number}] ours, {name}: {title(section)}."] = None
-    return list(notes)
+    return [*notes, *(f"{', '.join(numbers)}: {words}." for words, numbers in conditions.items())]
 
 
 def _missing(rows: Sequence[PaperRow], ours: OurRows) -> list[str]:

@@ -21,6 +21,7 @@ from modules.reports.plots.drift import drift, has_drift
 from modules.reports.plots.layout import summed_columns
 from modules.reports.plots.pareto import pareto
 from modules.reports.plots.rank import rank
+from modules.reports.plots.rates import rates
 from modules.reports.plots.scores import scores
 from modules.reports.tables.cells import title
 from modules.reports.tables.rank_study import find
@@ -48,20 +49,27 @@ def plots(section: Section) -> dict[str, Draw]:
         found["curves"] = curves
     if has_drift(section):
         found["drift"] = drift
+    if section.curves:
+        found["rates"] = rates
     if find(section):
         found["rank"] = lambda section: rank(section, find(section)[0])
     return found
 
 
-def write_plots(folder: str | Path, sections: Sequence[Section]) -> list[Path]:
+def write_plots(folder: str | Path, sections: Sequence[Section], kind: str | None = None) -> list[Path]:
     """Draw every plot of the sections whose files are not up to date, and return the files of all plots.
+
+    Args:
+        kind: of this name in `plots` alone.
 
     Raises:
         UserError: matplotlib is needed and not installed, or the disk is full.
     """
     paths = []
     for section, name, stamp in _named(sections):
-        files = [Path(folder) / f"{name}.{kind}" for kind in image_files.FORMATS]
+        if kind not in (None, name.split("-")[1]):
+            continue
+        files = [Path(folder) / f"{name}.{form}" for form in image_files.FORMATS]
         paths += files
         if any(not is_fresh(path, stamp) for path in files):
             draw = plots(section)[name.split("-")[1]]
@@ -86,12 +94,14 @@ def _named(sections: Sequence[Section]) -> list[tuple[Section, str, str]]:
         place = re.sub(r"\W+", "-", f"{short_name(section.backbone['name'])} {section.data['name']}").strip("-").lower()
         ending = f"-{place}" if number else ""
         for name in plots(section):
-            found.append((section, f"{section.benchmark.name}-{name}{ending}", _stamp(section)))
+            found.append((section, f"{section.benchmark.name}-{name}{ending}", _stamp(section, name)))
     return found
 
 
-def _stamp(section: Section) -> str:
+def _stamp(section: Section, name: str) -> str:
     shown = [title(section), *(run.to_json() for row in section.rows for run in row.runs)]
+    if name == "rates":
+        shown += [run.to_json() for curve in section.curves for run in curve.runs]
     shown += [json.dumps(asdict(row), sort_keys=True) for row in section.published]
     text = "\n".join([*shown, *(row.label for row in section.rows), f"drawing {DRAWING}"])
     return "shows " + hashlib.sha256(text.encode()).hexdigest()[:32]

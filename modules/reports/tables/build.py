@@ -5,27 +5,31 @@ cell is backed by result files. The same result files give the same bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from modules.benchmarks.base import BENCHMARKS, Benchmark, Column
 from modules.benchmarks.recorded import as_recorded
+from modules.reports.tables.grouping import differing, label_of, row_order, settings_of
 from modules.reports.tables.published import PublishedRow, load_published
+from modules.reports.tables.rate_curves import Trials, rate_curves
 from modules.reports.tables.section import Cell, Row, Section
-from modules.runs.labels import as_text, in_words, label_words, natural, plain, short_name
-from modules.runs.results import RunResult, run_id
-
-Settings = dict[tuple[str, str], str]
-"""(part of the result, name) -> the value as canonical JSON, so that equal means equal."""
-
-_FIRST = ("full", "head", "bitfit", "lora", "adalora", "dora", "vera")  # order of rows; others follow by name
+from modules.runs.labels import as_text, short_name
+from modules.runs.results import RunResult
 
 
-def build(results: Iterable[RunResult], benchmark: Benchmark, published: Sequence[PublishedRow] = ()) -> list[Section]:
+def build(
+    results: Iterable[RunResult],
+    benchmark: Benchmark,
+    published: Sequence[PublishedRow] = (),
+    trials: Trials | None = None,
+) -> list[Section]:
     """The sections of a benchmark's results, sorted by name whatever the order of `results`.
 
     Args:
         results: of any benchmark; those of other benchmarks are left out.
         published: rows of the papers, to be shown with ours of the same method.
+        trials: of compare.py in the same results folder.
     """
     groups: dict[tuple[str, ...], list[RunResult]] = {}
     ordered = sorted(results, key=lambda run: run.id)
@@ -38,22 +42,24 @@ def build(results: Iterable[RunResult], benchmark: Benchmark, published: Sequenc
     sections = []
     for (*_, source, name), runs in sorted(groups.items()):
         own = benchmark.seen_in(runs)
-        rows = sorted(_rows(runs, {run.id: run for run in runs}, own), key=_row_order)
+        rows = sorted(_rows(runs, {run.id: run for run in runs}, own), key=_place)
         backbone, data = runs[0].backbone, runs[0].data | {"source": source, "name": name}
         comparable = _comparable(rows, backbone, published, own)
-        sections.append(Section(backbone, data, tuple(rows), own, tuple(comparable)))
+        section = Section(backbone, data, tuple(rows), own, tuple(comparable))
+        sections.append(replace(section, curves=tuple(rate_curves(section, trials))) if trials else section)
     return sections
 
 
-def all_sections(folder: str | Path, results: Iterable[RunResult]) -> list[Section]:
+def all_sections(folder: str | Path, results: Iterable[RunResult], trials: Trials | None = None) -> list[Section]:
     """The sections of every benchmark that the runs belong to, the project's first.
 
     Args:
         folder: of the published figures.
+        trials: as in `build`.
     """
     runs = list(results)
     names = dict.fromkeys([*BENCHMARKS, *sorted(run.benchmark for run in runs)])
-    return [s for name in names for s in build(runs, as_recorded(name), load_published(folder, name))]
+    return [s for name in names for s in build(runs, as_recorded(name), load_published(folder, name), trials)]
 
 
 def _comparable(
@@ -81,49 +87,22 @@ def _rows(runs: list[RunResult], by_id: Mapping[str, RunResult], benchmark: Benc
         groups.setdefault((run.protocol, run.variant, as_text(run.overrides)), []).append(run)
     rows = []
     for (protocol, variant, _), group in sorted(groups.items()):
-        settings = {run.id: _settings(run, by_id) for run in group}
-        differing = _differing(group, settings, benchmark)
+        settings = {run.id: settings_of(run, by_id) for run in group}
+        names = differing(group, settings, benchmark)
         parts: dict[tuple[str, ...], list[RunResult]] = {}
         for run in group:
-            parts.setdefault(tuple(settings[run.id].get(key, "null") for key in differing), []).append(run)
+            parts.setdefault(tuple(settings[run.id].get(key, "null") for key in names), []).append(run)
         for values, part in sorted(parts.items()):
-            shown = dict(zip(differing, values, strict=True))
+            shown = dict(zip(names, values, strict=True))
             rows.append(_row(protocol, variant, part, shown, benchmark))
     return rows
-
-
-def _settings(run: RunResult, by_id: Mapping[str, RunResult]) -> Settings:
-    """All that must be equal within a cell, seed aside; the settings of the run that it started from included."""
-    start = by_id.get(run.init_from["id"]) if run.init_from else None
-    parts = {
-        "option": run.variant_config,
-        "training": {key: value for key, value in run.training.items() if key not in ("seed", "seeds")},
-        "data": {"hash": run.data["hash"]},
-        "trainer": run.trainer,
-        "start": {
-            "init_from": run.init_from and run.init_from["task"],
-            "init_from_settings": start and run_id({"/".join(k): v for k, v in _settings(start, by_id).items()}),
-        },
-        "score": {"metric": run.metric, "code": run.code},
-    }
-    return {(part, name): as_text(value) for part, values in parts.items() for name, value in values.items()}
-
-
-def _differing(runs: list[RunResult], settings: Mapping[str, Settings], benchmark: Benchmark) -> list[tuple[str, str]]:
-    """The settings that take two values within one task: what differs between tasks only may be the recipe's."""
-    keys = sorted({key for run in runs for key in settings[run.id]})
-    seen: dict[tuple, set[str]] = {}
-    for run in runs:
-        for key in keys:
-            seen.setdefault((key, run.task), set()).add(settings[run.id].get(key, "null"))
-    return [key for key in keys if any(len(seen[key, task]) > 1 for task in benchmark.tasks if (key, task) in seen)]
 
 
 def _row(
     protocol: str,
     variant: str,
     runs: list[RunResult],
-    differing: Mapping[tuple[str, str], str],
+    shown: Mapping[tuple[str, str], str],
     benchmark: Benchmark,
 ) -> Row:
     by_task: dict[str, tuple[RunResult, ...]] = {}
@@ -145,7 +124,7 @@ def _row(
         if column.task in by_task and _has(column, by_task[column.task])
     }
     columns = len(benchmark.columns) if benchmark.average else 0
-    return Row(protocol, variant, _label(runs, differing), by_task, cells, tuple(remarks), columns)
+    return Row(protocol, variant, label_of(runs, shown), by_task, cells, tuple(remarks), columns)
 
 
 def _has(column: Column, runs: tuple[RunResult, ...]) -> bool:
@@ -153,17 +132,8 @@ def _has(column: Column, runs: tuple[RunResult, ...]) -> bool:
     return not column.metric or all((run.test or {}).get(column.metric) is not None for run in runs)
 
 
-def _label(runs: list[RunResult], differing: Mapping[tuple[str, str], str]) -> str:
-    """The label of a run (`modules.runs.labels`), and what tells the row from others."""
-    wanted = {(run.budget or {}).get("wanted") for run in runs}
-    words = label_words([run.variant_config for run in runs], runs[0].overrides, wanted)
-    budget = {name: words.pop(name) for name in ("budget",) if name in words}
-    return in_words(words | {name: plain(value) for (_, name), value in differing.items()} | budget)
-
-
-def _row_order(row: Row) -> tuple:
-    known = _FIRST.index(row.variant) if row.variant in _FIRST else len(_FIRST)
-    return known, row.variant, row.protocol, natural(row.label), min(run.id for run in row.runs)
+def _place(row: Row) -> tuple:
+    return row_order(row.variant, row.protocol, row.label, row.runs)
 
 
 def _time(run: RunResult) -> str:

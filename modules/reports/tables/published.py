@@ -7,13 +7,21 @@ from pathlib import Path
 from typing import Any
 
 from modules.documents import modified, read_yaml
-from modules.reports.tables.published_files import LatencyFile, Model, ParametersFile, PublishedRow, RankOptions, Score
+from modules.reports.tables.published_files import (
+    LatencyFile,
+    Model,
+    ParametersFile,
+    PublishedRow,
+    RankOptions,
+    RatesFile,
+    Score,
+)
 from variants.errors import UserError
 from variants.schema import built, checked
 
 __all__ = [
     "PublishedRow", "Score", "load_all", "load_latency", "load_models", "load_parameters", "load_published",
-    "load_sizes", "load_table", "size_key",
+    "load_rates", "load_sizes", "load_table", "size_key",
 ]  # fmt: skip
 
 
@@ -36,7 +44,7 @@ def load_all(folder: str | Path) -> list[PublishedRow]:
     rows = []
     for path in sorted(Path(folder).glob("*.yaml")):
         table = _content(path)
-        if table.get("benchmark") == "parameters":  # counts, read by paper_repro/params.py
+        if table.get("benchmark") in ("parameters", "rates"):  # no scores: see load_parameters and load_rates
             continue
         if table.get("benchmark") == "latency":
             table = _latency(load_latency(path), path.name)
@@ -73,6 +81,12 @@ def load_parameters(folder: str | Path) -> ParametersFile:
         if row.model not in found.models:
             raise UserError(f"{path.name}: rows: entry {number}: {row.model!r} is none of the models")
     return found
+
+
+def load_rates(folder: str | Path) -> RatesFile:
+    """The printed best learning rates beside LoRA's. Raises UserError naming the place that is wrong."""
+    path = Path(folder) / "learning_rates.yaml"
+    return built(RatesFile, _content(path), path.name)
 
 
 def load_latency(path: Path) -> LatencyFile:

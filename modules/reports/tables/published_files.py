@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 Score = float | list[float]
 """A printed score, or the two of a cell such as matched / mismatched."""
@@ -21,6 +21,14 @@ def _number(text: str) -> None:
         raise ValueError("must be a number as printed, such as 0.35M")
 
 
+EPOCHS = {
+    "best of dev": "best dev epoch",
+    "best of a split": "best epoch on a split of dev",
+    "last": "last epoch",
+    None: "scored epoch not stated",
+}
+"""Which epoch a row's scores are of, in words."""
+HEAD_RATES = {"own": "own head rate", "the adapter's": "the adapter's rate for the head", None: "head rate not stated"}
 VariantName = Annotated[str, _name]
 
 
@@ -34,6 +42,9 @@ class PublishedRow:
         mark: "run" by the paper, or "copied" there from earlier work.
         protocol: the recipe whose runs belong to the row; None where we do not have it.
         mnli_init: columns whose runs start from MNLI.
+        head_rate: whether the task head has a learning rate of its "own" or "the adapter's".
+        epoch: which one is scored: "best of dev" (of the rows that are scored), "best of a split" (of rows that are
+            not), or "last"; None, here and above, where it is not stated.
         repeats: the table that has the same scores already.
     """
 
@@ -56,10 +67,24 @@ class PublishedRow:
     options: Mapping[str, Any] = field(default_factory=dict)
     protocol: VariantName | None = "paper"
     mnli_init: tuple[str, ...] = ()
+    head_rate: Literal["own", "the adapter's"] | None = None
+    epoch: Literal["best of dev", "best of a split", "last"] | None = None
     setup: str | None = None
     repeats: str | None = None
     caution: str | None = None
     remarks: tuple[str, ...] = ()
+
+    @property
+    def conditions(self) -> str:
+        """What hides under the name of a benchmark: where runs start, the head's rate, which epoch is scored; "" where
+        none of it is known."""
+        if not (self.mnli_init or self.head_rate or self.epoch):
+            return ""
+        found = []
+        if self.benchmark == "glue":
+            found.append(f"{len(self.mnli_init)} tasks start from MNLI" if self.mnli_init else "no start from MNLI")
+            found.append(HEAD_RATES[self.head_rate])
+        return ", ".join([*found, EPOCHS[self.epoch]])
 
 
 class RankOptions(TypedDict):
@@ -102,6 +127,25 @@ class ParametersFile:
     benchmark: str
     models: dict[str, Model]
     rows: list[PrintedCount]
+
+
+class RateRow(TypedDict):
+    """A method's best learning rate: how many times it is below LoRA's."""
+
+    variant: VariantName
+    below: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatesFile:
+    """learning_rates.yaml."""
+
+    benchmark: str
+    paper: str
+    arxiv: str
+    source: str
+    rows: list[RateRow]
+    remarks: tuple[str, ...] = ()
 
 
 class Setting(TypedDict):

@@ -6,7 +6,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from modules.benchmarks.base import Benchmark, Column
 from modules.reports.tables.published import PublishedRow
@@ -14,6 +14,17 @@ from modules.runs.labels import natural as natural
 from modules.runs.labels import plain as plain
 from modules.runs.labels import short_name as short_name
 from modules.runs.results import RunResult, finite_losses
+
+if TYPE_CHECKING:
+    from modules.reports.tables.rate_curves import RateCurve
+
+SELECTION = {"dev": "best dev epoch", "split": "best epoch on half of dev (the other half is scored)"}
+"""The rules by which runs choose an epoch (`--select`), in words."""
+
+
+def selection(run: RunResult) -> str:
+    """The rule of a run: "dev", where the rows that choose are those that are scored, or "split"."""
+    return run.training.get("select", "dev")
 
 
 @dataclass(frozen=True)
@@ -38,11 +49,13 @@ class Cell:
         """The printed score of each seed; NaN where a run has none: it diverged, or is truncated.
 
         Args:
-            which: "best" or "last": the epoch that is scored. A column with a metric has test scores alone.
+            which: "best" or "last": the epoch that is scored. A column with a metric has test scores alone, and so
+                have runs whose epoch was chosen on other rows than those that are scored.
         """
-        scores = [
-            run.test[self.metric] if self.column.metric else getattr(run, which)[self.metric] for run in self.runs
+        figures = [
+            run.test if self.column.metric or selection(run) == "split" else getattr(run, which) for run in self.runs
         ]
+        scores = [figure[self.metric] for figure in figures]
         return [
             math.nan if score is None or run.fault else self.column.scale * score
             for run, score in zip(self.runs, scores, strict=True)
@@ -142,6 +155,7 @@ class Section:
     Attributes:
         backbone, data: of every run, as its result file names them.
         published: the papers' rows of our rows' methods.
+        curves: the scores at each learning rate that compare.py tried for the rows.
     """
 
     backbone: Mapping[str, Any]
@@ -149,6 +163,7 @@ class Section:
     rows: tuple[Row, ...]
     benchmark: Benchmark
     published: tuple[PublishedRow, ...] = ()
+    curves: tuple[RateCurve, ...] = ()
 
     @property
     def columns(self) -> tuple[Column, ...]:

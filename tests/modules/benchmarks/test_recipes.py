@@ -181,7 +181,7 @@ def test_the_recipes_of_a_row_are_of_one_protocol():
     assert set(recipes) == set(VERA_ORDER) and {recipe.protocol for recipe in recipes.values()} == {"paper"}
     assert recipes_for("roberta-base", "auto", "vera", GLUE, ["mnli"])["mnli"].protocol == "default"
     assert list(recipes_for("any", "auto", "lora", GLUE)) == list(TASKS)
-    with pytest.raises(NoRecipe, match="only for lora, vera; use --preset default"):
+    with pytest.raises(NoRecipe, match="only for lora, vera, fourierft, vblora; use --preset default"):
         recipes_for("roberta-base", "paper", "full", GLUE)
 
 

@@ -7,10 +7,11 @@ import dataclasses
 import pytest
 
 from modules.benchmarks.base import BENCHMARKS, batch_sizes, benchmark, settings_of
+from modules.benchmarks.dreambooth.settings import PictureSettings
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.glue import GLUE
 from modules.benchmarks.recipes import load_recipe
-from modules.benchmarks.settings import described
+from modules.benchmarks.settings import TrainingSettings, described
 from modules.paths import PROJECT
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
@@ -45,6 +46,7 @@ OWN = {
         "prior_weight": 0.0,
         "prior_pictures": 48,
         "snr_gamma": 0.0,
+        "ema": 0.0,
         "resolution": None,
         "paint_steps": 20,
         "guidance": 3.0,
@@ -56,7 +58,7 @@ OWN = {
         "strengths": None,
         "score_epoch": "last",
     },
-    "glue": {"head_lr": None, "cls_dropout": None},
+    "glue": {"head_lr": None, "cls_dropout": None, "select": "dev"},
     "custom": {"head_lr": None, "cls_dropout": None, "metric": None},
     "e2e": {
         "label_smoothing": 0.0,
@@ -166,3 +168,9 @@ def test_there_is_no_recipe_of_another_benchmark():
     assert load_recipe("embedded", "embedded", "lora", "rte", GLUE).task == "rte"
     with pytest.raises(TypeError):
         load_recipe("embedded", "embedded", "lora", "rte")
+
+
+def test_steps_of_an_epoch_count_repeated_pictures():
+    given = {"lr": 1.0, "batch_size": 8, "epochs": 2, "max_length": 10}
+    assert TrainingSettings.of(given).steps_per_epoch(24) == 3
+    assert PictureSettings.of(given | {"repeats": 15}).steps_per_epoch(24) == 45

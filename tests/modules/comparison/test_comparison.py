@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from tests.support.e2e_tiny import csv_folder, tiny_gpt2
 from tests.support.results import run as result_of
 from variants.errors import UserError
 from variants.outside.options import build
-from variants.registry import resolve
+from variants.registry import names, resolve
 
 PLANS = sorted((Path(__file__).resolve().parents[3] / "configs" / "compare").glob("*.yaml"))
 
@@ -97,6 +98,19 @@ def test_the_rank_study_has_every_rank_on_every_set_of_matrices():
     rows = comparison_of(path).rows()
     found = [(row.options["target"], row.options["r"]) for row in rows]
     assert found == [(target, r) for target in ("q", "q,v", "q,k,v,o") for r in (1, 2, 4, 8, 64)]
+
+
+@pytest.mark.parametrize("name", ["methods-minilm", "methods-e2e"])
+def test_the_plans_of_all_methods_have_all_of_them_on_equal_terms(name):
+    (path,) = (path for path in PLANS if path.stem == name)
+    plan = compare.read(path)
+    rows = comparison_of(path).rows()
+    assert {row.variant for row in rows} == set(names())
+    for row in (row for row in rows if row.space):
+        (rates,) = row.space
+        steps = [b / a for a, b in itertools.pairwise(rates.values)]
+        assert rates.key == "lr" and len(rates.values) == 5 and all(2.9 < step < 3.4 for step in steps), row.name
+    assert len(plan.tune.trained) == len(plan.seeds) == 3 and plan.tune.epochs is None, "the schedule that is trained"
 
 
 @pytest.mark.parametrize(

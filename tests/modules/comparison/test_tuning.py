@@ -136,7 +136,6 @@ def test_a_search_alone_shows_its_trials_best_first(make, scored, capsys):
         ("2", "False", "4", "0.01"),
     ]
     assert (comparison.results_dir / "tables" / "search.png").stat().st_size > 10_000
-    assert not (comparison.results_dir / "tables" / "learning-rates.png").exists(), "there is one row alone"
     assert "| 2 | 41.00 | 4 | 0.01 |" in (comparison.results_dir / "tables" / "search.md").read_text()
 
 
@@ -148,6 +147,16 @@ def test_the_differences_are_on_the_screen(make, scored, capsys):
     said = capsys.readouterr().out
     assert "differences: RTE, paired by task and seed (0, 1, 2)" in said
     assert "lora r=4 - lora r=1" in said or "lora r=1 - lora r=4" in said
+
+
+def test_the_rates_of_a_comparison_are_drawn_and_tabled(make, scored, capsys):
+    comparison = make({"lr": [0.01, 0.02, 0.03]}, seeds=[0, 1])
+    scored(lambda run: 0.5 + run.training["lr"] + run.seed / 1000)
+    assert run_command(comparison) == 0
+    tables = comparison.results_dir / "tables"
+    assert "| 3: 0.01 to 0.03" in (tables / "glue-rates.md").read_text()
+    assert (tables / "glue-rates.png").stat().st_size > 5_000 and "glue-rates.svg" in capsys.readouterr().out
+    assert not (tables / "search.png").exists(), "it would show the same"
 
 
 def test_diverged_trials_are_last_and_never_chosen(make, scored):

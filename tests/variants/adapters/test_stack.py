@@ -10,6 +10,7 @@ import torch
 from variants import LoRA, VariantError, attach
 from variants.adapters.stack import Stack
 from variants.contract.models import Tiny, shift
+from variants.methods.bitfit import BitFit
 from variants.methods.lora import LoRALayer
 
 
@@ -63,3 +64,12 @@ NUMBER = count()
 def test_what_stacking_would_lose_is_refused(start, says) -> None:
     with pytest.raises(VariantError, match=f"own cannot be stacked: {says}"):
         Stack(pair(of(start)), ["a", "b"])
+
+
+def test_norms_of_groups_cannot_have_other_weights_for_each() -> None:
+    """The pass failed within: a UNet's biases and norms, which BitFit and full fine-tuning train in place."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.GroupNorm(2, 4))
+    adapted = attach(model, BitFit(), 0, name="a")
+    adapted.add("b", BitFit(), 1)
+    with pytest.raises(VariantError, match="bitfit cannot be stacked: PyTorch has no GroupNorm"):
+        Stack(adapted, ["a", "b"])

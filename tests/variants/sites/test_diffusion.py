@@ -7,7 +7,8 @@ import pytest
 pytest.importorskip("diffusers", reason="needs the extra diffusion")
 
 from tests.support.diffusion_models import CONFIGS, diffusion_model, text_encoder  # noqa: E402
-from variants import LoRA, attach
+from variants import LoRA, VariantError, attach
+from variants.registry import resolve
 from variants.sites.architectures import architecture_of, head_parameters, model_type
 from variants.sites.targets import find_sites, left_out, siblings
 
@@ -47,6 +48,20 @@ def test_convolutions_of_a_unet() -> None:
     }
     assert len(find_sites(model, "conv_in,proj_in")) == 1 + 4
     assert "convolution" in left_out(model, "all-linear")["conv_in"]
+
+
+def test_blocks_of_a_unet_go_by_names() -> None:
+    """A number names one on the way down, one on the way up, and a part of the middle."""
+    model = diffusion_model("UNet2DConditionModel")
+    with pytest.raises(VariantError, match="numbers its down_blocks, mid_block, up_blocks each for itself") as error:
+        find_sites(model, "attn", layers="0")
+    example = str(error.value).rpartition("such as '")[2].rstrip("'")
+    assert {site.path.partition(".attn")[0] for site in find_sites(model, example)} == {
+        f"up_blocks.1.attentions.{number}.transformer_blocks.0" for number in (0, 1)
+    }
+    for method in ("adapter_l", "ft_top2"):  # what they would change are convolutions' outputs, or the middle
+        with pytest.raises(VariantError, match="no one row of blocks"):
+            attach(model, resolve(method)())
 
 
 def test_flux_has_a_map_that_ends_attention_and_feed_forward() -> None:

@@ -93,3 +93,14 @@ def test_a_loss_of_ones_own() -> None:
     mine = Batches(adapted.model, adapted.layers, given, loss).gradients()
     theirs = Batches(adapted.model, adapted.layers, batches("roberta")).gradients()
     assert all(off(mine[path], theirs[path]) < 1e-6 for path in theirs)
+
+
+def test_inputs_come_from_the_loss_where_there_is_one() -> None:
+    """A model whose call differs from ``model(**batch)``, such as one of noisy pictures."""
+    model = nn.Sequential(nn.Linear(4, 3))
+    adapted = attach(model, LoRA(r=1, target="0"))
+    x = torch.randn(5, 4)
+    (seen,) = Batches(
+        model, adapted.layers, [{"halves": x / 2}], lambda batch: model(2 * batch["halves"]).sum()
+    ).inputs()
+    assert torch.allclose(seen["0"], x)

@@ -1,7 +1,7 @@
 """Names of maps in kohya's files: the path with underscores, in diffusers' words or those of the model's first code.
 
-SDXL's UNet goes by the names of Stability's code, Flux by those of Black Forest Labs', in which one map computes what
-several do in diffusers.
+SDXL's UNet and SD3 go by the names of Stability's code, Flux by those of Black Forest Labs'; in the last two one map
+computes what several do in diffusers.
 """
 
 from __future__ import annotations
@@ -45,9 +45,8 @@ def places(model: nn.Module, name: str) -> dict[str, Place]:
     for path in paths:
         for words in (path, *_other_words(model, path)):
             found |= {f"{prefix}_{words.replace('.', '_')}": (path,) for prefix in prefixes(model, name)}
-    if type(model).__name__.startswith("Flux"):
-        for words, place in flux(paths):
-            found |= {f"{prefix}_{words.replace('.', '_')}": place for prefix in prefixes(model, name)}
+    for words, place in joined(model, paths):
+        found |= {f"{prefix}_{words.replace('.', '_')}": place for prefix in prefixes(model, name)}
     return found
 
 
@@ -60,8 +59,7 @@ def written(model: nn.Module, name: str) -> dict[str, Place]:
     prefix = prefixes(model, name)[0]
     paths = [path for path, module in model.named_modules() if is_linear(module)]
     kind = type(model).__name__
-    if kind.startswith("Flux"):
-        known = dict(flux(paths))
+    if known := dict(joined(model, paths)):
         return {f"{prefix}_{words.replace('.', '_')}": place for words, place in known.items()}
     if name == "transformer":
         raise VariantError(f"kohya's tools have no names of {kind}'s maps that are known here: write diffusers' form")
@@ -121,7 +119,7 @@ def _inside(kind: str, rest: str) -> str:
     return _RESNET.get(rest, rest) if kind == "resnets" else rest
 
 
-# ---- Black Forest Labs' words for Flux's maps ---------------------------------------------------------------------
+# ---- maps that are one in the model's first code: Black Forest Labs' words for Flux's, Stability's for SD3's ------
 
 _DOUBLE = {
     "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
@@ -142,16 +140,39 @@ _SINGLE = {
 }
 
 
-def flux(paths: list[str]) -> Iterator[tuple[str, Place]]:
-    """The maps of Flux's blocks, by name."""
-    known = set(paths)
-    for ours, theirs, maps in (
+_JOINT = {
+    "x_block.attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "x_block.attn.proj": ("attn.to_out.0",),
+    "x_block.attn2.qkv": ("attn2.to_q", "attn2.to_k", "attn2.to_v"),
+    "x_block.attn2.proj": ("attn2.to_out.0",),
+    "x_block.mlp.fc1": ("ff.net.0.proj",),
+    "x_block.mlp.fc2": ("ff.net.2",),
+    "x_block.adaLN_modulation.1": ("norm1.linear",),
+    "context_block.attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "context_block.attn.proj": ("attn.to_add_out",),
+    "context_block.mlp.fc1": ("ff_context.net.0.proj",),
+    "context_block.mlp.fc2": ("ff_context.net.2",),
+    "context_block.adaLN_modulation.1": ("norm1_context.linear",),
+}
+_BLOCKS = {
+    "Flux": (
         ("transformer_blocks", "double_blocks", _DOUBLE),
         ("single_transformer_blocks", "single_blocks", _SINGLE),
-    ):
+    ),
+    "SD3": (("transformer_blocks", "joint_blocks", _JOINT),),
+}
+"""diffusers' and the first code's name of each row of blocks, and the maps in them, by the start of a model's class."""
+
+
+def joined(model: nn.Module, paths: list[str]) -> Iterator[tuple[str, Place]]:
+    """The maps of the blocks of Flux and SD3, by name; none of another model."""
+    known = set(paths)
+    kind = next((kind for kind in _BLOCKS if type(model).__name__.startswith(kind)), "")
+    for ours, theirs, maps in _BLOCKS.get(kind, ()):
         numbers = dict.fromkeys(path.split(".")[1] for path in paths if path.startswith(f"{ours}."))
         for number in numbers:
+            last = kind == "SD3" and f"{ours}.{number}.ff_context.net.2" not in known
             for words, parts in maps.items():
                 place = tuple(f"{ours}.{number}.{part}" for part in parts)
-                if known.issuperset(place):
+                if known.issuperset(place) and not (last and parts == ("norm1_context.linear",)):  # swapped halves
                     yield f"{theirs}.{number}.{words}", place

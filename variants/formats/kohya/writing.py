@@ -129,8 +129,11 @@ def _header(
         conv = commonest(convolutions)
         more |= {"conv_dim": str(conv[0]), "conv_alpha": str(number(conv[1]))}
     module = "networks.lora" if methods == {"lora"} else "lycoris.kohya"
-    if any(type(adapted.model).__name__.startswith("Flux") for adapted in adapters.values()):
+    kinds = {type(adapted.model).__name__ for adapted in adapters.values()}
+    if any(kind.startswith("Flux") for kind in kinds):
         module, base = "networks.lora_flux", "flux1"
+    elif any(kind.startswith("SD3") for kind in kinds):
+        module, base = "networks.lora_sd3", ""  # whose releases the maps do not tell apart
     else:
         unet = adapters.get("unet")
         base = _BASES.get(getattr(getattr(unet and unet.model, "config", None), "cross_attention_dim", None), "")

@@ -9,9 +9,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from modules.benchmarks.dreambooth import DREAMBOOTH
+from modules.embedded import FOLDERS
 from modules.runs.results import ResultStore
 from tests.support.runs import carry_out, planned
-from tests.support.tiny_images import CAPTIONS, pictures, tiny_dit
+from tests.support.tiny_images import CAPTIONS, pictures, tiny_dit, tiny_unet
 from variants.errors import UserError
 
 
@@ -58,6 +59,36 @@ def test_a_frozen_model_is_scored_and_drifts_nowhere(flags):
     carry_out(run)
     result = ResultStore(run.results_dir).read(run.id)
     assert result.test["neg_drift"] == 0 and result.test["epoch"] == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["bitfit", "ia3", "eva"])
+def test_a_method_without_an_update_to_weigh_is_scored_as_it_is(flags, variant, capsys):
+    """``--strengths`` says so and loses nothing; values from data come from noisy pictures."""
+    (run,) = planned([*flags, "--strengths", "0.5", "--epochs", "1"], variant=variant, benchmark=DREAMBOOTH)
+    carry_out(run)
+    scores = ResultStore(run.results_dir).read(run.id).test
+    weighed = "neg_drift_at_0.5" in scores
+    assert "neg_drift" in scores and weighed == (variant == "eva")
+    assert weighed or "no scores at other strengths: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_unet_by_ddpm_and_its_convolutions(tmp_path, flags):
+    flags = [*flags, "--model", str(tiny_unet(tmp_path / "unet")), "--target", "attn+conv", "--snr_gamma", "5"]
+    (run,) = planned([*flags, "--epochs", "1"], benchmark=DREAMBOOTH)
+    carry_out(run)
+    weights = load_file(run.folder / "last" / "adapter.safetensors")
+    assert any("resnets.0.conv1" in name for name in weights) and any("attn2.to_k" in name for name in weights)
+    assert ResultStore(run.results_dir).read(run.id).test["neg_drift"] < 0
+
+
+def test_a_model_that_ships_goes_by_its_name():
+    name, kind, folder = DREAMBOOTH.backbone("embedded-dit")
+    assert (name, kind, folder) == DREAMBOOTH.backbone("embedded") and kind == "embedded"
+    assert FOLDERS["embedded-unet"].name == "unet"
+    with pytest.raises(UserError, match="has no model_index.json"):
+        DREAMBOOTH.backbone("embedded-roberta")
 
 
 def test_bad_flags_are_one_line(tmp_path, flags):

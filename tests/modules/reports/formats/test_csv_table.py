@@ -29,5 +29,7 @@ def test_every_figure_of_the_csv_is_backed_by_run_files():
             json.loads(cell["training"]) == runs[0].training and json.loads(cell["options"]) == runs[0].variant_config
         )
     papers = [cell for cell in cells if cell["kind"] == "published"]
-    assert {cell["source"] for cell in papers} == {"LoRA, Table 2 (arXiv:2106.09685v2)"} and len(papers) == 8
+    sources = {"LoRA, Table 2": "2106.09685v2", "RandLoRA, Table 4": "2502.00987v2", "GaLore, Table 4": "2403.03507"}
+    assert {cell["source"] for cell in papers} == {f"{name} (arXiv:{paper})" for name, paper in sources.items()}
+    assert len(papers) == 8 + 6 + 2 * 8
     assert all(cell["mark"] == "run" and cell["run_ids"] == "" for cell in papers)

@@ -22,6 +22,17 @@ from variants.registry import resolve
 
 TABLES = ("lora-1", "lora-2", "lora-3", "lora-4", "lora-5", "lora-6", "adalora-1", "vera-2", "vera-3", "third-party")
 TABLES += ("dora-1", "dora-15", "llm-adapters-commonsense", "llm-adapters-math")
+TABLES += (
+    "fourierft-2",
+    "fourierft-3",
+    "vblora-1",
+    "vblora-2",
+    "randlora-4",
+    "unilora-glue",
+    "eva-glue",
+    "galore-4",
+    "qlora-2",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -48,10 +59,26 @@ def lacking(results, name="lora-2") -> list[dict[str, str]]:
 
 def test_every_table_is_there_with_its_rows():
     counts = {name: len(load_table(PUBLISHED, name)) for name in TABLES}
-    assert list(counts.values()) == [3, 14, 12, 8, 7, 15, 12, 13, 8, 7, 19, 10, 17, 17]
+    assert list(counts.values()) == [3, 14, 12, 8, 7, 15, 12, 13, 8, 5, 19, 10, 17, 17, 15, 6, 15, 6, 6, 5, 4, 4, 4]
     assert sum(counts.values()) == len(load_all(PUBLISHED))
     with pytest.raises(UserError, match="lora-7.*lora-2"):
         load_table(PUBLISHED, "lora-7")
+
+
+def test_glue_rows_say_what_hides_under_the_name():
+    """MNLI's start, the head's rate and the scored epoch, of each row that is known to have them."""
+    words = {(row.table, row.model, row.method): row.conditions for row in load_all(PUBLISHED)}
+    assert words["fourierft-2", "roberta-base", "FourierFT"] == "no start from MNLI, own head rate, best dev epoch"
+    lora = "3 tasks start from MNLI, the adapter's rate for the head, best dev epoch"
+    assert words["lora-2", "roberta-base", "LoRA"] == lora
+    last = "no start from MNLI, the adapter's rate for the head, last epoch"
+    assert words["randlora-4", "roberta-large", "RandLoRA-100"] == last
+    assert (
+        words["unilora-glue", "roberta-large", "Uni-LoRA"] == ""
+        and words["fourierft-3", "gpt2-large", "LoRA"] == "last epoch"
+    )
+    text = paper_table(PUBLISHED, "randlora-4", [])["randlora-4.md"]
+    assert f"[1], [2], [3], [4], [5], [6]: {last}." in text
 
 
 def test_figures_of_the_lora_paper():
@@ -149,7 +176,8 @@ def test_every_command_for_a_missing_cell_is_one_that_the_scripts_take():
         assert set(flags.tasks.split(",")) <= set(scripts[script].tasks)
     cells = [line for name in TABLES for line in lacking([], name) if line["missing"].startswith("python ")]
     glue_and_e2e = 7 * 8 + 2 + 4 * 8 + 8 * 6 + 4  # LoRA's Tables 2 and 3, AdaLoRA's 1, VeRA's 2 and 3
-    assert len(cells) == glue_and_e2e + 12 + 10 + 2 + 2  # DoRA's 1 and 15, LLM-Adapters' two: a run has all columns
+    newer = 2 * 6 + 4 * 6  # FourierFT's and VB-LoRA's own rows
+    assert len(cells) == glue_and_e2e + newer + 12 + 10 + 2 + 2  # DoRA's 1 and 15, LLM-Adapters' two: all columns a run
 
 
 def test_the_same_runs_give_the_same_bytes_in_three_formats():

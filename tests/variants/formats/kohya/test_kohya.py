@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 
 import pytest
 import torch
@@ -128,6 +129,42 @@ def test_flux_has_queries_keys_and_values_as_one_map(tmp_path) -> None:
     assert (pictures[0] - pictures[1]).abs().max() < 1e-5
 
 
+class Checkpoint(dict):
+    """One of Stability's, of which everything that is not there is zero."""
+
+    def __missing__(self, key: str) -> torch.Tensor:
+        return torch.zeros(12)
+
+    def pop(self, key: str, *_) -> torch.Tensor:
+        return super().pop(key, self[key])
+
+
+def test_sd3_has_them_so_too(tmp_path) -> None:
+    """What the file adds to Stability's own weights is, by diffusers' conversion of these, what the adapter adds."""
+    from diffusers.loaders.single_file_utils import convert_sd3_transformer_checkpoint_to_diffusers
+
+    name, target = "SD3Transformer2DModel", "attn,added,up,down,*_blocks.0.norm1*.linear"
+    adapted = trained(diffusion_model(name), LoRA(r=2, alpha=3.0, target=target))
+    file = kohya.save({"transformer": adapted}, tmp_path / "a.safetensors")
+    tensors, original = load_file(file), Checkpoint()
+    words = re.compile(r"lora_unet_joint_blocks_(\d+)_(x_block|context_block)_(attn|mlp|adaLN_modulation)_(\w+)")
+    for place in {key.partition(".")[0] for key in tensors}:
+        up, down = tensors[f"{place}.lora_up.weight"], tensors[f"{place}.lora_down.weight"]
+        key = ".".join(words.fullmatch(place).groups())
+        original[f"joint_blocks.{key}.weight"] = up @ down * tensors[f"{place}.alpha"] / len(down)
+    converted = convert_sd3_transformer_checkpoint_to_diffusers(original)
+    for path in adapted.adapter.layers:
+        assert torch.allclose(converted[f"{path}.weight"], update(adapted, path), atol=1e-5), path
+    loaded = formats.load(diffusion_model(name), file)
+    for path in adapted.adapter.layers:
+        assert torch.allclose(update(loaded, path), update(adapted, path), atol=1e-5)
+    with safe_open(file, "pt") as opened:
+        assert opened.metadata()["ss_network_module"] == "networks.lora_sd3"
+    turned = trained(diffusion_model(name), LoRA(r=2, target="*_blocks.1.norm1_context.linear"))
+    with pytest.raises(VariantError, match="no name for transformer_blocks.1.norm1_context.linear"):
+        kohya.save({"transformer": turned}, file)  # Stability's has its halves the other way round
+
+
 LOHA = {"hada_w1_a": (8, 2), "hada_w1_b": (2, 8), "hada_w2_a": (8, 2), "hada_w2_b": (2, 8)}
 
 
@@ -232,6 +269,6 @@ def test_what_does_not_fit_is_said(tmp_path) -> None:
         with pytest.raises(VariantError, match=message) as error:
             formats.load(diffusion_model(UNET), file)
         assert "\n" not in str(error.value)
-    adapted = trained(diffusion_model("SD3Transformer2DModel"), LoRA(r=2, target="attn"))
-    with pytest.raises(VariantError, match="no names of SD3Transformer2DModel's maps"):
+    adapted = trained(diffusion_model("PixArtTransformer2DModel"), LoRA(r=2, target="attn"))
+    with pytest.raises(VariantError, match="no names of PixArtTransformer2DModel's maps"):
         kohya.save({"transformer": adapted}, file)

@@ -1,0 +1,45 @@
+"""Trials that are runs of the comparison too: what is done is not done again.
+
+Where a tuning run has all the settings of a run of the comparison, seed included, the two have one id. Trials lie in
+`RESULTS_DIR/tuning` and the comparison's runs in `RESULTS_DIR`, whose table would otherwise have a row for each rate
+that was tried. So the run of a chosen setting is taken over from one folder to the other, as links to the same files.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection
+from pathlib import Path
+
+from modules.runs.results import ResultStore
+from variants.atomic import write_atomic
+
+
+def take_over(id: str, source: ResultStore, target: ResultStore) -> bool:
+    """Give `target` a run that `source` has and it lacks: the run's folder, then its result file; whether it did."""
+    if target.done(id) or not source.done(id):
+        return False
+    folder = source.runs / id
+    if folder.is_dir():
+        shutil.copytree(folder, target.runs / id, copy_function=_linked, dirs_exist_ok=True)
+    write_atomic(target.path(id), source.path(id).read_text(encoding="utf-8"))
+    return True
+
+
+def give_back(ids: Collection[str], trials: ResultStore, store: ResultStore) -> None:
+    """Take runs that are trials out of `store`, such as those of a rate that is no longer the chosen one."""
+    for id in ids:
+        if trials.done(id) and store.path(id).is_file():
+            store.path(id).unlink(missing_ok=True)
+            shutil.rmtree(store.runs / id, ignore_errors=True)
+
+
+def _linked(source: str, target: str) -> None:
+    """A hard link, or a copy where the disk has none; files of adapters are replaced whole and never written to."""
+    if Path(target).exists():
+        return
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
