@@ -110,6 +110,7 @@ FLOORS = {
         "reports",
         "reports/dashboard",
         "analysis",
+        "analysis/perplexity",
         "inference",
         "experiments",
         "comparison",

@@ -58,8 +58,9 @@ def run(options: argparse.Namespace) -> int:
     if unknown := [way for way in options.quantise if way not in WAYS]:
         raise UserError(f"--quantise: unknown {unknown[0]!r}; there are {', '.join(WAYS)}")
     embedded = options.text == "embedded"
-    length = options.length or (128 if embedded else 1024)
-    for name, value in (("length", length), ("batch_size", options.batch_size), ("rows", options.rows or 1)):
+    length = (128 if embedded else 1024) if options.length is None else options.length
+    rows = 1 if options.rows is None else options.rows
+    for name, value in (("length", length), ("batch_size", options.batch_size), ("rows", rows)):
         if value < 1:
             raise UserError(f"--{name} must be at least 1, not {value}")
     if not options.no_plots:

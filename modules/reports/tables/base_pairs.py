@@ -22,7 +22,7 @@ def scheme(row: Row) -> str:
 
 
 def _settings(row: Row) -> str:
-    """All settings of a row but for the base's, as one text: those of each task's first run, as they are one for all."""
+    """All settings of a row but for the base's, as one text: those of each task's first run, one for all its runs."""
     first = [(task, runs[0]) for task, runs in row.by_task.items()]
     return as_text(
         [

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 
 import pytest
 import torch
+from torch import nn
 
 from modules.analysis.perplexity.measure import measured, row_losses, rows_of, stream
 from modules.analysis.perplexity.rounding import rounded
 from modules.pretraining.small_llama import letters
-from tests.support.models import MODELS
+from tests.support.passes import gpt2, llama
 from variants.errors import UserError
 from variants.quantisation import dequantise, quantise
 
 pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed: pip install -e '.[quant]'")
+
+
+def seeded(build: Callable[[], nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    return build().eval()
 
 
 def test_each_token_is_predicted_once() -> None:
@@ -26,19 +33,19 @@ def test_each_token_is_predicted_once() -> None:
 
 
 def test_losses_are_those_that_transformers_computes() -> None:
-    model = MODELS["llama"]().eval()
-    rows = torch.randint(3, 90, (3, 13), generator=torch.Generator().manual_seed(0))
+    model = seeded(llama)
+    rows = torch.randint(3, 50, (3, 13), generator=torch.Generator().manual_seed(0))
     expected = [model(input_ids=row[None], labels=row[None]).loss.item() for row in rows]
     assert row_losses(model, rows) == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_it_is_the_model_that_would_be_trained_on(name: str) -> None:
+@pytest.mark.parametrize("build", [llama, gpt2])
+def test_it_is_the_model_that_would_be_trained_on(build: Callable[[], nn.Module]) -> None:
     """The losses of `quantise` with the same scheme, one after another from the same weights."""
-    rows = torch.randint(3, 90, (4, 17), generator=torch.Generator().manual_seed(0))
-    found = dict(measured(MODELS[name]().eval(), rows, ["int4", "fp4", "nf4-dq", "bf16"], torch.float32, 3))
+    rows = torch.randint(3, 50, (4, 17), generator=torch.Generator().manual_seed(0))
+    found = dict(measured(seeded(build), rows, ["int4", "fp4", "nf4-dq", "bf16"], torch.float32, 3))
     for scheme in ("fp4", "nf4-dq"):
-        model = MODELS[name]().eval()
+        model = seeded(build)
         note = quantise(model, scheme)
         dequantise(model)
         assert found[scheme]["losses"] == pytest.approx(row_losses(model, rows), rel=1e-5)
@@ -47,9 +54,9 @@ def test_it_is_the_model_that_would_be_trained_on(name: str) -> None:
 
 
 def test_all_else_stays_as_it_is() -> None:
-    model = MODELS["gpt2"]().eval()
+    model = seeded(gpt2)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    list(measured(model, torch.randint(3, 90, (1, 9)), ["int4"], torch.float32, 1))
+    list(measured(model, torch.randint(3, 50, (1, 9)), ["int4"], torch.float32, 1))
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed and all(name.endswith(".weight") and ".h." in name and "ln_" not in name for name in changed)
     for name in changed:  # GPT-2's maps are transposed: blocks run along a row of (out, in)
