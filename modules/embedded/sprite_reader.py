@@ -35,7 +35,8 @@ FAR = 45
 NEAREST = 48.0
 """Largest root mean square difference of an object's pixels from the drawing that explains them."""
 STRIPED = 50
-"""By how much more whiteness must change across the lines of a hatching than along them (drawn: 190 or more; other styles: 0)."""
+"""By how much more whiteness must change across the lines of a hatching than along them: drawn, 190 or more; other
+styles, 0."""
 
 
 def read(picture: np.ndarray) -> Scene | None:
