@@ -105,7 +105,8 @@ def test_the_plans_of_all_methods_have_all_of_them_on_equal_terms(name):
     (path,) = (path for path in PLANS if path.stem == name)
     plan = compare.read(path)
     rows = comparison_of(path).rows()
-    assert {row.variant for row in rows} == set(names())
+    ours = {each for each in names() if resolve(each).__module__.startswith("variants.methods.")}  # tests register more
+    assert {row.variant for row in rows} == ours
     for row in (row for row in rows if row.space):
         (rates,) = row.space
         steps = [b / a for a, b in itertools.pairwise(rates.values)]

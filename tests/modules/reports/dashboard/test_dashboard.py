@@ -2,7 +2,6 @@
 
 import json
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -54,12 +53,13 @@ def test_the_plan_lists_tables_and_panels_without_a_login(tmp_path, capsys, monk
     assert "table: GLUE" not in capsys.readouterr().out
 
 
-def test_what_cannot_be_saved_is_one_line(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody listens there
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    with pytest.raises(UserError, match="http://127.0.0.1:9 does not answer"):
-        dashboard.main(["--entity", "team", "--only", "workspace", "--results_dir", str(tmp_path)])
-    assert not list(Path(tmp_path).iterdir())
+def test_what_cannot_be_saved_is_one_line(tmp_path):
+    nobody = {"WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_API_KEY": "0" * 40}
+    results = tmp_path / "results"
+    results.mkdir()
+    with client_of(nobody, tmp_path), pytest.raises(UserError, match="http://127.0.0.1:9 does not answer"):
+        dashboard.main(["--entity", "team", "--only", "workspace", "--results_dir", str(results)])
+    assert not list(results.iterdir())
 
 
 def test_without_the_package_one_line_says_what_to_install(tmp_path, monkeypatch):
