@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from modules.reports.formats.text_table import text_table
+from modules.reports.tables.base_pairs import base_pairs, scheme
 from modules.reports.tables.section import Section
 from modules.reports.tables.significance import ALPHA, Comparison, Difference, compare
 
@@ -34,7 +35,39 @@ def differences_markdown(section: Section) -> str:
         f"{100 * (1 - ALPHA):g}%): an interval without 0 is a difference that the spread supports. Means over "
         f"the seeds; {epoch}, as in the table. `results/README.md` says how they are computed."
     )
-    return "\n\n".join(["### Differences", note, *(_text(section, c) for c in comparisons)])
+    parts = ["### Differences", note, *(_text(section, c) for c in comparisons)]
+    return "\n\n".join([*parts, *_bases_markdown(section)])
+
+
+BASES = "A base in few bits against the same base as it is"
+_BASES_HEAD = ("row", "base", "in few bits", "as it is", "difference", "interval", "p", "")
+
+
+def _bases_markdown(section: Section) -> list[str]:
+    """The rows that differ in the base alone: QLoRA's question; nothing where there are none."""
+    if not (comparisons := compare(section, base_pairs(section))):
+        return []
+    note = "Nothing else differs. Paired by task and seed; Holm's correction is over these pairs alone."
+    parts = [f"### {BASES}", note]
+    for comparison in comparisons:
+        lines = [_BASES_HEAD, ("---",) * len(_BASES_HEAD), *_base_lines(section, comparison, _name)]
+        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        parts.append(f"**{heading(comparison)}**, seeds {', '.join(map(str, comparison.seeds))}\n\n{table}")
+    return parts
+
+
+def _base_lines(section: Section, comparison: Comparison, name: Callable[[Section, int], str]) -> list[tuple[str, ...]]:
+    digits = max(column.digits for column in comparison.columns)
+    means = dict(zip(comparison.rows, comparison.means, strict=True))
+    return [
+        (
+            *(name(section, d.first), scheme(section.rows[d.first])),
+            *(f"{means[row]:.{digits}f}" for row in (d.first, d.second)),
+            *(f"{d.mean:+.{digits}f}", _interval(d, digits), _p(d.corrected)),
+            "" if d.supported else "not told apart",
+        )
+        for d in comparison.differences
+    ]
 
 
 def differences_text(sections: Sequence[Section]) -> str:
@@ -52,6 +85,9 @@ def differences_text(sections: Sequence[Section]) -> str:
             parts += ["", f"differences: {heading(comparison)}, paired by task and seed ({seeds})"]
             parts.append(verdict_text(section, comparison, _named))
             parts.append(text_table(lines))
+        for comparison in compare(section, base_pairs(section)):
+            parts += ["", f"{BASES.lower()}: {heading(comparison)}"]
+            parts.append(text_table([_BASES_HEAD, *_base_lines(section, comparison, _named)]))
     return "\n".join(parts)
 
 

@@ -88,8 +88,13 @@ class Comparison:
         return self.tied[0] if len(self.tied) == 1 else None
 
 
-def compare(section: Section) -> list[Comparison]:
-    """The comparisons that a section allows: between rows with the same tasks and at least three common seeds."""
+def compare(section: Section, pairs: Sequence[tuple[int, int]] | None = None) -> list[Comparison]:
+    """The comparisons that a section allows: between rows with the same tasks and at least three common seeds.
+
+    Args:
+        pairs: positions of the rows whose differences are wanted, first minus second; None: of each two, the one with
+            the better mean first.
+    """
     groups: dict[frozenset, list[int]] = {}
     for number, row in enumerate(section.rows):
         cells = {
@@ -101,12 +106,14 @@ def compare(section: Section) -> list[Comparison]:
             groups.setdefault(frozenset((key, _seeds(cell)) for key, cell in cells.items()), []).append(number)
     found = []
     for group, rows in groups.items():
+        own = None if pairs is None else [pair for pair in pairs if set(pair) <= set(rows)]
+        rows = rows if own is None else [row for row in rows if any(row in pair for pair in own)]
         if len(rows) < 2:
             continue
         there = {key for key, _ in group}
         columns = tuple(column for column in section.benchmark.columns if column.key in there)
         for part in [columns] if section.benchmark.average else [(column,) for column in columns]:
-            if comparison := _comparison(section.rows, rows, part):
+            if comparison := _comparison(section.rows, rows, part, own):
                 found.append(comparison)
     return found
 
@@ -115,7 +122,12 @@ def _seeds(cell: Cell) -> tuple[int, ...]:
     return tuple(run.seed for run in cell.runs)
 
 
-def _comparison(all_rows: Sequence[Row], rows: Sequence[int], columns: tuple[Column, ...]) -> Comparison | None:
+def _comparison(
+    all_rows: Sequence[Row],
+    rows: Sequence[int],
+    columns: tuple[Column, ...],
+    wanted: Sequence[tuple[int, int]] | None = None,
+) -> Comparison | None:
     values = {
         row: {
             c.key: dict(zip(_seeds(cell), cell.values(), strict=True))
@@ -138,7 +150,7 @@ def _comparison(all_rows: Sequence[Row], rows: Sequence[int], columns: tuple[Col
     up = 1 if all(column.less_is_better for column in columns) else -1
     order = sorted(rows, key=lambda row: up * means[row])
     differences = []
-    for first, second in itertools.combinations(order, 2):
+    for first, second in itertools.combinations(order, 2) if wanted is None else wanted:
         pairs = {
             name: [
                 statistics.fmean(values[first][c.key][seed] - values[second][c.key][seed] for c in block)
