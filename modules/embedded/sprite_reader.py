@@ -1,7 +1,8 @@
 """What a picture of sprites shows, read by drawing: the scene whose picture comes nearest. No model is asked.
 
 The background is the colour of the border; count, shape and place are those of the silhouette that overlaps most with
-what differs from it; style and colour are those whose drawing is nearest in colour.
+what differs from it; style and colour are those whose drawing is nearest in colour. Hatching is read by its direction:
+where its lines begin is no part of the style, and painted lines are rarely those of the drawing to the pixel.
 """
 
 from __future__ import annotations
@@ -33,6 +34,9 @@ FAR = 45
 """From this difference on, in the colour that differs most, a pixel is no background."""
 NEAREST = 48.0
 """Largest root mean square difference of an object's pixels from the drawing that explains them."""
+STRIPED = 50
+"""By how much more whiteness must change across the lines of a hatching than along them: drawn, 190 or more; other
+styles, 0."""
 
 
 def read(picture: np.ndarray) -> Scene | None:
@@ -53,12 +57,24 @@ def read(picture: np.ndarray) -> Scene | None:
     (count, shape, place), jitter = places[best]
     inside = masks[best].reshape(SIZE, SIZE) > 0
     colours = ("ghostly",) if shape == GHOST else tuple(COLOURS)
+    styles = (HATCHED,) if _striped(pixels.min(-1), inside) else STYLES
     found: tuple[float, Scene | None] = (NEAREST, None)
-    for style, colour in itertools.product((*STYLES, HATCHED), colours):
+    for style, colour in itertools.product(styles, colours):
         scene = Scene(style, count, colour, shape, place, background)
         difference = pixels[inside] - _drawn(scene, jitter)[inside]
+        if style == HATCHED:  # each pixel is of a line or between two
+            kinds = np.unique(_drawn(scene, jitter)[inside], axis=0)
+            difference = pixels[inside][:, None] - kinds
+            difference = difference[np.arange(len(difference)), (difference**2).sum(-1).argmin(1)]
         found = min(found, (float(np.sqrt(np.mean(difference**2))), scene), key=lambda each: each[0])
     return found[1]
+
+
+def _striped(whiteness: np.ndarray, inside: np.ndarray) -> bool:
+    """Whether an object has lines that rise to the right, by neighbours (32, 32) that both belong to it."""
+    across, along = whiteness[1:, 1:] - whiteness[:-1, :-1], whiteness[1:, :-1] - whiteness[:-1, 1:]
+    both, beside = inside[1:, 1:] & inside[:-1, :-1], inside[1:, :-1] & inside[:-1, 1:]
+    return bool(np.abs(across[both]).mean() - np.abs(along[beside]).mean() > STRIPED)
 
 
 @lru_cache(None)

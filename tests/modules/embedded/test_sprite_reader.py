@@ -1,10 +1,12 @@
 """The reader of sprites says what was drawn, also through noise, and nothing of pictures of nothing."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from modules.embedded.sprite_reader import read
-from modules.embedded.sprites import HATCHED, JITTERS, STYLES, Scene, draw, ghosts, scenes
+from modules.embedded.sprites import HATCHED, JITTERS, STYLES, Scene, draw, ghosts, scenes, silhouette
 
 EVERY = [*scenes((*STYLES, HATCHED)), *ghosts()]
 
@@ -15,6 +17,19 @@ def test_it_reads_what_was_drawn(noise):
     for number, scene in enumerate(EVERY[::23]):
         picture = draw(scene, JITTERS[number % 9]) + random.normal(0, noise, (32, 32, 3))
         assert read(picture.clip(0, 255).astype(np.uint8)) == scene
+
+
+@pytest.mark.parametrize("shift", [1, 2, 3])
+def test_hatching_may_begin_anywhere_and_has_its_direction(shift):
+    y, x = np.mgrid[:32, :32]
+    for scene in scenes((HATCHED,))[::11]:
+        inside = silhouette(scene.count, scene.shape, scene.place)
+        flat = draw(replace(scene, style="flat"))
+        moved, falling = flat.copy(), flat.copy()
+        moved[inside & ((x + y + shift) % 4 < 2)] = 250
+        falling[inside & ((x - y + shift) % 4 < 2)] = 250
+        assert read(moved) == scene
+        assert (seen := read(falling)) is None or seen.style != HATCHED
 
 
 def test_it_reads_nothing_where_there_is_nothing():
