@@ -16,7 +16,7 @@ import paper_repro
 FOLDER = Path(paper_repro.__file__).parent
 COMMANDS = sorted(path.stem for path in FOLDER.glob("[!_]*.py"))
 HEAVY = ("torch", "transformers", "lightning", "matplotlib", "numpy")
-WITHOUT_ADAPTERS = ("analysis", "chat", "dashboard", "e2e_score", "params", "predict", "report", "tables")
+WITHOUT_ADAPTERS = ("analysis", "chat", "dashboard", "e2e_score", "params", "perplexity", "predict", "report", "tables")
 """Commands that compute no pass through adapters, and so have nothing to accelerate."""
 
 
