@@ -58,9 +58,10 @@ def show_table(
         print(text)
     if write:
         trials = Trials.of(results_dir)
-        print("written:", *write_tables(os.path.join(results_dir, "tables"), results, benchmark, published, trials))
+        every = build(results, benchmark, published, trials)
+        print("written:", *write_tables(os.path.join(results_dir, "tables"), every, benchmark))
         if trials:
-            _draw_rates(results_dir, build(results, benchmark, published, trials))
+            _draw_rates(results_dir, every)
         print("report:", write_report(results_dir))
     return 0
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from modules.benchmarks.base import Benchmark
@@ -11,11 +11,7 @@ from modules.reports.formats.differences import differences_csv
 from modules.reports.formats.latex import to_latex
 from modules.reports.formats.markdown import to_markdown
 from modules.reports.formats.rates import rates_csv, rates_markdown
-from modules.reports.tables.build import build
-from modules.reports.tables.published import PublishedRow
-from modules.reports.tables.rate_curves import Trials
 from modules.reports.tables.section import Section
-from modules.runs.results import RunResult
 from variants.atomic import write_atomic
 
 
@@ -38,13 +34,11 @@ def table_texts(sections: Sequence[Section], benchmark: Benchmark) -> dict[str, 
 
 def write_tables(
     folder: str | Path,
-    results: Iterable[RunResult],
+    sections: Sequence[Section],
     benchmark: Benchmark,
-    published: Sequence[PublishedRow] = (),
-    trials: Trials | None = None,
 ) -> list[Path]:
     """Write the benchmark's table into `folder`, atomically, and return the files. Raises UserError on a full disk."""
-    texts = table_texts(build(results, benchmark, published, trials), benchmark)
+    texts = table_texts(sections, benchmark)
     for name, text in texts.items():
         write_atomic(Path(folder) / name, text)
     return [Path(folder) / name for name in texts]
