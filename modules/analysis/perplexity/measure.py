@@ -10,14 +10,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from modules.analysis.perplexity.rounding import WAYS, rounded
-from modules.embedded import FOLDERS
 from modules.pretraining.corpus import read_text
 from variants.errors import UserError
 from variants.quantisation import quantisable
 from variants.sites.kinds import is_conv1d
 
-EMBEDDED = {f"embedded-{kind}": FOLDERS[f"embedded-{kind}"] for kind in ("gpt2", "llama")}
-"""Folders of the language models that ship with the project, by the names of the command."""
+EMBEDDED = ("embedded-gpt2", "embedded-llama")
+"""The language models that ship with the project."""
 UNREAD = 10**6
 """Number of the chunk of embedded text: far behind those that the small models have read."""
 

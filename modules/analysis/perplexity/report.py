@@ -17,6 +17,7 @@ from modules.analysis.perplexity.rounding import WAYS
 from modules.backbones.loading import load_language_model
 from modules.data.cache import digest
 from modules.documents import read_json
+from modules.embedded import FOLDERS
 from modules.paths import PUBLISHED
 from modules.pretraining.model_folder import pick_device
 from modules.reports.plots.image_files import require_matplotlib, saved_figure
@@ -92,8 +93,7 @@ def _measure(
     options: argparse.Namespace, spec: str, length: int, device: torch.device, result: dict[str, Any], path: Path
 ) -> None:
     """Measure a model in the ways that the file lacks; the file is written after each."""
-    place = (spec, EMBEDDED[spec]) if spec in EMBEDDED else ("embedded-gpt2", EMBEDDED["embedded-gpt2"])
-    model, tokenizer, backbone = load_language_model("embedded" if spec in EMBEDDED else spec, place)
+    model, tokenizer, backbone = load_language_model(spec, (EMBEDDED[0], FOLDERS[EMBEDDED[0]]))
     if backbone.max_length and length > backbone.max_length:
         raise UserError(f"--length {length}: {spec} has {backbone.max_length} positions")
     rows = rows_of(stream(backbone.name, options.text, tokenizer), length, options.rows)
