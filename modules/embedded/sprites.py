@@ -27,6 +27,8 @@ COLOURS = {
 SHAPES = ("circle", "square", "triangle", "cross")
 GHOST = "ghost"
 """The character that pretraining never shows; its colour is its own."""
+FOLLOWED = ("style", "count", "colour", "shape")
+"""What of a scene has to be right for a prompt to count as followed."""
 PLACES = ("top", "middle", "bottom")
 BACKGROUNDS = {"black": (15, 15, 20), "grey": (110, 110, 110), "beige": (225, 210, 175)}
 JITTERS = tuple(itertools.product((-1, 0, 1), repeat=2))

@@ -17,8 +17,6 @@ from modules.embedded.sprite_reader import read
 STEPS, GUIDANCE = 20, 3.0
 """Of painting, as `dreambooth.py` has them by default."""
 WORDS = ("style", "count", "colour", "shape", "place", "background")
-FOLLOWED = ("style", "count", "colour", "shape")
-"""What of a scene counts as following the prompt, as in the score ``kept`` of `dreambooth.py`."""
 
 
 def read_back(folder: Path, pictures: str, count: int, device: torch.device) -> dict[str, float]:
@@ -49,7 +47,7 @@ def _sprites(folder: Path, count: int, device: torch.device) -> dict[str, float]
     pairs = list(zip(asked, seen, strict=True))
     right = np.array([[s is not None and getattr(s, word) == getattr(a, word) for word in WORDS] for a, s in pairs])
     shares = dict(zip(WORDS, right.mean(0).round(4).tolist(), strict=True))
-    followed = right[:, [WORDS.index(word) for word in FOLLOWED]].all(1).mean()
+    followed = right[:, [WORDS.index(word) for word in sprites.FOLLOWED]].all(1).mean()
     return {"pictures": len(asked), "followed": round(float(followed), 4), **shares}
 
 

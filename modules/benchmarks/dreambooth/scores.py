@@ -70,7 +70,7 @@ def scored(painted: Painted) -> dict[str, float]:
 
 def _of_sprites(painted: Painted) -> dict[str, float]:
     from modules.embedded.sprite_reader import read
-    from modules.embedded.sprites import GHOST
+    from modules.embedded.sprites import FOLLOWED, GHOST
 
     taught, followed = [], []
     for number, picture in enumerate(painted.test):
@@ -81,9 +81,8 @@ def _of_sprites(painted: Painted) -> dict[str, float]:
         followed.append(_same(wanted, seen, others))
     found = {"taught": float(np.mean(taught)), "followed": float(np.mean(followed))}
     if painted.kept is not None:
-        names = ("style", "count", "colour", "shape")
         scenes = painted.kept_asked.scenes
-        right = [_same(scenes[n // painted.times], read(each), names) for n, each in enumerate(painted.kept)]
+        right = [_same(scenes[n // painted.times], read(each), FOLLOWED) for n, each in enumerate(painted.kept)]
         found["kept"] = float(np.mean(right))
     return found
 
