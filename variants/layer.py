@@ -43,14 +43,19 @@ class LowRank(NamedTuple):
     inner: Tensor | None = None
     outer: Tensor | None = None
 
-    def delta_weight(self) -> Tensor:
-        """ΔW, (out_features, in_features)."""
+    def folded(self) -> LowRank:
+        """The same update as scale · BA alone."""
         A, B = self.A, self.B
         if self.inner is not None:
             A = self.inner @ A if self.inner.ndim == 2 else self.inner[:, None] * A
         if self.outer is not None:
             B = self.outer[:, None] * B
-        return self.scale * B @ A
+        return LowRank(A, B, self.scale)
+
+    def delta_weight(self) -> Tensor:
+        """ΔW, (out_features, in_features)."""
+        A, B, scale, _, _ = self.folded()
+        return scale * B @ A
 
     def added(self, y: Tensor, x: Tensor) -> Tensor:
         """y + ΔW x: (..., out_features) and (..., in_features) give (..., out_features)."""

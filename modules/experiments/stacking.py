@@ -55,7 +55,11 @@ def _why_alone(run: RunConfig) -> str | None:
     from variants.adapters.stack import why_not
     from variants.registry import resolve
 
-    if reason := why_not(resolve(run.variant)):
+    variant = resolve(run.variant)
+    reason = why_not(variant)
+    if variant.subtract_initial and run.training.get("quantise"):
+        reason = "what it takes off the base is taken off before that is put in few bits"
+    if reason:
         return f"--stack_seeds: {run.name} cannot be stacked, since {reason}; leave the flag out"
     if settings_of(run).precision.startswith("16"):
         return "--stack_seeds is not for fp16, where one seed's overflow would skip the steps of all"

@@ -186,7 +186,7 @@ class AdaptedModel(Switching):
         if is_sharded(self.model) or quantisation_of(self.model) or getattr(self.model, "is_stand_in", False):
             return {"fingerprint": None}
         active, skip = self.active, {*self.head, *self.adapter.in_place}
-        if self.adapter.first:
+        if self._kept:  # updates are off it
             self.deactivate()
         try:
             return {"fingerprint": fingerprint(self.model, skip), "sketch": sketch(self.model, skip)}

@@ -23,18 +23,19 @@ from variants.variant import BaseVariant
 
 Place = tuple[nn.Module, str]
 """A module and the name of one of its own parameters or buffers."""
+_BEGUN = "begun/"
+"""Before the names of stacked tensors: the values that they began with."""
 
 
 def why_not(variant: BaseVariant | type[BaseVariant]) -> str | None:
     """Why adapters of a variant cannot be stacked, or None."""
     if not variant.stackable:
         return "it declares stackable = False"
-    if (variant if isinstance(variant, type) else type(variant)).attach is not BaseVariant.attach:
+    kind = variant if isinstance(variant, type) else type(variant)
+    if kind.attach is not BaseVariant.attach:
         return "it changes the model beyond its layers"
-    if (variant if isinstance(variant, type) else type(variant)).optimizer is not BaseVariant.optimizer:
+    if kind.optimizer is not BaseVariant.optimizer:
         return "it has an optimizer of its own"
-    if variant.subtract_initial:
-        return "it takes its first update off the base weights, which all adapters share"
     return None
 
 
@@ -92,7 +93,7 @@ class Stack(nn.Module):
             reason = "rows of new tokens are looked up for all seeds together"
         if not all(layer.site.sees_batch for layer in first.layers.values()):
             reason = "experts get tokens that a router has chosen, of all seeds together"
-        reason = reason or unstackable(self.model, first.in_place, first.layers.values())
+        reason = reason or unstackable(self.model, self.variant, first.in_place, first.layers.values())
         if reason:
             raise VariantError(f"{name} cannot be stacked: {reason}")
         for other in self.adapters[1:]:
@@ -100,10 +101,8 @@ class Stack(nn.Module):
                 raise VariantError("only adapters of one variant, options and all, can be stacked")
             for path, layer in first.layers.items():
                 if unlike := different(layer, other.layers[path]):
-                    raise VariantError(
-                        f"{name} cannot be stacked: {unlike} of {path} differs between seeds, and only tensors are "
-                        "kept for each: make it a buffer"
-                    )
+                    reason = f"{unlike} of {path} differs between seeds, and only tensors are kept for each"
+                    raise VariantError(f"{name} cannot be stacked: {reason}: make it a buffer")
 
     # ---- tensors -------------------------------------------------------------------------------------------
 
@@ -133,12 +132,13 @@ class Stack(nn.Module):
                 self._common.add(key)
             else:
                 self.register_buffer(slot, torch.stack([t.detach() for t in tensors]))
+            if firsts := [adapter.initial[key] for adapter in self.adapters if key in adapter.initial]:
+                self.register_buffer(_BEGUN + slot, torch.stack(firsts), persistent=False)
         for path, layer in self.adapters[0].layers.items():
             keys = {name: known[id(getattr(*place))] for name, place in _places({"": layer}).items()}
             self._own[path] = [(name, _slot(key)) for name, key in keys.items() if key not in self._common]
         for key in self.adapters[0].in_place:
-            values = torch.stack([adapter.values[key] for adapter in self.adapters])
-            self.register_parameter(_slot(key), nn.Parameter(values))
+            self.register_parameter(_slot(key), nn.Parameter(torch.stack([a.values[key] for a in self.adapters])))
 
     @torch.no_grad()
     def _bind(self) -> None:
@@ -169,11 +169,17 @@ class Stack(nn.Module):
         """The stacked tensors of a site's layers, by their names in one of them."""
         return {name: getattr(self, slot) for name, slot in self.slots(path)}
 
+    def begun(self, path: str) -> dict[str, Tensor]:
+        """As :meth:`own`, the values that the adapters began with."""
+        return {name: getattr(self, _BEGUN + slot, getattr(self, slot)) for name, slot in self.slots(path)}
+
     # ---- how the model uses them -----------------------------------------------------------------------------
 
     def _hook(self) -> None:
+        off = self.variant.subtract_initial
         layers = [
-            StackedLayer(self.size, layer, partial(self.own, path)) for path, layer in self.adapters[0].layers.items()
+            StackedLayer(self.size, layer, partial(self.own, path), partial(self.begun, path) if off else None)
+            for path, layer in self.adapters[0].layers.items()
         ]
         for module in hooks.hook_all(layers):
             self._undo.append(lambda module=module: hooks.unhook(module))
@@ -229,11 +235,8 @@ class Stack(nn.Module):
             return None
         layers = self.adapters[0].layers
         every = Swapped(nn.ModuleList(layers.values()), lambda: self.variant.penalty(list(layers.values())))
-        stacked = {
-            f"inner.{number}.{name}": tensor
-            for number, path in enumerate(layers)
-            for name, tensor in self.own(path).items()
-        }
+        own = [(f"inner.{number}", self.own(path)) for number, path in enumerate(layers)]
+        stacked = {f"{at}.{name}": tensor for at, tensors in own for name, tensor in tensors.items()}
 
         def one(tensors: dict[str, Tensor]) -> Tensor:
             penalty = functional_call(every, tensors, (), tie_weights=False)

@@ -12,6 +12,11 @@ from torch.func import functional_call, vmap
 
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, LowRank
+from variants.sites.kinds.few_bits import is_packed
+from variants.variant import BaseVariant
+
+Stacked = Mapping[str, Tensor]
+"""Tensors (S, ...) of S adapters, by the names that they have in a layer."""
 
 
 class StackedLayer(nn.Module):
@@ -21,28 +26,50 @@ class StackedLayer(nn.Module):
         size: S.
         layer: the first adapter's.
         tensors: gives the stacked tensors (S, ...) by the names that they have in the layer.
+        begun: gives those that the adapters began with, where each takes its first update off the base. The base is
+            shared, and whole: here the first updates are taken off outputs.
     """
 
-    def __init__(self, size: int, layer: AdapterLayer, tensors: Callable[[], Mapping[str, Tensor]]) -> None:
+    def __init__(
+        self, size: int, layer: AdapterLayer, tensors: Callable[[], Stacked], begun: Callable[[], Stacked] | None = None
+    ) -> None:
         super().__init__()
         self.site = layer.site
-        each = partial(for_each, size, layer, stacked=tensors)
+        each = partial(for_each, size, layer)
         # no children: the layer's tensors are the stack's
         object.__setattr__(self, "first", layer)
-        self.tensors = tensors
-        object.__setattr__(self, "_forward", joined(each(layer.forward)))
-        object.__setattr__(self, "_factors", each(lambda: _factors(layer.low_rank())))
+        self.tensors, self.begun = tensors, begun
+        object.__setattr__(self, "_forward", joined(each(layer.forward, tensors)))
+        object.__setattr__(self, "_factors", each(lambda: _factors(self._update()), tensors))
+        if begun is not None:
+            object.__setattr__(self, "_first_forward", joined(each(layer.forward, begun)))
+            object.__setattr__(self, "_first_factors", each(lambda: _factors(self._update()), begun))
         if hasattr(layer, "pre"):
-            object.__setattr__(self, "pre", joined(each(layer.pre)))
+            object.__setattr__(self, "pre", joined(each(layer.pre, tensors)))
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """As :meth:`AdapterLayer.forward`, of x (S·B, ..., in_features) and y (S·B, ..., out_features)."""
+        if self.begun is not None:
+            y = 2 * y - self._first_forward(x, y)
         return self._forward(x, y)
 
     def low_rank(self) -> LowRank:
-        """The updates of all layers: each factor as (S, ...), or as it is where all layers share it."""
-        factors = iter(_shared(factor) for factor in self._factors())
-        return LowRank(*(value if _is_left(value) else next(factors) for value in self.first.low_rank()))
+        """The updates of all layers: each factor as (S, ...), or as it is where all layers share it; less the first
+        ones, where these are off the base, of twice the rank."""
+        now = self._named(self._factors())
+        if self.begun is None:
+            return now
+        first = self._named(self._first_factors())
+        A, B = torch.cat([now.A, first.A.to(now.A)], -2), torch.cat([now.B, -first.B.to(now.B)], -1)
+        return now._replace(A=A, B=B)
+
+    def _update(self) -> LowRank:
+        update = self.first.low_rank()
+        return update if self.begun is None else update.folded()
+
+    def _named(self, factors: Iterable[Tensor]) -> LowRank:
+        shared = iter(_shared(factor) for factor in factors)
+        return LowRank(*(value if _is_left(value) else next(shared) for value in self._update()))
 
     def train(self, mode: bool = True) -> StackedLayer:
         """Also sets the mode of the layer that the forward function is taken from."""
@@ -77,7 +104,7 @@ class Swapped(nn.Module):
 
 
 def for_each(
-    size: int, module: nn.Module, function: Callable[..., Any], stacked: Callable[[], Mapping[str, Tensor]]
+    size: int, module: nn.Module, function: Callable[..., Any], stacked: Callable[[], Stacked]
 ) -> Callable[..., Any]:
     """``function`` of ``module``, computed with the tensors of adapter i on the i-th part of the rows; what it gives
     for each, stacked (S, ...)."""
@@ -105,10 +132,13 @@ def joined(every: Callable[..., Tensor]) -> Callable[..., Tensor]:
 # ---- what stacking must not lose ----------------------------------------------------------------------------------
 
 
-def unstackable(model: nn.Module, in_place: Iterable[str], layers: Iterable[AdapterLayer]) -> str | None:
+def unstackable(
+    model: nn.Module, variant: BaseVariant, in_place: Iterable[str], layers: Iterable[AdapterLayer]
+) -> str | None:
     """What no stacked pass would call or could compute, in words; hooks of submodules and of gradients are called.
 
     Args:
+        variant: of the layers.
         in_place: names of the model's own parameters that train.
     """
     if any(isinstance(model.get_submodule(name.rpartition(".")[0]), nn.GroupNorm) for name in in_place):
@@ -118,6 +148,10 @@ def unstackable(model: nn.Module, in_place: Iterable[str], layers: Iterable[Adap
             return "its layers have hooks of their own: put what they do into forward"
         if any(p._post_accumulate_grad_hooks for p in layer.parameters()):
             return "it has hooks that run after a gradient is accumulated: use register_hook, or after_step"
+        if variant.subtract_initial and getattr(layer.dropout, "p", 0.0):
+            return "its first update is off weights, whose inputs are not dropped"
+        if variant.subtract_initial and is_packed(layer.site.module._parameters.get("weight")):
+            return "its first update was off the base before that was put in few bits"
     return None
 
 

@@ -89,12 +89,9 @@ def _first(layer: AdapterLayer, adapted: AdaptedModel) -> Tensor | None:
 
 def low_rank_norm(update: LowRank) -> Tensor:
     """‖s · diag(outer) B inner A‖ by ‖BA‖² = Σ (BᵀB) ∘ (AAᵀ): products of r x r, none of the weight's size."""
-    A, B = wide(update.A), wide(update.B)
-    if update.inner is not None:
-        A = update.inner @ A if update.inner.ndim == 2 else update.inner[:, None] * A
-    if update.outer is not None:
-        B = update.outer[:, None] * B
-    return abs(update.scale) * ((B.mT @ B) * (A @ A.mT)).sum().clamp_min(0).sqrt()
+    A, B, scale, _, _ = update.folded()
+    A, B = wide(A), wide(B)
+    return abs(scale) * ((B.mT @ B) * (A @ A.mT)).sum().clamp_min(0).sqrt()
 
 
 def places(adapted: AdaptedModel) -> dict[str, str]:

@@ -106,7 +106,9 @@ def both(command: list[str], variant: str, tmp_path: Path) -> list[RunConfig]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["lora", "dora", "vera", "adalora", "head", "bitfit", "adapter_h", "outside"])
+@pytest.mark.parametrize(
+    "variant", ["lora", "dora", "vera", "adalora", "lora_ga", "head", "bitfit", "adapter_h", "outside"]
+)
 def test_three_stacked_seeds_equal_three_runs(command, tmp_path, outside, variant):
     stacked = both(command, outside if variant == "outside" else variant, tmp_path)
     trained = [{k: t for k, t in adapter(c).items() if not k.endswith("kept")} for c in stacked]
@@ -305,7 +307,8 @@ def test_seeds_are_dealt_to_devices_and_come_out_the_same(command, monkeypatch, 
     ("flags", "reason"),
     [(["--variant", "full"], "full cannot be stacked"), (["--variant", "prefix_layer"], "prefix_layer cannot be"),
      (["--trainer.devices", "2", "--trainer.strategy", "ddp"], "one device"),
-     (["--trainer.precision", "16-mixed"], "fp16"), (["--plan"], "--plan")],
+     (["--trainer.precision", "16-mixed"], "fp16"), (["--plan"], "--plan"),
+     (["--variant", "pissa", "--quantise", "nf4"], "before that is put in few bits")],
 )  # fmt: skip
 def test_what_cannot_be_stacked_is_refused_in_one_line(command, capsys, tmp_path, flags, reason):
     assert main([*command, "--stack_seeds", *flags], GLUE) == 2

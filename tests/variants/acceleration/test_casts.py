@@ -44,7 +44,8 @@ def test_prepared_is_the_plain_pass(name, build, device):
         pytest.skip(f"{name} trains nothing here")
     loss, gradients = loss_and_gradients(handle, prepared=False)
     same, found = loss_and_gradients(handle, prepared=True)
-    assert abs(same - loss) <= 1e-6 * abs(loss) and distance(found, gradients) < 1e-4
+    # sums of fp32 in another order: how far they part depends on the processor, by 1.2e-6 on one
+    assert abs(same - loss) <= 1e-5 * abs(loss) and distance(found, gradients) < 1e-4
     if list(handle.variant.trainable(handle.model)):
         return  # it trains base weights, which stay in fp32
     low = adapted(build, small(name), True, device)

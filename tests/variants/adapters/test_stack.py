@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from itertools import count
 
 import pytest
 import torch
 
 from variants import LoRA, VariantError, attach
+from variants.acceleration import accelerated
 from variants.adapters.stack import Stack
 from variants.contract.models import Tiny, shift
 from variants.methods.bitfit import BitFit
@@ -48,6 +50,41 @@ def test_hooks_of_gradients_are_called_for_each() -> None:
     for key, tensor in stack.trained().items():
         for index in range(2):
             torch.testing.assert_close(tensor.grad[index], alone[index][key], rtol=1e-4, atol=1e-5)
+
+
+class Off(LoRA):
+    """LoRA that starts from an update of its seed's own, off the base."""
+
+    class Layer(LoRALayer):
+        def __init__(self, site, config, rng):
+            super().__init__(site, config, rng)
+            torch.nn.init.normal_(self.lora_B, generator=rng)
+
+    layer = Layer
+    subtract_initial = True
+
+
+@pytest.mark.parametrize("entered", [lambda stack: nullcontext(), accelerated])
+def test_each_first_update_is_off_the_base_of_its_own_adapter(entered) -> None:
+    adapted, x, alone = pair(Off(r=2)), torch.randn(4, 3, 16), []
+    for index, name in enumerate("ab"):
+        adapted.switch(name)
+        adapted.model.zero_grad()
+        part = adapted.model(x[2 * index : 2 * index + 2])
+        part.square().sum().backward()
+        alone.append((part, {key: tensor.grad.clone() for key, tensor in adapted.trained().items()}))
+    stack = Stack(adapted, ["a", "b"])
+    with entered(stack):
+        found = adapted.model(x)
+    found.square().sum().backward()
+    torch.testing.assert_close(found, torch.cat([part for part, _ in alone]), rtol=1e-4, atol=1e-5)
+    for key, tensor in stack.trained().items():
+        for index in range(2):
+            torch.testing.assert_close(tensor.grad[index], alone[index][1][key], rtol=1e-4, atol=1e-4)
+    with stack.alone(1) as handle:  # saved inside
+        assert handle.base_values()["fingerprint"] == attach(Tiny().eval(), LoRA(r=2)).base_values()["fingerprint"]
+    with pytest.raises(VariantError, match="its first update is off weights, whose inputs are not dropped"):
+        Stack(pair(Off(r=2, dropout=0.1)), ["a", "b"])
 
 
 NUMBER = count()
