@@ -247,7 +247,6 @@ class Stack(nn.Module):
 
     def optimizer(self, groups: list[dict[str, Any]]) -> None:
         """None: a variant with an optimizer of its own is not stacked."""
-        return None
 
     def before_step(self, step: int, total_steps: int) -> None:
         """To be called before each optimizer step: the variant's own, adapter by adapter, on its share of gradients."""
