@@ -41,17 +41,19 @@ def load_table(folder: str | Path, name: str) -> list[PublishedRow]:
 
 def load_all(folder: str | Path) -> list[PublishedRow]:
     """The rows of all tables, in the order of file names and rows. Raises UserError naming file and row."""
-    rows = []
-    for path in sorted(Path(folder).glob("*.yaml")):
-        table = _content(path)
-        if table.get("benchmark") in ("parameters", "rates"):  # no scores: see load_parameters and load_rates
-            continue
-        if table.get("benchmark") == "latency":
-            table = _latency(load_latency(path), path.name)
-        head = {key: value for key, value in table.items() if key != "rows"}
-        for number, row in enumerate(_list(table.get("rows"), path.name), start=1):
-            rows.append(_row(head, row, f"{path.name}, row {number}"))
-    return rows
+    return [row for path in sorted(Path(folder).glob("*.yaml")) for row in _rows(path, modified(path))]
+
+
+@lru_cache
+def _rows(path: Path, _modified: int) -> tuple[PublishedRow, ...]:
+    """Of one file: every table asks for all rows, and to check them takes longer than to read them."""
+    table = _content(path)
+    if table.get("benchmark") in ("parameters", "rates"):  # no scores: see load_parameters and load_rates
+        return ()
+    if table.get("benchmark") == "latency":
+        table = _latency(load_latency(path), path.name)
+    head, rows = {key: value for key, value in table.items() if key != "rows"}, _list(table.get("rows"), path.name)
+    return tuple(_row(head, row, f"{path.name}, row {number}") for number, row in enumerate(rows, start=1))
 
 
 def _list(rows: Any, where: str) -> list[Any]:
@@ -76,6 +78,11 @@ def _parsed(path: Path, _modified: int) -> dict[str, Any]:
 def load_parameters(folder: str | Path) -> ParametersFile:
     """The printed counts of parameters. Raises UserError naming the place that is wrong."""
     path = Path(folder) / "parameters.yaml"
+    return _parameters(path, modified(path))
+
+
+@lru_cache
+def _parameters(path: Path, _modified: int) -> ParametersFile:
     found = built(ParametersFile, _content(path), path.name)
     for number, row in enumerate(found.rows, start=1):
         if row.model not in found.models:
