@@ -43,11 +43,6 @@ class ImageModel:
         """Pictures of another size from now on. Raises UserError where the model cannot."""
         raise UserError(f"--resolution {size}: this model paints pictures of {self.size} pixels alone, leave it out")
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the denoiser's own weights, whatever that of an adapter is."""
-        return next(self.denoiser.parameters()).dtype
-
     def conditions(self, prompts: Sequence[str]) -> Conditions:
         """What the denoiser is told of prompts, on the CPU."""
         raise NotImplementedError
@@ -80,3 +75,8 @@ def generator(seed: int) -> torch.Generator:
 def as_bytes(pixels: Tensor) -> Tensor:
     """uint8 of pictures in [-1, 1], on the CPU."""
     return ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def own_dtype(denoiser: nn.Module) -> torch.dtype:
+    """Of a denoiser's own weights, whatever that of an adapter is."""
+    return next(denoiser.parameters()).dtype

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.backbones.diffusion import folder as layout
-from modules.backbones.diffusion.image_model import AT_ONCE, Conditions, ImageModel, as_bytes, generator
+from modules.backbones.diffusion.image_model import AT_ONCE, Conditions, ImageModel, as_bytes, generator, own_dtype
 from variants.errors import UserError
 
 
@@ -83,8 +83,9 @@ class PipelineModel(ImageModel):
 
     def predict(self, denoiser: nn.Module, latents: Tensor, times: Tensor, conditions: Conditions) -> Tensor:
         """See `ImageModel`."""
-        told = {name: value.to(self.dtype) for name, value in conditions.items()}
-        return self._call(denoiser, latents.to(self.dtype), times, told)
+        own = own_dtype(denoiser)
+        told = {name: value.to(own) for name, value in conditions.items()}
+        return self._call(denoiser, latents.to(own), times, told)
 
     def _call(self, denoiser: nn.Module, latents: Tensor, times: Tensor, told: Conditions) -> Tensor:
         raise NotImplementedError
@@ -100,8 +101,8 @@ class PipelineModel(ImageModel):
         for part in self.pipe.components.values():
             if isinstance(part, nn.Module) and part is not self.denoiser:
                 part.to(device)
-                if next(part.parameters()).dtype != self.dtype:
-                    part.to(self.dtype)
+                if own_dtype(part) != own_dtype(self.denoiser):
+                    part.to(own_dtype(self.denoiser))
         known = inspect.signature(type(self.pipe).__call__).parameters
         size = {name: self.size for name in ("height", "width") if name in known}
         size |= self._limit(type(self.pipe).__call__)

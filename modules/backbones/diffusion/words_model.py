@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.backbones.diffusion import folder as layout
-from modules.backbones.diffusion.image_model import AT_ONCE, Conditions, ImageModel, as_bytes, generator
+from modules.backbones.diffusion.image_model import AT_ONCE, Conditions, ImageModel, as_bytes, generator, own_dtype
 from modules.backbones.diffusion.words import Words
 from variants.errors import UserError
 
@@ -43,7 +43,7 @@ class WordsModel(ImageModel):
 
     def predict(self, denoiser: nn.Module, latents: Tensor, times: Tensor, conditions: Conditions) -> Tensor:
         """See `ImageModel`."""
-        own = self.dtype
+        own = own_dtype(denoiser)
         conditions = conditions | {"encoder_hidden_states": conditions["encoder_hidden_states"].to(own)}
         return predicted(denoiser, latents.to(own), times, conditions)
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from modules.benchmarks.dreambooth import DREAMBOOTH
 from modules.embedded import FOLDERS
 from modules.runs.results import ResultStore
+from modules.training.run import run_seeds
 from tests.support.runs import carry_out, planned
 from tests.support.tiny_images import CAPTIONS, pictures, tiny_dit, tiny_unet
 from variants.errors import UserError
@@ -71,6 +72,15 @@ def test_a_method_without_an_update_to_weigh_is_scored_as_it_is(flags, variant, 
     weighed = "neg_drift_at_0.5" in scores
     assert "neg_drift" in scores and weighed == (variant == "eva")
     assert weighed or "no scores at other strengths: " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_stacked_seeds_start_from_the_data_of_each_in_low_precision(flags):
+    """The second seed's start failed: it is computed on the first seed's model, which is in bf16 by then."""
+    wishes = {"trainer": {"precision": "bf16-mixed"}, "seeds": [0, 1], "variant": "lora_ga", "benchmark": DREAMBOOTH}
+    runs = planned([*flags, "--epochs", "1", "--score_epoch", "none"], **wishes)
+    first, second = run_seeds(runs)
+    assert first.cost["stacked"] == 2 and first.best["neg_heldout_loss"] != second.best["neg_heldout_loss"]
 
 
 @pytest.mark.slow
