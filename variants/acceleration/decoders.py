@@ -1,4 +1,4 @@
-"""Kernels for what decoders have between their linear maps: RMSNorms and gated activations by Liger, rotary positions.
+"""Kernels for what decoders have between their linear maps: RMSNorms by Liger, gated activations, rotary positions.
 
 Used on a GPU where ``liger-kernel`` is installed (extra ``liger``). No list says which models they fit: each is tried
 once on random numbers, and used where it computes what the model's own code computes.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from variants.acceleration.basics.found import found_of
 from variants.acceleration.basics.overrides import Override
 from variants.acceleration.basics.policy import has_triton
-from variants.acceleration.products.sources import remember
+from variants.acceleration.products.sources import kept_by_reader, remember
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 
@@ -116,28 +116,29 @@ class _Gated:
         x, *more = (*args, *kwargs.values())
         if more or not has_triton(x):
             return type(self.layer).forward(self.layer, *args, **kwargs)
-        gate, up = self.layer.gate_proj(x), self.layer.up_proj(x)
+        with kept_by_reader():
+            gate, up = self.layer.gate_proj(x), self.layer.up_proj(x)
         return self.layer.down_proj(remember(self.activation(gate, up), self.activation, gate, up))
 
 
 def _gated(layer: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Liger's function of (gate, up) for the activation of a layer that has nothing else, such as dropout."""
+    """The function of (gate, up) for the activation of a layer that has nothing else, such as dropout; not Liger's,
+    which spoils what the maps' layers may have kept (`programs/gated.py`)."""
     if not layer._modules.keys() <= set(GATED):
         return None
-    from liger_kernel.ops.geglu import LigerGELUMulFunction
-    from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+    from variants.acceleration.programs.gated import gelu_gated, silu_gated
 
-    return next((f.apply for f in (LigerSiLUMulFunction, LigerGELUMulFunction) if _same_gated(layer, f, device)), None)
+    return next((f for f in (silu_gated, gelu_gated) if _same_gated(layer, f, device)), None)
 
 
-def _same_gated(layer: nn.Module, function: type[torch.autograd.Function], device: torch.device) -> bool:
+def _same_gated(layer: nn.Module, function: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> bool:
     stand_in = copy.copy(layer)
     maps = {name: nn.Linear(32, 32, device=device, dtype=torch.bfloat16) for name in GATED[:3]}
     stand_in._modules, stand_in.training = {**layer._modules, **maps}, True
     x = torch.randn(2, 3, 32, device=device, dtype=torch.bfloat16)
 
     def ours() -> Tensor:
-        return maps["down_proj"](function.apply(maps["gate_proj"](x), maps["up_proj"](x)))
+        return maps["down_proj"](function(maps["gate_proj"](x), maps["up_proj"](x)))
 
     return _agree(lambda: type(layer).forward(stand_in, x), ours)
 
