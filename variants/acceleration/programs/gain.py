@@ -63,20 +63,13 @@ class _Gained(torch.autograd.Function):
 
 
 @triton.jit
-def _gain(h, column, inside, undone: tl.constexpr):
-    """1 + h of some columns; the same forward and backward."""
-    gain = 1 + tl.load(h + column, mask=inside, other=0.0).to(tl.float32)
-    if undone:
-        gain = tl.where(tl.abs(gain) < LEAST, tl.where(gain < 0, -LEAST, LEAST), gain)
-    return gain
-
-
-@triton.jit
 def _forward(u, h, y, rows, columns, undone: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)[:, None]
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     there, place = (row < rows) & (column < columns), row.to(tl.int64) * columns + column
-    gain = _gain(h, column, column < columns, undone)
+    gain = 1 + tl.load(h + column, mask=column < columns, other=0.0).to(tl.float32)
+    if undone:  # the same below
+        gain = tl.where(tl.abs(gain) < LEAST, tl.where(gain < 0, -LEAST, LEAST), gain)
     x = tl.load(u + place, mask=there, other=0.0).to(tl.float32)
     tl.store(y + place, (gain * x).to(y.dtype.element_ty), mask=there)
 
@@ -97,7 +90,9 @@ def _backward(
 ):
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     inside = column < columns
-    gain = _gain(h, column, inside, undone)
+    gain = 1 + tl.load(h + column, mask=inside, other=0.0).to(tl.float32)
+    if undone:
+        gain = tl.where(tl.abs(gain) < LEAST, tl.where(gain < 0, -LEAST, LEAST), gain)
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(0, PER_PROGRAM, ROWS):
         row = tl.program_id(0) * PER_PROGRAM + start + tl.arange(0, ROWS)[:, None]

@@ -55,8 +55,8 @@ def _forward(gate, up, out, size, gelu: tl.constexpr, BLOCK: tl.constexpr):
     there = place < size
     x = tl.load(gate + place, mask=there, other=0.0).to(tl.float32)
     y = tl.load(up + place, mask=there, other=0.0).to(tl.float32)
-    w = TWICE_ROOT * (x + CUBIC * x * x * x) if gelu else x
-    tl.store(out + place, (x * tl.sigmoid(w) * y).to(out.dtype.element_ty), mask=there)
+    w = (x + x * x * x * CUBIC) * TWICE_ROOT if gelu else x
+    tl.store(out + place, (x / (1 + tl.exp(-w)) * y).to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -67,9 +67,10 @@ def _backward(gradient, gate, up, of_gate, of_up, size, gelu: tl.constexpr, BLOC
     x = tl.load(gate + place, mask=there, other=0.0).to(tl.float32)
     y = tl.load(up + place, mask=there, other=0.0).to(tl.float32)
     if gelu:
-        w, slope = TWICE_ROOT * (x + CUBIC * x * x * x), TWICE_ROOT * (1 + 3 * CUBIC * x * x)
+        s = 1 / (1 + tl.exp(-(x + x * x * x * CUBIC) * TWICE_ROOT))
+        slope = (x + x * x * x * (3 * CUBIC)) * TWICE_ROOT  # of w, times x
     else:
-        w, slope = x, 1.0
-    s = tl.sigmoid(w)
+        s = 1 / (1 + tl.exp(-x))
+        slope = x
     tl.store(of_up + place, (dy * x * s).to(of_up.dtype.element_ty), mask=there)
-    tl.store(of_gate + place, (dy * y * s * (1 + x * slope * (1 - s))).to(of_gate.dtype.element_ty), mask=there)
+    tl.store(of_gate + place, (dy * y * s * (1 + slope * (1 - s))).to(of_gate.dtype.element_ty), mask=there)
