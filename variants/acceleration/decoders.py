@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from variants.acceleration.basics.found import found_of
 from variants.acceleration.basics.overrides import Override
 from variants.acceleration.basics.policy import has_triton
-from variants.acceleration.products.sources import kept_by_reader, remember
+from variants.acceleration.products.postponed import gain_of, postponing
+from variants.acceleration.products.sources import remember
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 
@@ -108,7 +109,7 @@ def _same_norm(norm: nn.Module, values: Callable, device: torch.device) -> bool:
 
 
 class _Gated:
-    def __init__(self, layer: nn.Module, activation: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, layer: nn.Module, activation: Callable[..., Tensor]) -> None:
         self.layer, self.activation = layer, activation
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
@@ -116,14 +117,31 @@ class _Gated:
         x, *more = (*args, *kwargs.values())
         if more or not has_triton(x):
             return type(self.layer).forward(self.layer, *args, **kwargs)
-        with kept_by_reader():
-            gate, up = self.layer.gate_proj(x), self.layer.up_proj(x)
-        return self.layer.down_proj(remember(self.activation(gate, up), self.activation, gate, up))
+        gate, up, gains = self._read(x)
+        constant = [None if h is None else h.detach() for h in gains]
+        made = self.activation(gate, up, *gains)
+        return self.layer.down_proj(remember(made, lambda gate, up: self.activation(gate, up, *constant), gate, up))
+
+    def _read(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """Gate and what it gates, and the gains of both that are left to the activation."""
+        maps = self.layer.gate_proj, self.layer.up_proj
+        if not any(map(_is_watched, maps)):
+            with postponing() as left:
+                gate, up = (module(x) for module in maps)
+            gains = [gain_of(gate), gain_of(up)]
+            if len(left) == sum(h is not None for h in gains):  # nobody has put another tensor in between
+                return gate, up, gains
+        return *(module(x) for module in maps), [None, None]
 
 
-def _gated(layer: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """The function of (gate, up) for the activation of a layer that has nothing else, such as dropout; not Liger's,
-    which spoils what the maps' layers may have kept (`programs/gated.py`)."""
+def _is_watched(module: nn.Module) -> bool:
+    """Whether somebody else than an adapter may look at what a map puts out."""
+    return len(module._forward_hooks) > ("adapter" in module._modules) or bool(module._backward_hooks)
+
+
+def _gated(layer: nn.Module, device: torch.device) -> Callable[..., Tensor] | None:
+    """The function of (gate, up) and their gains for the activation of a layer that has nothing else, such as dropout;
+    not Liger's, which knows no gains (`programs/gated.py`)."""
     if not layer._modules.keys() <= set(GATED):
         return None
     from variants.acceleration.programs.gated import gelu_gated, silu_gated
@@ -131,7 +149,7 @@ def _gated(layer: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor],
     return next((f for f in (silu_gated, gelu_gated) if _same_gated(layer, f, device)), None)
 
 
-def _same_gated(layer: nn.Module, function: Callable[[Tensor, Tensor], Tensor], device: torch.device) -> bool:
+def _same_gated(layer: nn.Module, function: Callable[..., Tensor], device: torch.device) -> bool:
     stand_in = copy.copy(layer)
     maps = {name: nn.Linear(32, 32, device=device, dtype=torch.bfloat16) for name in GATED[:3]}
     stand_in._modules, stand_in.training = {**layer._modules, **maps}, True

@@ -16,7 +16,7 @@ from variants.acceleration.basics.torch_private import recomputed_in
 from variants.acceleration.casts import lowered, lowered_stack
 from variants.acceleration.decoders import kernels
 from variants.acceleration.methods import adalora, bottlenecks, dora  # noqa: F401 (they register their fast paths)
-from variants.acceleration.products import shared_input, sources, updated_maps
+from variants.acceleration.products import postponed, shared_input, sources, updated_maps
 from variants.acceleration.products.convolutions import convolved
 from variants.acceleration.products.low_rank import add_products, added, product
 from variants.acceleration.products.merged_weight import merged_weights
@@ -81,7 +81,7 @@ class _Pass:
         finally:
             self._depth -= 1
             if not self._depth:
-                for notes in (shared_input, sources, updated_maps):
+                for notes in (postponed, shared_input, sources, updated_maps):
                     notes.forget()
 
     def again(self) -> Callable[[], AbstractContextManager[None]]:

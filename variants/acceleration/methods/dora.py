@@ -17,7 +17,6 @@ from variants.acceleration.methods.grouping import alike, stacked
 from variants.acceleration.products.elementwise import add_gain, add_scaled
 from variants.acceleration.products.low_rank import Product, project
 from variants.acceleration.products.side_stream import split
-from variants.acceleration.products.sources import are_kept_by_reader
 from variants.acceleration.products.updated_maps import again_of, is_updated
 from variants.adapters.stacked_layer import StackedLayer
 from variants.layer import full_precision, wide
@@ -49,7 +48,7 @@ def forward(layer: DoRALayer | StackedLayer, x: Tensor, y: Tensor) -> Tensor:
     if is_updated(y):
         role = layer.site.role
         again = again_of(y) if role in NOT_KEPT and not is_checkpointed() else None
-        return add_gain(y, h, layer.site.bias(), again, undo=role == "v" or are_kept_by_reader())  # attention keeps v
+        return add_gain(y, h, layer.site.bias(), again, undo=role == "v")  # attention keeps v
     dropped = first.dropout(x) if first.drops else x
     update = layer.low_rank()
     updated = Product(project(dropped, update.A), update.B, update.scale).added(y)

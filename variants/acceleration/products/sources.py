@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import NamedTuple
 
 from torch import Tensor
@@ -37,26 +36,6 @@ def remember(made: Tensor, values: Callable[..., Tensor], *kept: Tensor) -> Tens
 def source_of(x: Tensor) -> Source:
     """How the values of ``x`` are had in the backward pass: computed again, or kept."""
     return _SOURCES.get(x) or Source(_itself, (x,))
-
-
-_kept = False
-
-
-@contextmanager
-def kept_by_reader() -> Iterator[None]:
-    """``with`` this, outputs of maps are computed whose reader keeps them for its own gradient, and writes nothing into
-    them: they cost nothing to keep."""
-    global _kept
-    before, _kept = _kept, True
-    try:
-        yield
-    finally:
-        _kept = before
-
-
-def are_kept_by_reader() -> bool:
-    """Whether outputs are being computed that their reader keeps."""
-    return _kept
 
 
 def forget() -> None:
