@@ -1,7 +1,7 @@
 """Kernels for what decoders have between their linear maps: RMSNorms by Liger, gated activations, rotary positions.
 
-Used on a GPU where ``liger-kernel`` is installed (extra ``liger``). No list says which models they fit: each is tried
-once on random numbers, and used where it computes what the model's own code computes.
+Used on a GPU, RMSNorms where ``liger-kernel`` is installed (extra ``liger``). No list says which models they fit: each
+is tried once on random numbers, and used where it computes what the model's own code computes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NEAR = 0.02
 
 def available(device: torch.device) -> bool:
     """Whether there are such kernels for a device."""
-    return device.type == "cuda" and importlib.util.find_spec("liger_kernel") is not None
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def kernels(handle: AdaptedModel | Stack) -> list[Override]:
@@ -81,8 +81,10 @@ class _Norm:
 
 def _norm(norm: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Liger's function of (x, weight) for a norm: its weights may lie around 0 or 1, its products be fp32 or not."""
-    from liger_kernel.ops.rms_norm import LigerRMSNormFunction
-
+    try:
+        from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+    except ImportError:
+        return None
     epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     weight = norm._parameters.get("weight")
     if epsilon is None or weight is None or weight.ndim != 1:

@@ -26,8 +26,6 @@ from variants.sites.site import Site
 
 _SQUARES: WeakKeyDictionary[DoRALayer, tuple[tuple, Tensor]] = WeakKeyDictionary()
 """Of each layer: which base weight was read, and the sums of its rows' squares (out_features)."""
-
-
 NOT_KEPT = ("q", "k", "o", "down")
 """Roles of maps whose outputs nobody keeps: they are turned by their positions, or added to the residual stream."""
 
@@ -44,17 +42,17 @@ def forward(layer: DoRALayer | StackedLayer, x: Tensor, y: Tensor) -> Tensor:
         h = _stacked_gain(layer)
     else:
         return layer(x, y)
-    h = h.to(y.dtype)
+    h, bias = h.to(y.dtype), layer.site.bias()
+    undo = layer.site.role == "v"  # which attention keeps
     if is_updated(y):
-        role = layer.site.role
-        again = again_of(y) if role in NOT_KEPT and not is_checkpointed() else None
-        return add_gain(y, h, layer.site.bias(), again, undo=role == "v")  # attention keeps v
+        again = again_of(y) if layer.site.role in NOT_KEPT and not is_checkpointed() else None
+        return add_gain(y, h, bias, again, undo)
     dropped = first.dropout(x) if first.drops else x
     update = layer.low_rank()
     updated = Product(project(dropped, update.A), update.B, update.scale).added(y)
     if first.drops and first.config.dropout_mode == "official":
         return add_scaled(updated, h, layer.site.times(dropped) + (updated - y))
-    return add_gain(updated, h, layer.site.bias())
+    return add_gain(updated, h, bias, undo=undo)
 
 
 @replaces(PREPARATIONS, DoRALayer.forward)

@@ -33,8 +33,9 @@ def add_scaled(y: Tensor, v: Tensor, u: Tensor) -> Tensor:
 def add_gain(
     u: Tensor, h: Tensor, bias: Tensor | None, again: Callable[[], Tensor] | None = None, undo: bool = False
 ) -> Tensor:
-    """u + h ⊙ (u - bias): (..., n), (n) and a frozen (n) give (..., n); (S, n) as in :func:`scale`. A large ``u`` may stand for it
-    where its reader has said so (`postponed.py`).
+    """u + h ⊙ (u - bias): (..., n), (n) and a frozen (n) give (..., n); (S, n) as in :func:`scale`.
+
+    A large ``u`` may stand for it where its reader has said so (`postponed.py`).
 
     Args:
         again, undo: how the gradient of h gets a large u, which is kept else (`programs/gain.py`).

@@ -16,7 +16,7 @@ _postponed: list[Tensor] | None = None
 
 @contextmanager
 def postponing() -> Iterator[list[Tensor]]:
-    """``with`` this, outputs are computed whose reader asks for their gains (:func:`gain_of`); what it has to ask for."""
+    """``with`` this, outputs are computed whose reader asks for their gains (:func:`gain_of`); the gains left to it."""
     global _postponed
     before, _postponed = _postponed, []
     try:
