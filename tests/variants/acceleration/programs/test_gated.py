@@ -9,7 +9,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton")
+pytestmark = [
+    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs Triton"),
+    pytest.mark.filterwarnings("ignore:overflow encountered in exp"),
+]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ACTIVATIONS = {"silu_gated": F.silu, "gelu_gated": partial(F.gelu, approximate="tanh")}
 GAINS = {"no gains": "", "both": "hk", "of the gate": "h", "of what it gates": "k"}
