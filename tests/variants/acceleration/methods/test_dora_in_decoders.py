@@ -123,6 +123,18 @@ def test_bf16_is_no_further_off_than_plain_passes():
     assert off[1] < 2 * off[0] < 0.4
 
 
+def test_inputs_are_computed_again_once(monkeypatch):
+    """For the gradients of the gain and of A together."""
+    from variants.acceleration.programs import gated
+
+    handle, calls, own = dora(), [], gated.silu_gated
+    monkeypatch.setattr(gated, "silu_gated", lambda *args: calls.append(1) or own(*args))
+    assert decoders.kernels(handle)
+    calls.clear()
+    loss_and_gradients(handle, True)
+    assert len(calls) == 2 * 2
+
+
 def test_outputs_that_somebody_looks_at_have_their_gain():
     """As a hook on a gate does: its gain is not left to the activation."""
     handle, seen = dora(), []
