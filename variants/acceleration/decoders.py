@@ -1,7 +1,7 @@
-"""Kernels for what decoders have between their linear maps: RMSNorms and gated activations by Liger, rotary positions.
+"""Kernels for what decoders have between their linear maps: RMSNorms by Liger, gated activations, rotary positions.
 
-Used on a GPU where ``liger-kernel`` is installed (extra ``liger``). No list says which models they fit: each is tried
-once on random numbers, and used where it computes what the model's own code computes.
+Used on a GPU, RMSNorms where ``liger-kernel`` is installed (extra ``liger``). No list says which models they fit: each
+is tried once on random numbers, and used where it computes what the model's own code computes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from variants.acceleration.basics.found import found_of
 from variants.acceleration.basics.overrides import Override
 from variants.acceleration.basics.policy import has_triton
+from variants.acceleration.products.postponed import gain_of, postponing
 from variants.acceleration.products.sources import remember
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
@@ -33,7 +34,7 @@ NEAR = 0.02
 
 def available(device: torch.device) -> bool:
     """Whether there are such kernels for a device."""
-    return device.type == "cuda" and importlib.util.find_spec("liger_kernel") is not None
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def kernels(handle: AdaptedModel | Stack) -> list[Override]:
@@ -80,8 +81,10 @@ class _Norm:
 
 def _norm(norm: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
     """Liger's function of (x, weight) for a norm: its weights may lie around 0 or 1, its products be fp32 or not."""
-    from liger_kernel.ops.rms_norm import LigerRMSNormFunction
-
+    try:
+        from liger_kernel.ops.rms_norm import LigerRMSNormFunction
+    except ImportError:
+        return None
     epsilon = getattr(norm, "variance_epsilon", getattr(norm, "eps", None))
     weight = norm._parameters.get("weight")
     if epsilon is None or weight is None or weight.ndim != 1:
@@ -108,7 +111,7 @@ def _same_norm(norm: nn.Module, values: Callable, device: torch.device) -> bool:
 
 
 class _Gated:
-    def __init__(self, layer: nn.Module, activation: Callable[[Tensor, Tensor], Tensor]) -> None:
+    def __init__(self, layer: nn.Module, activation: Callable[..., Tensor]) -> None:
         self.layer, self.activation = layer, activation
 
     def forward(self, *args: Tensor, **kwargs: Tensor) -> Tensor:
@@ -116,28 +119,46 @@ class _Gated:
         x, *more = (*args, *kwargs.values())
         if more or not has_triton(x):
             return type(self.layer).forward(self.layer, *args, **kwargs)
-        gate, up = self.layer.gate_proj(x), self.layer.up_proj(x)
-        return self.layer.down_proj(remember(self.activation(gate, up), self.activation, gate, up))
+        gate, up, gains = self._read(x)
+        constant = [None if h is None else h.detach() for h in gains]
+        made = self.activation(gate, up, *gains)
+        return self.layer.down_proj(remember(made, lambda gate, up: self.activation(gate, up, *constant), gate, up))
+
+    def _read(self, x: Tensor) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+        """Gate and what it gates, and the gains of both that are left to the activation."""
+        maps = self.layer.gate_proj, self.layer.up_proj
+        if not any(map(_is_watched, maps)):
+            with postponing() as left:
+                gate, up = (module(x) for module in maps)
+            gains = [gain_of(gate), gain_of(up)]
+            if len(left) == sum(h is not None for h in gains):  # nobody has put another tensor in between
+                return gate, up, gains
+        return *(module(x) for module in maps), [None, None]
 
 
-def _gated(layer: nn.Module, device: torch.device) -> Callable[[Tensor, Tensor], Tensor] | None:
-    """Liger's function of (gate, up) for the activation of a layer that has nothing else, such as dropout."""
+def _is_watched(module: nn.Module) -> bool:
+    """Whether somebody else than an adapter may look at what a map puts out."""
+    return len(module._forward_hooks) > ("adapter" in module._modules) or bool(module._backward_hooks)
+
+
+def _gated(layer: nn.Module, device: torch.device) -> Callable[..., Tensor] | None:
+    """The function of (gate, up) and their gains for the activation of a layer that has nothing else, such as dropout;
+    not Liger's, which knows no gains (`programs/gated.py`)."""
     if not layer._modules.keys() <= set(GATED):
         return None
-    from liger_kernel.ops.geglu import LigerGELUMulFunction
-    from liger_kernel.ops.swiglu import LigerSiLUMulFunction
+    from variants.acceleration.programs.gated import gelu_gated, silu_gated
 
-    return next((f.apply for f in (LigerSiLUMulFunction, LigerGELUMulFunction) if _same_gated(layer, f, device)), None)
+    return next((f for f in (silu_gated, gelu_gated) if _same_gated(layer, f, device)), None)
 
 
-def _same_gated(layer: nn.Module, function: type[torch.autograd.Function], device: torch.device) -> bool:
+def _same_gated(layer: nn.Module, function: Callable[..., Tensor], device: torch.device) -> bool:
     stand_in = copy.copy(layer)
     maps = {name: nn.Linear(32, 32, device=device, dtype=torch.bfloat16) for name in GATED[:3]}
     stand_in._modules, stand_in.training = {**layer._modules, **maps}, True
     x = torch.randn(2, 3, 32, device=device, dtype=torch.bfloat16)
 
     def ours() -> Tensor:
-        return maps["down_proj"](function.apply(maps["gate_proj"](x), maps["up_proj"](x)))
+        return maps["down_proj"](function(maps["gate_proj"](x), maps["up_proj"](x)))
 
     return _agree(lambda: type(layer).forward(stand_in, x), ours)
 

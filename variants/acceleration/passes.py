@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from variants.acceleration.basics.fast_paths import FORWARDS, PREPARATIONS, update_overrides
 from variants.acceleration.basics.found import found_of
 from variants.acceleration.basics.overrides import Override, overriding
-from variants.acceleration.basics.policy import few_kernels, for_graph, is_for_graph, plain
+from variants.acceleration.basics.policy import checkpointed, few_kernels, for_graph, is_for_graph, plain
 from variants.acceleration.basics.torch_private import recomputed_in
 from variants.acceleration.casts import lowered, lowered_stack
 from variants.acceleration.decoders import kernels
 from variants.acceleration.methods import adalora, bottlenecks, dora  # noqa: F401 (they register their fast paths)
-from variants.acceleration.products import shared_input, sources, updated_maps
+from variants.acceleration.products import postponed, shared_input, sources, updated_maps
 from variants.acceleration.products.convolutions import convolved
 from variants.acceleration.products.low_rank import add_products, added, product
 from variants.acceleration.products.merged_weight import merged_weights
@@ -58,7 +58,7 @@ def accelerated(
     with once.entered(), overriding(maps):
         prepared = [] if stacked else list(_prepared(handle.layers))  # they read the copies
         once.overrides = maps + prepared
-        with overriding(prepared), recomputed_in(once.again):
+        with overriding(prepared), recomputed_in(checkpointed, once.again):
             yield
 
 
@@ -81,7 +81,7 @@ class _Pass:
         finally:
             self._depth -= 1
             if not self._depth:
-                for notes in (shared_input, sources, updated_maps):
+                for notes in (postponed, shared_input, sources, updated_maps):
                     notes.forget()
 
     def again(self) -> Callable[[], AbstractContextManager[None]]:
@@ -91,7 +91,7 @@ class _Pass:
     @contextmanager
     def _again(self, graph: bool) -> Iterator[None]:
         ended = not self._depth
-        with self.entered(), for_graph(graph), overriding(self.overrides if ended else []):
+        with self.entered(), for_graph(graph), checkpointed(), overriding(self.overrides if ended else []):
             yield
 
 

@@ -1,6 +1,7 @@
 """Kernels for decoders are used where they compute what the model does, and nowhere else.
 
-Liger's functions have stand-ins of plain PyTorch here, right ones and wrong ones; no GPU and no Liger is needed.
+Liger's function and our programs of gated activations have stand-ins of plain PyTorch here, right ones and wrong ones;
+no GPU and no Liger is needed.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from tests.support.passes import IDS, adapted, distance, llama, loss_and_gradien
 from variants import DoRA, LoRA
 from variants.acceleration import accelerated, decoders, passes
 from variants.acceleration.basics import policy
+
+gated = pytest.importorskip("variants.acceleration.programs.gated", reason="needs Triton", exc_type=ImportError)
 
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 SIZES |= {"vocab_size": 100, "intermediate_size": 48}
@@ -45,10 +48,14 @@ def rms_norm(x, weight, epsilon, offset, casting, in_place):
     return ((offset + weight.float()) * normed).to(x.dtype)
 
 
+def _gained(u, h):
+    return u if h is None else u + h * u
+
+
 RIGHT = {
     "rms_norm.LigerRMSNormFunction": rms_norm,
-    "swiglu.LigerSiLUMulFunction": lambda gate, up: F.silu(gate) * up,
-    "geglu.LigerGELUMulFunction": lambda gate, up: F.gelu(gate, approximate="tanh") * up,
+    "gated.silu_gated": lambda gate, up, h=None, k=None: F.silu(_gained(gate, h)) * _gained(up, k),
+    "gated.gelu_gated": lambda gate, up, h=None, k=None: F.gelu(_gained(gate, h), approximate="tanh") * _gained(up, k),
 }
 
 
@@ -66,18 +73,21 @@ WRONG = {
 
 @pytest.fixture
 def liger(monkeypatch):
-    """A function that puts stand-ins for Liger's functions in; it returns a list of the names that are called."""
+    """A function that puts stand-ins for functions in; it returns a list of the names that are called."""
 
     def put(functions) -> list[str]:
         called = []
         for path, function in functions.items():
             file, name = path.split(".")
-            module = types.ModuleType(f"liger_kernel.ops.{file}")
 
-            def apply(*args, path=path, function=function):
-                called.append(path.partition(".")[0])
+            def apply(*args, label=name if file == "gated" else file, function=function):
+                called.append(label)
                 return function(*args)
 
+            if file == "gated":
+                monkeypatch.setattr(gated, name, apply)
+                continue
+            module = types.ModuleType(f"liger_kernel.ops.{file}")
             setattr(module, name, type(name, (), {"apply": staticmethod(apply)}))
             monkeypatch.setitem(sys.modules, module.__name__, module)
         for name in ("liger_kernel", "liger_kernel.ops"):
@@ -96,7 +106,9 @@ def kinds(handle) -> list[str]:
 
 
 @pytest.mark.parametrize("large", [policy.LARGE, 0])
-@pytest.mark.parametrize(("build", "norms", "file"), [(llama, 5, "swiglu"), (gemma, 5, "geglu"), (qwen3, 9, "swiglu")])
+@pytest.mark.parametrize(
+    ("build", "norms", "file"), [(llama, 5, "silu_gated"), (gemma, 5, "gelu_gated"), (qwen3, 9, "silu_gated")]
+)
 def test_right_kernels_are_used(build, norms, file, large, liger, monkeypatch):
     monkeypatch.setattr(policy, "LARGE", large)
     called = liger(RIGHT)
@@ -201,7 +213,7 @@ def test_calls_with_more_than_the_input_are_the_layers_own(liger):
     torch.testing.assert_close(gated.forward(x, scale=2.0), layer(x, 2.0))
     assert not called
     torch.testing.assert_close(gated.forward(x=x), layer(x))
-    assert called == ["swiglu"]
+    assert called == ["silu_gated"]
     norm = llama().model.norm
     own = decoders._Norm(norm, decoders._norm(norm, torch.device("cpu")))
     x = torch.randn(3, 32)
@@ -210,6 +222,11 @@ def test_calls_with_more_than_the_input_are_the_layers_own(liger):
     assert called == ["rms_norm"]
     torch.testing.assert_close(own.forward(x.double()), norm(x.double()))
     assert called == ["rms_norm"]
+
+
+def test_without_liger_norms_are_the_models_own(liger):
+    liger({name: function for name, function in RIGHT.items() if name.startswith("gated")})
+    assert set(kinds(adapted(llama, LoRA(r=4, target="all-linear"), low=False))) == {"_Gated", "_Rotary"}
 
 
 def test_rotary_positions_of_another_kind_are_the_familys_own(liger):

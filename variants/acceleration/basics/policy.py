@@ -69,6 +69,26 @@ def for_graph(on: bool = True) -> Iterator[None]:
         _for_graph = before
 
 
+_checkpointed = False
+
+
+def is_checkpointed() -> bool:
+    """Whether gradient checkpointing is going through a block, for the first time or again: what is kept in it lives
+    for that block alone, and computing more of it a third time does not pay."""
+    return _checkpointed
+
+
+@contextmanager
+def checkpointed() -> Iterator[None]:
+    """``with`` this, a block is computed that gradient checkpointing goes through twice."""
+    global _checkpointed
+    before, _checkpointed = _checkpointed, True
+    try:
+        yield
+    finally:
+        _checkpointed = before
+
+
 @contextmanager
 def large_from(nbytes: int) -> Iterator[None]:
     """``with`` this, tensors of so many bytes and more are large."""

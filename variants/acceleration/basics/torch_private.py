@@ -173,12 +173,15 @@ def foreach_norm(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 @contextmanager
-def recomputed_in(moment: Callable[[], Callable[[], AbstractContextManager]]) -> Iterator[None]:
+def recomputed_in(
+    first: Callable[[], AbstractContextManager], moment: Callable[[], Callable[[], AbstractContextManager]]
+) -> Iterator[None]:
     """``with`` this, what gradient checkpointing runs is recomputed inside a block of its own, whenever that is.
 
     It holds for the kind that is not reentrant, which compares what it recomputes with what it has seen.
 
     Args:
+        first: makes a block that something runs in for the first time.
         moment: called when something runs for the first time; what it gives makes a block for each recomputation.
     """
     module = torch.utils.checkpoint
@@ -195,7 +198,7 @@ def recomputed_in(moment: Callable[[], Callable[[], AbstractContextManager]]) ->
     ) -> Any:
         def both() -> tuple[AbstractContextManager, AbstractContextManager]:
             forward, again = contexts()
-            return forward, _Together(again, moment())
+            return _Together(forward, first), _Together(again, moment())
 
         as_they_are = debug or torch.compiler.is_compiling()  # which take no contexts of a caller's
         return plain(function, rng, contexts if as_they_are else both, check, debug, *args, **kwargs)

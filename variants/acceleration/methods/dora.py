@@ -12,11 +12,12 @@ from torch import Tensor
 from variants.acceleration.basics import torch_private
 from variants.acceleration.basics.fast_paths import FORWARDS, ON_UPDATED, PREPARATIONS, replaces
 from variants.acceleration.basics.overrides import Override
+from variants.acceleration.basics.policy import is_checkpointed
 from variants.acceleration.methods.grouping import alike, stacked
 from variants.acceleration.products.elementwise import add_gain, add_scaled
 from variants.acceleration.products.low_rank import Product, project
 from variants.acceleration.products.side_stream import split
-from variants.acceleration.products.updated_maps import is_updated
+from variants.acceleration.products.updated_maps import again_of, is_updated
 from variants.adapters.stacked_layer import StackedLayer
 from variants.layer import full_precision, wide
 from variants.methods.dora import SMALLEST, DoRALayer
@@ -25,7 +26,8 @@ from variants.sites.site import Site
 
 _SQUARES: WeakKeyDictionary[DoRALayer, tuple[tuple, Tensor]] = WeakKeyDictionary()
 """Of each layer: which base weight was read, and the sums of its rows' squares (out_features)."""
-
+NOT_KEPT = ("q", "k", "o", "down")
+"""Roles of maps whose outputs nobody keeps: they are turned by their positions, or added to the residual stream."""
 
 ON_UPDATED.add(DoRALayer.forward)
 
@@ -40,15 +42,17 @@ def forward(layer: DoRALayer | StackedLayer, x: Tensor, y: Tensor) -> Tensor:
         h = _stacked_gain(layer)
     else:
         return layer(x, y)
-    h = h.to(y.dtype)
+    h, bias = h.to(y.dtype), layer.site.bias()
+    undo = layer.site.role == "v"  # which attention keeps
     if is_updated(y):
-        return add_gain(y, h, layer.site.bias())
+        again = again_of(y) if layer.site.role in NOT_KEPT and not is_checkpointed() else None
+        return add_gain(y, h, bias, again, undo)
     dropped = first.dropout(x) if first.drops else x
     update = layer.low_rank()
     updated = Product(project(dropped, update.A), update.B, update.scale).added(y)
     if first.drops and first.config.dropout_mode == "official":
         return add_scaled(updated, h, layer.site.times(dropped) + (updated - y))
-    return add_gain(updated, h, layer.site.bias())
+    return add_gain(updated, h, bias, undo=undo)
 
 
 @replaces(PREPARATIONS, DoRALayer.forward)

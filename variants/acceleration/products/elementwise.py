@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from variants.acceleration.basics.policy import few_kernels, has_triton, large
+from variants.acceleration.products.postponed import is_postponing, postponed
 from variants.acceleration.products.side_stream import on_side_stream, used
 from variants.layer import rows
 
@@ -28,12 +30,22 @@ def add_scaled(y: Tensor, v: Tensor, u: Tensor) -> Tensor:
     return _Scale.apply(y, v, u) if _together(y, v, u) else y + v * u
 
 
-def add_gain(u: Tensor, h: Tensor, bias: Tensor | None) -> Tensor:
-    """u + h ⊙ (u - bias): (..., n), (n) and a frozen (n) give (..., n); (S, n) as in :func:`scale`."""
+def add_gain(
+    u: Tensor, h: Tensor, bias: Tensor | None, again: Callable[[], Tensor] | None = None, undo: bool = False
+) -> Tensor:
+    """u + h ⊙ (u - bias): (..., n), (n) and a frozen (n) give (..., n); (S, n) as in :func:`scale`.
+
+    A large ``u`` may stand for it where its reader has said so (`postponed.py`).
+
+    Args:
+        again, undo: how the gradient of h gets a large u, which is kept else (`programs/gain.py`).
+    """
     if bias is None and h.ndim == 1 and large(u) and u.dtype == h.dtype and has_triton(u):
+        if is_postponing():
+            return postponed(u, h)
         from variants.acceleration.programs.gain import gained
 
-        return gained(rows(u), h).view_as(u)
+        return gained(rows(u), h, again, undo).view_as(u)
     w = u if bias is None else u - bias.detach()
     if h.ndim == 2:
         return u + scale(h, w)

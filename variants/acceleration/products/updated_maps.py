@@ -4,7 +4,8 @@
 
 One product makes all A_i x, each update is there before the frozen product is added to it (a kernel that adds to what
 it finds reads it while it multiplies), and the gradient of X is one tensor, to which each map's product is added. Kept
-for the backward pass are X, or what it is made of, and X Aᵀ, which is small.
+for the backward pass are X, or what it is made of, and X Aᵀ, which is small. Whoever needs an output in the backward
+pass can have it computed again from them.
 """
 
 from __future__ import annotations
@@ -20,14 +21,26 @@ from variants.acceleration.basics.fast_paths import ON_UPDATED
 from variants.acceleration.basics.tensor_notes import TensorNotes
 from variants.acceleration.products.sources import source_of
 from variants.layer import AdapterLayer, rows
+from variants.sites.kinds.few_bits import is_packed
 from variants.sites.site import Site
 
-_UPDATED: TensorNotes[bool] = TensorNotes()
+LONGEST = 12288
+"""Input features of a map up to which its outputs are computed again: of longer products a number costs more time than
+keeping its two bytes is worth. LLaMA-7B's way down (11,008) is within: its outputs are 2.5 % of a step's memory."""
+
+_UPDATED: TensorNotes[_Output] = TensorNotes()
 
 
 def is_updated(y: Tensor) -> bool:
     """Whether a map's output has the low-rank updates of its layers in it."""
     return _UPDATED.get(y) is not None
+
+
+def again_of(y: Tensor) -> Callable[[], Tensor] | None:
+    """What computes such an output, (N, out_features), again in the backward pass, from what is kept anyway; None where
+    that cannot be, or takes too long."""
+    note = _UPDATED.get(y)
+    return note if note is not None and note.pays else None
 
 
 def forget() -> None:
@@ -85,12 +98,39 @@ def updated_outputs(modules: Sequence[nn.Module], sites: Sequence[Site], x: Tens
     source = source_of(x)
     kept = source.kept if A.requires_grad else ()
     z, x = _Projected.apply(x, A, source.values, *kept)
-    return [_noted(y) for y in _Updated.apply(x, z, A.detach(), sites, found, *factors[1::3], *factors[2::3])]
+    Bs, inners = factors[1::3], factors[2::3]
+    outputs = _Updated.apply(x, z, A.detach(), sites, found, *Bs, *inners)
+    projected = z.grad_fn if A.requires_grad else None
+    for place, y in enumerate(outputs):
+        _UPDATED.put(y, _Output(projected, z.detach(), sites[place], place, found, Bs, inners))
+    return list(outputs)
 
 
-def _noted(y: Tensor) -> Tensor:
-    _UPDATED.put(y, True)
-    return y
+class _Output(NamedTuple):
+    """How the output of a map is computed again in the backward pass.
+
+    Attributes:
+        projected: the node of `_Projected`, which knows X; None where X is not kept.
+    """
+
+    projected: Any
+    z: Tensor
+    site: Site
+    place: int
+    updates: list[Update]
+    Bs: Sequence[Tensor]
+    inners: Sequence[Tensor | None]
+
+    @property
+    def pays(self) -> bool:
+        """A packed weight would have to be made dense once more."""
+        short = self.site.in_features <= LONGEST and not is_packed(self.site.module.weight)
+        return self.projected is not None and short
+
+    @torch.no_grad()
+    def __call__(self) -> Tensor:
+        parts = _inner(self.z, self.updates, self.inners)
+        return _output(_input(self.projected), self.site, _own(self.place, self.updates, parts, self.Bs))
 
 
 def _fits(layer: nn.Module, whole: bool) -> bool:
@@ -110,7 +150,7 @@ class _Projected(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, A: Tensor, values: Callable[..., Tensor], *kept: Tensor) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        ctx.values = values
+        ctx.values, ctx.input = values, None
         ctx.save_for_backward(*kept)
         same = x.view_as(x)
         if not ctx.needs_input_grad[0]:  # of embeddings nobody wants the gradient
@@ -121,8 +161,18 @@ class _Projected(torch.autograd.Function):
     def backward(ctx: Any, of_z: Tensor | None, of_x: Tensor | None) -> tuple[Tensor | None, ...]:
         of_A = None
         if of_z is not None and ctx.needs_input_grad[1]:
-            of_A = of_z.mT @ rows(ctx.values(*ctx.saved_tensors))
+            of_A = of_z.mT @ _input(ctx)
+        ctx.input = None
         return of_x, of_A, *(None for _ in ctx.needs_input_grad[2:])
+
+
+@torch.no_grad()
+def _input(projected: Any) -> Tensor:
+    """X (N, in_features) in the backward pass, computed once for all that need it. What is kept is asked for once: a
+    second time gradient checkpointing refuses."""
+    if projected.input is None:
+        projected.input = rows(projected.values(*projected.saved_tensors))
+    return projected.input
 
 
 class _Updated(torch.autograd.Function):
@@ -137,7 +187,7 @@ class _Updated(torch.autograd.Function):
         Bs, inners = factors[: len(updates)], factors[len(updates) :]
         parts, flat, outputs = _inner(z, updates, inners), rows(x), []
         for place, site in enumerate(sites):
-            own = [(u, part, B) for u, part, B in zip(updates, parts, Bs, strict=True) if u.map == place]
+            own = _own(place, updates, parts, Bs)
             outputs.append(_output(flat, site, own).view(*x.shape[:-1], site.out_features))
         return tuple(outputs)
 
@@ -178,6 +228,13 @@ def _inner(z: Tensor, updates: Sequence[Update], inners: Sequence[Tensor | None]
     """The part of z (N, ranks) that is of each update, times its inner vector."""
     parts = z.split([update.rank for update in updates], 1)
     return [part if inner is None else part * inner for part, inner in zip(parts, inners, strict=True)]
+
+
+def _own(
+    place: int, updates: Sequence[Update], parts: Sequence[Tensor], Bs: Sequence[Tensor]
+) -> list[tuple[Update, Tensor, Tensor]]:
+    """The updates of one map, with their parts of z and their Bs."""
+    return [one for one in zip(updates, parts, Bs, strict=True) if one[0].map == place]
 
 
 def _output(flat: Tensor, site: Site, own: list[tuple[Update, Tensor, Tensor]]) -> Tensor:

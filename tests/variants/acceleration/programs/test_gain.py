@@ -52,13 +52,53 @@ def test_views_and_gradients_that_are_no_rows(monkeypatch):
     assert torch.equal(u, before)
 
 
+WAYS = ("kept", "undone", "computed again")
+
+
+def options(way: str, u: torch.Tensor) -> dict:
+    """How the gain's gradient gets u."""
+    return {"undone": {"undo": True}, "computed again": {"again": u.detach}}.get(way, {})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("way", WAYS)
+def test_any_gain_has_its_gradient(way, dtype):
+    """Gains of 0, 1, below 0, tiny and large, however outputs before the gain are had."""
+    from variants.acceleration.programs.gain import gained
+
+    torch.manual_seed(0)
+    h = torch.tensor([-1.0, 0.0, -2.0, -1 + 2**-7, 4.0, -0.3], device=DEVICE).to(dtype).requires_grad_()
+    u = torch.randn(600, len(h), device=DEVICE).to(dtype).requires_grad_()
+    pulled = torch.randn_like(u)
+    y = gained(u, h, **options(way, u))
+    of_u, of_h = torch.autograd.grad(y, [u, h], pulled)
+    u, h, pulled = (x.detach().double() for x in (u, h, pulled))
+    near = {torch.float32: 1e-5, torch.bfloat16: 0.02, torch.float16: 0.005}[dtype]
+    torch.testing.assert_close(y.double(), (1 + h) * u, rtol=near, atol=1e-15)
+    torch.testing.assert_close(of_u.double(), (1 + h) * pulled, rtol=near, atol=1e-15)
+    torch.testing.assert_close(of_h.double(), (u * pulled).sum(0), rtol=near, atol=20 * near)
+
+
+@pytest.mark.parametrize(("way", "kept"), [("kept", "u"), ("undone", "y"), ("computed again", "")])
+def test_what_is_kept(way, kept):
+    """One large tensor, or none; and none at all where nobody wants the gain's gradient."""
+    from variants.acceleration.programs.gain import gained
+
+    u, h = torch.randn(4, 6, device=DEVICE, requires_grad=True), torch.randn(6, device=DEVICE, requires_grad=True)
+    for gain, expected in ((h, kept), (h.detach(), "")):
+        y = gained(u, gain, **options(way, u))
+        saved = [tensor.data_ptr() for tensor in y.grad_fn.saved_tensors]
+        assert saved == [{"u": u, "y": y}[name].data_ptr() for name in expected]
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), u)[0], (1 + gain).detach().expand(4, 6))
+
+
 @pytest.mark.parametrize("large", [0, 2**30])
 def test_large_outputs_without_a_bias_take_the_program(large, monkeypatch):
     """And the sum is the same the other way."""
     from variants.acceleration.programs import gain
 
     calls, own = [], gain.gained
-    monkeypatch.setattr(gain, "gained", lambda u, h: calls.append(1) or own(u, h))
+    monkeypatch.setattr(gain, "gained", lambda *args: calls.append(1) or own(*args))
     monkeypatch.setattr(elementwise, "has_triton", lambda x: True)
     monkeypatch.setattr(policy, "LARGE", large)
     u, h = torch.randn(2, 3, 8, device=DEVICE), torch.randn(8, device=DEVICE)
