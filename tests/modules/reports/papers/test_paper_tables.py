@@ -32,6 +32,8 @@ TABLES += (
     "eva-glue",
     "galore-4",
     "qlora-2",
+    "qlora-3",
+    "qlora-4",
 )
 
 
@@ -59,7 +61,33 @@ def lacking(results, name="lora-2") -> list[dict[str, str]]:
 
 def test_every_table_is_there_with_its_rows():
     counts = {name: len(load_table(PUBLISHED, name)) for name in TABLES}
-    assert list(counts.values()) == [3, 14, 12, 8, 7, 15, 12, 13, 8, 5, 19, 10, 17, 17, 15, 6, 15, 6, 6, 5, 4, 4, 4]
+    assert list(counts.values()) == [
+        3,
+        14,
+        12,
+        8,
+        7,
+        15,
+        12,
+        13,
+        8,
+        5,
+        19,
+        10,
+        17,
+        17,
+        15,
+        6,
+        15,
+        6,
+        6,
+        5,
+        4,
+        4,
+        4,
+        6,
+        3,
+    ]
     assert sum(counts.values()) == len(load_all(PUBLISHED))
     with pytest.raises(UserError, match="lora-7.*lora-2"):
         load_table(PUBLISHED, "lora-7")
@@ -98,6 +126,24 @@ def test_figures_of_the_lora_paper():
     six = {(row.options["target"], row.options["r"]): row.scores for row in load_table(PUBLISHED, "lora-6")}
     assert six["q", 1] == dict(wikisql=68.8, mnli=90.7) and six["q,v", 8] == dict(wikisql=73.8, mnli=91.6)
     assert six["q,k,v,o", 64] == dict(wikisql=73.9, mnli=91.4) and len(six) == 15
+
+
+def test_figures_of_the_qlora_paper():
+    three = {row.method: row for row in load_table(PUBLISHED, "qlora-3")}
+    glue = {method: row.scores.get("glue") for method, row in three.items()}
+    assert list(glue.values()) == [88.6, 88.6, 88.8, 88.8, 88.6, None]
+    assert {row.variant for row in three.values()} == {"full", "lora"}
+    assert three["QLoRA NF4 + DQ"].scores["sni_11b"] == 60.9 and "sni_11b" not in three["BF16 replication"].scores
+    four = load_table(PUBLISHED, "qlora-4")
+    assert [row.average for row in four] == [53.0, 52.2, 53.1] and four[2].scores["65b_flan"] == 63.9
+    for row in four:
+        off = abs(sum(row.scores.values()) / 8 - row.average)
+        assert len(row.scores) == 8 and (off <= 0.05) == (row.caution is None), row.method
+    (first, *_) = shown([], "qlora-4")
+    assert (
+        first["7B Alpaca"] == "38.4" and first["Avg"] == "53" and first["Method"] == "BFloat16 on LLaMA from 7B to 65B"
+    )
+    assert shown([], "qlora-3")[5]["GLUE"] == "" and shown([], "qlora-3")[5]["SuperNI T5-11B"] == "60.9"
 
 
 # ---- ours beside theirs -------------------------------------------------------------------------------------------
