@@ -52,8 +52,23 @@ def _bases_markdown(section: Section) -> list[str]:
     for comparison in comparisons:
         lines = [_BASES_HEAD, ("---",) * len(_BASES_HEAD), *_base_lines(section, comparison, _name)]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-        parts.append(f"**{heading(comparison)}**, seeds {', '.join(map(str, comparison.seeds))}\n\n{table}")
+        seeds = ", ".join(map(str, comparison.seeds))
+        parts.append(f"**{heading(comparison)}**, seeds {seeds}{_bases_summary(comparison)}\n\n{table}")
     return parts
+
+
+def _bases_summary(comparison: Comparison) -> str:
+    """Where there are many pairs, what they come to; the lowest end says which loss they do not exclude."""
+    found = comparison.differences
+    if len(found) <= SHOWN:
+        return ""
+    digits = max(column.digits for column in comparison.columns)
+    apart = [d.mean for d in found if d.supported]
+    mean, lowest = math.fsum(d.mean for d in found) / len(found), min(d.low for d in found)
+    return (
+        f". Of {len(found)} pairs {len(apart)} are told apart, {sum(each < 0 for each in apart)} of them below 0; the "
+        f"mean of all differences is {mean:+.{digits}f}, the lowest end of an interval {lowest:+.{digits}f}."
+    )
 
 
 def _base_lines(section: Section, comparison: Comparison, name: Callable[[Section, int], str]) -> list[tuple[str, ...]]:

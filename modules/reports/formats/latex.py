@@ -16,7 +16,7 @@ from modules.reports.tables.cells import (
     title,
 )
 from modules.reports.tables.published import PublishedRow
-from modules.reports.tables.rank_study import RankStudy, find, grid
+from modules.reports.tables.rank_study import RankStudy, about, find, grid
 from modules.reports.tables.section import Row, Section
 from modules.reports.tables.significance import compare
 
@@ -103,7 +103,7 @@ def _rank_table(section: Section, study: RankStudy) -> str:
     caption = (
         f"LoRA's rank and adapted matrices: {title(section)}, protocol {study.protocol}. "
         f"{section.benchmark.statistic.capitalize()} over the seeds ± standard deviation (n-1); "
-        "a mean's spread is that of the seeds' means."
+        f"a mean's spread is that of the seeds' means. {about(study)}".rstrip()
     )
     return environment(head, [[escape(cell) for cell in line] for line in lines], 2, caption)
 

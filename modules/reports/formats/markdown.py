@@ -28,7 +28,7 @@ from modules.reports.tables.cells import (
     with_commas,
 )
 from modules.reports.tables.published import PublishedRow
-from modules.reports.tables.rank_study import RankStudy, find, grid
+from modules.reports.tables.rank_study import RankStudy, about, find, grid
 from modules.reports.tables.section import SELECTION, Row, Section, plain, selection
 from modules.reports.tables.significance import compare
 from modules.runs.results import RunResult
@@ -46,11 +46,12 @@ def to_markdown(sections: Sequence[Section], benchmark: Benchmark) -> str:
 
 
 def _rank_study(section: Section, study: RankStudy) -> str:
-    about = (
-        f"Protocol {study.protocol}. Cells as above; a mean's spread is that of the seeds' means. The LoRA paper's "
-        "Tables 5 and 6 ask this of GPT-3 175B on WikiSQL and MNLI: another model, other tasks, no comparison of level."
+    note = (
+        "Cells as above; a mean's spread is that of the seeds' means. The LoRA paper's Tables 5 and 6 ask this of "
+        "GPT-3 175B on WikiSQL and MNLI: another model, other tasks, no comparison of level."
     )
-    return "\n\n".join(["### Rank and adapted matrices (LoRA)", about, pipes(grid(study, section))])
+    words = " ".join(filter(None, [f"Protocol {study.protocol}.", about(study), note]))
+    return "\n\n".join(["### Rank and adapted matrices (LoRA)", words, pipes(grid(study, section))])
 
 
 def _table(section: Section) -> str:

@@ -20,7 +20,10 @@ from modules.runs.results import RunResult
 
 TITLES = {
     "wikisql": "WikiSQL", "mnli": "MNLI", "mnli_m": "MNLI-m", "samsum_r1": "SAMSum R1", "samsum_r2": "SAMSum R2",
-    "samsum_rl": "SAMSum RL",
+    "samsum_rl": "SAMSum RL", "glue": "GLUE",
+    **{f"sni_{size.lower()}": f"SuperNI T5-{size}" for size in ("80M", "250M", "780M", "3B", "11B")},
+    **{f"{size}b_alpaca": f"{size}B Alpaca" for size in (7, 13, 33, 65)},
+    **{f"{size}b_flan": f"{size}B FLAN v2" for size in (7, 13, 33, 65)},
 }  # fmt: skip
 """Headings of columns that belong to no benchmark of this project."""
 

@@ -31,7 +31,12 @@ def paper_tables(folder: str | Path, results: Iterable[RunResult]) -> dict[str, 
 
 
 def paper_table(folder: str | Path, name: str, sections: Sequence[Section]) -> dict[str, str]:
-    """Texts of a published table, such as lora-2, by file name. Raises UserError where there is no such table."""
+    """Texts of a published table, such as lora-2, by file name; runs on generated tasks are in none of them.
+
+    Raises:
+        UserError: there is no such table.
+    """
+    sections = [section for section in sections if section.data["source"] != "embedded"]
     rows = paper_rows(folder, name)
     our_rows = {row.number: ours(row, rows, sections) for row in rows}
     head, lines = table_lines(rows, our_rows)

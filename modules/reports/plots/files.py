@@ -100,6 +100,8 @@ def _named(sections: Sequence[Section]) -> list[tuple[Section, str, str]]:
 
 def _stamp(section: Section, name: str) -> str:
     shown = [title(section), *(run.to_json() for row in section.rows for run in row.runs)]
+    if name == "rank":  # once drawn without levels, and with one mark for all targets beside other methods
+        shown += sorted({row.variant for row in section.rows} - {"lora"})
     if name == "rates":
         shown += [run.to_json() for curve in section.curves for run in curve.runs]
     shown += [json.dumps(asdict(row), sort_keys=True) for row in section.published]

@@ -6,22 +6,32 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.benchmarks.base import Column
+from modules.reports.tables.base_pairs import SETTING, scheme
 from modules.reports.tables.cells import adapter_text, score_text, with_spread
 from modules.reports.tables.section import Row, Section
 
 NAMES = {"attn-qv": "q,v", "attn": "q,k,v,o"}
 """Presets of targets and the matrices that they stand for."""
-ORDER = ("q", "k", "v", "o", "q,k", "q,v", "q,k,v,o")
+ORDER = ("q", "k", "v", "o", "q,k", "q,v", "q,k,v,o", "up,down", "all-linear")
 """The papers' order of matrices."""
+LEVEL = "full"
+"""The variant without a rank that a study is held against."""
 
 
 @dataclass(frozen=True)
 class RankStudy:
-    """The rows of one protocol by (target, r), and the columns that all of them fill."""
+    """The rows of one protocol by (target, r), and the columns that all of them fill.
+
+    Attributes:
+        base: how the frozen base is kept (`variants.schemes`); "" as it is.
+        levels: rows of full fine-tuning, on the base as it is, that were trained in the same way otherwise.
+    """
 
     protocol: str
     rows: Mapping[tuple[str, int], tuple[Row, ...]]
     columns: tuple[Column, ...]
+    base: str = ""
+    levels: tuple[Row, ...] = ()
 
     @property
     def targets(self) -> list[str]:
@@ -56,12 +66,19 @@ def find(section: Section) -> list[RankStudy]:
     for row in section.rows:
         if row.variant == "lora" and _where(row):
             groups.setdefault((row.protocol, _trained(row)), []).append(row)
-    for (protocol, _), lora in groups.items():
+    for (protocol, trained), lora in groups.items():
         places: dict[tuple[str, int], list[Row]] = {}
         for row in lora:
             places.setdefault(_where(row), []).append(row)
         columns = tuple(c for c in section.benchmark.columns if all(c.key in row.cells for row in lora))
-        study = RankStudy(protocol, {place: tuple(rows) for place, rows in places.items()}, columns)
+        levels = [
+            row
+            for row in section.rows
+            if row.variant == LEVEL and row.protocol == protocol and _on_any(_trained(row)) == _on_any(trained)
+            if all(column.key in row.cells for column in columns)
+        ]
+        rows = {place: tuple(rows) for place, rows in places.items()}
+        study = RankStudy(protocol, rows, columns, scheme(lora[0]), tuple(levels))
         if len(study.targets) > 1 and len(study.ranks) > 1 and len(places) > 3 and columns:
             studies.append(study)
     return studies
@@ -70,6 +87,11 @@ def find(section: Section) -> list[RankStudy]:
 def _trained(row: Row) -> frozenset:
     """The training settings of its runs, except for the learning rate."""
     return frozenset((name, str(value)) for run in row.runs for name, value in run.training.items() if name != "lr")
+
+
+def _on_any(trained: frozenset) -> frozenset:
+    """Training settings without how the base is kept."""
+    return frozenset((name, value) for name, value in trained if name != SETTING)
 
 
 def _where(row: Row) -> tuple[str, int] | None:
@@ -100,6 +122,16 @@ def grid(study: RankStudy, section: Section) -> list[list[str]]:
         block("Mean", lambda row: mean_text(row, study.columns))
     block("Adapter", adapter_text)
     return lines
+
+
+def about(study: RankStudy) -> str:
+    """What a reader must know beside the grid: the base, and the level of full fine-tuning; "" where neither is."""
+    words = [f"The base is in {study.base}."] if study.base else []
+    for row in study.levels:
+        name = f"{LEVEL} {row.label}".strip()
+        figures = [f"{column.title} {score_text(row.cells[column.key])}" for column in study.columns]
+        words.append(f"Level without a rank, on the base as it is: {name}, {', '.join(figures)}.")
+    return " ".join(words)
 
 
 def mean_text(row: Row, columns: Sequence[Column]) -> str:

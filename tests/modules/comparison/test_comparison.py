@@ -100,6 +100,35 @@ def test_the_rank_study_has_every_rank_on_every_set_of_matrices():
     assert found == [(target, r) for target in ("q", "q,v", "q,k,v,o") for r in (1, 2, 4, 8, 64)]
 
 
+def test_the_coverage_study_has_every_rank_on_every_set_of_matrices_on_nf4_and_full_fine_tuning():
+    (path,) = (path for path in PLANS if path.stem == "coverage")
+    full, *rows = comparison_of(path).rows()
+    assert full.variant == "full" and "quantise" not in full.common
+    assert {row.common["quantise"] for row in rows} == {"nf4"}
+    found = [(row.options["target"], row.options["r"]) for row in rows]
+    assert found == [(target, r) for target in ("attn-qv", "attn", "up,down", "all-linear") for r in (2, 8, 32)]
+
+
+def test_every_method_that_can_train_on_few_bits_has_a_pair_that_differs_in_the_base_alone():
+    """The dense ones of a file are runs of `methods-minilm.yaml`: one of its rates, all else alike."""
+    plans = {path.stem: path for path in PLANS}
+    rows = {row.name: row for row in comparison_of(plans["quantised-minilm"]).rows()}
+    others = {row.name: row for row in comparison_of(plans["methods-minilm"]).rows()}
+    ours = {each for each in names() if resolve(each).__module__.startswith("variants.methods.")}
+    assert {row.variant for row in rows.values()} == ours - {"full", "ft_top2", "galore"}
+    dense = {name: row for name, row in rows.items() if not name.endswith("-nf4")}
+    assert len(rows) == 2 * len(dense)
+    for name, row in dense.items():
+        packed, tuned = rows[f"{name}-nf4"], others[name]
+        assert packed.variant == row.variant and packed.options == row.options and packed.seeds == row.seeds
+        assert packed.common == row.common | {"quantise": "nf4"} and packed.trainer == row.trainer
+        (rates,) = tuned.space
+        assert row.common["lr"] in rates.values and row.common == tuned.common | {"lr": row.common["lr"]}, name
+        assert (row.variant, row.options, row.trainer) == (tuned.variant, tuned.options, tuned.trainer)
+    tasks, all_tasks = (compare.read(plans[stem]).tasks for stem in ("quantised-minilm", "methods-minilm"))
+    assert tasks.items() <= all_tasks.items()
+
+
 @pytest.mark.parametrize("name", ["methods-minilm", "methods-e2e"])
 def test_the_plans_of_all_methods_have_all_of_them_on_equal_terms(name):
     (path,) = (path for path in PLANS if path.stem == name)

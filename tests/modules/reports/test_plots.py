@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from modules.benchmarks.glue import GLUE
+from modules.reports.formats.markdown import to_markdown
 from modules.reports.plots.files import plots, stale_plots, write_plots
 from modules.reports.plots.image_files import FORMATS
 from modules.reports.plots.layout import window
@@ -15,7 +16,7 @@ from modules.reports.plots.palette import METHODS, SPARE, marks
 from modules.reports.plots.pareto import MARKER
 from modules.reports.plots.style import names_of
 from modules.reports.tables.build import build
-from modules.reports.tables.rank_study import find, grid, target_name
+from modules.reports.tables.rank_study import about, find, grid, target_name
 from modules.runs.results import ResultStore
 from paper_repro import tables
 from tests.support.results import run
@@ -176,6 +177,32 @@ def test_rank_study_is_recognised_and_laid_out_as_the_papers():
     assert groups == {"lora q", "lora attn-qv", "lora o,k,v,q"}
     assert not find(build([r for r in runs if r.variant_config["target"] == "q"], GLUE)[0])
     assert target_name("v, q") == "q,v" and target_name("attn") == "q,k,v,o" and target_name("*.dense") == "*.dense"
+
+
+def test_full_fine_tuning_is_a_level_of_a_rank_study_on_few_bits():
+    """QLoRA's Figure 2: LoRA on NF4 against full fine-tuning, which needs the base as it is."""
+    runs = [
+        run("rte", 0.5 + r / 1000, seed, variant_config={"target": target, "r": r}, training={"quantise": "nf4"})
+        for target in ("attn-qv", "up,down", "all-linear")
+        for r in (2, 8)
+        for seed in (0, 1)
+    ]
+    own = {"variant": "full", "variant_config": {}}
+    full = [run("rte", 0.6 + lr, seed, training={"lr": lr}, **own) for lr in (0.01, 0.02) for seed in (0, 1)]
+    longer = [run("rte", 0.9, seed, training={"lr": 0.01}, **own | {"protocol": "other"}) for seed in (0, 1)]
+    (section,) = build([*runs, *full, *longer], GLUE)
+    (study,) = find(section)
+    assert study.base == "nf4" and study.targets == ["q,v", "up,down", "all-linear"]
+    assert about(study) == (
+        "The base is in nf4. Level without a rank, on the base as it is: full lr=0.01, RTE 61.0 ±0.0. "
+        "Level without a rank, on the base as it is: full lr=0.02, RTE 62.0 ±0.0."
+    )
+    assert "The base is in nf4." in to_markdown([section], GLUE)
+    (ax,) = plots(section)["rank"](section).axes
+    levels = {line.get_label(): set(line.get_ydata()) for line in ax.lines if str(line.get_label()).startswith("full")}
+    assert {name: round(min(ys), 6) for name, ys in levels.items()} == {"full lr=0.01": 61.0, "full lr=0.02": 62.0}
+    (dense,) = find(build([r for r in (*runs, *full) if r.variant == "lora"], GLUE)[0])
+    assert dense.levels == () and "Level" not in about(dense)
 
 
 @pytest.mark.slow

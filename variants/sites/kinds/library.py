@@ -41,11 +41,11 @@ class Linear8bitLt(bitsandbytes.nn.Linear8bitLt):
 
 
 def product(module: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x Wᵀ, and a bias, by a packed map: (..., in_features) -> (..., out_features)."""
-    weight = module.weight
-    if isinstance(module, bitsandbytes.nn.Linear4bit):
-        if x.device.type == "cpu":
-            return _Product.apply(x, bias, module)
+    """x Wᵀ, and a bias, by a packed map: (..., in_features) -> (..., out_features); under ``vmap`` too."""
+    weight, four = module.weight, isinstance(module, bitsandbytes.nn.Linear4bit)
+    if (four and x.device.type == "cpu") or torch._C._are_functorch_transforms_active():  # what the library cannot
+        return _Product.apply(x, bias, module)
+    if four:
         return bitsandbytes.matmul_4bit(x, weight, bias=bias, quant_state=weight.quant_state)
     state = module.state
     if weight.SCB.device != x.device:  # model.to() moves the codes alone
@@ -56,18 +56,32 @@ def product(module: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
 
 
 class _Product(torch.autograd.Function):
-    """The library's product on a CPU, with the matrix read as `dequantised` does."""
+    """The library's product on a CPU, with the matrix read as `dequantised` does; and any product under ``vmap``."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, bias: Tensor | None, module: nn.Module) -> Tensor:
-        ctx.module = module
+    def forward(x: Tensor, bias: Tensor | None, module: nn.Module) -> Tensor:
         return F.linear(x, dequantised(module.weight).to(x.dtype), bias)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor | None, nn.Module], output: Tensor) -> None:
+        ctx.module = inputs[2]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         wants_x, wants_bias, _ = ctx.needs_input_grad
         of_x = gradient @ dequantised(ctx.module.weight).to(gradient.dtype) if wants_x else None
         return of_x, gradient.flatten(0, -2).sum(0) if wants_bias else None, None
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple, x: Tensor, bias: Tensor | None, module: nn.Module) -> tuple[Tensor, int]:
+        """All at once by the ordinary product, to which they are more rows; biases (S, out_features) are added."""
+        of_x, of_bias, _ = in_dims
+        x = x if of_x is None else x.movedim(of_x, 0)
+        if of_bias is None:
+            return product(module, x, bias), 0
+        y = product(module, x)
+        rows = y.dim() - (of_x is not None) - 1
+        return y + bias.movedim(of_bias, 0).unflatten(0, (-1, *[1] * rows)), 0
 
 
 OWN: dict[type[nn.Module], type[nn.Module]] = {

@@ -32,6 +32,8 @@ TABLES += (
     "eva-glue",
     "galore-4",
     "qlora-2",
+    "qlora-3",
+    "qlora-4",
 )
 
 
@@ -59,7 +61,33 @@ def lacking(results, name="lora-2") -> list[dict[str, str]]:
 
 def test_every_table_is_there_with_its_rows():
     counts = {name: len(load_table(PUBLISHED, name)) for name in TABLES}
-    assert list(counts.values()) == [3, 14, 12, 8, 7, 15, 12, 13, 8, 5, 19, 10, 17, 17, 15, 6, 15, 6, 6, 5, 4, 4, 4]
+    assert list(counts.values()) == [
+        3,
+        14,
+        12,
+        8,
+        7,
+        15,
+        12,
+        13,
+        8,
+        5,
+        19,
+        10,
+        17,
+        17,
+        15,
+        6,
+        15,
+        6,
+        6,
+        5,
+        4,
+        4,
+        4,
+        6,
+        3,
+    ]
     assert sum(counts.values()) == len(load_all(PUBLISHED))
     with pytest.raises(UserError, match="lora-7.*lora-2"):
         load_table(PUBLISHED, "lora-7")
@@ -98,6 +126,24 @@ def test_figures_of_the_lora_paper():
     six = {(row.options["target"], row.options["r"]): row.scores for row in load_table(PUBLISHED, "lora-6")}
     assert six["q", 1] == dict(wikisql=68.8, mnli=90.7) and six["q,v", 8] == dict(wikisql=73.8, mnli=91.6)
     assert six["q,k,v,o", 64] == dict(wikisql=73.9, mnli=91.4) and len(six) == 15
+
+
+def test_figures_of_the_qlora_paper():
+    three = {row.method: row for row in load_table(PUBLISHED, "qlora-3")}
+    glue = {method: row.scores.get("glue") for method, row in three.items()}
+    assert list(glue.values()) == [88.6, 88.6, 88.8, 88.8, 88.6, None]
+    assert {row.variant for row in three.values()} == {"full", "lora"}
+    assert three["QLoRA NF4 + DQ"].scores["sni_11b"] == 60.9 and "sni_11b" not in three["BF16 replication"].scores
+    four = load_table(PUBLISHED, "qlora-4")
+    assert [row.average for row in four] == [53.0, 52.2, 53.1] and four[2].scores["65b_flan"] == 63.9
+    for row in four:
+        off = abs(sum(row.scores.values()) / 8 - row.average)
+        assert len(row.scores) == 8 and (off <= 0.05) == (row.caution is None), row.method
+    (first, *_) = shown([], "qlora-4")
+    assert (
+        first["7B Alpaca"] == "38.4" and first["Avg"] == "53" and first["Method"] == "BFloat16 on LLaMA from 7B to 65B"
+    )
+    assert shown([], "qlora-3")[5]["GLUE"] == "" and shown([], "qlora-3")[5]["SuperNI T5-11B"] == "60.9"
 
 
 # ---- ours beside theirs -------------------------------------------------------------------------------------------
@@ -161,6 +207,20 @@ def test_other_backbones_stand_apart_where_nobody_has_the_papers_own():
     assert "WikiSQL" in published and "60.8 ±0.0" not in published
     assert "no comparison" in ours and "all-MiniLM-L6-v2 (not RoBERTa)" in ours and "60.8 ±0.0" in ours
     assert "## Ours" not in paper_table(PUBLISHED, "lora-6", [])["lora-6.md"]
+
+
+def test_runs_on_generated_tasks_are_in_no_papers_table():
+    """Whatever the backbone: neither below a row, nor on other backbones, where they once stood with MNLI's name."""
+    grid = [(target, r, seed) for target in ("q", "q,v") for r in (1, 8) for seed in (0, 1)]
+    made = [
+        run(task, 0.6, seed, variant=variant, variant_config={"target": target, "r": r}, protocol="paper",
+            backbone__name=model, data__source="embedded", data__name="embedded-glue(seed 0)")
+        for target, r, seed in grid for task in ("mnli", "rte") for variant in ("lora", "full")
+        for model in ("roberta-base", "embedded-roberta")
+    ]  # fmt: skip
+    for name in ("lora-2", "lora-4", "lora-6"):
+        mine, none = (paper_table(PUBLISHED, name, all_sections(PUBLISHED, runs)) for runs in (made, []))
+        assert mine == none, name
 
 
 @pytest.mark.slow

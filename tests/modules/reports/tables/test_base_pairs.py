@@ -49,6 +49,20 @@ def test_differences_are_of_those_pairs_alone() -> None:
     assert text.count("| nf4 | 81.0 | 82.3 | -1.3 |") == 2 and "a base in few bits against" in screen
 
 
+def test_many_pairs_have_a_summary() -> None:
+    """Of each of 16 rates one pair; the first loses what the spread supports."""
+    rates = [1e-4 * k for k in range(1, 17)]
+    dense = [each for lr in rates for each in results(DENSE, {"lr": lr})]
+    lost = results([score - 0.05 - 1e-5 * k for k, score in enumerate(DENSE)], {"lr": rates[0], "quantise": "nf4"})
+    nf4 = [each for lr in rates[1:] for each in results(NF4, {"lr": lr, "quantise": "nf4"})]
+    (section,) = build([*dense, *lost, *nf4], GLUE)
+    text = to_markdown([section], GLUE)
+    words = "Of 16 pairs 1 are told apart, 1 of them below 0; the mean of all differences is -1.6, the lowest end of an"
+    assert words in text and text.count("| nf4 | 81.0 | 82.3 | -1.3 |") == 15
+    (few,) = build([*dense, *nf4[:9]], GLUE)
+    assert "pairs" not in to_markdown([few], GLUE).split("### A base in few bits")[1].replace("these pairs", "")
+
+
 def test_a_table_without_such_rows_says_nothing_of_it() -> None:
     (section,) = build([*results(DENSE), *results(NF4, {"lr": 1e-3})], GLUE)
     assert base_pairs(section) == [] and compare(section, []) == []

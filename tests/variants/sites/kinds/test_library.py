@@ -1,4 +1,4 @@
-"""bitsandbytes' products on a GPU, under every method."""
+"""bitsandbytes' products under every method: on a GPU, and stacked."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import torch
 import transformers
 from torch import nn
 
+from tests.support.passes import IDS, roberta
 from variants import AdaptedModel, VariantError, attach
 from variants.acceleration import accelerated
+from variants.adapters.stack import Stack
 from variants.contract.models import shift
 from variants.quantisation import dequantise, quantise
 from variants.registry import names, resolve
@@ -42,6 +44,31 @@ def test_on_a_gpu_every_method_computes_what_it_does_on_the_dequantised_base(nam
         off = ((found - expected).norm() / expected.norm()).item()
         print(f"{name:14} {'accelerated' if fast else 'plain':11} {what:8} {off:.1e}")
         assert off <= 1e-2
+
+
+@pytest.mark.parametrize("scheme", ["nf4", "int8"])
+@pytest.mark.parametrize("name", ["bitfit", "ia3", "oft"])  # which take the base's own product under vmap
+def test_stacked_adapters_are_the_adapters_alone(name: str, scheme: str) -> None:
+    handle, both, alone = attach(roberta().eval(), resolve(name)(), seed=0), ("default", "other"), []
+    handle.add("other", resolve(name)(), 1)
+    for index, adapter in enumerate(both):
+        for number, tensor in enumerate(handle.adapters[adapter].tensors().values()):
+            if tensor.requires_grad:
+                shift(tensor.data, 7 * index + number)
+    quantise(handle, scheme)
+    for adapter in both:
+        handle.switch(adapter)
+        handle.model.zero_grad()
+        logits = handle.model(input_ids=IDS).logits
+        logits.square().sum().backward()
+        alone.append((logits.detach(), {key: p.grad.clone() for key, p in handle.trained().items()}))
+    stack = Stack(handle, both)
+    together = stack.model(input_ids=IDS.repeat(2, 1)).logits
+    together.square().sum().backward()
+    for index, (logits, gradients) in enumerate(alone):
+        torch.testing.assert_close(together.detach()[2 * index : 2 * index + 2], logits, atol=1e-5, rtol=1e-4)
+        for key, gradient in gradients.items():
+            torch.testing.assert_close(stack.trained()[key].grad[index], gradient, atol=1e-5, rtol=1e-3)
 
 
 def wide_llama() -> nn.Module:
