@@ -70,9 +70,9 @@ def scenes(styles: tuple[str, ...] = STYLES) -> list[Scene]:
     return [Scene(*words) for words in itertools.product(styles, COUNTS, COLOURS, SHAPES, PLACES, BACKGROUNDS)]
 
 
-def ghosts(style: str = "flat") -> list[Scene]:
-    """Every scene of the character."""
-    return [Scene(style, *words) for words in itertools.product(COUNTS, ["ghostly"], [GHOST], PLACES, BACKGROUNDS)]
+def ghosts(styles: tuple[str, ...] = ("flat",)) -> list[Scene]:
+    """Every scene of the character in some styles, in a fixed order."""
+    return [Scene(*words) for words in itertools.product(styles, COUNTS, ["ghostly"], [GHOST], PLACES, BACKGROUNDS)]
 
 
 def draw(scene: Scene, jitter: tuple[int, int] = (0, 0)) -> np.ndarray:

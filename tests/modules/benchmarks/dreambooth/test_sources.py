@@ -13,7 +13,7 @@ from tests.support.tiny_images import CAPTIONS, pictures
 from variants.errors import UserError
 
 
-@pytest.mark.parametrize("task, sizes", [(STYLE, (24, 24, 48)), (CHARACTER, (9, 8, 10))], ids=["style", "character"])
+@pytest.mark.parametrize("task, sizes", [(STYLE, (24, 24, 48)), (CHARACTER, (24, 8, 24))], ids=["style", "character"])
 def test_no_scene_is_in_two_splits_and_no_prompt_says_the_new_word_where_it_must_not(task, sizes):
     splits = EmbeddedSource().load(task)
     assert tuple(len(splits[name]) for name in ("train", "validation", "test")) == sizes
