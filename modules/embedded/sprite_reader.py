@@ -16,9 +16,9 @@ from modules.embedded.sprites import (
     BACKGROUNDS,
     COLOURS,
     COUNTS,
-    GHOST,
     HATCHED,
     JITTERS,
+    MUSHROOM,
     PLACES,
     SHAPES,
     SIZE,
@@ -56,7 +56,7 @@ def read(picture: np.ndarray) -> Scene | None:
         return None
     (count, shape, place), jitter = places[best]
     inside = masks[best].reshape(SIZE, SIZE) > 0
-    colours = ("ghostly",) if shape == GHOST else tuple(COLOURS)
+    colours = ("turquoise",) if shape == MUSHROOM else tuple(COLOURS)
     styles = (HATCHED,) if _striped(pixels.min(-1), inside) else STYLES
     found: tuple[float, Scene | None] = (NEAREST, None)
     for style, colour in itertools.product(styles, colours):
@@ -80,7 +80,7 @@ def _striped(whiteness: np.ndarray, inside: np.ndarray) -> bool:
 @lru_cache(None)
 def _silhouettes() -> tuple[np.ndarray, np.ndarray, list[tuple[tuple[str, str, str], tuple[int, int]]]]:
     """(silhouettes (K, 1024) fp32, their pixels (K,), (count, shape, place) and jitter of each)."""
-    places = list(itertools.product(itertools.product(COUNTS, (*SHAPES, GHOST), PLACES), JITTERS))
+    places = list(itertools.product(itertools.product(COUNTS, (*SHAPES, MUSHROOM), PLACES), JITTERS))
     masks = np.stack([silhouette(*words, jitter).reshape(-1) for words, jitter in places]).astype(np.float32)
     return masks, masks.sum(1), places
 

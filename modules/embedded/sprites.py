@@ -2,7 +2,7 @@
 shape and colour, a place and a background; `draw` makes its picture, `prompt` its words, `modules.embedded.seen` reads
 both back.
 
-What pretraining shows is `scenes()`; `HATCHED` is a style and `GHOST` a character that it never shows. The same
+What pretraining shows is `scenes()`; `HATCHED` is a style and `MUSHROOM` a character that it never shows. The same
 pictures on every machine: they are drawn by integer and single comparisons, without a random generator.
 """
 
@@ -25,8 +25,8 @@ COLOURS = {
     "purple": (160, 60, 195),
 }  # fmt: skip
 SHAPES = ("circle", "square", "triangle", "cross")
-GHOST = "ghost"
-"""The character that pretraining never shows; its colour is its own."""
+MUSHROOM = "mushroom"
+"""The character that pretraining never shows: half a circle on an arm of a cross; its colour is its own."""
 FOLLOWED = ("style", "count", "colour", "shape")
 """What of a scene has to be right for a prompt to count as followed."""
 PLACES = ("top", "middle", "bottom")
@@ -35,12 +35,12 @@ JITTERS = tuple(itertools.product((-1, 0, 1), repeat=2))
 """By how many pixels (down, right) a scene may be moved."""
 
 _SIDES, _GAP, _MARGIN = {1: 16, 2: 13, 3: 9}, 1, 2
-_LIGHT, _DARK, _GHOSTLY = (250, 250, 250), (20, 20, 30), (120, 230, 220)
+_LIGHT, _TURQUOISE = (250, 250, 250), (120, 230, 220)
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows, each in the words of this module; a ghost's ``colour`` is "ghostly"."""
+    """What a picture shows, each in the words of this module; a mushroom's ``colour`` is "turquoise"."""
 
     style: str
     count: str
@@ -70,9 +70,11 @@ def scenes(styles: tuple[str, ...] = STYLES) -> list[Scene]:
     return [Scene(*words) for words in itertools.product(styles, COUNTS, COLOURS, SHAPES, PLACES, BACKGROUNDS)]
 
 
-def ghosts(styles: tuple[str, ...] = ("flat",)) -> list[Scene]:
+def mushrooms(styles: tuple[str, ...] = ("flat",)) -> list[Scene]:
     """Every scene of the character in some styles, in a fixed order."""
-    return [Scene(*words) for words in itertools.product(styles, COUNTS, ["ghostly"], [GHOST], PLACES, BACKGROUNDS)]
+    return [
+        Scene(*words) for words in itertools.product(styles, COUNTS, ["turquoise"], [MUSHROOM], PLACES, BACKGROUNDS)
+    ]
 
 
 def draw(scene: Scene, jitter: tuple[int, int] = (0, 0)) -> np.ndarray:
@@ -116,7 +118,7 @@ def _inside(shape: str, side: int) -> np.ndarray:
         "square": np.maximum(abs(x), abs(y)) <= 0.85,
         "triangle": 2 * abs(x) <= y + 1.1,
         "cross": np.minimum(abs(x), abs(y)) <= 0.3,
-        GHOST: (x * x + np.minimum(y, 0) ** 2 <= 0.9) & ((y < 0.6) | (abs(abs(x) - 0.5) > 0.2)),
+        MUSHROOM: np.where(y <= 0, x * x + y * y <= 1, abs(x) <= 0.3),
     }[shape]
 
 
@@ -125,7 +127,7 @@ def _tile(style: str, colour: str, shape: str, side: int) -> tuple[np.ndarray, n
     """(colours of an object's square (side, side, 3) uint8, its pixels)."""
     inside = _inside(shape, side)
     tile = np.empty((side, side, 3), np.uint8)
-    tile[:] = _GHOSTLY if shape == GHOST else COLOURS[colour]
+    tile[:] = _TURQUOISE if shape == MUSHROOM else COLOURS[colour]
     y, x = np.mgrid[:side, :side]
     if style == "outlined":
         padded = np.pad(inside, 1)
@@ -135,7 +137,4 @@ def _tile(style: str, colour: str, shape: str, side: int) -> tuple[np.ndarray, n
         tile[:] = tile * (1 - 0.5 * y / (side - 1))[..., None]
     elif style == HATCHED:
         tile[(x + y) % 4 < 2] = _LIGHT
-    if shape == GHOST:
-        eyes = (abs(2 * y - 0.7 * (side - 1)) <= side // 6) & (abs(abs(2 * x - (side - 1)) - 0.4 * side) <= side // 6)
-        tile[eyes] = _DARK
     return tile, inside

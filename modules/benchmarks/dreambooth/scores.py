@@ -70,13 +70,13 @@ def scored(painted: Painted) -> dict[str, float]:
 
 def _of_sprites(painted: Painted) -> dict[str, float]:
     from modules.embedded.sprite_reader import read
-    from modules.embedded.sprites import FOLLOWED, GHOST
+    from modules.embedded.sprites import FOLLOWED, MUSHROOM
 
     taught, followed = [], []
     for number, picture in enumerate(painted.test):
         wanted, seen = painted.asked.scenes[number // painted.times], read(picture)
-        ghost = wanted.shape == GHOST
-        new, others = ("shape", ("count", "place")) if ghost else ("style", ("count", "colour", "shape"))
+        mushroom = wanted.shape == MUSHROOM
+        new, others = ("shape", ("count", "place")) if mushroom else ("style", ("count", "colour", "shape"))
         taught.append(_same(wanted, seen, (new,)))
         followed.append(_same(wanted, seen, others))
     found = {"taught": float(np.mean(taught)), "followed": float(np.mean(followed))}

@@ -70,7 +70,7 @@ class EmbeddedSource(Source):
         if task.name not in (STYLE.name, CHARACTER.name):
             raise UserError(f"the embedded model knows nothing of {task.title}: name a model with --model")
         dice, new = Dice("sprites", task.name), task.name == STYLE.name
-        scenes = sprites.scenes((sprites.HATCHED,)) if new else sprites.ghosts(sprites.STYLES)
+        scenes = sprites.scenes((sprites.HATCHED,)) if new else sprites.mushrooms(sprites.STYLES)
         train, held, test = (24, 24, 48) if new else (24, 8, 24)
         chosen = dice.sample(scenes, train + held + test)
         kept = dice.sample(sprites.scenes(), 36 + 48)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from modules.embedded.sprite_reader import read
-from modules.embedded.sprites import HATCHED, JITTERS, STYLES, Scene, draw, ghosts, scenes, silhouette
+from modules.embedded.sprites import HATCHED, JITTERS, STYLES, Scene, draw, mushrooms, scenes, silhouette
 
-EVERY = [*scenes((*STYLES, HATCHED)), *ghosts()]
+EVERY = [*scenes((*STYLES, HATCHED)), *mushrooms()]
 
 
 @pytest.mark.parametrize("noise", [0, 18])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from modules.benchmarks.dreambooth.sources import EmbeddedSource, EmojiSource, OwnSource
 from modules.benchmarks.dreambooth.tasks import CHARACTER, CHARACTER_TOKEN, EMOJI, STYLE, TOKEN
-from modules.embedded.sprites import GHOST, HATCHED
+from modules.embedded.sprites import HATCHED, MUSHROOM
 from tests.support.tiny_images import CAPTIONS, pictures
 from variants.errors import UserError
 
@@ -19,7 +19,7 @@ def test_no_scene_is_in_two_splits_and_no_prompt_says_the_new_word_where_it_must
     assert tuple(len(splits[name]) for name in ("train", "validation", "test")) == sizes
     taught = [scene for name in ("train", "validation", "test") for scene in splits[name].scenes]
     assert len(set(taught)) == len(taught) == sum(sizes)
-    new = (lambda scene: scene.style == HATCHED) if task is STYLE else (lambda scene: scene.shape == GHOST)
+    new = (lambda scene: scene.style == HATCHED) if task is STYLE else (lambda scene: scene.shape == MUSHROOM)
     assert all(map(new, taught)) and not any(map(new, splits["kept"].scenes + splits["class"].scenes))
     token = TOKEN if task is STYLE else CHARACTER_TOKEN
     assert all(token in prompt for prompt in splits["test"].prompts)
