@@ -44,7 +44,7 @@ def places_of(
             raise ValueError("on a CPU packed rows must fill their batch")
         return Places.of((ends - starts).flatten().long(), heads)
     own = backbone.encoder.layer[0].attention.self
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else Site(own.query, "", "").dtype
+    dtype = _autocast_dtype() or Site(own.query, "", "").dtype
     (_, rows), width = starts.shape, columns.shape[1]
     recent, low = torch.cuda.get_device_capability(ends.device) >= (8, 0), dtype in LOW_PRECISION
     hidden = backbone.config.hidden_size
@@ -55,6 +55,11 @@ def places_of(
     if recent and low:
         return Sequences.of(starts, ends, tokens, heads, width, flash=True)
     return Padded.of(starts, ends[:, :rows], tokens, columns[0], heads, dtype)
+
+
+def _autocast_dtype() -> torch.dtype | None:
+    """What attention on a GPU computes in under autocast; None where that is off."""
+    return torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else None
 
 
 @functools.cache
@@ -150,6 +155,8 @@ class Sequences(NamedTuple):
     def attend(self, query: Tensor, key: Tensor, value: Tensor, scale: float, dropout: float, first: bool) -> Tensor:
         """Attention of tokens (N, heads * d), the queries with ``first`` those of the rows' first tokens."""
         of_queries = self.asked if first else self.ends
+        if dtype := _autocast_dtype():  # as PyTorch's own attention: with stacked biases maps give fp32
+            query, key, value = (x.to(dtype) for x in (query, key, value))
         if self.flash:
             q, k, v = (x.view(len(x), self.heads, -1) for x in (query, key, value))
             widths = 1 if first else self.width, self.width

@@ -261,3 +261,15 @@ def test_what_attention_is_told_of_first_tokens():
         asked = varlen_attention._asked(2, 5, 3, torch.device("cpu"))
     assert not asked.is_inference() and asked.dtype == torch.int32
     assert asked.tolist() == [0, 1, 2, 3, 3, 3, 4, 5, 6, 6, 6]
+
+
+def test_under_autocast_a_gpu_attends_in_its_dtype(monkeypatch):
+    """Maps with stacked biases give fp32 there, which flash attention refuses: BitFit's stacked seeds failed."""
+    seen = []
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda kind: True)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda kind: torch.bfloat16)
+    monkeypatch.setattr(varlen_attention, "flash_attention", lambda q, k, v, *_: seen.extend((q, k, v)) or q)
+    ends = torch.tensor([0, 3])
+    tokens = torch.randn(3, 8)
+    Sequences(ends, ends, ends[:1], 2, 3, flash=True).attend(tokens, tokens.bfloat16(), tokens, 1.0, 0.0, first=False)
+    assert [x.dtype for x in seen] == [torch.bfloat16] * 3
