@@ -53,7 +53,7 @@ def drift(section: Section) -> Figure:
                 strengths, x, y = zip(*found, strict=True)
                 ax.plot(x, y, "-", color=style.colour, lw=0.8, alpha=0.5)
                 for strength, *place in zip(strengths, x, y, strict=True):
-                    ax.plot(*place, style.drawn()["marker"], color=style.colour, ms=3 + 3 * strength, label=style.label)
+                    ax.plot(*place, ls="none", ms=3 + 3 * strength, label=style.label, **style.drawn())
         learnt = next(score for score in LEARNT if any(score in (run.test or {}) for run in _runs(section, task)))
         ax.set_xlabel("drift on prompts without the new word")
         ax.set_ylabel(LEARNT[learnt])

@@ -6,6 +6,9 @@ from modules.reports.plots.drift import drift, has_drift, points
 from modules.reports.plots.files import plots
 from modules.reports.tables.build import build
 from tests.support.results import run
+from variants.registry import BUILT_IN
+
+PREFIXES = ("prefix_embed", "prefix_layer", "prefix_tuning")
 
 
 def result(seed=0, **changes):
@@ -25,6 +28,13 @@ def test_a_mark_for_each_seed_and_strength():
     (ax,) = drift(section).axes
     lines = [line.get_xydata().tolist() for line in ax.lines]
     assert sum(len(line) == 1 for line in lines) == 6 and [[0.05, 0.25], [0.1, 0.5]] in lines
+
+
+def test_more_methods_than_there_are_simple_marks():
+    """A letter as a mark was taken for a format: the pictures of 36 methods ended in a traceback."""
+    (section,) = build([result(variant=name) for name in BUILT_IN if name not in PREFIXES], DREAMBOOTH)
+    (ax,) = drift(section).axes
+    assert len({line.get_marker() for line in ax.lines if len(line.get_xydata()) == 1}) > 20
 
 
 def test_runs_without_these_scores_have_no_such_plot():
