@@ -23,6 +23,10 @@ from variants.acceleration.basics import policy
 
 gated = pytest.importorskip("variants.acceleration.programs.gated", reason="needs Triton", exc_type=ImportError)
 
+pytestmark = pytest.mark.skipif(
+    torch.cuda.is_available(), reason="programs on a CPU need Triton's interpreter, which is off where there is a GPU"
+)
+
 SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
 SIZES |= {"vocab_size": 100, "intermediate_size": 48}
 
