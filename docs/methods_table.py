@@ -14,7 +14,7 @@ from torch import nn
 
 from variants import attach
 from variants.adapters.late import reading
-from variants.adapters.stack import why_not
+from variants.adapters.stacked_layer import why_not
 from variants.contract.models import Tiny
 from variants.formats.peft.common import NAMES
 from variants.formats.peft.forms import FORMS

@@ -43,6 +43,10 @@ class LowRank(NamedTuple):
     inner: Tensor | None = None
     outer: Tensor | None = None
 
+    def widened(self) -> LowRank:
+        """The same update with factors in fp32 at least."""
+        return LowRank(*(wide(value) if isinstance(value, Tensor) else value for value in self))
+
     def folded(self) -> LowRank:
         """The same update as scale · BA alone."""
         A, B = self.A, self.B

@@ -52,14 +52,10 @@ def _dealt(group: list[RunConfig]) -> list[list[RunConfig]]:
 
 def _why_alone(run: RunConfig) -> str | None:
     """Why a run cannot be stacked with those of other seeds, or None."""
-    from variants.adapters.stack import why_not
+    from variants.adapters.stacked_layer import why_not
     from variants.registry import resolve
 
-    variant = resolve(run.variant)
-    reason = why_not(variant)
-    if variant.subtract_initial and run.training.get("quantise"):
-        reason = "what it takes off the base is taken off before that is put in few bits"
-    if reason:
+    if reason := why_not(resolve(run.variant), packed=bool(run.training.get("quantise"))):
         return f"--stack_seeds: {run.name} cannot be stacked, since {reason}; leave the flag out"
     if settings_of(run).precision.startswith("16"):
         return "--stack_seeds is not for fp16, where one seed's overflow would skip the steps of all"

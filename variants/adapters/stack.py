@@ -14,10 +14,20 @@ from torch.func import functional_call, vmap
 from variants.adapters import hooks
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.adapter import Adapter
-from variants.adapters.stacked_layer import StackedLayer, Swapped, different, for_each, hooked, joined, unstackable
+from variants.adapters.stacked_layer import (
+    StackedLayer,
+    Swapped,
+    different,
+    for_each,
+    hooked,
+    joined,
+    unstackable,
+    why_not,
+)
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, full_precision
 from variants.new_tokens import modules_of as new_rows
+from variants.sites.kinds.few_bits import packed_maps
 from variants.training.optimizers import forget
 from variants.variant import BaseVariant
 
@@ -25,18 +35,6 @@ Place = tuple[nn.Module, str]
 """A module and the name of one of its own parameters or buffers."""
 _BEGUN = "begun/"
 """Before the names of stacked tensors: the values that they began with."""
-
-
-def why_not(variant: BaseVariant | type[BaseVariant]) -> str | None:
-    """Why adapters of a variant cannot be stacked, or None."""
-    if not variant.stackable:
-        return "it declares stackable = False"
-    kind = variant if isinstance(variant, type) else type(variant)
-    if kind.attach is not BaseVariant.attach:
-        return "it changes the model beyond its layers"
-    if kind.optimizer is not BaseVariant.optimizer:
-        return "it has an optimizer of its own"
-    return None
 
 
 class Stack(nn.Module):
@@ -86,7 +84,7 @@ class Stack(nn.Module):
 
     def _check(self) -> None:
         first, name = self.adapters[0], self.variant.name
-        reason = why_not(self.variant)
+        reason = why_not(self.variant, packed=bool(packed_maps(self.model)))
         if any(hasattr(layer, "lengthen") for layer in first.layers.values()):
             reason = "it changes the length of the sequence"
         if new_rows(self.model):

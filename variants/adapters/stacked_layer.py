@@ -12,7 +12,6 @@ from torch.func import functional_call, vmap
 
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, LowRank
-from variants.sites.kinds.few_bits import is_packed
 from variants.variant import BaseVariant
 
 Stacked = Mapping[str, Tensor]
@@ -132,6 +131,20 @@ def joined(every: Callable[..., Tensor]) -> Callable[..., Tensor]:
 # ---- what stacking must not lose ----------------------------------------------------------------------------------
 
 
+def why_not(variant: BaseVariant | type[BaseVariant], packed: bool = False) -> str | None:
+    """Why adapters of a variant cannot be stacked, or None; on a base in few bits where it is ``packed``."""
+    if not variant.stackable:
+        return "it declares stackable = False"
+    kind = variant if isinstance(variant, type) else type(variant)
+    if kind.attach is not BaseVariant.attach:
+        return "it changes the model beyond its layers"
+    if kind.optimizer is not BaseVariant.optimizer:
+        return "it has an optimizer of its own"
+    if packed and variant.subtract_initial:
+        return "it takes its first update off the base before that is put in few bits"
+    return None
+
+
 def unstackable(
     model: nn.Module, variant: BaseVariant, in_place: Iterable[str], layers: Iterable[AdapterLayer]
 ) -> str | None:
@@ -150,8 +163,6 @@ def unstackable(
             return "it has hooks that run after a gradient is accumulated: use register_hook, or after_step"
         if variant.subtract_initial and getattr(layer.dropout, "p", 0.0):
             return "its first update is off weights, whose inputs are not dropped"
-        if variant.subtract_initial and is_packed(layer.site.module._parameters.get("weight")):
-            return "its first update was off the base before that was put in few bits"
     return None
 
 

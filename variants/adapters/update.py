@@ -109,11 +109,8 @@ def is_low_rank(layer: AdapterLayer) -> bool:
 
 def factors(update: LowRank) -> tuple[Tensor, Tensor]:
     """B (out, r) and A (r, in) with ΔW = B A: `inner` goes into A, scale and `outer` into B. New tensors."""
-    a, b = wide(update.A.detach()), update.scale * wide(update.B.detach())
-    if update.inner is not None:
-        inner = wide(update.inner.detach())
-        a = inner @ a if inner.ndim == 2 else inner[:, None] * a
-    return b if update.outer is None else wide(update.outer.detach())[:, None] * b, a.clone()
+    A, B, scale, _, _ = update.widened().folded()
+    return scale * B.detach(), A.detach().clone()
 
 
 def as_matrix(adapter: Adapter, path: str) -> Update:

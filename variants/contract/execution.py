@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.adapters.adapted_model import AdaptedModel, attach
-from variants.adapters.stack import why_not
+from variants.adapters.stacked_layer import why_not
 from variants.contract.base import Broken, property_of, require
 from variants.contract.models import (
     NotApplicable,

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from variants.adapters.adapted_model import AdaptedModel
-from variants.adapters.stack import Stack, why_not
+from variants.adapters.stack import Stack
+from variants.adapters.stacked_layer import why_not
 from variants.contract.base import property_of, require
 from variants.contract.models import NotApplicable, Subject, optimizer_steps, target_outputs
 from variants.errors import VariantError

@@ -89,8 +89,7 @@ def _first(layer: AdapterLayer, adapted: AdaptedModel) -> Tensor | None:
 
 def low_rank_norm(update: LowRank) -> Tensor:
     """‖s · diag(outer) B inner A‖ by ‖BA‖² = Σ (BᵀB) ∘ (AAᵀ): products of r x r, none of the weight's size."""
-    A, B, scale, _, _ = update.folded()
-    A, B = wide(A), wide(B)
+    A, B, scale, _, _ = update.widened().folded()
     return abs(scale) * ((B.mT @ B) * (A @ A.mT)).sum().clamp_min(0).sqrt()
 
 
