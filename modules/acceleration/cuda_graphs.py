@@ -68,12 +68,10 @@ class GraphCache(Generic[Outputs]):
         """The graph for batches of this shape, if it has been captured."""
         return self._graphs.get(self.key(batch))
 
-    def capture(
-        self, compute: Callable[[Batch], Outputs], batch: Batch, warm_up: bool = True
-    ) -> CapturedGraph[Outputs]:
+    def capture(self, compute: Callable[[Batch], Outputs], batch: Batch) -> CapturedGraph[Outputs]:
         """Capture ``compute`` for batches of this shape, on a GPU; see :func:`capture`."""
         inputs = {name: tensor.clone() for name, tensor in batch.items()}
-        graph, outputs = capture(lambda: compute(inputs), self._pool, warm_up)
+        graph, outputs = capture(lambda: compute(inputs), self._pool)
         self._pool = graph.pool()
         found = self._graphs[self.key(batch)] = CapturedGraph(graph, inputs, outputs)
         return found
@@ -133,9 +131,8 @@ class GraphedStep:
             device = self.parameters[0].device
             batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
             if self._seen[key] > self.patience and self.failure is None and device.type == "cuda":
-                captured = self._capture(batch)
-            if captured is None:
-                return self._eager(batch)
+                return self._eager_and_captured(batch)
+            return self._eager(batch)
         return captured.replay(batch)
 
     def _eager(self, batch: Batch) -> tuple[Tensor, ...]:
@@ -145,16 +142,16 @@ class GraphedStep:
         self.unused = self._gradients.add(found)
         return tuple(output.detach() for output in outputs)
 
-    def _capture(self, batch: Batch) -> CapturedGraph[tuple[Tensor, ...]] | None:
-        before = self._gradients.saved()
+    def _eager_and_captured(self, batch: Batch) -> tuple[Tensor, ...]:
+        """This step, eager, after which its graph is captured: what is captured is not carried out, and the gradients
+        need not be saved from it."""
+        outputs = aside(lambda: self._eager(batch))
         try:
-            return self._graphs.capture(self._eager, batch)
+            self._graphs.capture(self._eager, batch)
         except RuntimeError as error:
             self.failure = cause(error)
             warnings.warn(f"training steps are eager, as no CUDA graph can be captured: {self.failure}", stacklevel=2)
-            return None
-        finally:
-            self._gradients.restore(before)
+        return outputs
 
 
 class GraphedAdamW(torch.optim.AdamW):
@@ -191,7 +188,7 @@ class GraphedAdamW(torch.optim.AdamW):
             self._update()
         else:
             self._update()  # this step; what is captured below is the next one's
-            self._graph, _ = capture(self._update, warm_up=False)
+            self._graph, _ = capture(self._update)
         self._done += 1
         return loss
 
@@ -209,33 +206,38 @@ class GraphedAdamW(torch.optim.AdamW):
                 group["lr"] = rate
 
 
-def capture(
-    compute: Callable[[], Outputs], pool: tuple | None = None, warm_up: bool = True
-) -> tuple[torch.cuda.CUDAGraph, Outputs]:
+def aside(compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+    """Carry out what is to be captured next, on the stream of captures: libraries set themselves up there, which they
+    cannot do within a capture."""
+    before, stream = torch.cuda.current_stream(), side_stream()
+    stream.wait_stream(before)
+    with for_graph(), torch.cuda.stream(stream):
+        outputs = compute()
+    before.wait_stream(stream)
+    for output in outputs:
+        output.record_stream(before)
+    return outputs
+
+
+def capture(compute: Callable[[], Outputs], pool: tuple | None = None) -> tuple[torch.cuda.CUDAGraph, Outputs]:
     """(the CUDA graph of ``compute``, what it returned while it was captured); captured work is not carried out.
 
     Args:
+        compute: something that has been carried out before, see :func:`aside`.
         pool: memory to share with other graphs, where none runs while another's outputs are in use.
-        warm_up: carry it out once first, on another stream: libraries set themselves up outside of the capture.
 
     Raises:
         RuntimeError: the work cannot be captured, as where it looks at values on the device.
     """
-    before, stream = torch.cuda.current_stream(), side_stream()
-    with for_graph():
-        if warm_up:
-            stream.wait_stream(before)
-            with torch.cuda.stream(stream):
-                compute()
-            before.wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        try:
-            # other threads go on: NCCL's looks after its messages meanwhile
-            with _uncollected(), torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
-                outputs = compute()
-        except Exception:
-            _repair(before)
-            raise
+    before, graph = torch.cuda.current_stream(), torch.cuda.CUDAGraph()
+    # other threads go on: NCCL's looks after its messages meanwhile
+    captured = torch.cuda.graph(graph, pool=pool, stream=side_stream(), capture_error_mode="thread_local")
+    try:
+        with for_graph(), _uncollected(), captured:
+            outputs = compute()
+    except Exception:
+        _repair(before)
+        raise
     return graph, outputs
 
 

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from variants.acceleration.basics.torch_private import foreach_add_, foreach_copy_
+from variants.acceleration.basics.torch_private import foreach_add_
 
 ALIGNMENT = 32
 """Elements of which each gradient's place is a multiple: kernels read aligned tensors four numbers at a time."""
@@ -57,14 +57,6 @@ class FlatGradients:
         used = [(view, gradient) for _, view, gradient in pairs if gradient is not None]
         foreach_add_([view for view, _ in used], [gradient for _, gradient in used])
         return [parameter for parameter, _, gradient in pairs if gradient is None]
-
-    def saved(self) -> list[Tensor]:
-        """A copy, for :meth:`restore`."""
-        return [flat.clone() for flat in self._flat.values()]
-
-    def restore(self, saved: list[Tensor]) -> None:
-        """Set the gradients back to what they were."""
-        foreach_copy_(list(self._flat.values()), saved)
 
     def average(self) -> None:
         """Replace the gradients by their mean over all processes; without several processes nothing happens."""

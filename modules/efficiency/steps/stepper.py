@@ -79,7 +79,7 @@ class Stepper:
         captured = self._graphs.find(batch)
         if captured is None:
             self._warm_up(batch)
-            captured = self._graphs.capture(self._step_and_gradients, batch, warm_up=False)
+            captured = self._graphs.capture(self._step_and_gradients, batch)
         loss, gradients = captured.replay(batch)
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient  # each graph has other ones
