@@ -124,16 +124,15 @@ class GraphedStep:
 
     def __call__(self, batch: Batch) -> tuple[Tensor, ...]:
         """The outputs of ``compute`` for a batch on any device, detached; valid until the next call."""
-        captured = self._graphs.find(batch)
-        if captured is None:
-            key = GraphCache.key(batch)
-            self._seen[key] += 1
-            device = self.parameters[0].device
-            batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-            if self._seen[key] > self.patience and self.failure is None and device.type == "cuda":
-                return self._eager_and_captured(batch)
-            return self._eager(batch)
-        return captured.replay(batch)
+        if captured := self._graphs.find(batch):
+            return captured.replay(batch)
+        key = GraphCache.key(batch)
+        self._seen[key] += 1
+        device = self.parameters[0].device
+        batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        if self._seen[key] > self.patience and self.failure is None and device.type == "cuda":
+            return self._eager_and_captured(batch)
+        return self._eager(batch)
 
     def _eager(self, batch: Batch) -> tuple[Tensor, ...]:
         with without_weight_cache():

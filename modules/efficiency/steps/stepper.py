@@ -9,11 +9,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from modules.acceleration.cuda_graphs import GraphCache, GraphedAdamW, GraphedStep, side_stream
+from modules.acceleration.cuda_graphs import GraphCache, GraphedAdamW, GraphedStep, aside
 from modules.efficiency.steps.backbones import Batch
 from modules.efficiency.steps.batches import picked
 from modules.efficiency.steps.trainee import Trainee
-from variants.acceleration.basics.policy import for_graph
 from variants.acceleration.basics.torch_private import allow_recompilations
 
 CLIP = 1.0
@@ -88,15 +87,9 @@ class Stepper:
     def _step_and_gradients(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
         return self._step(batch), [p.grad for p in self.parameters]
 
-    @for_graph()
     def _warm_up(self, batch: Batch) -> None:
-        side = side_stream()
         with self._undone() if self.faithful else contextlib.nullcontext():
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                for _ in range(WARM_UP):
-                    self._step(batch)
-            torch.cuda.current_stream().wait_stream(side)
+            aside(lambda: tuple(self._step(batch) for _ in range(WARM_UP)))
             torch.cuda.synchronize()
         self._clear()
 
