@@ -28,6 +28,9 @@ from variants.errors import UserError
 from variants.schema import between, checked
 from variants.wrappers import is_sharded
 
+FIRST = 32
+"""Tokens after which greedy outputs that have not ended go on in batches of their own."""
+
 
 @dataclass(frozen=True)
 class Decoding:
@@ -166,7 +169,8 @@ def decode_each(
     """By adapter one line of text per context, in their order, the same on every process.
 
     Contexts are sorted by length and cut into batches, which do not depend on the number of processes; each process
-    takes every world-th of them. Processes that share a model in shards take all: none can go through it alone.
+    takes every world-th of them. Processes that share a model in shards take all: none can go through it alone. A
+    batch takes as long as its longest output: see :func:`_limits`.
 
     Args:
         size: how many adapters are stacked on the model; they share a batch's rows.
@@ -177,46 +181,65 @@ def decode_each(
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     if is_sharded(model):
         rank, world, keep = 0, 1, None
-    order = sorted(range(len(contexts)), key=lambda row: (-len(contexts[row]), row))
+    left = sorted(range(len(contexts)), key=lambda row: (-len(contexts[row]), row))
+    found: dict[tuple[int, int], list[int]] = {(k, row): [] for k in range(size) for row in left}
     rows_at_once = max(1, decoding.batch_size // size)
-    batches = [order[start : start + rows_at_once] for start in range(0, len(order), rows_at_once)]
     training = model.training
     model.eval()
-    mine: dict[tuple[int, int], list[int]] = {}
-    for number in range(rank, len(batches), world):
-        rows = batches[number]
-        file = keep / f"{number}.json" if keep else None
-        outputs = _kept(file, size * len(rows))
-        if outputs is None:
-            each = _generate_each(model, [contexts[row] for row in rows], decoding, size)
-            outputs = [output for one in each for output in one]
-            if file:
-                write_atomic(file, json.dumps(outputs))
-        mine |= dict(zip([(k, row) for k in range(size) for row in rows], outputs, strict=True))
+    begun = 0  # tokens that every output which has not ended has
+    for limit in _limits(decoding):
+        batches = [left[start : start + rows_at_once] for start in range(0, len(left), rows_at_once)]
+        further, mine = replace(decoding, max_new_tokens=limit - begun), {}
+        for number in range(rank, len(batches), world):
+            places = [(k, row) for k in range(size) for row in batches[number]]
+            file = keep / f"{limit}-{number}.json" if keep else None
+            outputs = _kept(file, len(places))
+            if outputs is None:
+                inputs = [[contexts[row] + found[k, row] for row in batches[number]] for k in range(size)]
+                outputs = [output for one in _generate_each(model, inputs, further) for output in one]
+                if file:
+                    write_atomic(file, json.dumps(outputs))
+            mine |= dict(zip(places, outputs, strict=True))
+        parts = [mine]
+        if world > 1:
+            parts = [{} for _ in range(world)]
+            dist.all_gather_object(parts, mine)
+        for place, tokens in ((place, tokens) for part in parts for place, tokens in part.items()):
+            if len(found[place]) == begun:
+                found[place] = found[place] + tokens
+        begun = limit
+        left = [row for row in left if any(len(found[k, row]) == begun for k in range(size))]
     model.train(training)
     _let_go()
-    parts = [mine]
-    if world > 1:
-        parts = [{} for _ in range(world)]
-        dist.all_gather_object(parts, mine)
-    found = {place: tokens for part in parts for place, tokens in part.items()}
     every = [[found[k, row] for row in range(len(contexts))] for k in range(size)]
     texts = [tokenizer.batch_decode(outputs, skip_special_tokens=True) for outputs in every]
     return [[" ".join(text.split()) if decoding.one_line else text.strip() for text in lines] for lines in texts]
 
 
+def _limits(decoding: Decoding) -> Iterator[int]:
+    """Lengths at which outputs that have not ended are put into new batches, so that a few long ones do not hold the
+    others' places. A beam search, and a ban that looks at the whole output, do not go on from tokens alone."""
+    limit = FIRST if decoding.beams == 1 and not decoding.no_repeat_ngram else decoding.max_new_tokens
+    while limit < decoding.max_new_tokens:
+        yield limit
+        limit *= 2
+    yield decoding.max_new_tokens
+
+
 def _generate_each(
-    model: nn.Module, contexts: Sequence[list[int]], decoding: Decoding, size: int
+    model: nn.Module, contexts: Sequence[Sequence[list[int]]], decoding: Decoding
 ) -> list[list[list[int]]]:
-    """By adapter the outputs of the contexts; in halves, and so on, where a GPU's memory is too small for all of them:
+    """By adapter the outputs of its contexts; in halves, and so on, where a GPU's memory is too small for all of them:
     how much there is depends on whoever shares the GPU, and hours of training must not end here."""
-    with contextlib.suppress(torch.OutOfMemoryError) if len(contexts) > 1 else contextlib.nullcontext():
-        outputs = generate(model, list(contexts) * size, decoding)
-        return [outputs[k * len(contexts) : (k + 1) * len(contexts)] for k in range(size)]
+    rows = len(contexts[0])
+    with contextlib.suppress(torch.OutOfMemoryError) if rows > 1 else contextlib.nullcontext():
+        outputs = generate(model, [context for one in contexts for context in one], decoding)
+        return [outputs[start : start + rows] for start in range(0, len(outputs), rows)]
     _let_go()
-    half = len(contexts) // 2
-    print(f"decoding: too little memory on the GPU for {len(contexts)} inputs at once; now {half}", flush=True)
-    first, second = (_generate_each(model, part, decoding, size) for part in (contexts[:half], contexts[half:]))
+    half = rows // 2
+    print(f"decoding: too little memory on the GPU for {rows} inputs at once; now {half}", flush=True)
+    parts = [[one[:half] for one in contexts], [one[half:] for one in contexts]]
+    first, second = (_generate_each(model, part, decoding) for part in parts)
     return [one + other for one, other in zip(first, second, strict=True)]
 
 

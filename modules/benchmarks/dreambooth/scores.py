@@ -1,7 +1,8 @@
 """What painted pictures are scored by, from 0 to 1: exact on sprites, by pixels on emoji, by CLIP and DINO on others.
 
 taught    share that shows what is new: the style, or the character
-followed  share that shows the rest of the prompt: count, colour and shape, or with the character count and place
+followed  share that shows the rest of the prompt: count, colour and shape, or with the character count and place; of
+          emoji, share whose nearest drawing, in either hand, among all that are asked for is the prompt's
 kept      on prompts without the new word, share that shows all of the prompt: style, count, colour, shape
 neg_drift there, root mean square distance from what the frozen model paints from the same noise, its sign turned
 nearest   mean root mean square distance from the training picture that is nearest: 0 is a copy
@@ -65,6 +66,9 @@ def scored(painted: Painted) -> dict[str, float]:
         both = [np.stack(pair) for pair in pairs]
         distances = [_distances(each, both[n // painted.times]) for n, each in enumerate(painted.test)]
         found["nearer"] = float(np.mean([new < known for new, known in distances]))
+        every = np.concatenate(both)
+        nearest = [_distances(each, every).argmin() // 2 for each in painted.test]
+        found["followed"] = float(np.mean([k == n // painted.times for n, k in enumerate(nearest)]))
     return {name: found[name] for name in WORDS if name in found}
 
 

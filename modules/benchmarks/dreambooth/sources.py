@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,15 @@ import numpy as np
 
 from modules.benchmarks.dreambooth.description import Description
 from modules.benchmarks.dreambooth.files import pictures_in, pictures_of_hub
-from modules.benchmarks.dreambooth.tasks import CHARACTER, CHARACTER_TOKEN, STYLE, TOKEN, PictureTask
+from modules.benchmarks.dreambooth.tasks import (
+    CHARACTER,
+    CHARACTER_TOKEN,
+    EMOJI,
+    EMOJI_CHARACTER,
+    STYLE,
+    TOKEN,
+    PictureTask,
+)
 from modules.data.source import Source, Split
 from variants.errors import UserError
 
@@ -91,11 +100,14 @@ class EmbeddedSource(Source):
 
 
 class EmojiSource(Source):
-    """Emoji in Noto's hand, for a model that was pretrained on Twemoji's (`modules.data.emoji`)."""
+    """Emoji in Noto's hand, for a model that was pretrained on Twemoji's (`modules.data.emoji`): any of them, or one
+    character of Noto's alone, whom Twemoji draws otherwise: the woman, in all that she does."""
 
     kind = "folder"
     restore = "name another folder with --data_dir"
-    TRAIN, HELD, TEST = 32, 64, 64
+    SIZES = {EMOJI.name: (32, 64, 64), EMOJI_CHARACTER.name: (32, 15, 32)}
+    """Emoji that are trained on, held out for the loss, and asked for."""
+    KEPT, CLASS, WHO = 64, 48, "woman"
 
     def __init__(self, spec: str) -> None:
         super().__init__()
@@ -108,22 +120,24 @@ class EmojiSource(Source):
         from modules.data.emoji import HANDS, read_emoji
         from modules.embedded.lexicon import Dice
 
-        if task.name in (STYLE.name, CHARACTER.name):
+        if task.name not in self.SIZES:
             raise UserError(f"{task.title} is of the embedded model: leave --model and --data_dir out")
         known, new = (read_emoji(self.root, hand) for hand in HANDS)
-        if len(known) < self.TRAIN + self.HELD + self.TEST:
-            raise UserError(f"{self.root} has {len(known):,} emoji: at least {self.TRAIN + self.HELD + self.TEST}")
-        order = Dice("emoji").sample(range(len(known)), len(known))
+        hand, numbers = task.name == EMOJI.name, range(len(known))
+        taught = [n for n in numbers if hand or re.match(rf"{self.WHO}\b", known[n].words)]
+        others, kind = sorted(set(numbers) - set(taught)), "emoji" if hand else f"emoji of a {self.WHO}"
+        if len(taught) < (least := sum(self.SIZES[task.name])):
+            raise UserError(f"{self.root} has {len(taught):,} {kind}: at least {least}")
+        order = Dice(task.name).sample(taught, len(taught))
         parts, start = {}, 0
-        for name, count in (("train", self.TRAIN), ("validation", self.HELD), ("test", self.TEST)):
+        for name, count in zip(("train", "validation", "test"), self.SIZES[task.name], strict=True):
             some = order[start : start + count]
             start += count
-            prompts = [f"{TOKEN}, {new[n].words}" for n in some]
+            prompts = [f"{TOKEN if hand else CHARACTER_TOKEN}, {new[n].words}" for n in some]
             parts[name] = split_of(prompts, [new[n].picture for n in some], [known[n].picture for n in some])
-        tested = order[start - self.TEST : start]
-        asked = [f"{HANDS[0]}, {known[n].words}" for n in tested]
-        parts["kept"] = split_of(asked, [known[n].picture for n in tested])
-        parts["class"] = split_of(f"{HANDS[0]}, {known[n].words}" for n in order[:48])
+        kept = some if hand else Dice(task.name, "kept").sample(others, min(self.KEPT, len(others)))
+        parts["kept"] = split_of([f"{HANDS[0]}, {known[n].words}" for n in kept], [known[n].picture for n in kept])
+        parts["class"] = split_of(f"{HANDS[0]}, {known[n].words}" for n in order[: self.CLASS])
         return parts
 
 

@@ -1,4 +1,4 @@
-"""What an image model is adapted to: a style and a character of the generated sprites, another artist's emoji."""
+"""What an image model is adapted to: a style and a character, of generated sprites and of another artist's emoji."""
 
 from __future__ import annotations
 
@@ -30,5 +30,8 @@ _OF_SPRITES = ("taught", "followed", "kept", "neg_drift", "nearest")
 STYLE = PictureTask(name="style", title="Style", scores=_OF_SPRITES)
 CHARACTER = PictureTask(name="character", title="Character", scores=_OF_SPRITES)
 EMOJI = PictureTask(name="emoji", title="Emoji", scores=("nearer", "neg_drift", "nearest"))
-TASKS = {task.name: task for task in (STYLE, CHARACTER, EMOJI)}
+EMOJI_CHARACTER = PictureTask(
+    name="emoji_character", title="Emoji character", scores=("nearer", "followed", "neg_drift", "nearest")
+)
+TASKS = {task.name: task for task in (STYLE, CHARACTER, EMOJI, EMOJI_CHARACTER)}
 """The benchmark's own: the first two are of the model that ships with the project."""

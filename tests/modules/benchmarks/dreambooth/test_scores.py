@@ -52,8 +52,12 @@ def test_a_painter_that_copies_and_one_that_paints_nothing(splits):
 
 def test_emoji_are_nearer_to_one_hand():
     rng = np.random.default_rng(0)
-    new, known = (list(rng.integers(0, 256, (3, 32, 32, 3), np.uint8)) for _ in range(2))
-    asked = split_of(["a", "b", "c"], new, known)
-    test = np.stack([new[0], new[1], known[2]])
+    new, known = (list(rng.integers(0, 256, (4, 32, 32, 3), np.uint8)) for _ in range(2))
+    asked = split_of(["a", "b", "c", "d"], new, known)
+    test = np.stack([new[0], new[1], known[2], new[0]])  # the last shows what another prompt asks for
+    new[3] //= 2
+    new[3] += new[0] // 2
     found = scored(Painted(test, asked, np.stack(new[:1])))
-    assert found == {"nearest": found["nearest"], "nearer": pytest.approx(2 / 3)}
+    assert found == {"followed": 0.75, "nearest": found["nearest"], "nearer": 0.75}
+    twice = scored(Painted(np.repeat(test, 2, 0), asked, np.stack(new[:1]), times=2))
+    assert twice == found

@@ -1,13 +1,15 @@
 """Splits of the sources: the generated sprites, emoji, a person's own pictures."""
 
 import json
+import os
+import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from modules.benchmarks.dreambooth.sources import EmbeddedSource, EmojiSource, OwnSource
-from modules.benchmarks.dreambooth.tasks import CHARACTER, CHARACTER_TOKEN, EMOJI, STYLE, TOKEN
+from modules.benchmarks.dreambooth.tasks import CHARACTER, CHARACTER_TOKEN, EMOJI, EMOJI_CHARACTER, STYLE, TOKEN
 from modules.embedded.sprites import HATCHED, MUSHROOM
 from tests.support.tiny_images import CAPTIONS, pictures
 from variants.errors import UserError
@@ -47,6 +49,19 @@ def test_emoji_of_the_same_name_in_both_hands(tmp_path):
         EmojiSource(str(tmp_path)).load(EMOJI)
     with pytest.raises(UserError, match="Style is of the embedded model"):
         EmojiSource(str(tmp_path)).load(STYLE)
+    with pytest.raises(UserError, match="has 0 emoji of a woman: at least 79"):
+        EmojiSource(str(tmp_path)).load(EMOJI_CHARACTER)
+
+
+@pytest.mark.skipif("EMOJI_DIR" not in os.environ, reason="EMOJI_DIR names no folder of emoji")
+def test_a_character_of_real_emoji():
+    """The woman in all that she does, her clothes apart; what is kept is of others."""
+    splits = EmojiSource(os.environ["EMOJI_DIR"]).load(EMOJI_CHARACTER)
+    assert [len(splits[name]) for name in ("train", "validation", "test", "kept", "class")] == [32, 15, 32, 64, 48]
+    taught = [prompt for name in ("train", "validation", "test") for prompt in splits[name].prompts]
+    assert len(set(taught)) == 79 and all(re.match("ohwx, woman[ :]", prompt) for prompt in taught)
+    assert not any("woman" in prompt for prompt in splits["kept"].prompts)
+    assert all(prompt.startswith("twemoji, woman") for prompt in splits["class"].prompts)
 
 
 def test_own_pictures(tmp_path):

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -108,11 +109,43 @@ def test_what_was_decoded_is_not_decoded_again(fresh, splits, tmp_path, monkeypa
     with pytest.raises(KeyboardInterrupt):
         decode(model, contexts, tokenizer, decoding, tmp_path / "kept")
     assert len(list((tmp_path / "kept").iterdir())) == 2
-    (tmp_path / "kept" / "1.json").write_text("[[1,")  # half a file: that batch is decoded again
+    (tmp_path / "kept" / "12-1.json").write_text("[[1,")  # half a file: that batch is decoded again
     calls.clear()
     monkeypatch.setattr(module, "generate", lambda *a: calls.append(a[1]) or generate(*a))
     assert decode(model, contexts, tokenizer, decoding, tmp_path / "kept") == whole
     assert len(calls) == math.ceil(len(contexts) / 3) - 1
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_outputs_that_have_not_ended_go_on_in_batches_of_their_own(fresh, splits, monkeypatch, tmp_path, size):
+    """Of two adapters' outputs some have ended that share a row with one that goes on; the second's contexts here are
+    the first's without their first token."""
+    from modules.benchmarks.causal import decode as module
+
+    model, tokenizer = fresh
+    contexts = inputs_of(splits["train"], tokenizer, "authors").ids[:9]
+    free = Decoding(1, 1.0, 0, 16, 100, (), 0)
+    likely = [generate(model, [context], free)[0][5] for context in contexts[::3]]
+    decoding = replace(free, stop=tuple(set(likely)), batch_size=4 * size)
+    expected = []
+    for k in range(size):
+        outputs = [generate(model, [context[k:]], decoding)[0] for context in contexts]
+        expected.append([" ".join(tokenizer.decode(output).split()) for output in outputs])
+        assert len({len(output) for output in outputs}) > 2
+    seen = []
+
+    def each(model, batch, decoding):
+        seen.append(decoding.max_new_tokens)
+        half = len(batch) // size
+        return generate(model, [c[k:] for k in range(size) for c in batch[k * half : (k + 1) * half]], decoding)
+
+    monkeypatch.setattr(module, "generate", each)
+    monkeypatch.setattr(module, "FIRST", 4)
+    assert module.decode_each(model, contexts, tokenizer, decoding, size, tmp_path) == expected
+    assert seen.count(4) > seen.count(8) > 0
+    seen.clear()
+    assert module.decode_each(model, contexts, tokenizer, decoding, size, tmp_path) == expected
+    assert not seen
 
 
 @pytest.mark.parametrize("size", [1, 2])
