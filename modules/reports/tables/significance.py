@@ -4,7 +4,8 @@ The unit is a pair: the runs of two rows with the same task and the same seed, a
 tasks are fixed and the seeds are random draws: the estimate is the difference of the expected scores on these tasks,
 not on tasks in general. Its standard error therefore comes from the spread of the pairs within each task (different
 mean differences between tasks add nothing), with Student's t and Welch's degrees of freedom. Tasks that start from
-another task's run share its randomness: they form one block with it, and their pairs are averaged by seed first.
+another task's run share its randomness: they form one block with it, and their pairs are averaged by seed first. What
+few seeds leave unknown of a pair's spread is borrowed from the other pairs (`moderation`).
 
 All pairs of rows are tested, so p is corrected by Holm's method, and each interval has the level at which Holm's method
 tested its pair: it excludes 0 exactly where the corrected p is below 5%.
@@ -19,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from modules.benchmarks.base import Column
+from modules.reports.tables.moderation import gap, moderated, rounding
 from modules.reports.tables.section import Cell, Row, Section
 
 ALPHA = 0.05
@@ -149,6 +151,12 @@ def _comparison(
     means = {row: statistics.fmean(statistics.fmean(v.values()) for v in values[row].values()) for row in rows}
     up = 1 if all(column.less_is_better for column in columns) else -1
     order = sorted(rows, key=lambda row: up * means[row])
+    gaps = {c.key: gap(v for row in rows for v in values[row][c.key].values()) for c in columns}
+    weights = {name: len(block) / len(columns) for name, block in blocks.items()}
+    floors = {
+        name: sum(rounding(gaps[c.key]) for c in block) / len(block) ** 2 / len(seeds[name])
+        for name, block in blocks.items()
+    }
     differences = []
     for first, second in itertools.combinations(order, 2) if wanted is None else wanted:
         pairs = {
@@ -158,10 +166,21 @@ def _comparison(
             ]
             for name, block in blocks.items()
         }
-        weights = {name: len(block) / len(columns) for name, block in blocks.items()}
-        differences.append(difference(first, second, pairs, weights))
+        differences.append(difference(first, second, pairs, weights, floors))
     every = sorted({seed for found in seeds.values() for seed in found})
-    return Comparison(columns, tuple(every), tuple(order), tuple(means[row] for row in order), tuple(holm(differences)))
+    means = tuple(means[row] for row in order)
+    return Comparison(columns, tuple(every), tuple(order), means, tuple(judged(differences, len(rows), seeds)))
+
+
+def judged(differences: Sequence[Difference], rows: int, seeds: Mapping[str, Sequence[int]]) -> list[Difference]:
+    """The differences with moderated errors, their p, and Holm's correction.
+
+    Args:
+        rows: that are compared; seeds: of each block.
+    """
+    independent = min(len(differences), rows - 1)
+    found = moderated(differences, independent * sum(len(each) - 1 for each in seeds.values()))
+    return holm([replace(d, p=two_sided(d.mean / d.error, d.freedom)) if d.error else d for d in found])
 
 
 def _cell(rows: Sequence[Row], row: int, column: Column) -> Cell:
@@ -169,11 +188,20 @@ def _cell(rows: Sequence[Row], row: int, column: Column) -> Cell:
 
 
 def difference(
-    first: int, second: int, pairs: Mapping[str, Sequence[float]], weights: Mapping[str, float]
+    first: int,
+    second: int,
+    pairs: Mapping[str, Sequence[float]],
+    weights: Mapping[str, float],
+    floors: Mapping[str, float] | None = None,
 ) -> Difference:
-    """Student's t on the weighted mean of the blocks' mean differences, its error from the spread within blocks."""
+    """Student's t on the weighted mean of the blocks' mean differences, its error from the spread within blocks.
+
+    Args:
+        floors: the least variance of a block's mean difference.
+    """
     mean = sum(weights[name] * statistics.fmean(values) for name, values in pairs.items())
-    parts = {name: weights[name] ** 2 * statistics.variance(values) / len(values) for name, values in pairs.items()}
+    own = {name: statistics.variance(values) / len(values) for name, values in pairs.items()}
+    parts = {name: weights[name] ** 2 * max(own[name], (floors or {}).get(name, 0.0)) for name in pairs}
     variance = sum(parts.values())
     if not variance > 1e-18:  # the same difference with every seed: there is no spread to judge by
         return Difference(first, second, mean, 0.0, math.nan, 1.0)
