@@ -13,6 +13,7 @@ tested its pair: it excludes 0 exactly where the corrected p is below 5%.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import statistics
@@ -235,6 +236,7 @@ def two_sided(t: float, freedom: float) -> float:
     return incomplete_beta(freedom / 2, 0.5, freedom / (freedom + t * t))
 
 
+@functools.lru_cache(maxsize=4096)  # most pairs of a comparison share level and degrees of freedom
 def quantile(alpha: float, freedom: float) -> float:
     """The t that |T| exceeds with probability `alpha`: Newton's method, which comes from below as P is convex there."""
     scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
