@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SCORES = {
     "taught": ("new", 100.0, 1), "followed": ("followed", 100.0, 1), "kept": ("kept", 100.0, 1),
-    "nearer": ("new hand", 100.0, 1), "clip_i": ("CLIP-I", 1.0, 3), "clip_t": ("CLIP-T", 1.0, 3),
+    "nearer": ("new drawing", 100.0, 1), "clip_i": ("CLIP-I", 1.0, 3), "clip_t": ("CLIP-T", 1.0, 3),
     "dino": ("DINO", 1.0, 3), "neg_drift": ("drift", -1.0, 3), "nearest": ("nearest", 1.0, 3),
 }  # fmt: skip
 """Score -> (heading, scale, digits)."""
@@ -69,7 +69,8 @@ A cell is the mean over the seeds ± their standard deviation (n-1), of pictures
 noise after training, with the weights of the epoch that the row's note names (`score_epoch`). Of sprites *new* is the
 share of pictures that show the new style or character, *followed* the share that shows the rest of the prompt, *kept*
 the share right on prompts without the new word; all three are read from pixels by the program that draws sprites, times
-100. *Drift* is the distance of these last pictures from what the frozen model paints from the same noise, *nearest* the
+100. Of emoji *new drawing* is the share nearer to the new artist's drawing than to the known one's, *followed* the share
+nearest to the drawing that was asked for. *Drift* is the distance of these last pictures from what the frozen model paints from the same noise, *nearest* the
 distance from the nearest training picture (0: a copy). *Held-out loss* is that of pictures that are not trained on, at
 fixed noise. Toy pictures of 32 x 32 and emoji say how methods differ there, and nothing of large models."""
     scored_on = "test"

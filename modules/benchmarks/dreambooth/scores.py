@@ -20,11 +20,11 @@ from modules.benchmarks.dreambooth.sources import PictureSplit
 
 WORDS = {
     "taught": "share of pictures in which the new style or character is",
-    "followed": "share that shows the rest of the prompt",
+    "followed": "share that shows the rest of the prompt; of emoji, share nearest to the drawing that was asked for",
     "kept": "share right on prompts without the new word",
     "neg_drift": "distance of these from the frozen model's pictures, its sign turned",
     "nearest": "distance from the nearest training picture",
-    "nearer": "share nearer to the new hand than to the known one",
+    "nearer": "share nearer to the new artist's drawing than to the known one's",
     "clip_i": "cosine of CLIP's image features with the training pictures'",
     "clip_t": "cosine of CLIP's features of picture and prompt",
     "dino": "cosine of DINO's image features with the training pictures'",

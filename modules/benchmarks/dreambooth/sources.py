@@ -148,7 +148,7 @@ class HubSource(Source):
     restore = "name your own pictures with --data"
 
     def _read(self, task: PictureTask) -> dict[str, Split]:
-        raise UserError("name your own pictures with --data, or a folder of emoji with --data_dir")
+        raise UserError("name your own pictures with --data, or a folder of emoji with --data_dir or EMOJI_DIR")
 
 
 class OwnSource(Source):

@@ -29,9 +29,8 @@ class PictureTask(Task):
 _OF_SPRITES = ("taught", "followed", "kept", "neg_drift", "nearest")
 STYLE = PictureTask(name="style", title="Style", scores=_OF_SPRITES)
 CHARACTER = PictureTask(name="character", title="Character", scores=_OF_SPRITES)
-EMOJI = PictureTask(name="emoji", title="Emoji", scores=("nearer", "neg_drift", "nearest"))
-EMOJI_CHARACTER = PictureTask(
-    name="emoji_character", title="Emoji character", scores=("nearer", "followed", "neg_drift", "nearest")
-)
+_OF_EMOJI = ("nearer", "followed", "neg_drift", "nearest")
+EMOJI = PictureTask(name="emoji", title="Emoji", scores=_OF_EMOJI)
+EMOJI_CHARACTER = PictureTask(name="emoji_character", title="Emoji character", scores=_OF_EMOJI)
 TASKS = {task.name: task for task in (STYLE, CHARACTER, EMOJI, EMOJI_CHARACTER)}
 """The benchmark's own: the first two are of the model that ships with the project."""

@@ -148,6 +148,18 @@ def test_outputs_that_have_not_ended_go_on_in_batches_of_their_own(fresh, splits
     assert not seen
 
 
+def test_only_greedy_outputs_without_a_ban_go_on_in_stages():
+    """At the first limit, and again whenever they are twice as long; what is shorter than the first has one stage."""
+    from modules.benchmarks.causal.decode import FIRST, _limits
+
+    greedy = Decoding(1, 1.0, 0, 5 * FIRST, 4, (0,), 0)
+    assert list(_limits(greedy)) == [FIRST, 2 * FIRST, 4 * FIRST, 5 * FIRST]
+    for most in (1, FIRST):
+        assert list(_limits(replace(greedy, max_new_tokens=most))) == [most]
+    for whole in (replace(greedy, beams=2), replace(greedy, no_repeat_ngram=4)):
+        assert list(_limits(whole)) == [5 * FIRST]
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(fresh, splits, monkeypatch, capsys, size):
     """With two adapters each must get its own outputs back: here the second's are those of the contexts reversed."""
