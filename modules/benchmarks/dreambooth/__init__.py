@@ -69,10 +69,11 @@ A cell is the mean over the seeds ± their standard deviation (n-1), of pictures
 noise after training, with the weights of the epoch that the row's note names (`score_epoch`). Of sprites *new* is the
 share of pictures that show the new style or character, *followed* the share that shows the rest of the prompt, *kept*
 the share right on prompts without the new word; all three are read from pixels by the program that draws sprites, times
-100. Of emoji *new drawing* is the share nearer to the new artist's drawing than to the known one's, *followed* the share
-nearest to the drawing that was asked for. *Drift* is the distance of these last pictures from what the frozen model paints from the same noise, *nearest* the
-distance from the nearest training picture (0: a copy). *Held-out loss* is that of pictures that are not trained on, at
-fixed noise. Toy pictures of 32 x 32 and emoji say how methods differ there, and nothing of large models."""
+100. Of emoji *new drawing* is the share nearer to the new artist's drawing than to the known one's, *followed* the
+share nearest to the drawing that was asked for. *Drift* is the distance of pictures for prompts without the new word
+from what the frozen model paints from the same noise, *nearest* the distance from the nearest training picture (0: a
+copy). *Held-out loss* is that of pictures that are not trained on, at fixed noise. Toy pictures of 32 x 32 and emoji
+say how methods differ there, and nothing of large models."""
     scored_on = "test"
 
     @cached_property

@@ -20,7 +20,7 @@ from modules.benchmarks.dreambooth.sources import PictureSplit
 
 WORDS = {
     "taught": "share of pictures in which the new style or character is",
-    "followed": "share that shows the rest of the prompt; of emoji, share nearest to the drawing that was asked for",
+    "followed": "share that shows the rest of the prompt, or of emoji what was asked for",
     "kept": "share right on prompts without the new word",
     "neg_drift": "distance of these from the frozen model's pictures, its sign turned",
     "nearest": "distance from the nearest training picture",
