@@ -15,6 +15,7 @@ from modules.benchmarks.instruct import INSTRUCT
 from modules.reports.formats.differences import differences_csv, verdict_text
 from modules.reports.formats.markdown import to_markdown
 from modules.reports.tables.build import build
+from modules.reports.tables.moderation import gap, rounding
 from modules.reports.tables.significance import (
     Difference,
     compare,
@@ -122,27 +123,53 @@ def test_holm_by_hand_and_its_intervals_agree():
             assert d.supported == (d.low > 0 or d.high < 0)
 
 
+def level(count: int, unlike: float, coarse: float, rounds: int = 300) -> float:
+    """How often at least one pair of equal rows is told apart: one task, three seeds.
+
+    Args:
+        count: rows; unlike: a row's standard deviation is exp(unlike * a normal draw); coarse: scores are rounded to
+            so many standard deviations.
+    """
+    draw, wrong = random.Random(2), 0
+    for _ in range(rounds):
+        seeds = [draw.gauss(0, 1) for _ in range(3)]
+        rows = []
+        for _ in range(count):
+            own = math.exp(unlike * draw.gauss(0, 1))
+            rows.append([seed + draw.gauss(0, own) for seed in seeds])
+        if coarse:
+            rows = [[round(score / coarse) * coarse for score in row] for row in rows]
+        least = {"": rounding(gap(itertools.chain(*rows))) / 3 if coarse else 0.0}
+        found = [
+            difference(j, k, {"": [a - b for a, b in zip(rows[j], rows[k], strict=True)]}, {"": 1.0}, least)
+            for j, k in itertools.combinations(range(count), 2)
+        ]
+        wrong += any(d.supported for d in judged(found, count, {"": range(3)}))
+    return wrong / rounds
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("count, unlike", [(2, 0.0), (4, 0.0), (4, 0.5), (12, 0.0), (12, 0.5)])
-def test_equal_variants_are_rarely_called_different(count, unlike):
-    """Level of the whole comparison under the null: equal rows, 3 tasks of unlike levels and spreads, 3 seeds; each
-    row's spread is the task's times exp(unlike * a normal draw)."""
+@pytest.mark.parametrize("count", [2, 3, 5, 12])
+@pytest.mark.parametrize("unlike, coarse", [(0.0, 0.0), (0.35, 0.0), (0.7, 0.0), (0.35, 0.5), (0.35, 2.0)])
+def test_equal_rows_are_rarely_told_apart(count, unlike, coarse):
+    assert level(count, unlike, coarse) < 0.05 + 3 * (0.05 * 0.95 / 300) ** 0.5  # at most three standard errors above
+
+
+@pytest.mark.slow
+def test_equal_rows_of_several_tasks_are_rarely_told_apart():
+    """The whole comparison under the null: 4 equal rows, 3 tasks of unlike levels and spreads, 3 seeds."""
     draw, wrong, rounds = random.Random(2), 0, 300
     weights = {task: 1 / len(SHAPE) for task, _, _ in SHAPE}
     for _ in range(rounds):
-        own = [math.exp(unlike * draw.gauss(0, 1)) for _ in range(count)]
-        rows = [
-            {t: [level + draw.gauss(0, spread * own[row]) for _ in range(3)] for t, level, spread in SHAPE}
-            for row in range(count)
-        ]
+        rows = [{t: [level + draw.gauss(0, spread) for _ in range(3)] for t, level, spread in SHAPE} for _ in range(4)]
         found = [
             difference(
                 j, k, {t: [a - b for a, b in zip(rows[j][t], rows[k][t], strict=True)] for t in weights}, weights
             )
-            for j, k in itertools.combinations(range(count), 2)
+            for j, k in itertools.combinations(range(4), 2)
         ]
-        wrong += any(d.supported for d in judged(found, count, {t: range(3) for t in weights}))
-    assert wrong / rounds < 0.05 + 3 * (0.05 * 0.95 / rounds) ** 0.5  # at most three standard errors above
+        wrong += any(d.supported for d in judged(found, 4, {t: range(3) for t in weights}))
+    assert wrong / rounds < 0.05 + 3 * (0.05 * 0.95 / rounds) ** 0.5
 
 
 SHAPE = (("rte", 0.6, 0.02), ("mrpc", 0.85, 0.006), ("cola", 0.4, 0.01))
