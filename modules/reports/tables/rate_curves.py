@@ -155,10 +155,21 @@ class RateCurve:
 
 
 def rate_curves(section: Section, trials: Trials) -> list[RateCurve]:
-    """The curves of a section's backbone and data in the order of its table's rows; none where no rates were tried."""
+    """The curves of a section's backbone and data in the order of its table's rows; none where no rates were tried.
+
+    Of a search that is not finished, the tasks count on which every curve has all its rates: means over other tasks do
+    not compare.
+    """
     own = [run for run in trials.runs if _belongs(run, section)]
+    apart = _apart(own, section.benchmark)
+    tried = [{(run.training["lr"], run.task) for run in runs} for runs in apart]
+    tried = [places for places in tried if len({rate for rate, _ in places}) > 1]
+    whole = {run.task for run in own}
+    for places in tried:
+        whole = {task for task in whole if all((rate, task) in places for rate, _ in places)}
     found = []
-    for runs in _apart(own, section.benchmark):
+    for group in apart:
+        runs = [run for run in group if run.task in whole or not whole]
         by_rate: dict[float, list[RunResult]] = {}
         for run in sorted(runs, key=lambda run: (run.task, run.seed, run.id)):
             by_rate.setdefault(float(run.training["lr"]), []).append(run)

@@ -49,6 +49,18 @@ def test_a_curve_has_the_mean_of_its_tasks_and_seeds_at_each_rate():
     assert (curve.seconds, curve.steps, len(curve.runs)) == (48.0, 800, 8)
 
 
+def test_of_a_search_that_is_not_finished_only_tasks_count_that_every_method_has():
+    """On CoLA's way up LoRA has one rate of two, DoRA none: means over it would compare unlike tasks."""
+    done = grid("lora", {1e-3: 0.6, 3e-3: 0.8}) + grid("dora", {1e-3: 0.7, 3e-3: 0.5})
+    begun = grid("lora", {1e-3: 0.99}, task="mrpc")
+    curves = section_of(done + begun).curves
+    assert [(curve.variant, curve.best, curve.score(curve.best)) for curve in curves] == [
+        ("lora", 3e-3, pytest.approx(80.0)),
+        ("dora", 1e-3, pytest.approx(70.0)),
+    ]
+    assert {run.task for curve in curves for run in curve.runs} == {"rte"}
+
+
 def test_seeds_that_were_trained_at_once_share_their_time():
     stacked = [trial("lora", lr, seed, cost={"wall_s": 6.0, "stacked": 3}) for lr in (0.1, 0.2) for seed in range(3)]
     assert section_of(stacked).curves[0].seconds == pytest.approx(12.0)
