@@ -21,19 +21,18 @@ _HERE = Path(__file__).parent
 WITHOUT_LIBRARY = "The charts are missing: they need the package vl-convert-python (pip install vl-convert-python)."
 
 
-def page(name: str, sections: Sequence[Section], tuned: Sequence[RunResult], library: str | None) -> str:
+def page(name: str, sections: Sequence[Section], library: str | None) -> str:
     """The HTML of a results folder.
 
     Args:
         name: of the folder, for the heading.
         sections: of all benchmarks.
-        tuned: the tuning runs of compare.py.
         library: the script of the charts; None leaves them out and says so.
     """
     bodies, specs = [], {}
     for number, section in enumerate(sections, start=1):
         marked, comparisons = marked_rows(section), compare(section)
-        groups = _groups(section, marked, comparisons, tuned) if library else []
+        groups = _groups(section, marked, comparisons) if library else []
         for _, found in groups:
             specs |= {_chart_id(number, chart): chart.spec for chart in found}
         bodies.append(_section(number, section, marked, comparisons, groups))
@@ -60,9 +59,7 @@ def page(name: str, sections: Sequence[Section], tuned: Sequence[RunResult], lib
     )
 
 
-def _groups(
-    section: Section, marked: list[Marked], comparisons: Sequence[Comparison], tuned: Sequence[RunResult]
-) -> list[tuple[str, list[Chart]]]:
+def _groups(section: Section, marked: list[Marked], comparisons: Sequence[Comparison]) -> list[tuple[str, list[Chart]]]:
     """(heading, charts) of a section; none without charts."""
     found = (
         ("Score against cost", list(charts.against_costs(section, marked))),
@@ -71,7 +68,7 @@ def _groups(
         ("Ranks that AdaLoRA leaves", list(rank_maps.rank_maps(section, marked))),
         (
             "How settings were found",
-            list(chain(tuning.rate_curves(section, marked, tuned), tuning.tuning_cost(section, marked, tuned))),
+            list(chain(tuning.rate_curves(section, marked), tuning.tuning_cost(section, marked))),
         ),
     )
     return [(heading, own) for heading, own in found if own]

@@ -1,57 +1,50 @@
-"""How settings were found: score against learning rate in the tuning runs of compare.py, and what they cost."""
+"""How settings were found: score against learning rate in the trials of compare.py, and what they cost."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from modules.reports.html.charts import Chart, base, tooltip
 from modules.reports.html.marks import Marked, scales
+from modules.reports.tables.rate_curves import RateCurve
 from modules.reports.tables.section import Section
-from modules.runs.results import RunResult, canonical
-from modules.runs.score_form import form
+from modules.runs.results import canonical
 
 
-def _row_of(run: RunResult, marked: Sequence[Marked]) -> Marked | None:
-    """The row whose method has a run's options: the one that the tuning was for."""
-    for one in marked:
-        first = one.row.runs[0]
-        if first.variant == run.variant and canonical(first.variant_config) == canonical(run.variant_config):
-            return one
-    return None
+def _curves_of(section: Section, marked: list[Marked]) -> list[tuple[Marked, RateCurve]]:
+    """The section's curves, each with the row whose method and options its trials have."""
+    found = []
+    for curve in section.curves:
+        trial = curve.runs[0]
+        for one in marked:
+            first = one.row.runs[0]
+            if first.variant == trial.variant and canonical(first.variant_config) == canonical(trial.variant_config):
+                found.append((one, curve))
+                break
+    return found
 
 
-def _belonging(section: Section, marked: list[Marked], tuning: Sequence[RunResult]) -> list[tuple[Marked, RunResult]]:
-    """Tuning runs of the section's benchmark, backbone and rows, each with its row."""
-    place = (section.benchmark.name, section.backbone.get("hash"))
-    own = [run for run in tuning if (run.benchmark, run.backbone.get("hash")) == place]
-    return [(one, run) for run in own if (one := _row_of(run, marked)) is not None]
-
-
-def rate_curves(section: Section, marked: list[Marked], tuning: Sequence[RunResult]) -> Iterator[Chart]:
-    """The tuning score of each row against the learning rate, a chart for each task; chosen rates are large."""
-    pairs = _belonging(section, marked, tuning)
+def rate_curves(section: Section, marked: list[Marked]) -> Iterator[Chart]:
+    """The score of each row's trials against the learning rate, a chart for each task; chosen rates are large."""
+    pairs = _curves_of(section, marked)
     for task in section.benchmark.tasks:
-        scores: dict[tuple[str, float], list[float]] = {}
-        failed: set[tuple[str, float]] = set()
-        for one, run in pairs:
-            rate, score = run.training.get("lr"), run.best.get(run.metric)
-            if run.task == task and rate:
-                if run.fault or score is None:
-                    failed.add((one.name, float(rate)))
-                else:
-                    scores.setdefault((one.name, float(rate)), []).append(form(run.metric)[0] * score)
-        if len({rate for _, rate in scores}) < 2:
+        values, failed = [], 0
+        for one, curve in pairs:
+            chosen = {run.training.get("lr") for run in one.row.by_task.get(task, ())}
+            for rate, runs in curve.by_rate.items():
+                scores = [curve.rule.printed(run) for run in runs if run.task == task]
+                if None in scores:
+                    failed += 1
+                elif scores:
+                    score = round(statistics.mean(scores), 3)
+                    values.append({"row": one.name, "lr": rate, "score": score, "chosen": rate in chosen})
+        if len({value["lr"] for value in values}) < 2:
             continue
-        chosen = {(one.name, run.training.get("lr")) for one in marked for run in one.row.by_task.get(task, ())}
-        values = [
-            {"row": name, "lr": rate, "score": round(statistics.mean(found), 3), "chosen": (name, rate) in chosen}
-            for (name, rate), found in sorted(scores.items())
-        ]
         x = {"field": "lr", "type": "quantitative", "title": "learning rate", "scale": {"type": "log", "nice": False}}
         x["axis"] = {"format": ".0e", "tickCount": 4}
-        y = {"field": "score", "type": "quantitative", "scale": {"zero": False}, "title": "dev score in tuning"}
+        y = {"field": "score", "type": "quantitative", "scale": {"zero": False}, "title": pairs[0][1].rule.words}
         channels = scales(marked)
         spec = base(values, 220) | {
             "encoding": {"x": x, "y": y, "color": channels["color"]},
@@ -71,18 +64,18 @@ def rate_curves(section: Section, marked: list[Marked], tuning: Sequence[RunResu
             "The mean over the trials' seeds. Large: the rate that the table's rows train with; at an end of its line, "
             "a wider grid might find a better one."
         )
-        words += f" Left out, diverged or truncated: {len(failed)}." if failed else ""
+        words += f" Left out, as a run diverged or was truncated: {failed}." if failed else ""
         yield Chart(f"rates-{task}", section.benchmark.tasks[task].title, words, spec)
 
 
-def tuning_cost(section: Section, marked: list[Marked], tuning: Sequence[RunResult]) -> Iterator[Chart]:
+def tuning_cost(section: Section, marked: list[Marked]) -> Iterator[Chart]:
     """Hours of tuning and of training, by row."""
-    pairs, values = _belonging(section, marked, tuning), []
+    pairs, values = _curves_of(section, marked), []
     if not pairs:
         return
     for one in marked:
-        own = [run for other, run in pairs if other is one]
-        for what, runs in (("tuning", own), ("training", one.row.runs)):
+        trials = [run for other, curve in pairs if other is one for run in curve.runs]
+        for what, runs in (("tuning", trials), ("training", one.row.runs)):
             hours = sum(run.seconds for run in runs) / 3600
             values.append({"row": one.name, "what": what, "hours": round(hours, 4), "runs": len(runs)})
     colour: dict[str, Any] = {"field": "what", "type": "nominal", "title": None, "legend": {"orient": "top"}}

@@ -8,7 +8,7 @@ from modules.paths import PUBLISHED
 from modules.reports.html.library import library
 from modules.reports.html.page import page
 from modules.reports.tables.build import all_sections
-from modules.reports.tables.rate_curves import TUNING
+from modules.reports.tables.rate_curves import Trials
 from modules.runs.results import ResultStore
 from variants.atomic import write_atomic
 from variants.errors import UserError
@@ -30,8 +30,8 @@ def write_report(results_dir: str | Path, out: str | Path | None = None) -> Path
     results = ResultStore(folder).all()
     if not results:
         raise UserError(f"{folder} has no results (runs/*.json); name a --results_dir of a command that has trained")
-    sections = all_sections(PUBLISHED, results)
+    sections = all_sections(PUBLISHED, results, Trials.of(folder))
     path = Path(out) if out else folder / REPORT
     name = folder.resolve().name
-    write_atomic(path, page(name, sections, ResultStore(folder / TUNING).all(), library()))
+    write_atomic(path, page(name, sections, library()))
     return path
