@@ -204,9 +204,10 @@ def decode_each(
         if world > 1:
             parts = [{} for _ in range(world)]
             dist.all_gather_object(parts, mine)
-        for place, tokens in ((place, tokens) for part in parts for place, tokens in part.items()):
-            if len(found[place]) == begun:
-                found[place] = found[place] + tokens
+        for part in parts:
+            for place, tokens in part.items():
+                if len(found[place]) == begun:
+                    found[place] += tokens
         begun = limit
         left = [row for row in left if any(len(found[k, row]) == begun for k in range(size))]
     model.train(training)

@@ -135,6 +135,7 @@ class EmojiSource(Source):
             start += count
             prompts = [f"{TOKEN if hand else CHARACTER_TOKEN}, {new[n].words}" for n in some]
             parts[name] = split_of(prompts, [new[n].picture for n in some], [known[n].picture for n in some])
+        # of a hand, what is asked for in the other one; of a character, emoji of others
         kept = some if hand else Dice(task.name, "kept").sample(others, min(self.KEPT, len(others)))
         parts["kept"] = split_of([f"{HANDS[0]}, {known[n].words}" for n in kept], [known[n].picture for n in kept])
         parts["class"] = split_of(f"{HANDS[0]}, {known[n].words}" for n in order[: self.CLASS])

@@ -37,7 +37,7 @@ class Difference:
     Attributes:
         first, second: positions in the section's rows.
         error, freedom: standard error and degrees of freedom; an error of 0 means that the spread is unknown.
-        p: of two-sided Student's t; corrected: after Holm; low, high: the interval of Holm's level.
+        corrected: p after Holm; low, high: the interval of Holm's level.
     """
 
     first: int
@@ -45,10 +45,14 @@ class Difference:
     mean: float
     error: float
     freedom: float
-    p: float
     corrected: float = 1.0
     low: float = -math.inf
     high: float = math.inf
+
+    @functools.cached_property
+    def p(self) -> float:
+        """Of two-sided Student's t; 1 where the spread is unknown."""
+        return two_sided(self.mean / self.error, self.freedom) if self.error else 1.0
 
     @property
     def supported(self) -> bool:
@@ -174,14 +178,13 @@ def _comparison(
 
 
 def judged(differences: Sequence[Difference], rows: int, seeds: Mapping[str, Sequence[int]]) -> list[Difference]:
-    """The differences with moderated errors, their p, and Holm's correction.
+    """The differences with moderated errors and Holm's correction.
 
     Args:
         rows: that are compared; seeds: of each block.
     """
     independent = min(len(differences), rows - 1)
-    found = moderated(differences, independent * sum(len(each) - 1 for each in seeds.values()))
-    return holm([replace(d, p=two_sided(d.mean / d.error, d.freedom)) if d.error else d for d in found])
+    return holm(moderated(differences, independent * sum(len(each) - 1 for each in seeds.values())))
 
 
 def _cell(rows: Sequence[Row], row: int, column: Column) -> Cell:
@@ -205,10 +208,9 @@ def difference(
     parts = {name: weights[name] ** 2 * max(own[name], (floors or {}).get(name, 0.0)) for name in pairs}
     variance = sum(parts.values())
     if not variance > 1e-18:  # the same difference with every seed: there is no spread to judge by
-        return Difference(first, second, mean, 0.0, math.nan, 1.0)
+        return Difference(first, second, mean, 0.0, math.nan)
     freedom = variance**2 / sum(part**2 / (len(pairs[name]) - 1) for name, part in parts.items())
-    error = math.sqrt(variance)
-    return Difference(first, second, mean, error, freedom, two_sided(mean / error, freedom))
+    return Difference(first, second, mean, math.sqrt(variance), freedom)
 
 
 def holm(differences: Sequence[Difference], alpha: float = ALPHA) -> list[Difference]:

@@ -1,6 +1,7 @@
 """The report's page: its numbers are the tables', it is one file, and it works in a real browser."""
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -161,6 +162,10 @@ def test_rates_and_what_tuning_cost():
     (chart,) = list(rate_curves(*section_of(Trials(tuned, Rule("loss")))))
     assert [v["score"] for v in chart.spec["data"]["values"]] == [0.1, 0.2]
     assert chart.spec["encoding"]["y"]["title"] == "lowest dev loss"
+    epochs = [{"epoch": 1, "neg_perplexity": -3.5}]
+    below = [dataclasses.replace(each, metric="neg_perplexity", epochs=epochs) for each in tuned]
+    (chart,) = list(rate_curves(*section_of(Trials(below))))
+    assert {v["score"] for v in chart.spec["data"]["values"]} == {-3.5}, "no percent"
     (cost,) = list(tuning_cost(*section_of(Trials([*tuned, *others]))))
     assert [v["hours"] for v in cost.spec["data"]["values"] if v["what"] == "tuning"] == [1.0]
 

@@ -19,7 +19,7 @@ def test_derivatives_of_log_gamma_are_scipys():
 
 
 def errors(variances, freedom=2.0):
-    return [Difference(0, k, 0.0, math.sqrt(v), freedom, 1.0) for k, v in enumerate(variances)]
+    return [Difference(0, k, 0.0, math.sqrt(v), freedom) for k, v in enumerate(variances)]
 
 
 @pytest.mark.parametrize("prior", [4.0, 12.0])
@@ -43,7 +43,7 @@ def test_spreads_that_differ_by_chance_alone_are_one():
 def test_few_pairs_and_unknown_spreads_stay_as_they_are():
     two = errors([1.0, 4.0])
     assert moderated(two, 2) == two
-    unknown = Difference(0, 9, 3.0, 0.0, math.nan, 1.0)
+    unknown = Difference(0, 9, 3.0, 0.0, math.nan)
     assert moderated([*errors([1.0, 2.0, 3.0]), unknown], 6)[-1] == unknown
 
 

@@ -112,7 +112,7 @@ def test_holm_by_hand_and_its_intervals_agree():
     """p 0.01, 0.02, 0.04 times 3, 2, 1: 0.03, 0.04, 0.04; with 0.03 in the middle it stops there: 0.03, 0.06, 0.06."""
 
     def corrected(*values):
-        items = [Difference(0, k, quantile(p, 7.0), 1.0, 7.0, p) for k, p in enumerate(values)]
+        items = [Difference(0, k, quantile(p, 7.0), 1.0, 7.0) for k, p in enumerate(values)]
         return holm(items)
 
     assert [d.corrected for d in corrected(0.04, 0.01, 0.02)] == pytest.approx([0.04, 0.03, 0.04])
