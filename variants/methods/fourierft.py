@@ -35,7 +35,7 @@ class FourierFTLayer(AdapterLayer):
         out, into = self.site.out_features, self.site.in_features
         with full_precision(self.c):
             c = wide(self.c)
-            C = torch.zeros(out * into, device=c.device, dtype=c.dtype).index_put((self.places,), c).view(out, into)
+            C = torch.zeros(out * into, device=c.device, dtype=c.dtype).scatter(0, self.places, c).view(out, into)
             return (self.config.alpha * torch.fft.ifft2(C).real).to(self.c.dtype)
 
 

@@ -41,7 +41,7 @@ def cayley(Q: Tensor, terms: int = 0) -> Tensor:
     """
     eye = torch.eye(Q.shape[-1], device=Q.device, dtype=Q.dtype)
     if not terms:
-        return torch.linalg.solve(eye - Q, 2 * Q)
+        return torch.linalg.solve_ex(eye - Q, 2 * Q).result  # as solve, without its check: I - Q is never singular
     series = eye
     for _ in range(terms - 2):  # of (I - Q)⁻¹
         series = eye + Q @ series

@@ -15,11 +15,13 @@ from modules.data.module import PaddedDataModule
 from modules.training import acceleration
 from tests.support.models import MODELS, inputs
 from tests.support.runs import adapter, planned
-from variants import DoRA, LoRA, VeRA, attach
+from tests.support.small import small as fitting
+from variants import DoRA, LoRA, VariantError, VeRA, attach
 from variants.acceleration import accelerated
+from variants.adapters.stack import Stack
 from variants.fingerprint import fingerprint
 from variants.methods.adalora import AdaLoRA
-from variants.registry import resolve
+from variants.registry import names, resolve
 from variants.sites.architectures import head_parameters
 
 GPU = pytest.mark.gpu("CUDA graphs")
@@ -221,6 +223,32 @@ def test_captured_steps_equal_eager_ones(variant, lower):
         if captured:
             assert step.failure is None and len(step._graphs) == 3
     assert losses[True] == pytest.approx(losses[False], rel=5e-2 if lower else 1e-3)
+
+
+@GPU
+@pytest.mark.parametrize("adapters", [1, 3])
+@pytest.mark.parametrize("name", names())
+def test_every_method_is_captured(name, adapters):
+    """Alone and with stacked seeds: what looks at a value on the device cannot be."""
+    adapted = attach(MODELS["roberta"]().cuda(), fitting(name), 0, name="0")
+    for seed in range(1, adapters):
+        adapted.add(str(seed), fitting(name), seed)
+    try:
+        trained = Stack(adapted, list(adapted.adapters)) if adapters > 1 else adapted
+    except VariantError as error:
+        pytest.skip(str(error))
+
+    def compute(batch):
+        with accelerated(trained):
+            loss = trained.model(**batch).logits.square().mean()
+        return loss, loss
+
+    step = GraphedStep(compute, trained.trained().values())
+    ids = torch.randint(5, 50, (6, 8), generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        step.zero()
+        step({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    assert step.failure is None and len(step._graphs) == torch.cuda.is_available()
 
 
 def dropping(model: torch.nn.Module, look: bool):
