@@ -6,9 +6,10 @@ import csv
 import io
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from modules.reports.formats.text_table import text_table
-from modules.reports.tables.base_pairs import base_pairs, scheme
+from modules.reports.tables.pairs import base_pairs, lora_pairs, scheme
 from modules.reports.tables.section import Section
 from modules.reports.tables.significance import ALPHA, Comparison, Difference, compare
 
@@ -36,28 +37,70 @@ def differences_markdown(section: Section) -> str:
         f"the seeds; {epoch}, as in the table. `results/README.md` says how they are computed."
     )
     parts = ["### Differences", note, *(_text(section, c) for c in comparisons)]
-    return "\n\n".join([*parts, *_bases_markdown(section)])
+    return "\n\n".join([*parts, *(part for question in QUESTIONS for part in _question_markdown(section, question))])
 
 
-BASES = "A base in few bits against the same base as it is"
-_BASES_HEAD = ("row", "base", "in few bits", "as it is", "difference", "interval", "p", "")
+@dataclass(frozen=True)
+class Question:
+    """Some pairs of a section's rows, which are tested by themselves.
+
+    Attributes:
+        title, note: what stands above the table; head: of its first columns, before difference, interval and p.
+        pairs: positions of the rows, first minus second; about: what the second column says of one.
+    """
+
+    title: str
+    note: str
+    head: tuple[str, ...]
+    pairs: Callable[[Section], list[tuple[int, int]]]
+    about: Callable[[Section, Difference, Callable[[Section, int], str]], str]
+
+    def lines(self, section: Section, comparison: Comparison, name: Callable[[Section, int], str]) -> list[tuple]:
+        """The table's head and a line for each pair."""
+        digits = max(column.digits for column in comparison.columns)
+        means = dict(zip(comparison.rows, comparison.means, strict=True))
+        found = [(*self.head, "difference", "interval", "p", "")]
+        for d in comparison.differences:
+            both = (f"{means[row]:.{digits}f}" for row in (d.first, d.second))
+            verdict = "" if d.supported else "not told apart"
+            figures = (f"{d.mean:+.{digits}f}", _interval(d, digits), _p(d.corrected), verdict)
+            found.append((name(section, d.first), self.about(section, d, name), *both, *figures))
+        return found
 
 
-def _bases_markdown(section: Section) -> list[str]:
-    """The rows that differ in the base alone: QLoRA's question; nothing where there are none."""
-    if not (comparisons := compare(section, base_pairs(section))):
+QUESTIONS = (
+    Question(
+        "A base in few bits against the same base as it is",
+        "Nothing else differs.",
+        ("row", "base", "in few bits", "as it is"),
+        base_pairs,
+        lambda section, d, name: scheme(section.rows[d.first]),
+    ),
+    Question(
+        "Each method against LoRA of about the same size",
+        "Of LoRA's rows the one that is nearest in trained parameters.",
+        ("row", "LoRA", "its mean", "LoRA's"),
+        lora_pairs,
+        lambda section, d, name: name(section, d.second),
+    ),
+)
+
+
+def _question_markdown(section: Section, question: Question) -> list[str]:
+    """The answer to a question, nothing where the section has no such rows."""
+    if not (comparisons := compare(section, question.pairs(section))):
         return []
-    note = "Nothing else differs. Paired by task and seed; Holm's correction is over these pairs alone."
-    parts = [f"### {BASES}", note]
+    note = f"{question.note} Paired by task and seed; Holm's correction is over these pairs alone."
+    parts = [f"### {question.title}", note]
     for comparison in comparisons:
-        lines = [_BASES_HEAD, ("---",) * len(_BASES_HEAD), *_base_lines(section, comparison, _name)]
-        table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        head, *lines = question.lines(section, comparison, _name)
+        table = "\n".join(f"| {' | '.join(line)} |" for line in (head, ("---",) * len(head), *lines))
         seeds = ", ".join(map(str, comparison.seeds))
-        parts.append(f"**{heading(comparison)}**, seeds {seeds}{_bases_summary(comparison)}\n\n{table}")
+        parts.append(f"**{heading(comparison)}**, seeds {seeds}{_summary(comparison)}\n\n{table}")
     return parts
 
 
-def _bases_summary(comparison: Comparison) -> str:
+def _summary(comparison: Comparison) -> str:
     """Where there are many pairs, what they come to; the lowest end says which loss they do not exclude."""
     found = comparison.differences
     if len(found) <= SHOWN:
@@ -69,20 +112,6 @@ def _bases_summary(comparison: Comparison) -> str:
         f". Of {len(found)} pairs {len(apart)} are told apart, {sum(each < 0 for each in apart)} of them below 0; the "
         f"mean of all differences is {mean:+.{digits}f}, the lowest end of an interval {lowest:+.{digits}f}."
     )
-
-
-def _base_lines(section: Section, comparison: Comparison, name: Callable[[Section, int], str]) -> list[tuple[str, ...]]:
-    digits = max(column.digits for column in comparison.columns)
-    means = dict(zip(comparison.rows, comparison.means, strict=True))
-    return [
-        (
-            *(name(section, d.first), scheme(section.rows[d.first])),
-            *(f"{means[row]:.{digits}f}" for row in (d.first, d.second)),
-            *(f"{d.mean:+.{digits}f}", _interval(d, digits), _p(d.corrected)),
-            "" if d.supported else "not told apart",
-        )
-        for d in comparison.differences
-    ]
 
 
 def differences_text(sections: Sequence[Section]) -> str:
@@ -100,9 +129,10 @@ def differences_text(sections: Sequence[Section]) -> str:
             parts += ["", f"differences: {heading(comparison)}, paired by task and seed ({seeds})"]
             parts.append(verdict_text(section, comparison, _named))
             parts.append(text_table(lines))
-        for comparison in compare(section, base_pairs(section)):
-            parts += ["", f"{BASES.lower()}: {heading(comparison)}"]
-            parts.append(text_table([_BASES_HEAD, *_base_lines(section, comparison, _named)]))
+        for question in QUESTIONS:
+            for comparison in compare(section, question.pairs(section)):
+                parts += ["", f"{question.title[0].lower()}{question.title[1:]}: {heading(comparison)}"]
+                parts.append(text_table(question.lines(section, comparison, _named)))
     return "\n".join(parts)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.benchmarks.base import Column
-from modules.reports.tables.base_pairs import SETTING, scheme
+from modules.reports.tables.pairs import SETTING, scheme
 from modules.reports.tables.cells import adapter_text, score_text, with_spread
 from modules.reports.tables.section import Row, Section
 

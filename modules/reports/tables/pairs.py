@@ -1,0 +1,58 @@
+"""Pairs of rows that are asked about by themselves: a method on a base in few bits and on the same base as it is, and a
+method and LoRA of its size."""
+
+from __future__ import annotations
+
+import math
+
+from modules.reports.tables.rate_curves import REFERENCE
+from modules.reports.tables.section import Row, Section
+from modules.runs.labels import as_text
+
+SETTING = "quantise"
+_NO_SETTINGS = (SETTING, "seed", "seeds")
+
+
+def base_pairs(section: Section) -> list[tuple[int, int]]:
+    """Positions of a row on a base in few bits and of the row on the same base as it is, for each that has one, where
+    nothing else differs: QLoRA's question (its Table 3)."""
+    dense = {_settings(row): number for number, row in enumerate(section.rows) if not scheme(row)}
+    packed = [(number, _settings(row)) for number, row in enumerate(section.rows) if scheme(row)]
+    return [(number, dense[settings]) for number, settings in packed if settings in dense]
+
+
+def lora_pairs(section: Section) -> list[tuple[int, int]]:
+    """Positions of each row of another method and of the row of LoRA that is nearest in trained parameters, on a base
+    that is kept alike; none where no row's size came from a budget (`compare.py --budget`)."""
+    if not any(run.budget for row in section.rows for run in row.runs):
+        return []
+    found = []
+    for number, row in enumerate(section.rows):
+        own = [k for k, other in enumerate(section.rows) if other.variant == REFERENCE and scheme(other) == scheme(row)]
+        if row.variant != REFERENCE and own:
+            found.append((number, min(own, key=lambda k, row=row: abs(_size(section.rows[k]) - _size(row)))))
+    return found
+
+
+def _size(row: Row) -> float:
+    """The logarithm of the trained parameters, the head's left out."""
+    return math.log(max(1, *(run.parameters["adapter"] for run in row.runs)))
+
+
+def scheme(row: Row) -> str:
+    """How the row's base is kept (`variants.schemes`); "" of one as it is."""
+    return str(row.runs[0].training.get(SETTING) or "")
+
+
+def _settings(row: Row) -> str:
+    """All settings of a row but for the base's, as one text: those of each task's first run, one for all its runs."""
+    first = [(task, runs[0]) for task, runs in row.by_task.items()]
+    return as_text(
+        [
+            [
+                *(task, run.variant, run.protocol, run.variant_config, run.trainer, run.data["hash"]),
+                {key: value for key, value in run.training.items() if key not in _NO_SETTINGS and value is not None},
+            ]
+            for task, run in first
+        ]
+    )
