@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from modules.benchmarks.base import Column
-from modules.reports.tables.pairs import SETTING, scheme
 from modules.reports.tables.cells import adapter_text, score_text, with_spread
+from modules.reports.tables.pairs import SETTING, scheme
 from modules.reports.tables.section import Row, Section
 
 NAMES = {"attn-qv": "q,v", "attn": "q,k,v,o"}

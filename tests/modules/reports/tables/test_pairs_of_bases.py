@@ -8,8 +8,8 @@ from scipy import stats
 from modules.benchmarks.glue import GLUE
 from modules.reports.formats.differences import differences_text
 from modules.reports.formats.markdown import to_markdown
-from modules.reports.tables.pairs import base_pairs
 from modules.reports.tables.build import build
+from modules.reports.tables.pairs import base_pairs
 from modules.reports.tables.significance import compare
 from tests.support.results import run
 
