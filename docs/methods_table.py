@@ -1,6 +1,7 @@
 """The table of methods in docs/methods/README.md: ``python docs/methods_table.py`` writes it anew.
 
-Names, sources and equations are those of the methods' pages; the rest is found out by putting each on small models.
+Names, sources and equations are those of the methods' pages, scores those of a comparison's result files; the rest is
+found out by putting each on small models.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from modules.benchmarks.glue import GLUE
+from modules.reports.tables.build import build
+from modules.reports.tables.significance import compare
+from modules.runs.results import ResultStore
 from variants import attach
 from variants.adapters.late import reading
 from variants.adapters.stacked_layer import why_not
@@ -26,13 +31,18 @@ from variants.variant import BaseVariant, Variant
 
 PAGES = Path(__file__).parent / "methods"
 README = PAGES / "README.md"
-COLUMNS = ("Method", "Source", "Equation", "Trained", "Merge", "W₀", "4-bit", "Conv", "Seeds stacked", "PEFT's files")
+COMPARISON = PAGES.parents[1] / "results" / "reference" / "methods-minilm"
+COLUMNS = (
+    *("Method", "Source", "Equation", "Trained", "Merge", "W₀", "4-bit", "Conv", "Seeds stacked", "PEFT's files"),
+    "MiniLM at 18K, 74K",
+)
 SIDE = 768
 
 
 def table() -> str:
     """Markdown: a row for each built-in method, in alphabetical order."""
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *map(_row, BUILT_IN)]
+    scores = _scores()
+    lines = [COLUMNS, ("---",) * len(COLUMNS), *((*_row(name), scores.get(name, "-")) for name in BUILT_IN)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -51,6 +61,18 @@ def _row(name: str) -> tuple[str, ...]:
         "yes" if why_not(variant) is None else "no",
         "both ways" if name in (*NAMES, *FORMS) else "as LoRA" if name in LORA else "no",
     )
+
+
+def _scores() -> dict[str, str]:
+    """The means over tasks and seeds of a method's rows at the two budgets; one of a method whose size is its own."""
+    (section,) = build(ResultStore(COMPARISON).all(), GLUE)
+    (comparison,) = compare(section)
+    found: dict[str, dict[int, float]] = {}
+    for number, mean in zip(comparison.rows, comparison.means, strict=True):
+        row = section.rows[number]
+        size = row.runs[0].parameters["adapter"]
+        found.setdefault(row.variant, {})[size] = mean
+    return {name: ", ".join(f"{sizes[size]:.1f}" for size in sorted(sizes)) for name, sizes in found.items()}
 
 
 def _page(name: str) -> tuple[str, str, str]:

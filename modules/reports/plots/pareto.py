@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE = (7.2, 4.4)
-"""Of the axes, in inches."""
+"""Of the axes, in inches, for up to `MANY` rows; higher for more, which would push one another far aside."""
+MANY = 30
 MARKER = 7.0
 """Points (1/72 inch) across a marker."""
 
@@ -50,7 +51,8 @@ def pareto(section: Section) -> Figure:
     the others' stand under the axis, with their scores.
     """
     columns = summed_columns(section)
-    figure, (ax,) = new_figure(section, "Score against trained parameters", 1, 1, SIZE)
+    size = (SIZE[0], SIZE[1] * max(1.0, len(section.rows) / MANY))
+    figure, (ax,) = new_figure(section, "Score against trained parameters", 1, 1, size)
     points = [
         Point(max(run.parameters["adapter"] for run in row.runs), *row.mean(columns), style)
         for row, style in zip(section.rows, styles(section), strict=True)
@@ -62,7 +64,7 @@ def pareto(section: Section) -> Figure:
     bottom, top = min((p.low for p in inside), default=low) - margin, max((p.high for p in inside), default=high)
     ax.set_ylim(bottom - (2 * margin if below else 0), top + margin)
     _scale(ax, points)
-    spread_out(inside, ax)
+    spread_out(inside, ax, size)
     _front(ax, inside)
     groups: dict[str, list[Point]] = {}
     for point in inside + below:
@@ -133,11 +135,15 @@ def counted(number: int) -> str:
     return str(number)
 
 
-def spread_out(points: Sequence[Point], ax: Axes) -> None:
-    """Shift points aside, by as little as keeps their markers apart, from the lowest score to the highest."""
+def spread_out(points: Sequence[Point], ax: Axes, size: tuple[float, float] = SIZE) -> None:
+    """Shift points aside, by as little as keeps their markers apart, from the lowest score to the highest.
+
+    Args:
+        size: of the axes, in inches.
+    """
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
-    across = 72 * SIZE[0] * 0.88 / (math.log10(right) - math.log10(left))  # points of paper for a decade
-    up = 72 * SIZE[1] * 0.88 / (top - bottom)
+    across = 72 * size[0] * 0.88 / (math.log10(right) - math.log10(left))  # points of paper for a decade
+    up = 72 * size[1] * 0.88 / (top - bottom)
     step, placed = 1.5 / across, []
     for point in sorted(points, key=lambda p: (p.score, p.style.label)):
         for number in range(8 * len(points)):
