@@ -23,6 +23,9 @@ KEEP_MEMORY = {
 }
 """For glibc in a worker: keep the memory that a step frees. Asking the system anew is a tenth of a CPU step."""
 
+CAPTURABLE = {"TORCH_LINALG_PREFER_CUSOLVER": "1"}
+"""For PyTorch in a worker: its other library of linear algebra, MAGMA, waits for the GPU, which no CUDA graph holds."""
+
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 """No Trainer options."""
 
@@ -106,7 +109,7 @@ def run_workers(
     environment = dict(os.environ) | {"LORA_VARIANTS_RUNS_AT_ONCE": str(all_runs), WITH_PARENT: str(os.getpid())}
     if all_runs * ranks > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (all_runs * ranks))))
-    environment = KEEP_MEMORY | environment
+    environment = KEEP_MEMORY | CAPTURABLE | environment
     worst = 0
     with ProgressLine(ids, results_dir, at_once) as line:
         environment |= line.environment()

@@ -165,7 +165,7 @@ def test_cores_are_shared_out_among_the_ranks_of_all_jobs(monkeypatch, tmp_path)
     assert given[0]["OMP_NUM_THREADS"] == "2" and given[0]["LORA_VARIANTS_RUNS_AT_ONCE"] == "4"
 
 
-def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):
+def test_workers_keep_memory_and_have_cusolver_unless_told_otherwise(monkeypatch, tmp_path):
     given: list[dict[str, str]] = []
 
     class Worker:
@@ -182,3 +182,7 @@ def test_workers_keep_memory_unless_told_otherwise(monkeypatch, tmp_path):
     assert run_workers(["a", "b"], str(tmp_path), jobs=2) == 0
     assert [env["MALLOC_TOP_PAD_"] for env in given] == ["1", "1"]
     assert int(given[0]["MALLOC_TRIM_THRESHOLD_"]) > int(given[0]["MALLOC_MMAP_THRESHOLD_"]) > 2**20
+    monkeypatch.undo()
+    asked = "import torch; print(torch.backends.cuda.preferred_linalg_library())"
+    said = subprocess.run([sys.executable, "-c", asked], env=given[0], capture_output=True, text=True, check=True)
+    assert "Cusolver" in said.stdout and not said.stderr
