@@ -213,10 +213,8 @@ class _Unusable(Exception):
     """Why a result file is not usable."""
 
 
-_said: set[str] = set()
-"""What this process has said of files that it left out."""
-_read: dict[Path, tuple[bytes, RunResult]] = {}
-"""Runs by folder, with the bytes that they were made from: a comparison asks for each some ten times."""
+_said: set[str] = set()  # by this process, of files that it left out
+_read: dict[Path, tuple[bytes, RunResult]] = {}  # a run by its folder, and its file: a comparison asks some ten times
 
 
 class ResultStore:

@@ -191,6 +191,20 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
     assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.json"]
 
 
+def test_a_file_is_parsed_once_and_anew_where_it_has_changed(tmp_path, monkeypatch):
+    store, parsed = ResultStore(tmp_path), []
+    store.write(result())
+    store.write(result(id="ba9876543210", seed=1))
+    parse = RunResult.from_json
+    monkeypatch.setattr(RunResult, "from_json", lambda *text: parsed.append(text[1]) or parse(*text))
+    for _ in range(3):
+        assert [run.seed for run in ResultStore(tmp_path).all()] == [0, 1]
+    assert len(parsed) == 2
+    store.write(result(wandb_id="other"))
+    parsed.clear()
+    assert store.read("0123456789ab").wandb_id == "other" and len(parsed) == 1
+
+
 def test_who_reads_while_a_file_is_rewritten_sees_the_old_one_whole(tmp_path):
     path = tmp_path / "a.json"
     write_atomic(path, "old")
