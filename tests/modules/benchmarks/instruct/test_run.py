@@ -134,9 +134,9 @@ def test_a_merged_folder_answers_in_transformers_as_the_run_did(whole, tmp_path)
         assert said["generated_text"].strip() == row["answer"]
 
 
-def test_the_readmes_lines_load_it_and_generate(whole, monkeypatch, capsys) -> None:
+def test_the_guides_lines_load_it_and_generate(whole, monkeypatch, capsys) -> None:
     monkeypatch.chdir(Path(whole.results_dir).parent)
-    (lines,) = re.findall(r"```python\n([^`]*text-generation[^`]*)```", (ROOT / "README.md").read_text())
+    (lines,) = re.findall(r"```python\n([^`]*text-generation[^`]*)```", (ROOT / "docs" / "instruct.md").read_text())
     assert len(lines.strip().splitlines()) <= 6
     row = min(answers_of(whole), key=lambda row: len(row["answer"]))  # one that ended by itself
     exec(lines.replace("results/runs/ID", str(whole.folder)).replace("What is 47 + 35?", row["instruction"]), {})
