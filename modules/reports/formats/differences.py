@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from modules.reports.formats.text_table import text_table
-from modules.reports.tables.pairs import base_pairs, lora_pairs, scheme
+from modules.reports.tables.pairs import ALIKE, base_pairs, lora_pairs, scheme
 from modules.reports.tables.section import Section
 from modules.reports.tables.significance import ALPHA, Comparison, Difference, compare
 
@@ -78,8 +78,8 @@ QUESTIONS = (
     ),
     Question(
         "Each method against LoRA of about the same size",
-        "Of LoRA's rows the one that is nearest in trained parameters.",
-        ("row", "LoRA", "its mean", "LoRA's"),
+        f"The nearest of LoRA's rows, where neither trains more than {ALIKE:g} times as many parameters as the other.",
+        ("row", "LoRA", "score", "LoRA's score"),
         lora_pairs,
         lambda section, d, name: name(section, d.second),
     ),

@@ -11,6 +11,8 @@ from modules.runs.labels import as_text
 
 SETTING = "quantise"
 _NO_SETTINGS = (SETTING, "seed", "seeds")
+ALIKE = 2.0
+"""How many times as many parameters a row may train as LoRA's, or the other way round, and count as of its size."""
 
 
 def base_pairs(section: Section) -> list[tuple[int, int]]:
@@ -23,20 +25,24 @@ def base_pairs(section: Section) -> list[tuple[int, int]]:
 
 def lora_pairs(section: Section) -> list[tuple[int, int]]:
     """Positions of each row of another method and of the row of LoRA that is nearest in trained parameters, on a base
-    that is kept alike; none where no row's size came from a budget (`compare.py --budget`)."""
+    that is kept alike; only where one has at most `ALIKE` times as many as the other, and none where no row's size came
+    from a budget (`compare.py --budget`)."""
     if not any(run.budget for row in section.rows for run in row.runs):
         return []
     found = []
     for number, row in enumerate(section.rows):
         own = [k for k, other in enumerate(section.rows) if other.variant == REFERENCE and scheme(other) == scheme(row)]
-        if row.variant != REFERENCE and own:
-            found.append((number, min(own, key=lambda k, row=row: abs(_size(section.rows[k]) - _size(row)))))
+        ratios = {k: _ratio(section.rows[k], row) for k in own}
+        nearest = min(ratios, key=ratios.get, default=None)
+        if row.variant != REFERENCE and nearest is not None and ratios[nearest] <= ALIKE:
+            found.append((number, nearest))
     return found
 
 
-def _size(row: Row) -> float:
-    """The logarithm of the trained parameters, the head's left out."""
-    return math.log(max(1, *(run.parameters["adapter"] for run in row.runs)))
+def _ratio(*rows: Row) -> float:
+    """How many times as many parameters one row trains as the other, the head's left out."""
+    fewer, more = sorted(max(run.parameters["adapter"] for run in row.runs) for row in rows)
+    return more / fewer if fewer else math.inf
 
 
 def scheme(row: Row) -> str:
