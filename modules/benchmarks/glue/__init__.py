@@ -48,8 +48,9 @@ class Glue(TextBenchmark):
     reading = """\
 A cell is the median over the seeds ± their standard deviation (n-1), times 100, on the dev set. Each
 run counts with its best epoch, chosen on the rows it is scored on, so the figures flatter a little, or, with `select
-split`, on the other half of the dev set; `glue.csv` has the last epoch too. Avg is there only when all eight tasks are. Adapter and head parameters both train; the papers count the
-adapter alone. Step time is the median over the row's runs, memory the largest; compare them on one device only.
+split`, on the other half of the dev set; `glue.csv` has the last epoch too. Avg is there only when all eight tasks are.
+Adapter and head parameters both train; the papers count the adapter alone. Step time is the median over the row's runs,
+memory the largest; compare them on one device only.
 Rows marked *published* are the papers' own figures on the model they name: beside ours, not comparable unless the model
 and all of the notes agree."""
     # Rows of the official splits (train, dev; MNLI: matched + mismatched), to tell a subset from the whole.

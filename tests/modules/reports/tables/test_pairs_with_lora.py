@@ -37,7 +37,7 @@ def table(wanted: bool = True, unsized: bool = True):
 
 
 def test_each_row_has_the_lora_of_its_size() -> None:
-    """A row without a budget too; one that trains more than twice as many as either, nothing and everything have none."""
+    """A row without a budget too; those that train nothing, everything, or more than twice as many have none."""
     section = table()
     sizes = [(row.variant, row.runs[0].parameters["adapter"]) for row in section.rows]
     found = {sizes[first]: sizes[second] for first, second in lora_pairs(section)}
