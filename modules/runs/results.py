@@ -214,7 +214,7 @@ class _Unusable(Exception):
 
 
 _said: set[str] = set()  # by this process, of files that it left out
-_read: dict[Path, tuple[bytes, RunResult]] = {}  # a run by its folder, and its file: a comparison asks some ten times
+_read: dict[Path, tuple[bytes, RunResult]] = {}  # by folder, with the file: a comparison reads each ten times
 
 
 class ResultStore:

@@ -62,9 +62,7 @@ class Question:
         found = [(*self.head, "difference", "interval", "p", "")]
         for d in comparison.differences:
             both = (f"{means[row]:.{digits}f}" for row in (d.first, d.second))
-            verdict = "" if d.supported else "not told apart"
-            figures = (f"{d.mean:+.{digits}f}", _interval(d, digits), _p(d.corrected), verdict)
-            found.append((name(section, d.first), self.about(section, d, name), *both, *figures))
+            found.append((name(section, d.first), self.about(section, d, name), *both, *_figures(d, digits)))
         return found
 
 
@@ -122,9 +120,8 @@ def differences_text(sections: Sequence[Section]) -> str:
             digits = max(column.digits for column in comparison.columns)
             lines = [("pair", "difference", "interval", "p", "")]
             for d in _shown(comparison):
-                verdict = "" if d.supported else "not told apart"
                 name = f"{_named(section, d.first)} - {_named(section, d.second)}"
-                lines.append((name, f"{d.mean:+.{digits}f}", _interval(d, digits), _p(d.corrected), verdict))
+                lines.append((name, *_figures(d, digits)))
             seeds = ", ".join(map(str, comparison.seeds))
             parts += ["", f"differences: {heading(comparison)}, paired by task and seed ({seeds})"]
             parts.append(verdict_text(section, comparison, _named))
@@ -156,9 +153,8 @@ def _text(section: Section, comparison: Comparison) -> str:
     shown = _shown(comparison)
     lines = ["| Pair | Difference | Interval | p | |", "| --- | --- | --- | --- | --- |"]
     for d in shown:
-        verdict = "" if d.supported else "not told apart"
-        lines.append(f"| {_name(section, d.first)} - {_name(section, d.second)} | {d.mean:+.{digits}f} | "
-                     f"{_interval(d, digits)} | {_p(d.corrected)} | {verdict} |")  # fmt: skip
+        cells = (f"{_name(section, d.first)} - {_name(section, d.second)}", *_figures(d, digits))
+        lines.append(f"| {' | '.join(cells)} |")
     if len(shown) < len(comparison.differences):
         lines.append("")
         lines.append(f"All {len(comparison.differences)} pairs are in `{section.benchmark.name}-differences.csv`.")
@@ -195,6 +191,12 @@ def verdict_text(section: Section, comparison: Comparison, name: Callable[[Secti
 
 def _name(section: Section, row: int) -> str:
     return f"[{row + 1}] {section.rows[row].variant}"
+
+
+def _figures(d: Difference, digits: int) -> tuple[str, str, str, str]:
+    """Difference, interval, p, and what the spread does not support."""
+    verdict = "" if d.supported else "not told apart"
+    return f"{d.mean:+.{digits}f}", _interval(d, digits), _p(d.corrected), verdict
 
 
 def _interval(d: Difference, digits: int) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 SIZE = (7.2, 4.4)
-"""Of the axes, in inches, for up to `MANY` rows; higher for more, which would push one another far aside."""
+"""Of the axes, in inches, for up to `MANY` rows."""
 MANY = 30
 MARKER = 7.0
 """Points (1/72 inch) across a marker."""
@@ -51,7 +51,7 @@ def pareto(section: Section) -> Figure:
     the others' stand under the axis, with their scores.
     """
     columns = summed_columns(section)
-    size = (SIZE[0], SIZE[1] * max(1.0, len(section.rows) / MANY))
+    size = (SIZE[0], SIZE[1] * heights(section))
     figure, (ax,) = new_figure(section, "Score against trained parameters", 1, 1, size)
     points = [
         Point(max(run.parameters["adapter"] for run in row.runs), *row.mean(columns), style)
@@ -95,6 +95,11 @@ def pareto(section: Section) -> Figure:
     notes += ["below the dotted line: scores off the axis"] if below else []
     add_legend(figure, [ax], "; ".join(notes))
     return figure
+
+
+def heights(section: Section) -> float:
+    """How many times `SIZE` the axes are high: many rows would push one another far aside."""
+    return max(1.0, len(section.rows) / MANY)
 
 
 def _short(label: str) -> str:

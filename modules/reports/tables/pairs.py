@@ -3,9 +3,7 @@ method and LoRA of its size."""
 
 from __future__ import annotations
 
-import math
-
-from modules.reports.tables.rate_curves import REFERENCE
+from modules.reports.tables.rate_curves import REFERENCE, size_ratio
 from modules.reports.tables.section import Row, Section
 from modules.runs.labels import as_text
 
@@ -29,20 +27,18 @@ def lora_pairs(section: Section) -> list[tuple[int, int]]:
     from a budget (`compare.py --budget`)."""
     if not any(run.budget for row in section.rows for run in row.runs):
         return []
+    loras = [number for number, row in enumerate(section.rows) if row.variant == REFERENCE]
     found = []
     for number, row in enumerate(section.rows):
-        own = [k for k, other in enumerate(section.rows) if other.variant == REFERENCE and scheme(other) == scheme(row)]
-        ratios = {k: _ratio(section.rows[k], row) for k in own}
-        nearest = min(ratios, key=ratios.get, default=None)
-        if row.variant != REFERENCE and nearest is not None and ratios[nearest] <= ALIKE:
-            found.append((number, nearest))
+        ratios = {k: _ratio(section.rows[k], row) for k in loras if scheme(section.rows[k]) == scheme(row)}
+        alike = {k: ratio for k, ratio in ratios.items() if ratio <= ALIKE}
+        if number not in loras and alike:
+            found.append((number, min(alike, key=alike.get)))
     return found
 
 
 def _ratio(*rows: Row) -> float:
-    """How many times as many parameters one row trains as the other, the head's left out."""
-    fewer, more = sorted(max(run.parameters["adapter"] for run in row.runs) for row in rows)
-    return more / fewer if fewer else math.inf
+    return size_ratio(*(max(run.parameters["adapter"] for run in row.runs) for row in rows))
 
 
 def scheme(row: Row) -> str:

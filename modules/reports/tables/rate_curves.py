@@ -215,8 +215,13 @@ def _trained(section: Section, trial: RunResult) -> tuple[float, ...]:
 def nearest_reference(curve: RateCurve, curves: Sequence[RateCurve]) -> RateCurve | None:
     """LoRA's curve whose number of trained parameters is nearest; None where no LoRA has a best rate."""
     known = [other for other in curves if other.variant == REFERENCE and other.best]
-    own = max(1, curve.parameters)
-    return min(known, key=lambda other: abs(math.log(max(1, other.parameters) / own)), default=None)
+    return min(known, key=lambda other: size_ratio(other.parameters, curve.parameters), default=None)
+
+
+def size_ratio(first: int, second: int) -> float:
+    """How many times as many parameters the larger of two sizes has; nothing trained counts as one parameter."""
+    fewer, more = sorted(max(1, size) for size in (first, second))
+    return more / fewer
 
 
 def ratio(curve: RateCurve, curves: Sequence[RateCurve]) -> float | None:

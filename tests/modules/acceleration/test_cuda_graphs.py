@@ -16,7 +16,7 @@ from modules.training import acceleration
 from tests.support.models import MODELS, inputs
 from tests.support.runs import adapter, planned
 from tests.support.small import small as fitting
-from variants import DoRA, LoRA, VariantError, VeRA, attach
+from variants import DoRA, LoRA, VeRA, attach
 from variants.acceleration import accelerated
 from variants.adapters.stack import Stack
 from variants.fingerprint import fingerprint
@@ -225,18 +225,20 @@ def test_captured_steps_equal_eager_ones(variant, lower):
     assert losses[True] == pytest.approx(losses[False], rel=5e-2 if lower else 1e-3)
 
 
+UNSTACKED = {"adapter_d", "eva", "ft_top2", "full", "galore", "prefix_embed", "prefix_layer", "prefix_tuning"}
+"""Methods whose seeds are trained one after the other."""
+
+
 @GPU
-@pytest.mark.parametrize("adapters", [1, 3])
-@pytest.mark.parametrize("name", names())
+@pytest.mark.parametrize(
+    "adapters, name", [(n, each) for n in (1, 3) for each in names() if n == 1 or each not in UNSTACKED]
+)
 def test_every_method_is_captured(name, adapters):
     """Alone and with stacked seeds: what looks at a value on the device cannot be."""
     adapted = attach(MODELS["roberta"]().cuda(), fitting(name), 0, name="0")
     for seed in range(1, adapters):
         adapted.add(str(seed), fitting(name), seed)
-    try:
-        trained = Stack(adapted, list(adapted.adapters)) if adapters > 1 else adapted
-    except VariantError as error:
-        pytest.skip(str(error))
+    trained = Stack(adapted, list(adapted.adapters)) if adapters > 1 else adapted
 
     def compute(batch):
         with accelerated(trained):
@@ -248,7 +250,7 @@ def test_every_method_is_captured(name, adapters):
     for _ in range(3):
         step.zero()
         step({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
-    assert step.failure is None and len(step._graphs) == torch.cuda.is_available()
+    assert step.failure is None and len(step._graphs) == 1
 
 
 def dropping(model: torch.nn.Module, look: bool):
