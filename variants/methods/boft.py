@@ -14,6 +14,11 @@ from variants.registry import register
 from variants.variant import Variant
 
 
+def transposed(x: Tensor, *shape: int) -> Tensor:
+    """x (..., n), each of its tables of ``shape`` (rows, columns, size) with rows and columns changed places."""
+    return x.unflatten(-1, (-1, *shape)).transpose(-3, -2).flatten(-4)
+
+
 class BOFTLayer(RotatedLayer):
     """h = s ⊙ W₀(xR) + b with R = R_m ... R₁, each block-diagonal over features of its own order (eqs. 1 and 5).
 
@@ -26,17 +31,18 @@ class BOFTLayer(RotatedLayer):
         m = next(m for m in range(config.factors, 0, -1) if m == 1 or not (b % 2 or n % (b * 2 ** (m - 1))))
         self.Q = Blocks(m, n // b, b=b)
         self.s = nn.Parameter(torch.ones(site.out_features))
-        order = [torch.arange(n).view(-1, 2**i, 2, b // 2).transpose(1, 2).flatten() for i in range(m) if m > 1]
-        self.register_buffer("order", torch.stack(order or [torch.arange(n)]), persistent=False)
 
     def change(self, x: Tensor) -> Tensor:
         """x(R - I), factor by factor."""
         with full_precision(self.Q.upper):
             changes = cayley(self.Q()).to(x.dtype)
         total = torch.zeros_like(x)
-        for change, order in zip(changes.unbind()[::-1], self.order.unbind()[::-1], strict=True):
-            blocks = (x + total)[..., order.argsort()].unflatten(-1, change.shape[:2])
-            total = total + torch.einsum("...nb,nbc->...nc", blocks, change).flatten(-2)[..., order]
+        for i, change in reversed([*enumerate(changes.unbind())]):
+            pair = min(2, 2**i)  # the first factor's blocks lie side by side
+            half = change.shape[-1] // pair
+            blocks = transposed(x + total, pair, 2**i, half).unflatten(-1, change.shape[:2])
+            changed = torch.einsum("...nb,nbc->...nc", blocks, change).flatten(-2)
+            total = total + transposed(changed, 2**i, pair, half)
         return total
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:

@@ -56,13 +56,15 @@ class Blocks(nn.Module):
         row, column = torch.triu_indices(b, b, 1).unbind()
         place = torch.zeros(b, b, dtype=torch.long)
         place[row, column] = torch.arange(1, len(row) + 1, device=row.device)
-        self.register_buffer("place", place, persistent=False)
+        self.b = b
+        self.register_buffer("place", place.flatten(), persistent=False)
         self.upper = nn.Parameter(torch.zeros(*count, len(row)))
 
     def forward(self) -> Tensor:
         """Q, in fp32 at least."""
         upper = wide(self.upper)
-        half = torch.cat([upper.new_zeros(*upper.shape[:-1], 1), upper], dim=-1)[..., self.place]
+        half = torch.cat([upper.new_zeros(*upper.shape[:-1], 1), upper], dim=-1).index_select(-1, self.place)
+        half = half.unflatten(-1, (self.b, self.b))
         return half - half.mT
 
 
