@@ -24,17 +24,15 @@ class DroppedLayer(PfeifferLayer):
 
     def __init__(self, site, config: AdapterD, rng: torch.Generator, first: list[DroppedLayer], seed: int) -> None:
         super().__init__(site, config, rng)
-        self.seed = seed
+        self.register_buffer("draws", torch.rand(4096, generator=seeded(seed, "AdapterDrop")), persistent=False)
         self.register_buffer("dropped", torch.zeros(()))
         first.append(self)
-        one = first[0] if config.share else self
-        object.__setattr__(self, "one", one)  # no child: its tensors belong to the first block's layer
-        if one is not self:
-            self._parameters.clear()
+        if config.share:
+            self._parameters.update(first[0]._parameters)
 
     def bottleneck(self, h: Tensor) -> Tensor:
         """The shared or own bottleneck, 0 in a training step that leaves it out."""
-        delta = PfeifferLayer.bottleneck(self.one, h)
+        delta = super().bottleneck(h)
         return (1 - self.dropped) * delta if self.training else delta
 
 
@@ -78,7 +76,7 @@ class AdapterD(AdapterP):
     def after_step(self, layers: Sequence[AdapterLayer], step: int, total_steps: int) -> None:
         """Draw how many of the lowest adapters the next step leaves out."""
         if self.robust:
-            rng = seeded(layers[0].seed, f"AdapterDrop after step {step}")
-            dropped = int(torch.randint(len(layers), (), generator=rng))
+            draws = layers[0].draws  # a number in [0, 1) for each step, over again after the last
+            dropped = (draws[step % len(draws)] * len(layers)).floor()
             for index, layer in enumerate(layers):
-                layer.dropped.fill_(index < dropped)
+                layer.dropped.copy_(index < dropped)

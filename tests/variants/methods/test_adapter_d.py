@@ -10,6 +10,9 @@ import torch
 from tests.support.models import MODELS, inputs
 from tests.support.transformer_reference import bottleneck, close, logits, roberta_reference, trained
 from variants import AdapterD, VariantError, attach
+from variants.adapters.stack import Stack
+from variants.contract.models import Subject
+from variants.contract.stacking import stacked_is_alone
 
 
 def test_adapterdrop_leaves_out_the_lowest_in_training_alone() -> None:
@@ -46,6 +49,22 @@ def test_adapterdrop_draws_from_the_runs_seed_and_the_step() -> None:
         return numbers
 
     assert draws(5) == draws(5) != draws(6)
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_seeds_are_stacked_each_with_its_own_draws(share) -> None:
+    """Their steps are those of each alone, a property of the contract: here with what blocks share too."""
+    variant = AdapterD(r=4, share=share)
+    stacked_is_alone(Subject.of(variant))
+    adapted, both = attach(MODELS["roberta"](num_hidden_layers=6), variant, 5, name="5"), []
+    adapted.add("6", variant, 6)
+    stack = Stack(adapted, ["5", "6"])
+    for parameter in stack.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    for step in range(20):
+        stack.after_step(step, 20)
+        both.append([sum(int(layer.dropped) for layer in a.layers.values()) for a in adapted.adapters.values()])
+    assert len({first == second for first, second in both}) == 2, "at times alike, at times not"
 
 
 def test_adapterdrop_shares_one_adapter_and_drops_blocks() -> None:
