@@ -3,6 +3,7 @@
     python paper_repro/efficiency.py                          # on a GPU four scenarios, on a CPU three small ones
     python paper_repro/efficiency.py --quick                  # fewer rounds
     python paper_repro/efficiency.py --scenarios compiled     # with torch.compile: half a minute for each way first
+    python paper_repro/efficiency.py --scenarios methods      # every adapter at one size, as a multiple of LoRA's
     python paper_repro/efficiency.py --scenarios unet         # Stable Diffusion 1.5's UNet, PEFT as diffusers has it
     python paper_repro/efficiency.py --scenarios host --precision bf16     # what an eager step costs the host, on a CPU
     python paper_repro/efficiency.py --ways "ours lora,limit" --modes graphs,trained
@@ -44,7 +45,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--scenarios",
         type=names,
         default=(),
-        help="base, glue, e2e, large, compiled, wide, unet; host, small, small-glue, unet-small, ...",
+        help="base, glue, e2e, large, compiled, wide, methods, unet; host, small, small-methods, unet-small, ...",
     )
     add("--shape", type=names, default=(), help="only scenarios of these backbones, such as roberta-base")
     add("--ways", type=names, default=(), help="beginnings or globs of ways' names, such as 'ours lora,peft*'")

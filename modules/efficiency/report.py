@@ -142,17 +142,18 @@ def _scenario(s: dict[str, Any]) -> Iterator[str]:
     yield f"{s['precision']}, {s['rounds']} rounds of {s['passes']} passes over {s['batches']} batches, ways {turns}."
     yield ""
     counted = {k: title for k, title in COUNTS.items() if any(k in record for record in s["ways"].values())}
+    base = "limit" if any(record["library"] == "limit" for record in s["ways"].values()) else "ours lora"
     has_graphs = "limit graphs" in s["ways"]
     unit = "pictures/s" if s["title"].partition(", attn")[0].endswith("latents") else "tokens/s"
-    heads = ["way", "step, ms", unit, "/ limit", *(["/ limit, graphs"] if has_graphs else []), *counted.values()]
+    heads = ["way", "step, ms", unit, f"/ {base}", *(["/ limit, graphs"] if has_graphs else []), *counted.values()]
     yield f"| {' | '.join(heads)} |"
     yield "|---" * len(heads) + "|"
     for name, record in s["ways"].items():
         if "failed" in record:
             yield f"| {name} | failed: {record['failed'].replace('|', '/')} {'| ' * (len(heads) - 1)}"
             continue
-        mode = "graphs" if record["mode"] == "trained" else record["mode"]
-        ratios = [thresholds.ratio(s, name, f"limit {m}") for m in (mode, *(["graphs"] if has_graphs else []))]
+        mode = "graphs" if record["mode"] == "trained" and base == "limit" else record["mode"]
+        ratios = [thresholds.ratio(s, name, f"{base} {m}") for m in (mode, *(["graphs"] if has_graphs else []))]
         q1, q3 = record["step_ms_quartiles"]
         cells = [f"{record['step_ms']:.2f} [{q1:.2f}, {q3:.2f}]", f"{record['tokens_per_s']:,}"]
         cells += [bracketed(r) if r else "" for r in ratios]

@@ -176,7 +176,8 @@ def _compare_losses(
     on_gpu = device.type == "cuda"
     modes = tuple(m for m in ("eager", "graphs", "trained") if on_gpu or m == "eager")
     precisions = ("fp32", "bf16") if on_gpu and not options.quick else ("fp32",)
-    for scenario in {s.shape: s for s in sorted(chosen, key=lambda s: len(s.methods))}.values():
+    compared = [s for s in chosen if not s.libraries or "peft" in s.libraries]
+    for scenario in {s.shape: s for s in sorted(compared, key=lambda s: len(s.methods))}.values():
         if scenario.shape in ("roberta-large", "llama-7b"):
             continue  # the same code as roberta-base and llama-1b
         print(f"loss curves, {scenario.shape}")

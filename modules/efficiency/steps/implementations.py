@@ -33,8 +33,10 @@ from modules.efficiency.steps.grid import (
 from modules.efficiency.steps.trainee import START, TOTAL, Trainee
 from variants import attach
 from variants.acceleration import accelerated, accelerated_updates
+from variants.parameter_budget import fit
 from variants.quantisation import quantise
 from variants.registry import resolve
+from variants.variant import BaseVariant
 
 
 def build_trainee(
@@ -45,6 +47,7 @@ def build_trainee(
     target: str = "attn-qv",
     checkpointing: bool = False,
     scheme: str = "",
+    budget: int = 0,
 ) -> Trainee:
     """The model of an implementation, ready to train.
 
@@ -54,6 +57,7 @@ def build_trainee(
         target: of our adapters: ``attn-qv``, PEFT's default, ``attn`` or ``all-linear``.
         checkpointing: blocks are computed again in the backward pass.
         scheme: how the frozen base is kept in few bits, in all but `DENSE`.
+        budget: of our adapter's parameters, where it has a size (`variants.parameter_budget`); 0: as ``options`` say.
 
     Raises:
         ImportError: PEFT is not installed.
@@ -84,7 +88,7 @@ def build_trainee(
         return stacked(model, method, options[method], bf16, target)
     if library in ("ours", DENSE, REFERENCE):
         kept = "" if library == DENSE else scheme
-        return ours(model, method, options[method], bf16, target, reference=library == REFERENCE, scheme=kept)
+        return ours(model, method, options[method], bf16, target, library == REFERENCE, kept, budget)
     from modules.efficiency.steps.peft_implementation import theirs
 
     if library in WITH_LIGER:
@@ -132,35 +136,48 @@ def ours(
     target: str = "attn-qv",
     reference: bool = False,
     scheme: str = "",
+    budget: int = 0,
 ) -> Trainee:
     """This project's adapter, accelerated as the commands train it; classifiers read batches without padding.
 
     Args:
         reference: without acceleration.
         scheme: how the frozen base is kept in few bits.
+        budget: of the adapter's parameters, where it has a size; 0: as ``options`` say.
     """
     if bf16:
         _lower(model)
-    adapted = attach(model, resolve(method)(**options, target=target), seed=0)
+    kind = resolve(method)
+    variant = kind(**options, **({"target": target} if "target" in kind.__dataclass_fields__ else {}))
+    if budget and variant.size:
+        variant, _ = fit(copy.deepcopy(model).to("meta"), variant, budget)
+    adapted = attach(model, variant, seed=0)
     if scheme:
         quantise(adapted, scheme)
-    has_step = method == "adalora"
     acceleration = Acceleration() if reference else Acceleration.of(adapted)
 
     def penalty() -> Tensor | None:
         with acceleration.updates():
             return adapted.penalty()
 
+    def before(step: int) -> None:
+        with acceleration.updates():
+            adapted.before_step(START + step, TOTAL)
+
     def after(step: int) -> None:
         with acceleration.updates():
             adapted.after_step(START + step, TOTAL)
+
+    def overridden(hook: str) -> bool:
+        return getattr(kind, hook) is not getattr(BaseVariant, hook)
 
     fused = not reference and decoders.has_kernels(model) and bf16
     return Trainee(
         _loss_in(acceleration.passes, adapted.model, chunked_losses if fused else plain_losses),
         list(adapted.trained().values()),
-        extra=penalty if has_step else None,
-        after=after if has_step else None,
+        extra=penalty if overridden("penalty") else None,
+        before=before if overridden("before_step") else None,
+        after=after if overridden("after_step") else None,
         handle=adapted,
         kind=acceleration.kind,
     )

@@ -58,7 +58,7 @@ def measure(
     config = sizes(scenario.shape)
     master = build(config, device, dtype=torch.bfloat16 if scenario.decoder and bf16 else torch.float32)
     batches = scenario.batches(config, device)
-    options = {m: METHODS[m] | scenario.options.get(m, {}) for m in scenario.methods}
+    options = {m: METHODS.get(m, {}) | scenario.options.get(m, {}) for m in scenario.methods}
     records: dict[str, dict[str, Any]] = {}
     alive: list[Running] = []
     compiled: dict[tuple[str, str], Trainee] = {}
@@ -127,7 +127,14 @@ def _built(
     before = torch.cuda.memory_allocated() if device.type == "cuda" else 0
     key, mode = (implementation.library, implementation.method), implementation.mode
     trainee = compiled.get(key) or build_trainee(
-        implementation, master, options, bf16, scenario.target, scenario.checkpointing, scenario.quantise
+        implementation,
+        master,
+        options,
+        bf16,
+        scenario.target,
+        scenario.checkpointing,
+        scenario.quantise,
+        scenario.budget,
     )
     if mode.startswith("compiled") and key not in compiled:
         compile_core(trainee)

@@ -11,6 +11,7 @@ from modules.efficiency.steps import unets
 from modules.efficiency.steps.backbones import Batch, sizes
 from modules.efficiency.steps.batches import drawn_batches, fixed_batches, full_batches
 from modules.efficiency.steps.grid import DENSE
+from variants.registry import BUILT_IN
 from variants.sites.architectures import ARCHITECTURES
 
 
@@ -33,6 +34,7 @@ class Scenario:
         spread: of the adapters' starting values in its loss curves (`loss_curves.Case`).
         libraries: those that are measured; empty: all.
         quantise: how the frozen base is kept, for all libraries (`variants.schemes`); empty: as it is.
+        budget: of our adapters' parameters, where a method has a size; 0: as their options say.
     """
 
     key: str
@@ -51,6 +53,7 @@ class Scenario:
     spread: float = 0.5
     libraries: tuple[str, ...] = ()
     quantise: str = ""
+    budget: int = 0
 
     @property
     def title(self) -> str:
@@ -60,6 +63,7 @@ class Scenario:
             size = f"{self.rows} x {self.width} x {self.width} latents"
         target = f", {self.target}" if self.target != "attn-qv" else ""
         base = f", {self.quantise}" if self.quantise else ""
+        target += f", {self.budget:,} parameters" if self.budget else ""
         return f"{self.shape}{base}, {size}{target}{', checkpointing' if self.checkpointing else ''}"
 
     @property
@@ -90,6 +94,11 @@ class Scenario:
 
 
 _LONE = {"methods": ("lora",)}
+_ALL = {
+    "methods": tuple(name for name in BUILT_IN if name not in ("head", "bitfit", "ft_top2", "full", "galore")),
+    "modes": ("trained",),  # without methods that train the backbone itself, which is in bf16 here
+    "libraries": ("ours",),
+}
 _SMALL = {"vera": {"r": 256}}
 _DECODER = {
     "methods": ("lora", "dora"),
@@ -112,6 +121,7 @@ SCENARIOS = {
         Scenario("large", "roberta-large", 64, 256, at_once=False, **_LONE),
         Scenario("compiled", "roberta-base", 32, 48, ("lora", "dora", "vera"), modes=("compiled", "compiled+graphs")),
         Scenario("wide", "roberta-base", 64, 128),
+        Scenario("methods", "roberta-base", 32, 48, budget=294_912, **_ALL),
         Scenario("llama-1b", "llama-1b", 8, 1024, curves="llama-1b-short", **_DECODER),
         Scenario("llama-7b", "llama-7b", 2, 1024, curves="llama-7b-short", libraries=_WITHOUT_FULL, **_DECODER),
         Scenario("llama-7b-4", "llama-7b", 4, 1024, checkpointing=True, libraries=_WITHOUT_FULL, **_DECODER),
@@ -123,6 +133,7 @@ SCENARIOS = {
         Scenario("unet-small", "small-unet", 2, 16, modes=("eager",), **_UNET),
         Scenario("small-nf4", "embedded-roberta", 32, 24, methods=("lora", "dora"), modes=("eager",), quantise="nf4"),
         Scenario("small", "embedded-roberta", 32, 24, modes=("eager",), options=_SMALL),
+        Scenario("small-methods", "embedded-roberta", 32, 24, budget=12_288, **_ALL),
         Scenario("small-glue", "embedded-roberta", 32, 0, "glue", ("lora",), ("eager",)),
         Scenario("host", "roberta-thin", 2, 4, modes=("eager",), options={"vera": {"r": 16}}),
         Scenario("small-e2e", "embedded-gpt2", 8, 0, "e2e", ("lora", "dora", "vera"), ("eager",), options=_SMALL),

@@ -64,7 +64,12 @@ class Stepper:
         for parameter in self.parameters:
             parameter.grad = None
 
+    def _prepare(self) -> None:
+        if self.trainee.before:
+            self.trainee.before(self.steps + 1)
+
     def _descend(self) -> None:
+        self._prepare()
         if self.optimizer:
             if self.trainee.clip:
                 self.trainee.clip(self.parameters, CLIP)
@@ -128,6 +133,7 @@ class Stepper:
             if graphed.failure:
                 raise RuntimeError(graphed.failure)
             if self.on_gpu:
+                self._prepare()
                 self.optimizer.step()  # clips by itself
             else:
                 self._descend()

@@ -26,6 +26,7 @@ class Trainee:
         parameters: all trained parameters.
         feed: changes a batch before ``core``.
         extra: a penalty that is added to the loss.
+        before: called with the number of each optimizer step, when its gradients are ready.
         after: called with the number of each optimizer step, while its gradients are there.
         autocast: ``core`` runs under autocast to bf16.
         clip: in place of ``clip_grad_norm_``, called in the same way.
@@ -37,6 +38,7 @@ class Trainee:
     parameters: list[nn.Parameter]
     feed: Callable[[Batch], Batch] | None = None
     extra: Callable[[], Tensor | None] | None = None
+    before: Callable[[int], None] | None = None
     after: Callable[[int], None] | None = None
     autocast: bool = False
     clip: Callable[[list[nn.Parameter], float], Any] | None = None

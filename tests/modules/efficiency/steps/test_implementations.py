@@ -50,6 +50,26 @@ def test_limit_without_padding_computes_the_limits_loss():
     assert "limit graphs" in names and not any(name.startswith(grid.LIMIT_PACKED) for name in names)
 
 
+def test_methods_of_one_size_take_their_own_steps_too():
+    """Sized to a budget; hooks of a method between the gradient and the optimizer's step, and after it, are called."""
+    master, batch = backbones.build(ROBERTA, CPU), batch_kinds.fixed_batches(ROBERTA, 4, 16, CPU)[0]
+    called = []
+    for method, hook, budget, trained in (
+        ("lora_pro", "before", 256, 256),
+        ("adapter_d", "after", 300, 2 * (2 * 16 * 4 + 4 + 16)),
+    ):
+        trainee = build_trainee(Implementation("ours", method, "eager"), master, {method: {}}, False, budget=budget)
+        assert trainee.handle.count()["adapter"] == trained
+        step = getattr(trainee, hook)
+        setattr(trainee, hook, lambda number, step=step, hook=hook: (called.append((hook, number)), step(number)))
+        step = stepper.Stepper(trainee, "trained")
+        for _ in range(2):
+            step(batch)
+    assert called == [("before", 1), ("before", 2), ("after", 1), ("after", 2)]
+    plain = build_trainee(Implementation("ours", "lora", "eager"), master, {"lora": {}}, False)
+    assert plain.before is plain.after is plain.extra is None
+
+
 @pytest.mark.slow
 def test_bf16_keeps_what_trains_in_fp32():
     master = backbones.build(ROBERTA, CPU)
