@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import warnings
 
@@ -60,7 +59,7 @@ def _try(layer: AdapterLayer) -> None:
 def fit(model: nn.Module, variant: BaseVariant, budget: int) -> tuple[BaseVariant, int]:
     """(variant of the size nearest to ``budget``, the parameters it trains); of two equally near, the smaller.
 
-    A size that the method refuses, that fails in a pass or that trains no more than a smaller one is none.
+    A size that the method refuses or that fails in a pass is none.
 
     Args:
         model: on the meta device; nothing is computed.
@@ -79,10 +78,8 @@ def fit(model: nn.Module, variant: BaseVariant, budget: int) -> tuple[BaseVarian
     while counts[below] < budget and above <= LARGEST and counts[below] < counts[above] < budget:
         below, above = above, 2 * above
     while counts[below] < budget and (middle := counts.between(below, above)):
-        below, above = (middle, above) if counts[below] < counts[middle] < budget else (below, middle)
-    best = min((below, above), key=lambda size: (abs(counts[size] - budget) if counts[size] else math.inf, size))
-    if best == above and counts[above] <= counts[below]:
-        best = below
+        below, above = (middle, above) if counts[middle] < budget else (below, middle)
+    best = min((size for size in counts if counts[size]), key=lambda size: (abs(counts[size] - budget), size))
     return variant.sized(best), counts[best]
 
 

@@ -14,10 +14,13 @@ from tests.support.models import MODELS
 from variants import AdapterLayer, LoRA, Variant, VariantError, attach, resolve
 from variants.layer import LowRank
 from variants.parameter_budget import fit, parse
+from variants.registry import BUILT_IN
 
-SIZES = {name: 60 for name in ("adapter_h", "adapter_l", "adapter_p", "adapter_d")} | {
-    **dict.fromkeys(("lora", "dora", "adalora"), 16),
+SIZES = {name: 16 for name in BUILT_IN if resolve(name).size} | {
+    **dict.fromkeys(("adapter_h", "adapter_l", "adapter_p", "adapter_d"), 60),
     "vera": 480,
+    "fourierft": 256,
+    "lokr": 130,
     "prefix_embed": 130,
     "prefix_layer": 65,
     "prefix_tuning": 40,
@@ -31,10 +34,16 @@ def brute_force(name: str) -> dict[int, int]:
     """Every size -> the parameters that it trains, on a model with values."""
     variant, model, counts = resolve(name)(), MODELS["roberta"](), {}
     for size in range(1, SIZES[name] + 1):
-        adapted = attach(model, variant.sized(size))
+        try:
+            adapted = attach(model, variant.sized(size))
+            for layer in adapted.layers:
+                if type(layer).forward is AdapterLayer.forward and not hasattr(layer, "lengthen"):
+                    layer.delta_weight()
+        except (ValueError, AssertionError, RuntimeError):
+            continue  # a size that the method does not take
         counts[size] = adapted.count()["adapter"]
         adapted.deactivate()
-    return counts
+    return {size: count for size, count in counts.items() if count}
 
 
 def meta(name: str = "roberta"):

@@ -37,11 +37,11 @@ class BOFTLayer(RotatedLayer):
         with full_precision(self.Q.upper):
             changes = cayley(self.Q()).to(x.dtype)
         total = torch.zeros_like(x)
-        for i, change in reversed([*enumerate(changes.unbind())]):
-            pair = min(2, 2**i)  # the first factor's blocks lie side by side
-            half = change.shape[-1] // pair
-            blocks = transposed(x + total, pair, 2**i, half).unflatten(-1, change.shape[:2])
-            changed = torch.einsum("...nb,nbc->...nc", blocks, change).flatten(-2)
+        for i in reversed(range(len(changes))):
+            pair = 2 if i else 1  # halves of a block, which the first factor takes as it lies: an odd one has none
+            half = changes.shape[-1] // pair
+            blocks = transposed(x + total, pair, 2**i, half).unflatten(-1, changes.shape[1:3])
+            changed = torch.einsum("...nb,nbc->...nc", blocks, changes[i]).flatten(-2)
             total = total + transposed(changed, 2**i, pair, half)
         return total
 
