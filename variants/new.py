@@ -64,6 +64,8 @@ def content(stem: str) -> str:
     """
     if not stem.isidentifier() or keyword.iskeyword(stem):
         raise UserError(f"{stem!r} is no name for a file of Python: take letters, digits and _, such as my_method")
+    if stem in sys.stdlib_module_names:
+        raise UserError(f"{stem!r} is a module of Python, which the file would hide: choose another name")
     name = stem.lower()
     if name in BUILT_IN:
         raise UserError(f"{name!r} is a method of this project: choose another name")

@@ -105,7 +105,11 @@ class BaseVariant:
         """
 
     def penalty(self, layers: Sequence[AdapterLayer]) -> torch.Tensor | None:
-        """A scalar added to the loss of every training step, or None."""
+        """A scalar added to the loss of every training step, or None.
+
+        It is part of what a CUDA graph repeats: a weight that changes with the step is a buffer of a layer, which
+        ``after_step`` fills.
+        """
 
     def before_step(self, layers: Sequence[AdapterLayer], step: int, total_steps: int) -> None:
         """Called before optimizer step ``step``: gradients are ready, averaged over processes and not clipped yet. They

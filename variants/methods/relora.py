@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from variants.errors import VariantError
-from variants.layer import LowRank, seeded
+from variants.layer import LowRank
 from variants.methods.lora import LoRA, LoRALayer
 from variants.registry import register
 
@@ -26,6 +26,8 @@ class ReLoRALayer(LoRALayer):
         past = (config.cycles - 1) * config.r
         self.register_buffer("past_A", torch.zeros(past, site.in_features))
         self.register_buffer("past_B", torch.zeros(site.out_features, past))
+        drawn = torch.empty(past, site.in_features).uniform_(-1, 1, generator=rng) / math.sqrt(site.in_features)
+        self.register_buffer("next_A", drawn, persistent=False)  # as LoRA's A is drawn
 
     def low_rank(self) -> LowRank:
         """All pairs side by side."""
@@ -33,13 +35,11 @@ class ReLoRALayer(LoRALayer):
         return LowRank(A, B, self.scaling)
 
     def restart(self, cycle: int) -> None:
-        """Put the pair of cycle 1, 2, ... aside, and draw the next."""
+        """Put the pair of cycle 1, 2, ... aside, and start the next."""
         r = len(self.lora_A)
         place = slice((cycle - 1) * r, cycle * r)
         self.past_A[place], self.past_B[:, place] = self.lora_A, self.lora_B
-        rng = seeded(cycle, f"restart {self.site.path}")
-        drawn = nn.init.kaiming_uniform_(torch.empty(self.lora_A.shape), a=math.sqrt(5), generator=rng)
-        self.lora_A.copy_(drawn)
+        self.lora_A.copy_(self.next_A[place])
         self.lora_B.zero_()
 
 

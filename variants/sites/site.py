@@ -19,6 +19,7 @@ from variants.sites.kinds import Quantised, is_conv1d, is_linear, kind_of
 from variants.sites.kinds.patches import Window
 from variants.sites.kinds.plain import Plain
 from variants.sites.kinds.rows import Rows
+from variants.sites.ranges import block_number
 from variants.wrappers import in_shards
 
 __all__ = ["ModuleSite", "Site", "is_conv1d", "is_linear"]
@@ -82,6 +83,11 @@ class Site:
     def span(self) -> tuple[str, int, int, int]:
         """The features that it covers, whatever it is called."""
         return self.module_path, self.start, self.stop, self.period
+
+    @property
+    def block(self) -> int | None:
+        """The number of its block, from 0; None outside of blocks."""
+        return block_number(self.module_path)
 
     @property
     def total_out(self) -> int:

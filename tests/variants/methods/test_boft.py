@@ -1,4 +1,4 @@
-"""BOFT against PEFT with one factor (more of them PEFT computes on a GPU alone), and against dense matrices."""
+"""BOFT against PEFT, whose product of factors is a GPU's, and against dense matrices."""
 
 import peft
 import pytest
@@ -9,11 +9,22 @@ from tests.support.parity import MAPS, off
 from variants import BOFT, VariantError, attach
 
 
+class Kernel:
+    """What PEFT compiles for GPUs, in PyTorch: the blocks (m, n/b, b, b) of each factor on the diagonal of a matrix."""
+
+    @staticmethod
+    def forward(blocks: torch.Tensor) -> list[torch.Tensor]:
+        """[(m, n, n)]"""
+        return [torch.stack([torch.block_diag(*factor) for factor in blocks])]
+
+
 @torch.no_grad()
-def test_equals_peft() -> None:
+@pytest.mark.parametrize(("b", "m"), [(4, 1), (4, 2), (2, 3), (8, 2)])
+def test_equals_peft(b, m, monkeypatch) -> None:
     """PEFT trains whole blocks of which the skew part counts, and has the other sign in Cayley's transform."""
-    config = peft.BOFTConfig(boft_block_size=4, boft_n_butterfly_factor=1, target_modules=MAPS["roberta"])
-    adapted = attach(MODELS["roberta"](), BOFT(block=4, factors=1, target="query,value"))
+    monkeypatch.setattr("peft.tuners.boft.layer.get_fbd_cuda", lambda: Kernel)
+    config = peft.BOFTConfig(boft_block_size=b, boft_n_butterfly_factor=m, target_modules=MAPS["roberta"])
+    adapted = attach(MODELS["roberta"](), BOFT(block=b, factors=m, target="query,value"))
     theirs = peft.get_peft_model(MODELS["roberta"](), config).eval()
     for layer in adapted.layers:
         layer.Q.upper.normal_(0, 0.3)

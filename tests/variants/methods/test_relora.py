@@ -32,6 +32,16 @@ def test_each_cycle_begins_where_the_last_ended(tmp_path) -> None:
     assert off(load(MODELS["roberta"](), tmp_path).model(**batch).logits, adapted.model(**batch).logits) < 1e-6
 
 
+def test_restarts_draw_from_the_runs_seed() -> None:
+    drawn = []
+    for seed in (0, 0, 1):
+        adapted = attach(MODELS["roberta"](), ReLoRA(r=2, cycles=2), seed)
+        adapted.after_step(2, 4)
+        drawn.append(adapted.layers[0].lora_A.detach().clone())
+        assert 0.5 < drawn[-1].std() * (3 * 16) ** 0.5 < 1.5, "uniform in ±1/√16, as LoRA's start"
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+
+
 def test_one_cycle_is_lora() -> None:
     adapted = attach(MODELS["roberta"](), ReLoRA(r=2, cycles=1))
     shift(adapted.layers[0].lora_B)

@@ -61,6 +61,7 @@ def test_every_map_of_a_block_has_its_role(name: str) -> None:
         else:
             sites = find_sites(model, role)
             assert {block_number(site.path) for site in sites} >= {1}, role
+            assert all(site.role == role and site.block == block_number(site.path) for site in sites)
             assert {site.is_transposed for site in sites} == {architecture_of(model).transposed}, role
             found |= {site.module_path for site in sites}
     inside = {path for paths in blocks(model).values() for path in (site.module_path for site in paths)}

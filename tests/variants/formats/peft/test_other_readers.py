@@ -16,7 +16,9 @@ from tests.support.tiny import Off, gpt2, logits, roberta, train, trained
 from variants import AdaLoRA, AdapterLayer, DoRA, LoRA, Variant, VariantError, VeRA, attach, convert, formats
 from variants.formats import peft
 from variants.formats.native import save_adapter
+from variants.formats.peft import methods
 from variants.layer import LowRank
+from variants.registry import resolve
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore:PEFT before 0.21:UserWarning")
 
@@ -236,6 +238,19 @@ def test_any_declared_low_rank_update_goes_as_exact_lora(build, variant, tmp_pat
     for model in (by_peft(build(), tmp_path), by_vllm(build(), tmp_path), formats.load(build(), tmp_path).model):
         assert (logits(model) - expected).abs().max() < 1e-4
     assert all(torch.equal(tensor, before[key]) for key, tensor in adapted.state_dict().items())
+
+
+@pytest.mark.parametrize("name", methods.LORA)
+def test_methods_of_which_peft_has_lora_go_as_exact_lora(name, tmp_path):
+    """Of twice the rank where a first update is off the base, and of all cycles' ranks."""
+    build = roberta
+    adapted = trained(build(), resolve(name)(r=2))
+    expected = logits(adapted.model)
+    assert (expected - logits(build())).abs().max() > 0.05
+    peft.save(adapted, tmp_path, as_lora=True)
+    rank = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))["r"]
+    assert rank == {"relora": 6}.get(name, 4 if adapted.variant.subtract_initial else 2)
+    assert (logits(by_peft(build(), tmp_path)) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("build, variant", [(gpt2, DoRA(r=4)), (roberta, PiSSA(r=2))], ids=["dora", "pissa"])
