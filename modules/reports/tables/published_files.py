@@ -76,10 +76,10 @@ class PublishedRow:
 
     @property
     def conditions(self) -> str:
-        """What hides under the name of a benchmark: where runs start, the head's rate, which epoch is scored; "" where
-        none of it is known."""
+        """What hides under the name of a benchmark: where runs start, the head's rate, which epoch is scored; ""
+        where none of it is known of another benchmark than GLUE."""
         if not (self.mnli_init or self.head_rate or self.epoch):
-            return ""
+            return "start, head rate and epoch not stated" if self.benchmark == "glue" else ""
         found = []
         if self.benchmark == "glue":
             found.append(f"{len(self.mnli_init)} tasks start from MNLI" if self.mnli_init else "no start from MNLI")

@@ -102,7 +102,7 @@ def test_glue_rows_say_what_hides_under_the_name():
     last = "no start from MNLI, the adapter's rate for the head, last epoch"
     assert words["randlora-4", "roberta-large", "RandLoRA-100"] == last
     assert (
-        words["unilora-glue", "roberta-large", "Uni-LoRA"] == ""
+        words["unilora-glue", "roberta-large", "Uni-LoRA"] == "start, head rate and epoch not stated"
         and words["fourierft-3", "gpt2-large", "LoRA"] == "last epoch"
     )
     text = paper_table(PUBLISHED, "randlora-4", [])["randlora-4.md"]
