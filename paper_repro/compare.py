@@ -48,7 +48,10 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--variants", help="comma list of the file's rows (default: all)")
     parser.add_argument("--tasks", help="comma list of the file's tasks (default: all)")
     parser.add_argument(
-        "--code", help="comma list of the FILE.py:CLASS that the file may name: a file brings no code itself"
+        "--code",
+        action="append",
+        default=[],
+        help="comma list of the FILE.py:CLASS that the file may name: a file brings no code itself",
     )
     parser.add_argument("--budget", help="trained adapter parameters, such as 0.3M, or a comma list: picks r, p, ...")
     parser.add_argument("--jobs", type=int, help="runs at once, over all GPUs (default: one for each GPU or core)")
@@ -84,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.jobs is not None and options.jobs < 1:
         raise UserError(f"--jobs must be at least 1, not {options.jobs}")
     launch = Launch.of(options.launch, options.slurm, submits=not options.plan)
-    code = frozenset(listed(options.code))
+    code = frozenset(listed(",".join(options.code)))
     content = only(read(options.file, code), listed(options.tasks), options.file)
     wishes = Wishes(
         benchmark=content.own,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import keyword
 import re
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 from variants.atomic import write_atomic
@@ -64,8 +65,8 @@ def content(stem: str) -> str:
     """
     if not stem.isidentifier() or keyword.iskeyword(stem):
         raise UserError(f"{stem!r} is no name for a file of Python: take letters, digits and _, such as my_method")
-    if stem in sys.stdlib_module_names:
-        raise UserError(f"{stem!r} is a module of Python, which the file would hide: choose another name")
+    if stem in sys.stdlib_module_names or find_spec(stem):
+        raise UserError(f"{stem!r} is a module that can be imported, which the file would hide: choose another name")
     name = stem.lower()
     if name in BUILT_IN:
         raise UserError(f"{name!r} is a method of this project: choose another name")
@@ -87,9 +88,9 @@ def _main(argv: list[str]) -> int:
     parser.add_argument("file", help="the file to be written")
     path = Path(parser.parse_args(argv).file).expanduser()
     path = path if path.suffix == ".py" else path.with_name(f"{path.name}.py")
-    text = content(path.stem)
     if path.exists():
         raise UserError(f"{path} exists already: choose another name, or delete it")
+    text = content(path.stem)
     write_atomic(path, text.encode())
     spec = f"{path}:{class_name(path.stem)}"
     print(f"{path} is LoRA to start from; write your equation into it, then\n")

@@ -28,7 +28,8 @@ def test_the_file_is_a_method(tmp_path, monkeypatch, capsys) -> None:
     [
         ("lora.py", "'lora' is a method of this project"),
         ("my-method", "is no name for a file"),
-        ("json", "is a module of Python, which the file would hide"),
+        ("json", "is a module that can be imported, which the file would hide"),
+        ("torch.py", "is a module that can be imported, which the file would hide"),
         ("class", "is no name"),
     ],
 )

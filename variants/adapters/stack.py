@@ -267,19 +267,21 @@ class Stack(nn.Module):
 
     @contextmanager
     def _gradients(self) -> Iterator[None]:
-        """``with`` this, the adapters' own parameters have their shares of the gradients, as views."""
+        """``with`` this, adapters' parameters have their shares of gradients; what replaces one is copied into it."""
         trained = {key: shares for key, shares in self._places.items() if _slot(key) in self._parameters}
+        given: dict[Tensor, Tensor] = {}  # a parameter that layers share once
         for key, shares in trained.items():
             gradients = getattr(self, _slot(key)).grad.unbind()
             for gradient, share in zip(gradients, shares, strict=True):
-                for module, leaf in share:
-                    module._parameters[leaf].grad = gradient
+                for parameter in (module._parameters[leaf] for module, leaf in share):
+                    parameter.grad = given[parameter] = gradient
         try:
             yield
         finally:
-            for shares in trained.values():
-                for module, leaf in (place for share in shares for place in share):
-                    module._parameters[leaf].grad = None
+            for parameter, gradient in given.items():
+                if parameter.grad is not gradient:
+                    gradient.copy_(torch.zeros_like(gradient) if parameter.grad is None else parameter.grad)
+                parameter.grad = None
 
 
 def _places(layers: Mapping[str, nn.Module]) -> dict[str, Place]:

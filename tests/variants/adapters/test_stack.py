@@ -52,6 +52,25 @@ def test_hooks_of_gradients_are_called_for_each() -> None:
             torch.testing.assert_close(tensor.grad[index], alone[index][key], rtol=1e-4, atol=1e-5)
 
 
+class Halved(LoRA):
+    """Puts other gradients in the place of those that it is given, none for A."""
+
+    def before_step(self, layers, step, total_steps):
+        for layer in layers:
+            layer.lora_A.grad, layer.lora_B.grad = None, layer.lora_B.grad / 2
+
+
+def test_gradients_that_a_hook_puts_in_their_place_count() -> None:
+    stack = Stack(pair(Halved(r=2)), ["a", "b"])
+    given = {name: torch.randn_like(parameter) for name, parameter in stack.named_parameters()}
+    for name, parameter in stack.named_parameters():
+        parameter.grad = given[name].clone()
+    stack.before_step(1, 2)
+    for name, parameter in stack.named_parameters():
+        wanted = {"A": 0, "B": 0.5}.get(name[-1], 1) if "lora_" in name else 1
+        assert torch.equal(parameter.grad, wanted * given[name]), name
+
+
 class Off(LoRA):
     """LoRA that starts from an update of its seed's own, off the base."""
 
