@@ -243,14 +243,13 @@ def test_any_declared_low_rank_update_goes_as_exact_lora(build, variant, tmp_pat
 @pytest.mark.parametrize("name", methods.LORA)
 def test_methods_of_which_peft_has_lora_go_as_exact_lora(name, tmp_path):
     """Of twice the rank where a first update is off the base, and of all cycles' ranks."""
-    build = roberta
-    adapted = trained(build(), resolve(name)(r=2))
+    adapted = trained(roberta(), resolve(name)(r=2))
     expected = logits(adapted.model)
-    assert (expected - logits(build())).abs().max() > 0.05
+    assert (expected - logits(roberta())).abs().max() > 0.05
     peft.save(adapted, tmp_path, as_lora=True)
     rank = json.loads((tmp_path / CONFIG).read_text(encoding="utf-8"))["r"]
     assert rank == {"relora": 6}.get(name, 4 if adapted.variant.subtract_initial else 2)
-    assert (logits(by_peft(build(), tmp_path)) - expected).abs().max() < 1e-5
+    assert (logits(by_peft(roberta(), tmp_path)) - expected).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("build, variant", [(gpt2, DoRA(r=4)), (roberta, PiSSA(r=2))], ids=["dora", "pissa"])
