@@ -29,6 +29,7 @@ def main(trials: int = 10, results_dir: str = "results/optuna", **settings: Any)
     Path(results_dir).mkdir(parents=True, exist_ok=True)
     storage = f"sqlite:///{results_dir}/optuna.db"
     study = optuna.create_study(study_name="lora", storage=storage, direction="maximize", load_if_exists=True)
+    study.sampler = optuna.samplers.TPESampler(seed=len(study.trials))  # the same search in every folder; it goes on
     study.optimize(score, n_trials=trials)
     return study
 
