@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedT
 
 from modules.embedded.prose import documents, vocabulary
 from modules.pretraining.corpus import token_stream
-from modules.pretraining.model_folder import machine, pick_device, write_model_folder
+from modules.pretraining.model_folder import deterministic, machine, pick_device, write_model_folder
 from modules.pretraining.settings import CausalSettings, GPT2Settings
 from modules.pretraining.training_step import TrainingStep
 from variants.errors import UserError, first_line
@@ -66,11 +66,14 @@ def train_and_write(
         start: when the command began.
     """
     device, began = pick_device(settings.device), time.time()
-    loss, steps = train(settings, model, rows, device)
+    with deterministic(settings.deterministic):
+        loss, steps = train(settings, model, rows, device)
     trained = time.time() - began
     held_out = held_out_loss(model, tokens["held_out"], settings.length) if tokens else None
     parameters = sum(p.numel() for p in model.parameters())
-    kept = ("batch_size", "length", "lr", "weight_decay", "layers", "hidden", "heads", "positions", "seed")
+    kept = (
+        "batch_size", "length", "lr", "weight_decay", "layers", "hidden", "heads", "positions", "seed", "deterministic",
+    )  # fmt: skip
     record = {
         "steps": steps,
         **{name: getattr(settings, name) for name in kept},

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,23 @@ from variants.atomic import write_atomic
 def pick_device(name: str) -> torch.device:
     """The device of a name; "auto" is the GPU where there is one."""
     return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+
+
+@contextmanager
+def deterministic(on: bool) -> Iterator[None]:
+    """Inside, if ``on``, PyTorch's operations give the same bits from the same input every time, on a GPU as on a CPU.
+
+    Raises:
+        RuntimeError: at an operation of which PyTorch has no such form.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if on:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it is first used
+    torch.use_deterministic_algorithms(on or before)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def machine(device: torch.device) -> dict[str, str]:

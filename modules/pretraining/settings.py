@@ -47,6 +47,14 @@ class CausalSettings:
     weight_decay: float = _setting(0.01, "of AdamW, on matrices", zero=True)
     out: Path = _setting(NOWHERE, "folder to write")
     reference: bool = _setting(False, "without acceleration: no CUDA graphs")
+    deterministic: bool = _setting(
+        False, "the same bytes from the same command on the same kind of GPU, a little slower; needs --minutes 0"
+    )
+
+    def __post_init__(self) -> None:
+        """The clock is not the same twice."""
+        if self.deterministic and self.minutes:
+            raise UserError("--deterministic: --minutes ends by a clock; name --steps alone")
 
     @property
     def unit(self) -> int:

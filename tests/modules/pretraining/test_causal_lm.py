@@ -155,3 +155,21 @@ def test_the_script_writes_a_folder_that_e2e_trains_from(bpe, files, tmp_path, m
     assert script("none.txt") == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "none.txt cannot be read" in error
+
+
+TINY = "--layers 2 --hidden 64 --heads 2 --length 64 --batch_size 64 --steps 30"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu("sums in any order"))])
+def test_deterministic_trainings_write_the_same_bytes(device, tmp_path):
+    import torch
+
+    flags = [*TINY.split(), "--device", device, "--deterministic", "--out"]
+    for name in "ab":
+        assert pretrain_gpt2.main([*flags, str(tmp_path / name)]) == 0
+    first, second = ((tmp_path / name / "model.safetensors").read_bytes() for name in "ab")
+    assert first == second and not torch.are_deterministic_algorithms_enabled()
+    assert json.loads((tmp_path / "a" / "pretraining.json").read_text())["deterministic"]
+    with pytest.raises(UserError, match="--minutes ends by a clock"):
+        pretrain_gpt2.main(["--deterministic", "--minutes", "1", "--out", str(tmp_path / "c")])
