@@ -86,10 +86,14 @@ def read_yaml(path: str | Path) -> Any:
     Raises:
         UserError: naming the file and what is wrong.
     """
+    return parse_yaml(read_text(path), path)
+
+
+def parse_yaml(text: str, path: str | Path) -> Any:
+    """The plain data of a YAML text; `path` is named in errors, as in `read_yaml`."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, where there is a compiled one
-    text = read_text(path)
 
     def load() -> Any:
         _bounded(yaml.parse(text, Loader=loader))

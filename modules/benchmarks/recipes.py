@@ -112,6 +112,11 @@ def recipes_for(
     return recipes
 
 
+def recipes_in(content: RecipeFile, variant: str, tasks: Sequence[str]) -> dict[str, Recipe]:
+    """The recipes of tasks in a file's content that names the variant, by the task's name; each starts anew."""
+    return {task: _merge(content, content.variants[variant], variant, task) for task in tasks}
+
+
 def load_recipe(backbone: str, protocol: str, variant: str, task: str, benchmark: Benchmark) -> Recipe:
     """The recipe for one run.
 
@@ -158,7 +163,12 @@ def load_file(path: Path, benchmark: Benchmark) -> RecipeFile:
 
 @lru_cache
 def _load(path: Path, _modified: int, benchmark: Benchmark) -> RecipeFile:
-    content = built(RecipeFile, read_yaml(path), str(path))
+    return checked_file(read_yaml(path), path, benchmark)
+
+
+def checked_file(content: Any, path: Path, benchmark: Benchmark) -> RecipeFile:
+    """The content of a recipe file that is to stand at a path. Raises UserError naming the key that is wrong."""
+    content = built(RecipeFile, content, str(path))
     settings = benchmark.settings
     settings.check(content.common, f"{path}: common")
     later = set(benchmark.tasks) - {benchmark.first_task}

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from modules.benchmarks.base import Benchmark, settings_of
+from modules.benchmarks.recipes import checked_file
 from modules.comparison.file import ComparisonFile, split
 from modules.comparison.shared import give_back, take_over
 from modules.comparison.space import Dimension, Point, words
 from modules.data.source import Source
+from modules.documents import parse_yaml
 from modules.experiments.budget import line, pick
 from modules.experiments.dashboards import begin
 from modules.experiments.plan import make_plan, open_source
@@ -21,6 +24,7 @@ from modules.experiments.wishes import Wishes
 from modules.launch.holders import say_what_is_missing
 from modules.launch.jobs.launch import Launch, carry_out
 from modules.launch.progress_line import runs_text
+from modules.paths import PROJECT
 from modules.reports.tables.rate_curves import RULE, TUNING, Rule
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore
@@ -85,6 +89,7 @@ class Comparison:
     begun: set[str] = field(default_factory=set, repr=False)
     _source: Source | None = field(default=None, repr=False)
     _planned: dict[tuple[str, str, bool], list[RunConfig]] = field(default_factory=dict, repr=False)
+    _recipes: dict[tuple[str, Path], dict[Path, str]] = field(default_factory=dict, repr=False)
 
     @property
     def benchmark(self) -> Benchmark:
@@ -104,10 +109,24 @@ class Comparison:
     @property
     def folder(self) -> Path:
         """The backbone's."""
-        from modules.backbones.loading import resolve as resolve_backbone
+        return self._backbone[2]
 
-        model = self.wishes.model
-        return resolve_backbone(model, self.benchmark.embedded() if model == "embedded" else None)[2]
+    @cached_property
+    def _backbone(self) -> tuple[str, str, Path]:
+        return self.benchmark.backbone(self.wishes.model)
+
+    @property
+    def backbone(self) -> str:
+        """The backbone's name, which does not depend on where its folder lies; of what ships with the project the words
+        by which it is named."""
+        name, kind, _ = self._backbone
+        return str(self.wishes.model) if kind == "embedded" else name
+
+    @property
+    def name(self) -> str:
+        """The file's, from the project's folder where it ships with it."""
+        path = self.path.resolve()
+        return path.relative_to(PROJECT).as_posix() if path.is_relative_to(PROJECT) else path.name
 
     # ---- rows -------------------------------------------------------------------------------------------------
 
@@ -168,7 +187,7 @@ class Comparison:
     # ---- runs -------------------------------------------------------------------------------------------------
 
     def runs(self, row: Row, point: Point, tuning: bool = False) -> list[RunConfig]:
-        """The runs of a row at a point of its space; leaves their recipe file."""
+        """The runs of a row at a point of its space; their recipe file is written when they are carried out."""
         key = row.name, repr(point), tuning
         if key not in self._planned:
             self._planned[key] = self._plan(row.at(point), words(point), tuning)
@@ -178,8 +197,7 @@ class Comparison:
         rule = self.content.tune
         folder = self.tuning if tuning else self.results_dir
         trial = "-" + re.sub(r"[^\w.+=,-]+", "_", point)[:150] if tuning else ""
-        recipe = folder / "recipes" / f"{row.name}{trial}.yaml"
-        write_atomic(recipe, self.recipe(row, tuning))
+        recipe, text = folder / "recipes" / f"{row.name}{trial}.yaml", self.recipe(row, tuning)
         wishes = replace(
             self.wishes,
             variant=row.variant,
@@ -193,8 +211,10 @@ class Comparison:
         if self._source is None:  # read once for all plans
             self._source = open_source(wishes)
         here = not (self.launch and self.launch.elsewhere)
-        runs = make_plan(wishes, resolve(row.variant), self._source, here).runs
+        content = checked_file(parse_yaml(text, recipe), recipe, self.benchmark)
+        runs = make_plan(wishes, resolve(row.variant), self._source, here, content).runs
         for run in runs:
+            self._recipes.setdefault((run.id, folder), {})[recipe] = text
             run.budget = row.budget  # what picked the size that the recipe now holds
         return runs
 
@@ -208,10 +228,10 @@ class Comparison:
             tasks = {name: values | {"epochs": rule.epochs} for name, values in tasks.items()}
         common = row.common | ((rule.common or {}) if tuning else {})
         content = {
-            "backbone": str(self.wishes.model),
+            "backbone": self.backbone,
             "protocol": "tuned",
             "source": "ours",
-            "remarks": [f"settings picked by {self.path}"],
+            "remarks": [f"settings picked by {self.name}"],
             "seeds": list(row.seeds) or [0],
             "variants": {resolve(row.variant).name: {"options": row.options, "common": common, "tasks": tasks}},
         }
@@ -223,7 +243,9 @@ class Comparison:
         write_atomic(self.tuning / RULE, json.dumps(asdict(rule)) + "\n")
 
     def carry_out(self, runs: list[RunConfig], folder: Path) -> int:
-        """Do what is missing of ``runs``; the exit code."""
+        """Leave the recipes of ``runs``, and do what is missing of them; the exit code."""
+        for recipe, text in {k: v for run in runs for k, v in self._recipes[run.id, folder].items()}.items():
+            write_atomic(recipe, text)
         for run in runs:
             take_over(run.id, self._other(folder), ResultStore(folder))
         groups = self.missing(runs, folder)

@@ -21,7 +21,10 @@ from modules.runs.results import run_id
 from variants.errors import UserError
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     from optuna import Study
+    from optuna.storages import JournalStorage
 
 JOURNAL = "optuna.journal"
 """Optuna's file in the tuning folder."""
@@ -55,34 +58,56 @@ def search(comparison: Comparison, rows: list[Row]) -> tuple[Trials, int]:
 
 
 def open_study(comparison: Comparison, row: Row) -> Study:
-    """The study of a row. Raises UserError where Optuna is not installed."""
-    try:
-        import optuna
-    except ImportError:
-        raise UserError("search: optuna needs Optuna: pip install 'lora-variants[sweep]'") from None
-    from optuna.storages import JournalStorage
-    from optuna.storages.journal import JournalFileBackend
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    """The study of a row, which begins where there is none. Raises UserError where Optuna is not installed."""
+    optuna = _optuna()
     comparison.tuning.mkdir(parents=True, exist_ok=True)
-    example = trial(comparison, row, {each.key: each.examples[0] for each in row.space})
-    space = [[each.key, *each.values, each.low, each.high, each.step, each.log] for each in row.space]
-    decides = {"space": space, "runs": [run.id for run in example.runs], "metric": comparison.content.tune.metric}
     return optuna.create_study(
-        storage=JournalStorage(JournalFileBackend(str(comparison.tuning / JOURNAL))),
-        study_name=f"{row.name}-{run_id(decides)}",
+        storage=_journal(comparison),
+        study_name=_name(comparison, row),
         direction="maximize",
         load_if_exists=True,
     )
 
 
-def known(comparison: Comparison, row: Row, study: Study | None = None) -> list[Trial]:
-    """The trials that Optuna has asked for so far."""
-    import optuna
+def _optuna() -> ModuleType:
+    try:
+        import optuna
+    except ImportError:
+        raise UserError("search: optuna needs Optuna: pip install 'lora-variants[sweep]'") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
 
-    study = study or open_study(comparison, row)
+
+def _journal(comparison: Comparison) -> JournalStorage:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(str(comparison.tuning / JOURNAL)))
+
+
+def _name(comparison: Comparison, row: Row) -> str:
+    example = trial(comparison, row, {each.key: each.examples[0] for each in row.space})
+    space = [[each.key, *each.values, each.low, each.high, each.step, each.log] for each in row.space]
+    decides = {"space": space, "runs": [run.id for run in example.runs], "metric": comparison.content.tune.metric}
+    return f"{row.name}-{run_id(decides)}"
+
+
+def begun(comparison: Comparison, row: Row) -> list[Trial]:
+    """The trials that Optuna has asked for, of a study that may not have begun; nothing is written."""
+    optuna = _optuna()
+    if not (comparison.tuning / JOURNAL).is_file():
+        return []
+    try:
+        study = optuna.load_study(study_name=_name(comparison, row), storage=_journal(comparison))
+    except KeyError:  # Optuna's word for a study that the journal does not have
+        return []
+    return known(comparison, row, study)
+
+
+def known(comparison: Comparison, row: Row, study: Study) -> list[Trial]:
+    """The trials that Optuna has asked for so far."""
+    skip = _optuna().trial.TrialState.FAIL
     whole = [each for each in study.get_trials(deepcopy=False) if len(each.params) == len(row.space)]
-    skip = optuna.trial.TrialState.FAIL
     return [trial(comparison, row, _point(row, each)) for each in whole if each.state != skip]
 
 

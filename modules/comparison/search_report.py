@@ -118,7 +118,7 @@ def _table(comparison: Comparison, row: Row, trials: Sequence[Trial]) -> list[li
 
 def markdown(comparison: Comparison, rows: Sequence[Row], trials: Trials) -> str:
     """All trials of all rows."""
-    parts = ["# Search", f"`{comparison.path}`. {NOTE}"]
+    parts = ["# Search", f"`{comparison.name}`. {NOTE}"]
     for row in rows:
         own = ranked(trials[row.name])
         head, *table = _table(comparison, row, own)

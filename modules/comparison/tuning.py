@@ -61,12 +61,12 @@ def choose(comparison: Comparison, rows: list[Row], trials: Trials) -> dict[str,
 
 
 def show_plan(comparison: Comparison, rows: list[Row]) -> int:
-    """Say which runs are missing, row by row, and their steps; nothing trains. The exit code."""
+    """Say which runs are missing, row by row, and their steps; nothing trains or is written. The exit code."""
     searched = [row for row in rows if row.space]
     if comparison.content.tune and comparison.content.tune.search == "optuna":
-        from modules.comparison.optuna_study import known
+        from modules.comparison.optuna_study import begun
 
-        trials = {row.name: known(comparison, row) for row in searched}
+        trials = {row.name: begun(comparison, row) for row in searched}
     else:
         trials = {row.name: [trial(comparison, row, p) for p in points(comparison, row)] for row in searched}
     runs = {name: [(run, each.point) for each in own for run in each.runs] for name, own in trials.items()}

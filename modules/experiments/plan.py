@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from modules.benchmarks.base import Benchmark
-from modules.benchmarks.recipes import Recipe, load_file, recipes_for
+from modules.benchmarks.recipes import Recipe, RecipeFile, load_file, recipes_for, recipes_in
 from modules.data.source import Source
 from modules.experiments.announcement import recipe_line
 from modules.experiments.budget import line, pick
@@ -32,13 +32,20 @@ class Plan:
     about: list[str]
 
 
-def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = None, here: bool = True) -> Plan:
+def make_plan(
+    wishes: Wishes,
+    cls: type[BaseVariant],
+    source: Source | None = None,
+    here: bool = True,
+    recipe: RecipeFile | None = None,
+) -> Plan:
     """Resolve everything once (the Hub is asked at most once) and expand the grid of tasks and seeds.
 
     Args:
         cls: the class that the wishes' variant names.
         source: of the rows, where several plans share one that is already read (`open_source`).
         here: whether the runs are carried out on this machine.
+        recipe: the content of the file that the wishes' preset names, where it need not be there yet.
 
     Raises:
         UserError, VariantError: one line for whatever cannot be.
@@ -48,7 +55,7 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     if unknown := [t for t in wishes.tasks if t not in benchmark.tasks]:
         raise UserError(f"unknown task {unknown[0]!r}; the tasks are {', '.join(benchmark.tasks)}")
     about: list[str] = []
-    model, preset = choose_model(wishes, about)
+    model, preset = (wishes.model, wishes.preset) if recipe else choose_model(wishes, about)
     from modules.backbones.heads import pretrained_parts
     from modules.backbones.weights import weights_hash
 
@@ -60,9 +67,11 @@ def make_plan(wishes: Wishes, cls: type[BaseVariant], source: Source | None = No
     about.append(f"backbone: {name} ({kind})   data: {source.name} ({source.kind})")
     runs: dict[str, RunConfig] = {}
     wishes = dataclasses.replace(wishes, preset=preset)
-    known = "embedded" if kind == "embedded" else name
-    usual = benchmark.usual_tasks(kind)
-    recipes = recipes_for(known, preset, cls.name, benchmark, wishes.tasks, wishes.mnli_init, usual)
+    if recipe:
+        recipes = recipes_in(recipe, cls.name, wishes.tasks)
+    else:
+        known, usual = "embedded" if kind == "embedded" else name, benchmark.usual_tasks(kind)
+        recipes = recipes_for(known, preset, cls.name, benchmark, wishes.tasks, wishes.mnli_init, usual)
     about.append(recipe_line(list(recipes.values())))
     budget = None
     if wishes.budget is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import yaml
 
 from modules.benchmarks.base import benchmark
 from modules.comparison import tuning
+from modules.experiments.plan import make_plan
 from modules.experiments.wishes import Wishes
 from modules.launch import worker
 from modules.runs.results import ResultStore
@@ -192,7 +194,7 @@ def test_option_sets_of_one_variant_are_rows_of_their_own(made, workers):
 # ---- budgets ------------------------------------------------------------------------------------------------------
 
 
-def test_budgets_lie_side_by_side(made, capsys):
+def test_budgets_lie_side_by_side(made, workers, capsys):
     """LoRA trains r x (16 + 16) parameters on each of the maps of two blocks."""
     comparison = made()
     rows = comparison.rows(budgets=["512", "0.256K"])
@@ -203,6 +205,7 @@ def test_budgets_lie_side_by_side(made, capsys):
     runs = [run for row in rows[3:] for run in comparison.runs(row, {"lr": 0.01})]
     assert {(run.options["r"], run.budget["wanted"]) for run in runs} == {(4, 512), (2, 256)}
     assert len({run.id for run in runs}) == 8
+    comparison.carry_out(runs, comparison.results_dir)
     assert len(list((comparison.results_dir / "recipes").iterdir())) == 2
 
 
@@ -313,6 +316,50 @@ def test_a_plan_says_what_is_missing_and_trains_nothing(made, workers, capsys):
     assert said.count("  rte wide lr=0.0") == 3 and "2 runs are missing" in said  # tuning: one for each rate
     assert f"  mrpc narrow lr=0.02 seed 0,1: {2 * -(-mrpc // 8):,} steps" in said
     assert f"10 runs are missing, {3 * (2 * -(-mrpc // 8) + -(-rte // 8)):,} steps" in said
+
+
+def content_of(folder: Path) -> dict[str, bytes | None]:
+    """Everything below a folder: the content of files, None for folders."""
+    return {str(path.relative_to(folder)): None if path.is_dir() else path.read_bytes() for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("before", ["nothing", "trials"])
+def test_a_plan_writes_nothing(made, workers, tmp_path, before):
+    comparison = made()
+    rows = comparison.rows()
+    if before == "trials":
+        tuning.search(comparison, rows)
+        leave(comparison, rows[1], 0.01, epochs=[{"epoch": 1, "accuracy": 0.6}])
+    found = content_of(tmp_path)
+    flags = ["--model", str(comparison.wishes.model), "--data_dir", str(comparison.wishes.data_dir)]
+    assert compare.main([str(comparison.path), *flags, "--results_dir", str(comparison.results_dir), "--plan"]) == 0
+    assert content_of(tmp_path) == found
+    assert (comparison.results_dir / "tuning" / "recipes").is_dir() == (before == "trials")
+
+
+def test_a_recipe_is_the_same_wherever_backbone_and_file_lie_and_gives_the_run_again(made, workers, tmp_path):
+    """What is committed must not depend on the machine, and a person with the backbone elsewhere must get the run."""
+    comparison = made()
+    row = comparison.rows(["wide"])[0]
+    runs = comparison.runs(row, {"lr": 0.02})
+    comparison.carry_out(runs, comparison.results_dir)
+    recipe = comparison.results_dir / "recipes" / "wide.yaml"
+    text = recipe.read_text()
+    model = Path(comparison.wishes.model)
+    content = yaml.safe_load(text)
+    assert content["backbone"] == runs[0].backbone["name"] == model.resolve().name
+    assert content["remarks"] == ["settings picked by plan.yaml"] and str(tmp_path) not in text
+    elsewhere = tmp_path / "elsewhere" / model.resolve().name
+    shutil.copytree(model, elsewhere)
+    wishes = Wishes(
+        benchmark=comparison.benchmark, variant="lora", preset=str(recipe), model=str(elsewhere), wandb="off",
+        data_dir=comparison.wishes.data_dir,
+    )  # fmt: skip
+    assert {run.id for run in make_plan(wishes, resolve("lora")).runs} == {run.id for run in runs}
+
+
+def test_a_file_of_the_project_is_named_from_its_folder():
+    assert comparison_of(PLANS[0]).name == f"configs/compare/{PLANS[0].name}"
 
 
 def test_tuning_may_have_trainer_options_of_its_own(made):

@@ -155,6 +155,20 @@ def test_a_plan_trains_nothing_and_says_how_many_are_to_come(make, scored, capsy
     runs = scored(peak)
     assert tuning.show_plan(comparison, comparison.rows()) == 0 and not runs
     assert "lora: Optuna chooses 5 more settings" in capsys.readouterr().out
+    assert not comparison.results_dir.exists()
+
+
+def test_a_plan_knows_what_was_asked_before_and_leaves_the_journal_as_it_is(make, scored, capsys):
+    comparison = make(SPACE, rule(3), seeds=[0])
+    scored(peak)
+    tuning.search(comparison, comparison.rows())
+    whole, journal = make(SPACE, rule(5), seeds=[0]), comparison.tuning / "optuna.journal"
+    before = journal.read_bytes()
+    assert tuning.show_plan(whole, whole.rows()) == 0
+    assert "lora: Optuna chooses 2 more settings" in capsys.readouterr().out
+    other = make(SPACE | {"options": {"target": "q"}}, rule(4), seeds=[0])  # a study that the journal does not have
+    assert tuning.show_plan(other, other.rows()) == 0
+    assert "lora: Optuna chooses 4 more settings" in capsys.readouterr().out and journal.read_bytes() == before
 
 
 def test_the_extra_is_installed_with_the_tests():
