@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from variants.formats.boundary import refusing
 from variants.formats.common import SINGLE_FILES, recognise
 from variants.formats.diffusers.parts import components_named
 from variants.formats.peft.common import PREFIX
+from variants.layer import seeded
 from variants.pipeline import is_pipeline, load_component, quiet
 from variants.sites.architectures import family_of
 from variants.sites.family import Fused
@@ -217,17 +219,20 @@ class _Conv1D(nn.Module):
         self.nf, self.bias = out_features, None
 
 
-def stand_in(path: str | os.PathLike, component: str | None = None) -> nn.Module:
+def stand_in(path: str | os.PathLike, component: str | None = None, random: bool = False) -> nn.Module:
     """A module tree with just the maps and the head that an adapter file names, enough to convert it.
+
+    Args:
+        random: the maps' weights are random numbers in place of zeros: what is another with them depends on the base.
 
     Raises:
         VariantError: the file does not tell enough.
     """
     with refusing(f"{path} does not tell its shapes"):
-        return _stand_in(path, outline(path, component))
+        return _stand_in(path, outline(path, component), random)
 
 
-def _stand_in(path: str | os.PathLike, known: Outline) -> nn.Module:
+def _stand_in(path: str | os.PathLike, known: Outline, random: bool) -> nn.Module:
     model = type(known.class_name or "StandIn", (nn.Module,), {"is_stand_in": True})()
     model.config = SimpleNamespace(model_type=known.model_type)
     if not known.maps or any(shape is None or ":" in site for site, shape in known.maps.items()):
@@ -239,8 +244,11 @@ def _stand_in(path: str | os.PathLike, known: Outline) -> nn.Module:
             shapes[module] = _whole(fused, role, out_features, path), in_features
         else:
             shapes[site] = out_features, in_features
-    for name, shape in shapes.items():
-        _put(model, name, _map(*shape, known.transposed, known.kernels.get(name, ())))
+    forms = {name: (out, *known.kernels.get(name, (inside,))) for name, (out, inside) in shapes.items()}
+    most = max(map(math.prod, forms.values()))
+    values = torch.randn(most, generator=seeded(0, "stand-in")) if random else torch.zeros(()).expand(most)
+    for name, form in forms.items():
+        _put(model, name, _map(form, known.transposed, values))
     for key, tensor in known.head.items():
         parameter = nn.Parameter(tensor.clone())
         for name in known.tied.get(key, [key]):
@@ -265,15 +273,16 @@ def _whole(fused: Fused, role: str, out_features: int, path: str | os.PathLike) 
     return out_features * sum(shares) // shares[fused.roles.index(role)]
 
 
-def _map(out_features: int, in_features: int, transposed: bool, kernel: tuple[int, ...]) -> nn.Module:
-    """A linear map that takes no memory: every element of its weight is the same zero."""
-    shape = (in_features, out_features) if transposed else (out_features, *(kernel or (in_features,)))
-    if kernel:
-        module = _CONVOLUTIONS[len(kernel)](kernel[0], out_features, kernel[1:], bias=False, device="meta")
+def _map(form: tuple[int, ...], transposed: bool, values: Tensor) -> nn.Module:
+    """A linear map (out, in), or a convolution (out, C, k, k), of the first of ``values``, which all maps share."""
+    out_features, *inside = form
+    if len(inside) > 1:
+        module = _CONVOLUTIONS[len(inside)](inside[0], out_features, inside[1:], bias=False, device="meta")
     else:
-        linear = nn.Linear(in_features, out_features, bias=False, device="meta")
+        linear = nn.Linear(*inside, out_features, bias=False, device="meta")
         module = _Conv1D(out_features) if transposed else linear
-    module.weight = nn.Parameter(torch.zeros(()).expand(shape), requires_grad=False)
+    shape = form[::-1] if transposed and len(form) == 2 else form
+    module.weight = nn.Parameter(values[: math.prod(form)].view(shape), requires_grad=False)
     return module
 
 

@@ -30,7 +30,7 @@ Rewrite an adapter in another format. The format of SRC is told by its files:
 LoRA, DoRA, VeRA and AdaLoRA can be taken to PEFT and back; what a format cannot hold is named, and nothing is written.
 Any declared low-rank update goes to PEFT as a LoRA that computes the same: --as lora. Any other update of weights goes
 as the LoRA nearest to it, with its error at each map: --as lora --rank 16, or --rank auto for as few as keep to
---max_error. That needs the base model where the update depends on its weights (DoRA).
+--max_error. Where an update depends on the base weights, that needs the model: --model, or the one that SRC names.
 --to vllm writes PEFT's format where vLLM can serve it, and says how.
 A file of diffusers' or kohya's is for several models of a pipeline; here each has a folder of its own. SRC may be a
 folder of such folders (unet, transformer, text_encoder, text_encoder_2, text_encoder_3); --to ours then writes one.
@@ -94,7 +94,7 @@ def convert(
         raise VariantError(f"--as lora is for --to {', '.join(AS_LORA)}, not for {to}")
     near = getattr(as_lora, "approximates", False)
     found = {
-        name: _load(path, model, near, alpha, variant, name)
+        name: _load(path, model, to == "ours", near, alpha, variant, name)
         for name, path in _sources(source, model, component).items()
     }
     for adapted in found.values():
@@ -162,18 +162,29 @@ def _write(adapted: AdaptedModel, target: str | os.PathLike, to: str, given: boo
 
 
 def _load(
-    source: str | os.PathLike, model: str | None, near: bool, alpha: float | None, variant: str | None, name: str | None
+    source: str | os.PathLike,
+    model: str | None,
+    ours: bool,
+    near: bool,
+    alpha: float | None,
+    variant: str | None,
+    name: str | None,
 ) -> AdaptedModel:
     """The adapter on its base model, or on a stand-in where that does.
 
     Args:
         model: of the command.
+        ours: it is to be written as it was trained: what its layers make of the base stays theirs.
         near: what the adapter adds to base weights is wanted, which may depend on them.
         name: of the model in its pipeline, if it is known to be in one.
+
+    Raises:
+        VariantError: the file does not tell its shapes, or what it adds depends on the base weights, and no model is
+            named that has them.
     """
     from variants import base_model as base
     from variants import formats
-    from variants.adapters.update import is_low_rank
+    from variants.adapters.update import first_that_differs, is_low_rank
 
     place = base.place_of(model, source, none="")
 
@@ -186,8 +197,15 @@ def _load(
         return on(base.load_model(place, source, name))
     try:
         adapted = on(base.stand_in(source, name))
-        if not (near and place) or all(map(is_low_rank, adapted.layers)):
+        if ours:
             return adapted
+        path = first_that_differs(adapted.adapter, on(base.stand_in(source, name, random=True)).adapter)
+        others = [layer.site.path for layer in adapted.layers if near and not is_low_rank(layer)]
+        if not (needed := path or next(iter(others), None)):
+            return adapted
+        if not place:
+            what = f"what {adapted.variant.name} adds to {needed} depends on base weights"
+            raise VariantError(f"{what}: give the model (--model)")
     except VariantError:
         if not (near and place):
             raise
@@ -225,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("target", metavar="DST", help="folder (ours, peft, vllm, diffusers) or file to write")
     kinds = ("ours", "peft", "vllm", "diffusers", "kohya", "loralib")
     parser.add_argument("--to", required=True, choices=kinds, help="format to write")
-    parser.add_argument("--model", help=f"base model ({MODEL_HELP}); needed for VeRA and slices of unknown width")
+    parser.add_argument("--model", help=f"base model ({MODEL_HELP}); needed for unknown shapes, and for its weights")
     parser.add_argument("--alpha", type=float, help="LoRA's alpha, which loralib files do not hold")
     as_help = f"any update of weights as LoRA, for {', '.join(AS_LORA)}"
     parser.add_argument("--as", choices=("lora",), dest="as_", help=as_help)

@@ -4,16 +4,25 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForSequenceClassification, RobertaForMaskedLM
 
+from tests.support.small import small
 from tests.support.tiny import gpt2, logits, roberta, train
-from variants import AdaLoRA, DoRA, LoRA, VeRA, attach, convert, formats, merge
+from tests.variants.training.test_batches import batches
+from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, attach, convert, formats, merge
 from variants.base_model import quiet
 from variants.formats.native import read_adapter, save_adapter
+from variants.formats.peft import AsLoRA
+from variants.formats.peft.methods import LORA
+from variants.layer import LowRank
+from variants.methods.lora import LoRALayer
+from variants.registry import names
 
 pytest.importorskip("peft", reason="PEFT is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
@@ -153,6 +162,78 @@ def test_a_merge_that_breaks_off_leaves_nothing(folders, tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space"):
         merge.merge(tmp_path / "ours", str(folders / "roberta"), tmp_path / "merged")
     assert [p.name for p in tmp_path.iterdir()] == ["ours"]
+
+
+def as_lora(folder: Path, where: Path, model: Path | None, variant=None) -> dict[str, torch.Tensor] | str:
+    """The tensors of PEFT's LoRA that a folder of ours becomes, or the line that says why it becomes none."""
+    try:
+        convert.convert(folder, where, "peft", model and str(model), as_lora=True, variant=variant)
+    except VariantError as error:
+        return str(error)
+    return load_file(where / "adapter_model.safetensors")
+
+
+@pytest.mark.parametrize("name", names())
+def test_as_lora_is_the_same_without_the_model_or_asks_for_it(name, folders, tmp_path):
+    adapted = attach(based("roberta", folders), small(name))
+    adapted.init_from_data(batches("roberta"))
+    train(adapted.trained(), 1)
+    save_adapter(adapted, tmp_path / "ours")
+    alone = as_lora(tmp_path / "ours", tmp_path / "alone", None)
+    based_on = as_lora(tmp_path / "ours", tmp_path / "based", folders / "roberta")
+    if isinstance(alone, str):
+        assert "(--model)" in alone or alone == based_on
+        assert name not in (*LORA, "lora", "adalora"), "their files hold all that they add"
+    else:
+        assert alone.keys() == based_on.keys() and all(torch.equal(alone[key], based_on[key]) for key in alone)
+
+
+class OfTheWeight(LoRALayer):
+    """A file of it has the shapes of its maps, and not what it takes from their weights."""
+
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        if config.kept == "in a buffer":
+            self.register_buffer("norm", site.weight().norm(dim=0), persistent=False)
+        elif config.kept == "as a number":
+            self.scaling *= site.weight().abs().mean().item()
+
+    def low_rank(self):
+        A = {"in a buffer": lambda: self.lora_A * self.norm, "as a number": lambda: self.lora_A}
+        return LowRank(A.get(self.config.kept, lambda: self.lora_A @ self.site.weight())(), self.lora_B, self.scaling)
+
+
+@dataclass
+class Weighted(LoRA):
+    kept: str = "in a buffer"
+    layer = OfTheWeight
+
+
+@pytest.mark.parametrize("how", [True, AsLoRA(2)], ids=["exactly", "nearly"])
+@pytest.mark.parametrize("kept", ["in a buffer", "as a number", "nowhere"])
+def test_what_a_method_takes_from_the_base_is_not_taken_from_zeros(kept, how, folders, tmp_path):
+    adapted = saved("roberta", folders, tmp_path / "ours", Weighted(r=4, kept=kept))
+    path = adapted.layers[0].site.path
+    given = {"as_lora": how, "variant": Weighted}
+    with pytest.raises(VariantError, match=rf"adds to {path} depends on base weights: give the model \(--model\)"):
+        convert.convert(tmp_path / "ours", tmp_path / "peft", "peft", **given)
+    assert not (tmp_path / "peft").exists()
+    convert.convert(tmp_path / "ours", tmp_path / "peft", "peft", str(folders / "roberta"), **given)
+    if how is True:
+        expected = logits(adapted.model)
+        assert (logits(formats.load(based("roberta", folders), tmp_path / "peft").model) - expected).abs().max() < 1e-5
+    save_adapter(adapted, tmp_path / "named", backbone={"spec": str(folders / "roberta")})
+    convert.convert(tmp_path / "named", tmp_path / "again", "peft", **given)
+    one, other = (load_file(tmp_path / place / "adapter_model.safetensors") for place in ("peft", "again"))
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_ours_without_the_model_stays_as_it_was_trained(folders, tmp_path):
+    """What is made of the base is made anew where it is loaded."""
+    expected = logits(saved("roberta", folders, tmp_path / "ours", Weighted(r=4)).model)
+    convert.convert(tmp_path / "ours", tmp_path / "copy", "ours", variant=Weighted)
+    again = formats.load(based("roberta", folders), tmp_path / "copy", variant=Weighted)
+    assert torch.equal(logits(again.model), expected)
 
 
 class Crooked(LoRA):

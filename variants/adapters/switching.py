@@ -57,7 +57,7 @@ class Switching:
         self.head = head
         self.adapters: dict[str, Adapter] = {}
         self.active: str | None = None
-        self._on = True
+        self._on = not getattr(model, "is_stand_in", False)  # which computes nothing, and has no weights to change
         self._blocks: list[_Block] = []
         self._hooked: list[nn.Module] = []
         self._original: dict[str, Tensor] = {}  # base values that an active adapter has changed in place

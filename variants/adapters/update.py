@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from variants.adapters.adapter import Adapter
+from variants.adapters.adapter import Adapter, copy_tensors
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, LowRank, seeded, wide
 from variants.sites.site import Site
@@ -111,6 +111,31 @@ def factors(update: LowRank) -> tuple[Tensor, Tensor]:
     """B (out, r) and A (r, in) with ΔW = B A: `inner` goes into A, scale and `outer` into B. New tensors."""
     A, B, scale, _, _ = update.widened().folded()
     return scale * B.detach(), A.detach().clone()
+
+
+def low_rank_updates(adapter: Adapter) -> dict[str, Update]:
+    """The updates of an adapter that are declared low-rank products, by path, a first one that is off the base off."""
+    layers = {path: layer for path, layer in adapter.layers.items() if is_low_rank(layer)}
+    updates = {path: Update(layer.site, *factors(layer.low_rank())) for path, layer in layers.items()}
+    if adapter.first and updates:
+        now = {key: tensor.detach().clone() for key, tensor in adapter.tensors().items()}
+        copy_tensors(adapter, adapter.initial)
+        for path, layer in layers.items():
+            b, a = factors(layer.low_rank())
+            updates[path] += Update(layer.site, -b, a)
+        copy_tensors(adapter, now)
+    return updates
+
+
+def first_that_differs(one: Adapter, other: Adapter) -> str | None:
+    """Path of the first of :func:`low_rank_updates` that two adapters of one file have in different ways, if any: on
+    bases of different weights, the update depends on these."""
+    others = low_rank_updates(other)
+    for path, update in low_rank_updates(one).items():
+        for mine, theirs in ((update.left, others[path].left), (update.right, others[path].right)):
+            if mine.shape != theirs.shape or (mine - theirs).abs().max() > 1e-4 * mine.abs().max():
+                return path
+    return None
 
 
 def as_matrix(adapter: Adapter, path: str) -> Update:

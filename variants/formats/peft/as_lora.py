@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from variants.adapters.adapted_model import AdaptedModel
-from variants.adapters.adapter import Adapter, copy_tensors
-from variants.adapters.update import Nearest, Update, as_matrix, factors, is_low_rank
+from variants.adapters.adapter import Adapter
+from variants.adapters.update import Nearest, as_matrix, is_low_rank, low_rank_updates
 from variants.errors import VariantError
-from variants.formats.common import by_module, is_stand_in
+from variants.formats.common import by_module
 from variants.formats.peft.common import Map
 
 
@@ -58,8 +58,7 @@ def lora_maps(adapted: AdaptedModel, how: AsLoRA) -> tuple[dict[str, Map], dict[
         The maps, and of each what it leaves out.
 
     Raises:
-        VariantError: a layer's update is no declared low-rank product and no rank is given, no update of a weight, or
-            needs the base weights where there is no model.
+        VariantError: a layer's update is no declared low-rank product and no rank is given, or no update of a weight.
     """
     adapter, name = adapted.adapter, adapted.variant.name
     if not adapter.layers:
@@ -69,9 +68,7 @@ def lora_maps(adapted: AdaptedModel, how: AsLoRA) -> tuple[dict[str, Map], dict[
             raise VariantError(f"{name} declares no low-rank update of {other[0]}{way_to_lora(adapted)}")
         if not adapted.variant.mergeable:
             raise VariantError(f"{name} is no update of weights, so there is no LoRA near it")
-        if is_stand_in(adapted.model):
-            raise VariantError(f"the update that {name} makes depends on base weights: give the model (--model)")
-    updates = _low_rank(adapter)
+    updates = low_rank_updates(adapter)
     if other:
         found = adapted.state
         adapted.deactivate()  # the base weights are in their places now
@@ -89,20 +86,6 @@ def lora_maps(adapted: AdaptedModel, how: AsLoRA) -> tuple[dict[str, Map], dict[
         rank = len(nearest.A)
         maps[path] = Map(whole.site, {"lora_A": nearest.A, "lora_B": nearest.B}, rank, float(rank))
     return maps, left_out
-
-
-def _low_rank(adapter: Adapter) -> dict[str, Update]:
-    """The updates that are declared low-rank products, by path."""
-    layers = {path: layer for path, layer in adapter.layers.items() if is_low_rank(layer)}
-    updates = {path: Update(layer.site, *factors(layer.low_rank())) for path, layer in layers.items()}
-    if adapter.first and updates:
-        now = {key: tensor.detach().clone() for key, tensor in adapter.tensors().items()}
-        copy_tensors(adapter, adapter.initial)
-        for path, layer in layers.items():
-            b, a = factors(layer.low_rank())
-            updates[path] += Update(layer.site, -b, a)
-        copy_tensors(adapter, now)
-    return updates
 
 
 def _merge_instead(adapter: Adapter) -> str:
