@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TypedDict
+import math
+from typing import Any, TypedDict
 
 Score = float | None
 """A figure; null in the file where it is not finite."""
@@ -66,3 +67,14 @@ class Machine(TypedDict, total=False):
     devices: int
     runs_at_once: int
     time: str
+
+
+def finite(value: Any) -> Any:
+    """The value with None in place of numbers that are not finite, as a file has it."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value

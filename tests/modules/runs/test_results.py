@@ -6,12 +6,14 @@ import os
 import resource
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from modules.runs import results
 from modules.runs.results import ResultStore, RunResult, run_id
 from variants.atomic import write_atomic
 from variants.errors import UserError
@@ -192,6 +194,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_old_file(tmp_path):
 
 
 def test_a_file_is_parsed_once_and_anew_where_it_has_changed(tmp_path, monkeypatch):
+    results._checked.cache_clear()  # the process may have read the same content elsewhere
     store, parsed = ResultStore(tmp_path), []
     store.write(result())
     store.write(result(id="ba9876543210", seed=1))
@@ -203,6 +206,28 @@ def test_a_file_is_parsed_once_and_anew_where_it_has_changed(tmp_path, monkeypat
     store.write(result(wandb_id="other"))
     parsed.clear()
     assert store.read("0123456789ab").wandb_id == "other" and len(parsed) == 1
+
+
+def test_each_reader_of_a_file_has_an_object_of_their_own(tmp_path):
+    """What one of them changes, at whatever depth, is neither in what others have nor in what is read next."""
+    store = ResultStore(tmp_path)
+    store.write(result(id="0123456789ab"))
+    text = store.path("0123456789ab").read_text()
+    first, second = store.read("0123456789ab"), ResultStore(tmp_path).read("0123456789ab")
+    first.task, first.best["accuracy"], first.epochs[0]["loss"] = "other", 0.0, math.nan
+    first.variant_config.clear()
+    first.data["sizes"]["train"] = 0
+    for each in (second, *store.all()):
+        assert each.to_json() == text and each.folder == tmp_path / "runs" / "0123456789ab"
+
+
+def test_of_many_files_the_contents_are_not_all_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "_checked", lru_cache(2)(results._checked.__wrapped__))
+    store = ResultStore(tmp_path)
+    for number in range(5):
+        store.write(result(id=f"{number:012x}"))
+    assert [result.id for result in store.all()] == [f"{number:012x}" for number in range(5)]
+    assert results._checked.cache_info().currsize == 2 and results.REMEMBERED < 10_000
 
 
 def test_who_reads_while_a_file_is_rewritten_sees_the_old_one_whole(tmp_path):
