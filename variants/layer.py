@@ -100,6 +100,11 @@ class AdapterLayer(nn.Module):
     """Buffers needed to go on training and not to compute: part of a checkpoint; an adapter file may lack them."""
     sparse: tuple[str, ...] = ()
     """Parameters of which a step changes the entries alone that its pass has chosen (VB-LoRA's top k logits)."""
+    reads_mask: ClassVar[bool] = False
+    """:attr:`attention_mask` is read: batches are padded then, and seeds trained one after the other."""
+    attention_mask: Tensor | None = None
+    """Where ``reads_mask``: which tokens of the batch are neither padding nor filled up, (rows, length) of bool; None
+    where whoever calls the model does not say."""
     declares_low_rank: ClassVar[bool] = True
     """What :meth:`low_rank` gives is what the layer computes: no subclass wrote a :meth:`delta_weight` over it."""
 
@@ -120,6 +125,10 @@ class AdapterLayer(nn.Module):
         self.site = site  # plain attributes: the base model is not a child of its adapter
         self.config = config
         self.dropout = nn.Dropout(getattr(config, "dropout", 0.0))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles: all but what a pass has left for ``penalty``, which belongs to that pass."""
+        return {k: v for k, v in vars(self).items() if not (isinstance(v, Tensor) and v.grad_fn is not None)}
 
     def low_rank(self) -> LowRank | None:
         """The update as a low-rank product, or None where it is another."""
@@ -172,9 +181,9 @@ class AdapterLayer(nn.Module):
         """The output at a token depends on that token alone, so that an encoder may leave padding out.
 
         It is so for updates of a weight. A layer that has a ``forward`` or a ``pre`` of its own says so by
-        ``per_token = True``; one that lengthens the sequence never can.
+        ``per_token = True``; one that lengthens the sequence never can, nor one that reads the mask.
         """
-        own = hasattr(self, "pre") or hasattr(self, "lengthen")
+        own = hasattr(self, "pre") or hasattr(self, "lengthen") or self.reads_mask
         return type(self).forward is AdapterLayer.forward and not own
 
     def merged(self, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import inspect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,6 +68,11 @@ class BaseVariant:
             cls.name = name_of(cls)
         elif not is_built_in(cls) and _has_file(cls.name):
             raise VariantError(f"{cls.__name__}.name is {cls.name!r}, a method of this project: choose another name")
+        for hook in (h for h in _IN_EVERY_STEP if h in vars(cls)):
+            try:
+                inspect.signature(getattr(cls, hook)).bind(None, [], 1, 1)
+            except TypeError:
+                raise VariantError(f"{cls.__name__}.{hook} must take (self, layers, step, total_steps)") from None
 
     def sites(self, model: nn.Module) -> list[Site]:
         """The places of ``model`` that get a layer of their own.
@@ -104,11 +110,12 @@ class BaseVariant:
         holds, the first delta is that of the values set here.
         """
 
-    def penalty(self, layers: Sequence[AdapterLayer]) -> torch.Tensor | None:
-        """A scalar added to the loss of every training step, or None.
+    def penalty(self, layers: Sequence[AdapterLayer], step: torch.Tensor, total_steps: int) -> torch.Tensor | None:
+        """A scalar added to the loss of every training batch, or None; its mean over a step's batches and processes
+        counts.
 
-        It is part of what a CUDA graph repeats: a weight that changes with the step is a buffer of a layer, which
-        ``after_step`` fills.
+        It is part of what a CUDA graph repeats: tensor code without a branch on ``step``, a whole number () on the
+        layers' device; ``step / total_steps`` is the share of training that is over with this step.
         """
 
     def before_step(self, layers: Sequence[AdapterLayer], step: int, total_steps: int) -> None:
@@ -145,6 +152,8 @@ class BaseVariant:
         return {f.name: plain(getattr(self, f.name), f"{name}.{f.name}") for f in dataclasses.fields(self) if f.init}
 
 
+_IN_EVERY_STEP = ("penalty", "before_step", "after_step")
+"""Hooks that are called with the layers, the step and how many steps there are."""
 _INTERFACE = {name for name in vars(BaseVariant) if not name.startswith("_")} | {"at"}
 """What a variant's options cannot be called."""
 

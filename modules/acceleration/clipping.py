@@ -12,7 +12,7 @@ from variants.acceleration.basics.torch_private import foreach_mul_, foreach_nor
 
 @torch.no_grad()
 def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
-    """`modules.training.clipping.clip_each` with one kernel for the norms of many tensors.
+    """`modules.training.gradients.clip_each` with one kernel for the norms of many tensors.
 
     Args:
         parameters: of S stacked adapters, each (S, ...); those without a gradient are left out.

@@ -15,6 +15,13 @@ EDGES = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048,
 """Widths of padded batches; of those below the longest that rows may have."""
 
 
+def tokens_of(batch: dict[str, torch.Tensor]) -> torch.Tensor | None:
+    """Where a batch's tokens are, (B, T): its attention mask, with none in rows that only fill it up; None where it has
+    no mask."""
+    mask = batch.get("attention_mask")
+    return mask if mask is None or "weight" not in batch else mask * (batch["weight"] != 0)[:, None]
+
+
 class PaddedRows(Dataset):
     """Indexed by `Rows`, gives a padded batch: a gather from flat arrays, fast enough for the training process."""
 

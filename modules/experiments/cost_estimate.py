@@ -146,7 +146,7 @@ def measure(run: PlannedRun, fewest: int, most: int, device: str) -> Callable[[i
             return model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=labels).loss
 
     def train(rows: int) -> None:
-        value, penalty = loss(rows), adapted.penalty()
+        value, penalty = loss(rows), adapted.penalty(1, 1)
         (value if penalty is None else value + penalty).backward()
         optimizer.step()
         optimizer.zero_grad()

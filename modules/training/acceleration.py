@@ -22,7 +22,7 @@ from modules.benchmarks.causal.targets import CausalDataModule
 from modules.data.module import PaddedDataModule
 from modules.paths import has_acceleration
 from modules.runs.config import RunConfig
-from modules.training.clipping import clip_each
+from modules.training.gradients import clip_each
 from modules.training.parallel import devices
 from modules.training.parallel.plain_step import PlainStep
 from variants.adapters.adapted_model import AdaptedModel

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from modules.backbones.recomputation import offloaded
 from modules.benchmarks.objective import Objective
+from modules.data.padding import tokens_of
 from modules.training.acceleration import PlainComputation
+from modules.training.gradients import check_gradients
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.stack import Stack
 from variants.errors import UserError
@@ -72,6 +74,7 @@ class FineTuner(LightningModule):
         self.warmup_ratio, self.warmup_steps = warmup_ratio, warmup_steps
         self.adam_eps = adam_eps
         self.step = self.computation.training_step(self._losses, adapted.trained().values())
+        self._now = torch.zeros((), dtype=torch.int64)  # the step under way, where a CUDA graph reads it
         self._train = self._eval = self._no_sums()  # not buffers, which DDP would copy from the first process to others
 
     # ---- what a run asks for, of one adapter or of each stacked one ------------------------------------------
@@ -96,6 +99,7 @@ class FineTuner(LightningModule):
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         """Forward pass of a batch, and the backward pass too where :attr:`step` does both; the loss, a scalar."""
+        self._now.fill_(self.trainer.global_step + 1)
         if self.step is None:
             total, loss = self._losses(batch)
         else:  # Lightning must neither clear gradients nor compute them again
@@ -108,12 +112,21 @@ class FineTuner(LightningModule):
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(what is differentiated, the batch's own loss)."""
+        losses, weights, penalty = self._pass(batch)
+        loss = (weights * losses).sum()  # the weights make DDP's mean over ranks the mean over the batch
+        return self._share(loss if penalty is None else loss + penalty), loss
+
+    def _pass(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(losses, their weights, the variant's penalty) of a training batch."""
+        self._tell_mask(batch)
         with self.computation.forward_pass(), offloaded(self.computation.offload):
             losses, weights, _ = self.objective.losses(self.model, batch, training=True)
-        loss = (weights * losses).sum()  # the weights make DDP's mean over ranks the mean over the batch
         with self.computation.updates():
-            penalty = self.adapted.penalty()
-        return self._share(loss if penalty is None else loss + penalty), loss
+            return losses, weights, self.adapted.penalty(self._now, self.total_steps)
+
+    def _tell_mask(self, batch: dict[str, Tensor]) -> None:
+        if any(layer.reads_mask for layer in self.adapted.layers):  # none of a stack's does
+            self.adapted.tell_mask(tokens_of(batch))
 
     def _share(self, total: Tensor) -> Tensor:
         """A batch's share of a step's loss; Lightning divides by itself."""
@@ -129,8 +142,13 @@ class FineTuner(LightningModule):
         if self.step is None:
             super().optimizer_zero_grad(epoch, batch_idx, optimizer)
 
+    def on_train_batch_end(self, *args: Any) -> None:
+        """Forget the batch's mask, which gradient checkpointing needs until here."""
+        self._tell_mask({})
+
     def on_train_epoch_start(self) -> None:
         """Begin the sum of the epoch's training losses."""
+        self._now = self._now.to(self.device)  # in the first one: a CUDA graph knows no other place
         self._train = self._no_sums()
 
     def on_validation_epoch_start(self) -> None:
@@ -145,8 +163,10 @@ class FineTuner(LightningModule):
 
     def take_in(self, batch: dict[str, Tensor], split: str) -> None:
         """Take an evaluation batch into the sums and metrics."""
+        self._tell_mask(batch)
         with self.computation.forward_pass():
             losses, weights, outputs = self.objective.losses(self.model, batch, training=False)
+        self._tell_mask({})
         self._eval += torch.stack(((weights * losses).sum(), weights.sum()))
         self.objective.update(outputs, batch, split)
 
@@ -232,42 +252,9 @@ class FineTuner(LightningModule):
         if self.step is not None:
             self.step.average()
         if self.trainer.global_step == 0:
-            self._check_gradients()
+            check_gradients(self.adapted, self.step, self.trainer)
         with self.computation.updates():
             self.adapted.before_step(self.trainer.global_step + 1, self.total_steps)
-
-    def _check_gradients(self) -> None:
-        """Whether everything that trains got a gradient, in some process at least; all of them come to one end.
-
-        A layer that no pass has called is only named: a router may send tokens there later.
-
-        Raises:
-            UserError: a parameter of another layer has none, or no layer was called.
-        """
-        trained, layers = self.adapted.trained(), [layer.site.path for layer in self.adapted.layers]
-        without, passed_over = {id(p) for p in self.step.unused} if self.step else set(), set(self.adapted.uncalled())
-        got = self._anywhere([p.grad is not None and id(p) not in without for p in trained.values()])
-        called = self._anywhere([path not in passed_over for path in layers])
-        unused = [name for name, found in zip(trained, got, strict=True) if not found]
-        uncalled = tuple(f"{path}." for path, found in zip(layers, called, strict=True) if not found)
-        if lost := [name for name in unused if not name.startswith(uncalled)]:
-            raise UserError(
-                f"{lost[0]} trains but gets no gradient ({len(lost)} such tensors): the model does not use it, "
-                "so leave it out of the target"
-            )
-        if uncalled:
-            text = f"no pass has called {uncalled[0][:-1]} before the first step ({len(uncalled)} such layers)"
-            if len(uncalled) == len(layers):
-                raise UserError(f"{text}: the model reads these weights itself, so name other maps as the target")
-            if self.trainer.is_global_zero:
-                warnings.warn(
-                    f"{text}: unless a router sends tokens there later, leave it out of the target", stacklevel=2
-                )
-
-    def _anywhere(self, found: list[bool]) -> list[bool]:
-        """Of each whether it is so in any process."""
-        flags = torch.tensor(found, dtype=torch.int32, device=self.device)
-        return self.trainer.strategy.reduce(flags, reduce_op="max").bool().tolist()
 
     # ---- checkpoints: what trains, never the frozen backbone -------------------------------------------------
 

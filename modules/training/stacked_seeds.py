@@ -14,7 +14,6 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
-from modules.backbones.recomputation import offloaded
 from modules.benchmarks.objective import Objective
 from modules.training.acceleration import PlainComputation
 from modules.training.history import History, scored_epoch
@@ -59,11 +58,8 @@ class StackedTuner(FineTuner):
 
     def _losses(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """(the sum of the adapters' losses, each adapter's own loss (S,))."""
-        with self.computation.forward_pass(), offloaded(self.computation.offload):
-            losses, weights, _ = self.objective.losses(self.model, batch, training=True)
+        losses, weights, penalty = self._pass(batch)
         loss = self.objective.sums(weights * losses, batch, self.size)
-        with self.computation.updates():
-            penalty = self.adapted.penalty()
         return self._share((loss if penalty is None else loss + penalty).sum()), loss
 
     def on_validation_epoch_start(self) -> None:

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from variants import AdapterLayer, Variant, registry
+from variants import AdapterLayer, LoRA, Variant, registry
+from variants.methods.lora import LoRALayer
 
 
 class PiSSALayer(AdapterLayer):
@@ -101,6 +102,37 @@ class BitFit(registry.BaseVariant):
 
     def trainable(self, model):
         return [name for name, _ in model.named_parameters() if name.endswith(".bias")]
+
+
+@dataclass
+class Ramp(LoRA):
+    """LoRA whose B is drawn to zero, the more the longer it trains."""
+
+    def penalty(self, layers, step, total_steps):
+        return step / total_steps * sum(layer.lora_B.square().sum() for layer in layers)
+
+
+class QuietLayer(LoRALayer):
+    """LoRA's, which notes how much it adds to a token."""
+
+    reads_mask = True
+
+    def forward(self, x, y):
+        new = super().forward(x, y)
+        size = (new - y).square().mean(-1)
+        counts = torch.ones_like(size) if self.attention_mask is None else self.attention_mask
+        self.added = (size * counts).sum() / counts.sum().clamp(min=1)
+        return new
+
+
+@dataclass
+class Quiet(LoRA):
+    """LoRA that is to add little to the tokens of a batch, in the second half of training."""
+
+    layer = QuietLayer
+
+    def penalty(self, layers, step, total_steps):
+        return 30.0 * (2 * step > total_steps) * torch.stack([layer.added for layer in layers]).sum()
 
 
 OUTSIDERS = [PiSSA, IA3, InputScale, Bottleneck, BitFit]

@@ -100,7 +100,7 @@ def test_the_callback_gives_a_method_its_penalty_and_its_steps(tmp_path):
         def on_pre_optimizer_step(self, *args, **kwargs):
             before = {k: p.grad.clone() for k, p in adapted.trained().items()}
             super().on_pre_optimizer_step(*args, **kwargs)
-            penalty = adapted.penalty()
+            penalty = adapted.penalty(1, 1)
             own = torch.autograd.grad(penalty, list(adapted.trained().values()), allow_unused=True)
             for (key, p), g in zip(adapted.trained().items(), own, strict=True):
                 assert torch.allclose(p.grad, before[key] if g is None else before[key] + g)

@@ -97,7 +97,7 @@ class _Pass:
 
 @contextmanager
 def accelerated_updates(handle: AdaptedModel | Stack) -> Iterator[None]:
-    """``with`` this, what a variant does between passes: ``handle.penalty()`` and ``handle.after_step()``."""
+    """``with`` this, what a variant does between passes: ``handle.penalty`` and ``handle.after_step``."""
     with overriding(update_overrides(handle.variant)):
         yield
 

@@ -18,6 +18,7 @@ from variants.sites.architectures import head_parameters
 from variants.sites.kinds.few_bits import numel, quantisation_of
 from variants.sites.targets import left_out
 from variants.training.batches import Batches
+from variants.training.hooks import as_tensor, gradients, put_back, tell_mask
 from variants.training.optimizers import forget
 from variants.variant import BaseVariant
 from variants.wrappers import is_sharded, unwrapped
@@ -91,18 +92,32 @@ class AdaptedModel(Switching):
         parameters = dict(self.model.named_parameters())
         return self.adapter.param_groups(parameters, set(self.head), lr, head_lr, weight_decay)
 
-    def penalty(self) -> Tensor | None:
-        """The variant's addition to the loss, or None; computed in full precision whatever autocast is on."""
-        with full_precision(next(self.model.parameters())):
-            return self.variant.penalty(self.layers)
+    def tell_mask(self, mask: Tensor | None) -> None:
+        """To be called before each pass with the batch's attention mask (rows, length), where layers read it
+        (``reads_mask``); None behind the last one."""
+        tell_mask(self.layers, mask)
+
+    def penalty(self, step: int | Tensor, total_steps: int) -> Tensor | None:
+        """The variant's addition to the loss of a batch, or None; in full precision whatever autocast is on.
+
+        Args:
+            step: the optimizer step that the batch is for: 1, 2, ... ``total_steps``. A CUDA graph reads it again from
+                a tensor () on the model's device.
+        """
+        step = as_tensor(step, next(self.model.parameters()).device)
+        with full_precision(step):
+            return self.variant.penalty(self.layers, step, total_steps)
 
     def optimizer(self, groups: list[dict]) -> torch.optim.Optimizer | None:
         """The variant's own optimizer over groups, or None for the trainer's."""
         return self.variant.optimizer(groups)
 
     def before_step(self, step: int, total_steps: int) -> None:
-        """To be called before each optimizer step, when gradients are ready."""
-        self.variant.before_step(self.layers, step, total_steps)
+        """To be called before each optimizer step, when gradients are ready; they stay in their memory."""
+        if type(self.variant).before_step is not BaseVariant.before_step:
+            given = gradients(self.trained().values())
+            self.variant.before_step(self.layers, step, total_steps)
+            put_back(given)
 
     def after_step(self, step: int, total_steps: int, optimizer: torch.optim.Optimizer | None = None) -> None:
         """To be called after each optimizer step, before its gradients are cleared.

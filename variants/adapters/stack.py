@@ -28,6 +28,7 @@ from variants.errors import VariantError
 from variants.layer import AdapterLayer, full_precision
 from variants.new_tokens import modules_of as new_rows
 from variants.sites.kinds.few_bits import packed_maps
+from variants.training.hooks import as_tensor, gradients, put_back
 from variants.training.optimizers import forget
 from variants.variant import BaseVariant
 
@@ -227,20 +228,20 @@ class Stack(nn.Module):
         groups = first.param_groups(in_model, set(self.adapted.head), lr, head_lr, weight_decay)
         return [group | {"params": [stacked[id(p)] for p in group["params"]]} for group in groups]
 
-    def penalty(self) -> Tensor | None:
-        """The variant's addition to the loss of each adapter, (S,), or None."""
+    def penalty(self, step: int | Tensor, total_steps: int) -> Tensor | None:
+        """As :meth:`AdaptedModel.penalty`, of each adapter, (S,), or None."""
         if type(self.variant).penalty is BaseVariant.penalty:
             return None
-        layers = self.adapters[0].layers
-        every = Swapped(nn.ModuleList(layers.values()), lambda: self.variant.penalty(list(layers.values())))
-        own = [(f"inner.{number}", self.own(path)) for number, path in enumerate(layers)]
-        stacked = {f"{at}.{name}": tensor for at, tensors in own for name, tensor in tensors.items()}
+        each, step = self.layers, as_tensor(step, next(self.model.parameters()).device)
+        every = Swapped(nn.ModuleList(each), lambda: self.variant.penalty(each, step, total_steps))
+        own = [(number, *pair) for number, layer in enumerate(each) for pair in self.own(layer.site.path).items()]
+        stacked = {f"inner.{number}.{name}": tensor for number, name, tensor in own}
 
         def one(tensors: dict[str, Tensor]) -> Tensor:
             penalty = functional_call(every, tensors, (), tie_weights=False)
             return torch.zeros(()) if penalty is None else penalty
 
-        with full_precision(next(self.model.parameters())):
+        with full_precision(step):
             return vmap(one, randomness="different")(stacked)
 
     def optimizer(self, groups: list[dict[str, Any]]) -> None:
@@ -267,20 +268,19 @@ class Stack(nn.Module):
 
     @contextmanager
     def _gradients(self) -> Iterator[None]:
-        """``with`` this, adapters' parameters have their shares of gradients; what replaces one is copied into it."""
+        """``with`` this, adapters' parameters have their shares of gradients."""
         trained = {key: shares for key, shares in self._places.items() if _slot(key) in self._parameters}
-        given: dict[Tensor, Tensor] = {}  # a parameter that layers share once
+        parameters: dict[nn.Parameter, None] = {}  # one that layers share once
         for key, shares in trained.items():
-            gradients = getattr(self, _slot(key)).grad.unbind()
-            for gradient, share in zip(gradients, shares, strict=True):
+            for gradient, share in zip(getattr(self, _slot(key)).grad.unbind(), shares, strict=True):
                 for parameter in (module._parameters[leaf] for module, leaf in share):
-                    parameter.grad = given[parameter] = gradient
+                    parameter.grad, parameters[parameter] = gradient, None
+        given = gradients(parameters)
         try:
             yield
         finally:
-            for parameter, gradient in given.items():
-                if parameter.grad is not gradient:
-                    gradient.copy_(torch.zeros_like(gradient) if parameter.grad is None else parameter.grad)
+            put_back(given)
+            for parameter in given:
                 parameter.grad = None
 
 

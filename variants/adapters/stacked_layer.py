@@ -157,6 +157,8 @@ def unstackable(
     if any(isinstance(model.get_submodule(name.rpartition(".")[0]), nn.GroupNorm) for name in in_place):
         return "PyTorch has no GroupNorm with other weights for each (under vmap)"
     for layer in layers:
+        if layer.reads_mask:
+            return "its layers read the mask of the whole batch"
         if layer.hooked:
             return "its layers have hooks of their own: put what they do into forward"
         if any(p._post_accumulate_grad_hooks for p in layer.parameters()):

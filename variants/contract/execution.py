@@ -81,7 +81,7 @@ def no_host_sync(subject: Subject) -> None:
 
 def _step_without_values(adapted: AdaptedModel, x: Tensor) -> None:
     try:
-        loss, penalty = adapted.model(x).square().sum(), adapted.penalty()
+        loss, penalty = adapted.model(x).square().sum(), adapted.penalty(1, 1)
         (loss if penalty is None else loss + penalty).backward()
     except (RuntimeError, NotImplementedError) as error:
         reason = f"{place(error)}a step needs values on the host: {first_line(error)}"
@@ -167,7 +167,7 @@ def _compare_training(subject: Subject) -> None:
             with accelerated(adapted) if fast else nullcontext():
                 loss = F.mse_loss(adapted.model(x), target)
             with accelerated_updates(adapted) if fast else nullcontext():
-                penalty = adapted.penalty()
+                penalty = adapted.penalty(step, 10)
                 (loss if penalty is None else loss + penalty).backward()
                 optimizer.step()
                 adapted.after_step(step, 10)

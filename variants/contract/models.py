@@ -277,7 +277,7 @@ def optimizer_steps(
     for step in range(1, steps + 1):
         loss = F.mse_loss((model or adapted.model)(x), target)
         losses.append(loss.item())
-        penalty = adapted.penalty()
+        penalty = adapted.penalty(step, steps)
         (loss if penalty is None else loss + penalty).backward()
         adapted.before_step(step, steps)
         optimizer.step()

@@ -173,7 +173,7 @@ class AdaLoRA(Variant):
         for layer in layers:
             layer.lora_E.mul_(layer.kept)
 
-    def penalty(self, layers: Sequence[AdaLoRALayer]) -> Tensor:
+    def penalty(self, layers: Sequence[AdaLoRALayer], step: Tensor, total_steps: int) -> Tensor:
         """γ times the mean Frobenius norm of QQᵀ - I and PᵀP - I over all Q and P (R of eq. 4, as in the code)."""
         grams = [layer.lora_A @ layer.lora_A.mT for layer in layers] + [P.mT @ P for P in (x.lora_B for x in layers)]
         norms = [torch.linalg.matrix_norm(gram - torch.eye(len(gram), device=gram.device)) for gram in grams]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, wide
 from variants.sites.kinds.patches import in_rows
+from variants.training.hooks import tell_mask
 
 Batch = dict[str, Tensor]
 
@@ -37,8 +38,13 @@ class Batches:
 
     def __iter__(self) -> Iterator[Batch]:
         device = next(self.model.parameters()).device
-        for batch in self._batches:
-            yield {name: each.to(device) if isinstance(each, Tensor) else each for name, each in batch.items()}
+        try:
+            for batch in self._batches:
+                batch = {name: each.to(device) if isinstance(each, Tensor) else each for name, each in batch.items()}
+                tell_mask(self.layers, batch.get("attention_mask"))
+                yield batch
+        finally:
+            tell_mask(self.layers, None)
 
     @torch.no_grad()
     def inputs(self) -> Iterator[dict[str, Tensor]]:

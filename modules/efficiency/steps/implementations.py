@@ -158,7 +158,7 @@ def ours(
 
     def penalty() -> Tensor | None:
         with acceleration.updates():
-            return adapted.penalty()
+            return adapted.penalty(START, TOTAL)
 
     def before(step: int) -> None:
         with acceleration.updates():

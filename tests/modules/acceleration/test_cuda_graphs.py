@@ -193,7 +193,7 @@ def test_captured_steps_equal_eager_ones(variant, lower):
         def compute(batch, model=model, adapted=adapted, mixed=mixed):
             with torch.autocast("cuda", torch.bfloat16, enabled=mixed), accelerated(adapted):
                 loss = F.cross_entropy(model(**batch).logits.float(), batch["input_ids"][:, 0] % 2)
-            penalty = adapted.penalty()
+            penalty = adapted.penalty(1, 36)
             return loss if penalty is None else loss + penalty, loss
 
         groups = adapted.param_groups(1e-3, None, 0.01)

@@ -32,7 +32,7 @@ class OfACell(LoRA):
 
     factor: float = FACTOR
 
-    def penalty(self, layers):
+    def penalty(self, layers, step, total_steps):
         return None
 '''
 

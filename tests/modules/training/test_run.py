@@ -104,7 +104,7 @@ def test_a_penalty_pulls_on_the_weights(command, monkeypatch, tmp_path):
 
     (plain,) = planned([*command, "--lr", "0.01"])
     train(plain)
-    monkeypatch.setattr(LoRA, "penalty", lambda self, layers: 100 * sum(la.lora_B.square().sum() for la in layers))
+    monkeypatch.setattr(LoRA, "penalty", lambda self, layers, *_: 100 * sum(la.lora_B.square().sum() for la in layers))
     (pulled,) = planned([*command, "--lr", "0.01", "--results_dir", str(tmp_path / "pulled")])
     train(pulled)
     assert size(pulled) < 0.5 * size(plain)

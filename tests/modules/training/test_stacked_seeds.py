@@ -20,7 +20,7 @@ from modules.launch import worker
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.training import acceleration
-from modules.training.clipping import clip_each
+from modules.training.gradients import clip_each
 from modules.training.parallel import devices
 from modules.training.run import run, run_seeds
 from modules.training.stacked_seeds import StackedTuner

@@ -124,10 +124,10 @@ def test_forward_gradients_and_penalty_equal_pefts():
     batch, labels = inputs("roberta"), torch.arange(3) % LABELS
     mine, other = (model(**batch).logits for model in (adapted.model, theirs))
     assert off(mine, other) < 1e-5
-    (F.cross_entropy(mine, labels) + adapted.penalty()).backward()
+    (F.cross_entropy(mine, labels) + adapted.penalty(1, 1)).backward()
     with_penalty = theirs.base_model(**batch, labels=labels).loss  # which PeftModel itself passes by
-    assert off(F.cross_entropy(mine, labels) + adapted.penalty(), with_penalty) < 1e-5
-    assert off(adapted.penalty(), with_penalty - F.cross_entropy(other, labels)) < 1e-5
+    assert off(F.cross_entropy(mine, labels) + adapted.penalty(1, 1), with_penalty) < 1e-5
+    assert off(adapted.penalty(1, 1), with_penalty - F.cross_entropy(other, labels)) < 1e-5
     with_penalty.backward()
     for a, b in zip(factors(adapted), twins, strict=True):
         assert off(a.grad, b.grad.view_as(a)) < 1e-5
@@ -260,14 +260,14 @@ def test_no_value_is_read_on_the_host():
         tensor.grad = torch.empty_like(tensor)
     for step in range(1, 11):
         adapted.after_step(step, 10)
-    assert adapted.penalty().is_meta
+    assert adapted.penalty(1, 1).is_meta
 
 
 def test_penalty_is_computed_in_full_precision():
     adapted = made()
-    expected = adapted.penalty()
+    expected = adapted.penalty(1, 1)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(adapted.penalty(), expected)
+        assert torch.equal(adapted.penalty(1, 1), expected)
 
 
 @pytest.mark.slow
@@ -376,7 +376,7 @@ def test_shrink(pruned):
     twin = copy.deepcopy(pruned.model)
     assert torch.equal(twin(**inputs("roberta")).logits, logits(pruned))
     optimizer = torch.optim.AdamW(pruned.param_groups(1e-2))
-    loss = pruned.model(**inputs("roberta")).logits.square().sum() + pruned.penalty()
+    loss = pruned.model(**inputs("roberta")).logits.square().sum() + pruned.penalty(1, 1)
     loss.backward()
     optimizer.step()
     pruned.after_step(20, 20)
@@ -418,7 +418,7 @@ def test_a_layer_that_no_pass_reached_has_no_gradient_and_counts_as_zero(regular
     optimizer = torch.optim.AdamW(adapted.param_groups(1e-2))
     for step in range(1, 11):
         loss = adapted.model(torch.randn(4, 8), True).square().sum()
-        (loss + adapted.penalty() if regularised else loss).backward()
+        (loss + adapted.penalty(1, 1) if regularised else loss).backward()
         optimizer.step()
         adapted.after_step(step, 10)
         optimizer.zero_grad()

@@ -37,7 +37,7 @@ def test_attach_step_merge_save_reload(name, variant, dtype, tmp_path):
     for step in (1, 2, 3):  # Λ and B leave zero with the first step, what multiplies them moves from the second on
         output = model(**batch).logits.float()
         loss = torch.nn.functional.cross_entropy(output, torch.arange(len(output)) % output.shape[1])
-        penalty = adapted.penalty()
+        penalty = adapted.penalty(1, 1)
         (loss if penalty is None else loss + penalty).backward()
         assert all(p.grad is not None for p in adapted.trained().values())
         optimizer.step()

@@ -50,7 +50,7 @@ def prune(variant: AdaLoRA, layers: Sequence[AdaLoRALayer]) -> None:
 
 
 @replaces(UPDATES, AdaLoRA.penalty)
-def penalty(variant: AdaLoRA, layers: Sequence[AdaLoRALayer]) -> Tensor:
+def penalty(variant: AdaLoRA, layers: Sequence[AdaLoRALayer], step: Tensor, total_steps: int) -> Tensor:
     """As :meth:`AdaLoRA.penalty`, layers of one shape together."""
     norms = []
     for group in alike(layers, *FACTORS):

@@ -63,7 +63,7 @@ def train(adapted: AdaptedModel, kind: str, device: torch.device, rank: int = 0,
     for step in range(1, STEPS + 1):
         with accelerated(adapted):
             loss = F.cross_entropy(adapted.model(**batch).logits.float(), labels)
-            penalty = adapted.penalty()
+            penalty = adapted.penalty(1, 1)
             (loss if penalty is None else loss + penalty).backward()
         mean = loss.detach().clone()
         for tensor in (mean, *(parameter.grad for parameter in trained)) if world > 1 else ():

@@ -44,7 +44,7 @@ def test_launches_do_not_grow_with_the_layers():
                 adapted.after_step(step, 10)
             found.append(launches.count)
         with accelerated_updates(adapted), Launches() as launches:
-            adapted.penalty()
+            adapted.penalty(1, 1)
         counts.append([*found, launches.count])
     assert counts[0] == counts[1] and max(counts[0]) < 70, counts
 
@@ -61,8 +61,8 @@ def test_updates_are_the_methods_own(target):
         handles[0].after_step(step, 10)
         with accelerated_updates(handles[1]):
             handles[1].after_step(step, 10)
-            penalty = handles[1].penalty()
-        assert (penalty - handles[0].penalty()).abs() < 1e-6
+            penalty = handles[1].penalty(step, 10)
+        assert (penalty - handles[0].penalty(step, 10)).abs() < 1e-6
     states = [handle.adapter.tensors() for handle in handles]
     assert states[0].keys() == states[1].keys()
     assert all((states[0][name] - states[1][name]).abs().max() < 1e-6 for name in states[0])
