@@ -174,7 +174,7 @@ def _load(
 
     Args:
         model: of the command.
-        ours: it is to be written as it was trained: what its layers make of the base stays theirs.
+        ours: it is to be written as it was trained: what its layers make of the base is made where it is loaded.
         near: what the adapter adds to base weights is wanted, which may depend on them.
         name: of the model in its pipeline, if it is known to be in one.
 
@@ -197,9 +197,7 @@ def _load(
         return on(base.load_model(place, source, name))
     try:
         adapted = on(base.stand_in(source, name))
-        if ours:
-            return adapted
-        path = first_that_differs(adapted.adapter, on(base.stand_in(source, name, random=True)).adapter)
+        path = first_that_differs(adapted.adapter, on(base.stand_in(source, name, random=True)).adapter, starts=ours)
         others = [layer.site.path for layer in adapted.layers if near and not is_low_rank(layer)]
         if not (needed := path or next(iter(others), None)):
             return adapted

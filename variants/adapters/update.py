@@ -127,14 +127,23 @@ def low_rank_updates(adapter: Adapter) -> dict[str, Update]:
     return updates
 
 
-def first_that_differs(one: Adapter, other: Adapter) -> str | None:
-    """Path of the first of :func:`low_rank_updates` that two adapters of one file have in different ways, if any: on
-    bases of different weights, the update depends on these."""
-    others = low_rank_updates(other)
-    for path, update in low_rank_updates(one).items():
-        for mine, theirs in ((update.left, others[path].left), (update.right, others[path].right)):
-            if mine.shape != theirs.shape or (mine - theirs).abs().max() > 1e-4 * mine.abs().max():
-                return path
+def first_that_differs(one: Adapter, other: Adapter, starts: bool = False) -> str | None:
+    """Path of the first site at which two adapters of one file are not the same, if any: on bases of different
+    weights, what they are there depends on these.
+
+    Args:
+        starts: of the values whose delta is taken off the base, in place of the updates.
+    """
+
+    def found(adapter: Adapter) -> list[tuple[str, Tensor]]:
+        if starts:
+            return [(key.rpartition(".")[0], tensor) for key, tensor in adapter.initial.items()]
+        updates = low_rank_updates(adapter)
+        return [(path, tensor) for path, update in updates.items() for tensor in (update.left, update.right)]
+
+    for (path, mine), (_, theirs) in zip(found(one), found(other), strict=True):
+        if mine.shape != theirs.shape or not torch.allclose(mine, theirs, 0.0, 1e-4 * mine.abs().max().item()):
+            return path
     return None
 
 

@@ -9,11 +9,18 @@ from typing import Any
 
 from torch import Tensor
 
+from variants.errors import VariantError, shown
 from variants.formats.boundary import build
 from variants.formats.peft.common import CONFIG, Map, number
 from variants.formats.peft.patterns import Patterns
 from variants.registry import resolve
 from variants.variant import BaseVariant
+
+PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mica")
+"""Values of ``init_lora_weights`` that leave the base weights as they are."""
+STARTS = {"pissa": "pissa", "olora": "olora"}
+"""Those by which a first update is taken off each base weight, which decides it alone,
+and the method here that does the same: of the trained A and B in the file, and of the base."""
 
 
 def one_scaling(maps: dict[str, Map], rslora: bool) -> dict[str, Map]:
@@ -62,13 +69,35 @@ def _read_lora(folder: Path, config: dict[str, Any], target: str, layers: dict[s
     r, alpha = config["r"], config["lora_alpha"]
     alphas = Patterns(f"{folder / CONFIG}: alpha_pattern", config.get("alpha_pattern"))
     own = {path: (len(t["lora_A"]), float(alphas.at(path, alpha))) for path, t in layers.items()}
+    rslora = bool(config.get("use_rslora"))
+    method = "dora" if config.get("use_dora") else STARTS.get(config.get("init_lora_weights"), "lora")
+    more: dict[str, Any] = {"rslora": rslora}
+    if method in STARTS.values():  # which have no such option: alpha/√r is (alpha·√r)/r
+        more = {}
+        alpha *= math.sqrt(r) if rslora else 1
+        own = {path: (k, a * math.sqrt(k) if rslora else a) for path, (k, a) in own.items()}
     options = {
         "r": r,
         "alpha": float(alpha),
         "dropout": config.get("lora_dropout", 0.0),
-        "rslora": bool(config.get("use_rslora")),
         "target": target,
         "per_layer": {path: {"r": k, "alpha": a} for path, (k, a) in own.items() if (k, a) != (r, alpha)},
     }
     tensors = [tensor for own in layers.values() for tensor in own.values()]
-    return build(folder, resolve("dora" if config.get("use_dora") else "lora"), options, tensors)
+    return build(folder, resolve(method), options | more, tensors)
+
+
+def check_start(folder: Path, config: dict[str, Any]) -> None:
+    """Raise VariantError where a file's ``init_lora_weights`` has changed the base weights by more than the file and
+    the base tell."""
+    start, dora = config.get("init_lora_weights"), config.get("use_dora")
+    if any(start is each or start == each for each in PLAIN_STARTS) or (start in [*STARTS] and not dora):
+        return
+    found = f"{folder}: init_lora_weights={shown(start)}"
+    if str(start).startswith(("pissa_niter_", "corda", "lora_ga")) and not dora:
+        raise VariantError(
+            f"{found} took an update off the base weights that the file does not hold: save it in PEFT with "
+            "path_initial_model_for_weight_conversion, as a plain LoRA"
+        )
+    with_dora = " with use_dora" if dora else ""
+    raise VariantError(f"{found}{with_dora} changes the base weights, as no method here does: merge it in PEFT")

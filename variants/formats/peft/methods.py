@@ -30,8 +30,6 @@ NO_EFFECT = {
     *(option for form in FORMS.values() for option in form.known()),
 }
 """Options that are read here, or that the tensors' names and shapes already tell, or that shape training alone."""
-PLAIN_STARTS = (True, False, None, "gaussian", "eva", "orthogonal")
-"""Values of ``init_lora_weights`` that leave the base weights as they are."""
 
 _SIZES = dict.fromkeys(("r", "init_r", "target_r", "deltaT", "projection_prng_key"), int)
 _SIZES |= dict.fromkeys(("decompose_factor", "oft_block_size", "num_cayley_neumann_terms", "boft_block_size"), int)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from variants.formats.boundary import check, read_json, read_tensors, refuse_wra
 from variants.formats.common import base_of, install, is_stand_in, tied_names
 from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, flat
 from variants.formats.peft.forms import FORMS, described
-from variants.formats.peft.methods import NEEDS, NO_EFFECT, PLAIN_STARTS, READ, Config, kind
+from variants.formats.peft.lora import check_start
+from variants.formats.peft.methods import NEEDS, NO_EFFECT, READ, Config, kind
 from variants.formats.peft.vera import BANK, read_bank
 from variants.sites.kinds import is_linear
 from variants.sites.site import Site
@@ -44,9 +46,7 @@ def read(folder: str | os.PathLike) -> tuple[dict[str, Any], dict[str, Tensor]]:
             raise VariantError(f"{folder / CONFIG} lacks {key!r}")
         if key not in ALPHAS and config[key] < 1:
             raise VariantError(f"{folder / CONFIG}: {key}={config[key]} is not above 0")
-    if not any(start is each or start == each for each in PLAIN_STARTS for start in [config.get("init_lora_weights")]):
-        start = shown(config["init_lora_weights"])
-        raise VariantError(f"{folder}: init_lora_weights={start} changes the base weights; convert it to LoRA in PEFT")
+    check_start(folder, config)
     options = {k: v for k, v in config.items() if k not in {*NO_EFFECT, "init_lora_weights"}}
     if config.get("bias", "none") == "none":
         options.pop("bias", None)
@@ -136,6 +136,9 @@ def _install(
     for path in layers:
         if mask := (config.get("rank_pattern") or {}).get(f"{path}.lora_E"):
             layers[path]["kept"] = torch.tensor(mask, dtype=torch.float32)
+    transposed = [site.path for site in sites if site.is_transposed]
+    if config.get("init_lora_weights") == "olora" and transposed:
+        raise VariantError(f"PEFT takes OLoRA's factors of {transposed[0]} from its transpose, as no method here does")
     target = name_target(base, sites, is_stand_in(base))
     if form := FORMS.get(kind(config)):
         try:
@@ -155,6 +158,12 @@ def _install(
         for site in sites:
             if site.path in first.values():
                 layers[site.path] |= {"bank.A": a[:, : site.in_features], "bank.B": b[: site.out_features]}
+    if (saved := config.get("modules_to_save")) and not others:
+        warnings.warn(
+            f"{folder} lacks the head that was trained with it ({', '.join(saved)}), as what PEFT has converted from "
+            "another start does: the base's stays",
+            stacklevel=4,
+        )
     others = _of_this_model(folder, base, others, config.get("modules_to_save") or [])
     parameters = [key for key, _ in base.named_parameters()]
     flat = {f"{path}.{key}": tensor for path, own in layers.items() for key, tensor in own.items()}

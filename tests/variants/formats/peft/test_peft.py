@@ -115,7 +115,7 @@ def test_what_does_not_fit_beside_others_leaves_them_as_they_were(tmp_path):
         ({"bias": "lora_only"}, "option bias='lora_only' has no counterpart"),
         ({"lora_bias": True}, "option lora_bias=True has no counterpart"),
         ({"trainable_token_indices": [1]}, r"option trainable_token_indices=\[1\] has no counterpart"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights='pissa' changes the base weights"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights='loftq' changes the base weights"),
     ],
 )
 def test_an_option_without_counterpart_is_named(options, message, tmp_path):
