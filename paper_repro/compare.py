@@ -61,6 +61,12 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="train the seeds of a row and task at once where its variant can be stacked",
     )
+    parser.add_argument(
+        "--stack_rates",
+        action="store_true",
+        help="train the learning rates of a search at once too, seeds and all: less time than one after the other, for "
+        "the memory of all their batches",
+    )
     parser.add_argument("--plan", action="store_true", help="say what is missing; nothing trains")
     parser.add_argument(
         "--export",
@@ -98,7 +104,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
         reference=options.reference,
     )
-    comparison = Comparison(options.file, content, wishes, options.jobs, options.stack_seeds, code, launch)
+    stack = options.stack_seeds or options.stack_rates, options.stack_rates
+    comparison = Comparison(options.file, content, wishes, options.jobs, *stack, code, launch)
     rows = comparison.rows(listed(options.variants), listed(options.budget))
     if options.export:
         return _export(comparison, rows, options.export)

@@ -74,6 +74,7 @@ class Comparison:
         wishes: of the command line, for every run: model, data, results folder and how runs are carried out.
         jobs: runs at once; None for one for each GPU or core.
         stack: train seeds at once where the variant can be stacked.
+        stack_rates: the learning rates of a search too.
         code: the variants from outside (``FILE.py:CLASS``) that the caller has named: a file brings no code.
         launch: jobs of a scheduler in place of workers.
         begun: ids of the runs that were missing when they were to be carried out.
@@ -84,6 +85,7 @@ class Comparison:
     wishes: Wishes
     jobs: int | None = 1
     stack: bool = False
+    stack_rates: bool = False
     code: frozenset[str] = frozenset()
     launch: Launch | None = None
     begun: set[str] = field(default_factory=set, repr=False)
@@ -267,7 +269,7 @@ class Comparison:
         stores = ResultStore(folder), self._other(folder)
         unique = {run.id: run for run in runs}
         missing = [run for run in unique.values() if not any(store.done(run.id) for store in stores)]
-        groups = stacks(missing, where_possible=True) if self.stack else [[run] for run in missing]
+        groups = stacks(missing, True, self.stack_rates) if self.stack else [[run] for run in missing]
         at_once = f", in {len(groups)} stacks" if len(groups) < len(missing) else ""
         print(f"{folder}: {runs_text(len(unique))}, {len(unique) - len(missing)} done before{at_once}", flush=True)
         return sorted(groups, key=lambda group: -self.steps(group[0]) * len(group))

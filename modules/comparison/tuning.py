@@ -91,8 +91,8 @@ def _show(comparison: Comparison, runs: dict[str, list[tuple[RunConfig, Point]]]
     for group in comparison.missing([run for own in runs.values() for run, _ in own], folder):
         first, steps = group[0], comparison.steps(group[0])
         total.update(groups=1, runs=len(group), steps=steps)
-        seeds = ",".join(str(run.seed) for run in group)
-        name, point = about[first.id]
-        said = words(point) or f"lr={settings_of(first).lr:g}"
+        seeds = ",".join(dict.fromkeys(str(run.seed) for run in group))
+        name, _ = about[first.id]
+        said = " and ".join(dict.fromkeys(words(about[run.id][1]) or f"lr={settings_of(run).lr:g}" for run in group))
         print(f"  {first.task} {name} {said} seed {seeds}: {steps:,} steps")
-    print(f"  {total['runs']} runs are missing, {total['steps']:,} steps if stacked seeds count once", flush=True)
+    print(f"  {total['runs']} runs are missing, {total['steps']:,} steps if what is stacked counts once", flush=True)

@@ -1,4 +1,4 @@
-"""`--stack_seeds`: which runs can be trained at once, as stacked adapters on one backbone."""
+"""`--stack_seeds`, `--stack_rates`: which runs can be trained at once, as stacked adapters on one backbone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from modules.runs.ranks import launched, local_ranks
 from variants.errors import UserError
 
 
-def stacks(runs: Sequence[RunConfig], where_possible: bool = False) -> list[list[RunConfig]]:
+def stacks(runs: Sequence[RunConfig], where_possible: bool = False, rates: bool = False) -> list[list[RunConfig]]:
     """The runs that differ in their seeds alone, together, in the order of the first of each.
 
     Where Trainer options name several devices of this machine, the seeds are dealt to them: each device trains a stack
@@ -20,6 +20,7 @@ def stacks(runs: Sequence[RunConfig], where_possible: bool = False) -> list[list
 
     Args:
         where_possible: leave a run that cannot be stacked to itself.
+        rates: together too what differs in its learning rate; runs of one seed stand side by side.
 
     Raises:
         UserError: a run cannot be stacked with others, or is to be spread in another way.
@@ -38,8 +39,10 @@ def stacks(runs: Sequence[RunConfig], where_possible: bool = False) -> list[list
             continue
         shared = dataclasses.asdict(run) | dict.fromkeys(("seed", "command", "agent"))
         shared["init_from"] = run.init_from and run.init_from["task"]
+        if rates:
+            shared |= {key: {**shared[key], "lr": None} for key in ("training", "overrides")}
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
-    return [part for group in groups.values() for part in _dealt(group)]
+    return [part for group in groups.values() for part in _dealt(sorted(group, key=lambda run: rates and run.seed))]
 
 
 def _dealt(group: list[RunConfig]) -> list[list[RunConfig]]:

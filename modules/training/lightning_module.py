@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -193,7 +194,7 @@ class FineTuner(LightningModule):
         Raises:
             UserError: nothing trains.
         """
-        groups = self.adapted.param_groups(self.lr, self.head_lr, self.weight_decay)
+        groups = self.param_groups()
         if not groups:
             raise UserError("nothing trains: the variant has no parameter here and the model has no task head")
         optimizer = self.adapted.optimizer(groups) or self.computation.adamw(
@@ -207,6 +208,14 @@ class FineTuner(LightningModule):
 
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The optimizer's groups, with their learning rates."""
+        return self.adapted.param_groups(self.lr, self.head_lr, self.weight_decay)
+
+    def stepping(self) -> AbstractContextManager[None]:
+        """``with`` this, a step of the optimizer."""
+        return nullcontext()
 
     @property
     def _scaler(self) -> torch.amp.GradScaler | None:
@@ -238,7 +247,8 @@ class FineTuner(LightningModule):
         """One optimizer step, then the variant's own: gradients are still there, averaged over ranks and clipped."""
         scaler = self._scaler
         scale = scaler.get_scale() if scaler else None
-        super().optimizer_step(*args, **kwargs)
+        with self.stepping():
+            super().optimizer_step(*args, **kwargs)
         if scaler is None or scaler.get_scale() >= scale:  # a smaller scale: fp16 overflowed, the step was skipped
             with self.computation.updates():
                 self.adapted.after_step(self.trainer.global_step + 1, self.total_steps, self.optimizers(False))

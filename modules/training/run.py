@@ -50,7 +50,7 @@ def run(config: RunConfig, live: bool | None = None) -> RunResult | None:
 def run_seeds(
     configs: Sequence[RunConfig], live: bool | None = None, before_writing: Callable[[], object] = lambda: None
 ) -> list[RunResult]:
-    """Train, score and store runs that differ in their seeds alone; several are trained at once, as a stack.
+    """Train, score and store runs that differ in seeds and learning rates alone; several train at once, as a stack.
 
     Goes on from the last checkpoint of the very same runs.
 
@@ -78,7 +78,7 @@ def run_seeds(
         check_shardable(adapted, precision)
     checkpoint_blocks(handle, first.gradient_checkpointing, devices.on_gpu(first))
     computation = accelerate(handle, prepared.data, first, precision)
-    module = _module(handle, prepared, computation, first)
+    module = _module(handle, prepared, computation, configs)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
     histories = [History(prepared.objective.metric, config.folder, notes(config, prepared)) for config in configs]
     history = histories[0] if len(configs) == 1 else StackedHistory(histories)
@@ -127,11 +127,14 @@ def run_seeds(
 
 
 def _module(
-    handle: AdaptedModel | Stack, prepared: Prepared, computation: PlainComputation, config: RunConfig
+    handle: AdaptedModel | Stack, prepared: Prepared, computation: PlainComputation, configs: Sequence[RunConfig]
 ) -> FineTuner:
     """The LightningModule of one adapter or of a stack."""
-    tuner = StackedTuner if isinstance(handle, Stack) else FineTuner
-    return tuner(handle, prepared.objective, computation, **optimisation(config))
+    options = optimisation(configs[0])
+    if isinstance(handle, Stack):
+        rates = [config.training["lr"] for config in configs]
+        return StackedTuner(handle, prepared.objective, computation, rates=rates, **options)
+    return FineTuner(handle, prepared.objective, computation, **options)
 
 
 def _figures(
@@ -152,8 +155,10 @@ def _figures(
 
 
 def _title(configs: Sequence[RunConfig]) -> str:
-    """Such as ``mrpc lora seed 0`` or ``mrpc lora seeds 0,1,2``."""
+    """Such as ``mrpc lora seed 0``, ``mrpc lora seeds 0,1,2`` or ``mrpc lora seeds 0,1,2, 5 rates``."""
     first = configs[0]
     if len(configs) == 1:
         return first.title
-    return f"{first.task} {first.name} seeds {','.join(str(config.seed) for config in configs)}"
+    seeds, rates = dict.fromkeys(config.seed for config in configs), {config.training["lr"] for config in configs}
+    also = f", {len(rates)} rates" if len(rates) > 1 else ""
+    return f"{first.task} {first.name} seeds {','.join(map(str, seeds))}{also}"

@@ -27,22 +27,24 @@ def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, AdaptedMode
     """An adapter for each run, with its own head and initial values, on the model that the first run prepares.
 
     Args:
-        configs: runs that differ in their seeds alone.
+        configs: runs that differ in seeds and learning rates alone; those of a seed side by side load it once.
 
     Returns:
         What the first run prepares, whose data gives the batches of all; the handle, with the adapters by the runs'
         ids; the counted parameters of each; and Lightning's ``precision``.
     """
     counts: list[dict[str, int]] = []
+    seed = None
     for config in configs:
         variant = build(resolve(config.variant), config.options)
-        own = benchmark(config.benchmark).prepare(config)
-        if devices.on_cpu(config):
-            own.data.pad_exactly()  # nothing there gains by few shapes
-        if not counts:
-            prepared, precision = own, lower_backbone(own.model, variant, config)
-            adapted = AdaptedModel(own.model, head_parameters(own.model))
-        head = {name: p.detach().clone() for name, p in own.model.named_parameters() if name in set(adapted.head)}
+        if config.seed != seed:
+            seed, own = config.seed, benchmark(config.benchmark).prepare(config)
+            if devices.on_cpu(config):
+                own.data.pad_exactly()  # nothing there gains by few shapes
+            if not counts:
+                prepared, precision = own, lower_backbone(own.model, variant, config)
+                adapted = AdaptedModel(own.model, head_parameters(own.model))
+            head = {name: p.detach().clone() for name, p in own.model.named_parameters() if name in set(adapted.head)}
         adapted.add(config.id, variant, config.seed)
         with torch.no_grad():
             for name, parameter in prepared.model.named_parameters():

@@ -1,12 +1,14 @@
-"""The seeds of one configuration trained at once: stacked adapters on one frozen backbone, each on its own batches.
+"""Seeds and learning rates of one configuration trained at once: stacked adapters on one frozen backbone, each on its
+own batches.
 
-Each seed comes out as its run alone would, up to rounding: its order of rows, head, clipping, budget, best epoch and
+Each run comes out as it would alone, up to rounding: its order of rows, head, clipping, budget, best epoch and
 result are its own. Dropout of the backbone draws other masks than in a run alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +26,26 @@ from variants.formats.native import restore
 
 
 class StackedTuner(FineTuner):
-    """Trains S stacked adapters, each by its own loss, on batches that hold equally many rows of each."""
+    """Trains S stacked adapters, each by its own loss, on batches that hold equally many rows of each.
+
+    Args:
+        stack, objective, computation, options: as `FineTuner` takes them.
+        rates: the learning rate of each adapter; by default ``lr``, that of all.
+    """
 
     def __init__(
-        self, stack: Stack, objective: Objective, computation: PlainComputation | None = None, **options: Any
+        self,
+        stack: Stack,
+        objective: Objective,
+        computation: PlainComputation | None = None,
+        *,
+        rates: Sequence[float] = (),
+        **options: Any,
     ) -> None:
         super().__init__(stack, objective, computation, **options)
         self.objectives = nn.ModuleList(objective.copies(self.size))
+        self.rates = list(rates) or [self.lr] * self.size
+        self._shares: dict[nn.Parameter, Tensor] = {}  # of tensors whose rates differ, (S, 1, ...)
 
     @property
     def size(self) -> int:
@@ -52,6 +67,34 @@ class StackedTuner(FineTuner):
     def clip(self, parameters: Iterable[nn.Parameter], max_norm: float) -> None:
         """Scale the gradients of each adapter, together, to a norm of at most ``max_norm``."""
         self.computation.clip_each(parameters, max_norm)
+
+    # ---- learning rates: each adapter may have its own -------------------------------------------------------
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The groups of one adapter at the highest of the rates, and what share of it each adapter has (``shares``)."""
+        every = [self.adapted.param_groups(rate, self.head_lr, self.weight_decay) for rate in self.rates]
+        groups, self._shares = [], {}
+        for each in zip(*every, strict=True):
+            highest = max(group["lr"] for group in each)
+            shares = [group["lr"] / (highest or 1.0) for group in each]
+            groups.append(each[0] | {"lr": highest, "shares": shares})
+            if min(shares) < max(shares):
+                for p in each[0]["params"]:
+                    self._shares[p] = torch.tensor(shares, device=p.device).view(-1, *[1] * (p.ndim - 1))
+        return groups
+
+    @contextmanager
+    def stepping(self) -> Iterator[None]:
+        """``with`` this, a step of the optimizer at the highest rate, of which each adapter then takes its share.
+
+        An optimizer that works entry by entry, as Adam does, moves a tensor in proportion to the rate, weight decay
+        included, and its moments do not depend on it.
+        """
+        before = {parameter: parameter.detach().clone() for parameter in self._shares}
+        yield
+        with torch.no_grad():
+            for parameter, shares in self._shares.items():
+                parameter.copy_(torch.lerp(before[parameter], parameter, shares))
 
     def _no_sums(self) -> Tensor:
         return torch.zeros(2, self.size, device=self.device)

@@ -76,10 +76,9 @@ class Figures(Callback):
         self._step, self._since = step, now
         tokens = trainer.datamodule.tokens_per_epoch / trainer.datamodule.steps_per_epoch
         tokens *= trainer.accumulate_grad_batches
-        rates = learning_rates(trainer)
-        for logs, loss, history in zip(self.logs, losses, self.histories, strict=True):
+        for index, (logs, loss, history) in enumerate(zip(self.logs, losses, self.histories, strict=True)):
             if not history.diverged:
-                row = keys.step_row(loss, seconds, tokens, rates)
+                row = keys.step_row(loss, seconds, tokens, learning_rates(trainer, index))
                 logs.each("log", row, step)
 
     def on_validation_end(self, trainer: Trainer, module: FineTuner) -> None:
@@ -152,12 +151,17 @@ class Figures(Callback):
                 warnings.warn(f"{line}; dashboards leave it out", stacklevel=2)
 
 
-def learning_rates(trainer: Trainer) -> dict[str, float]:
-    """Rates by the names of the optimizer's groups: adapter, head; of several rates under one name adapter-2, ..."""
+def learning_rates(trainer: Trainer, index: int = 0) -> dict[str, float]:
+    """Rates by the names of the optimizer's groups: adapter, head; of several rates under one name adapter-2, ...
+
+    Args:
+        index: of stacked adapters, which: each may have its share of a group's rate.
+    """
     found: dict[str, dict[float, float]] = {}
     for group in trainer.optimizers[0].param_groups:
-        rates = found.setdefault(str(group.get("name", "adapter")), {})
-        rates[float(group.get("initial_lr", group["lr"]))] = float(group["lr"])
+        rates, share = found.setdefault(str(group.get("name", "adapter")), {}), group.get("shares", {})
+        share = share[index] if share else 1.0
+        rates[share * float(group.get("initial_lr", group["lr"]))] = share * float(group["lr"])
     return {
         name if number == 1 else f"{name}-{number}": rate
         for name, rates in found.items()

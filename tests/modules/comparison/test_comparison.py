@@ -291,6 +291,27 @@ def test_seeds_are_stacked_where_the_variant_can_be(made, workers):
     ]  # fmt: skip
 
 
+def test_the_rates_of_a_search_are_stacked_with_its_seeds(made, workers, capsys):
+    """A row's two ranks apart; of what cannot be stacked each run alone."""
+    space = {"options": {"r": [1, 2]}, "lr": [0.01, 0.02, 0.04]}
+    comparison = made(variants={"lora": space, "full": {"lr": [0.01, 0.02]}}, tune={"seeds": [5, 6], "tasks": ["rte"]})
+    comparison.stack = comparison.stack_rates = True
+    rows = comparison.rows()
+    runs = [
+        run for row in rows for point in tuning.points(comparison, row) for run in comparison.runs(row, point, True)
+    ]
+    assert tuning.show_plan(comparison, rows) == 0
+    said = capsys.readouterr().out
+    assert "  rte lora r=1 lr=0.01 and r=1 lr=0.02 and r=1 lr=0.04 seed 5,6: " in said
+    comparison.carry_out(runs, comparison.tuning)
+    known = {run.id: run for run in runs}
+    words = [[known[id] for id in word.split("+")] for word in workers[0]]
+    assert [(w[0].variant, w[0].options.get("r"), [(run.seed, run.training["lr"]) for run in w]) for w in words] == [
+        *(("lora", r, [(seed, lr) for seed in (5, 6) for lr in (0.01, 0.02, 0.04)]) for r in (1, 2)),
+        *(("full", None, [(seed, lr)]) for lr in (0.01, 0.02) for seed in (5, 6)),
+    ]
+
+
 def test_only_the_missing_seeds_of_a_row_are_stacked(made, workers):
     comparison = made(variants={"wide": {"variant": "lora", "options": {"r": 2}, "lr": 0.01}}, seeds=[0, 1, 2])
     comparison.stack = True

@@ -87,7 +87,9 @@ def compare(stacked: list[RunConfig], solo: list[RunConfig], tolerance: float = 
             theirs = adapter(alone, which)
             assert set(adapter(ours, which)) == set(theirs)
             for name, tensor in adapter(ours, which).items():
-                torch.testing.assert_close(tensor, theirs[name], rtol=tolerance, atol=tolerance, msg=f"{which} {name}")
+                torch.testing.assert_close(
+                    tensor, theirs[name], rtol=tolerance, atol=tolerance, msg=lambda m: f"{which} {name} {m}"
+                )
             assert facts(ours.folder / which) == facts(alone.folder / which)
         assert not list(ours.folder.glob("*.ckpt"))
 
@@ -121,6 +123,41 @@ def test_three_stacked_seeds_equal_three_runs(command, tmp_path, outside, varian
 @pytest.mark.parametrize("variant", ["lora", "adalora"])
 def test_so_they_do_on_the_path_of_cuda_graphs(command, tmp_path, graphed, variant):
     both(command, variant, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("head_lr", [None, 1e-3])
+@pytest.mark.parametrize("variant", ["lora", "lora_plus", "bitfit", "adalora"])
+def test_stacked_rates_equal_runs_at_each(command, tmp_path, variant, head_lr):
+    """Three rates of two seeds, decay and clipping included; the head's rate may be one for all."""
+    rates_and_seeds(command, tmp_path, variant, head_lr)
+
+
+@pytest.mark.slow
+def test_so_they_do_where_a_graph_takes_the_step(command, tmp_path, graphed):
+    rates_and_seeds(command, tmp_path, "lora", None)
+
+
+def rates_and_seeds(command: list[str], tmp_path: Path, variant: str, head_lr: float | None) -> None:
+    rates = [5e-4, 5e-5, 2e-3] if variant == "lora_plus" else [5e-3, 5e-4, 2e-2]  # B has 16 times as much there
+
+    def plans(**where) -> list[RunConfig]:
+        shared = {"batch_size": 16, "epochs": 2, "gradient_clip_val": 0.5, "weight_decay": 0.1}
+        shared |= {"head_lr": head_lr} if head_lr else {}
+        wishes = {"seeds": [0, 1], "options": OPTIONS.get(variant, {})} | where
+        each = [planned(command, variant, **wishes, training=shared | {"lr": lr}) for lr in rates]
+        return [run for runs in each for run in runs]
+
+    stacked = plans()
+    (together,) = stacks(stacked, rates=True)
+    assert [run.seed for run in together] == [0, 0, 0, 1, 1, 1] and len(stacks(stacked)) == 3
+    run_seeds(together)
+    solo = plans(results_dir=str(tmp_path / "solo"))
+    for config in solo:
+        run(config)
+    compare(stacked, solo)
+    moved = [adapter(config, "last") for config in stacked]
+    assert not any(torch.equal(moved[0][name], other[name]) for other in moved[2::2] for name in other if "A" in name)
 
 
 def of_rows(self, query, key, value, scale, dropout, first):
