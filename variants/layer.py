@@ -112,6 +112,8 @@ class AdapterLayer(nn.Module):
         super().__init_subclass__(**kwargs)
         written = (name for base in cls.__mro__ for name in ("low_rank", "delta_weight") if name in vars(base))
         cls.declares_low_rank = next(written) == "low_rank"
+        if cls.reads_mask and cls.per_token is True:
+            raise VariantError(f"{cls.__name__} reads the mask, which packed rows have none of: take per_token back")
 
     def __init__(self, site: Site, config: Any, rng: torch.Generator | None = None) -> None:
         super().__init__()

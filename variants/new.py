@@ -54,6 +54,9 @@ class CLASS(Variant):
 
     layer = CLASSLayer
     size = "r"  # what --budget sets
+
+    # hooks, where you need one: penalty, before_step and after_step (self, layers, step, total_steps), init_from_data,
+    # optimizer, ...: see docs/invent.md
 '''
 
 

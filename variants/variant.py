@@ -119,8 +119,10 @@ class BaseVariant:
         """
 
     def before_step(self, layers: Sequence[AdapterLayer], step: int, total_steps: int) -> None:
-        """Called before optimizer step ``step``: gradients are ready, averaged over processes and not clipped yet. They
-        are changed in place, ``p.grad.copy_(...)``; fp16's may be scaled."""
+        """Called before optimizer step ``step``: gradients are ready, averaged over processes and not clipped yet.
+
+        They are changed in place or replaced, ``p.grad = ...``; None counts as zeros. fp16's may be scaled.
+        """
 
     def after_step(self, layers: Sequence[AdapterLayer], step: int, total_steps: int) -> Iterable[nn.Parameter] | None:
         """Called after optimizer step ``step`` (1, 2, ... ``total_steps``), gradients still in place.

@@ -135,4 +135,4 @@ class Quiet(LoRA):
         return 30.0 * (2 * step > total_steps) * torch.stack([layer.added for layer in layers]).sum()
 
 
-OUTSIDERS = [PiSSA, IA3, InputScale, Bottleneck, BitFit]
+OUTSIDERS = [PiSSA, IA3, InputScale, Bottleneck, BitFit, Quiet]

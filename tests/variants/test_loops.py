@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from tests.support.adapter_files import without_hash
-from tests.support.outside_variants import PiSSA
+from tests.support.outside_variants import PiSSA, Quiet, QuietLayer, Ramp
 from tests.support.tiny import BATCH, Off, gpt2, logits, roberta, train, trained
 from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, attach, formats, load
 from variants.formats import loralib, peft
@@ -40,7 +40,7 @@ class Rows(torch.utils.data.Dataset):
 
     def __getitem__(self, i):
         ids = torch.randint(4, 50, (6,), generator=torch.Generator().manual_seed(i))
-        return {"input_ids": ids, "labels": torch.tensor(i % 3)}
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": torch.tensor(i % 3)}
 
 
 def trainer(model: nn.Module, folder: Path, callbacks=(), **options):
@@ -109,6 +109,33 @@ def test_the_callback_gives_a_method_its_penalty_and_its_steps(tmp_path):
     trainer(adapted.model, tmp_path, [Spy()], gradient_accumulation_steps=2, num_train_epochs=4).train()
     assert len(seen) == 8 and seen[-1] > 0
     assert sum(int(layer.kept.sum()) for layer in adapted.layers) == 2 * len(adapted.layers)
+
+
+def test_the_callback_tells_a_method_the_step_and_its_layers_the_mask(tmp_path, monkeypatch):
+    """A penalty of what a pass has computed comes too late there, which is said."""
+    steps, masks, own, forward = [], [], Ramp.penalty, QuietLayer.forward
+
+    def penalty(self, layers, step, total_steps):
+        steps.append((step.item(), total_steps))
+        return own(self, layers, step, total_steps)
+
+    def spy(self, x, y):
+        masks.append(self.attention_mask.shape == x.shape[:2])
+        return forward(self, x, y)
+
+    monkeypatch.setattr(Ramp, "penalty", penalty)
+    monkeypatch.setattr(QuietLayer, "forward", spy)
+    adapted = attach(roberta(), Ramp(r=2))
+    trainer(adapted.model, tmp_path, [trainer_callback(adapted)], gradient_accumulation_steps=2).train()
+    assert steps == [(step, 4) for step in (1, 2, 3, 4)]
+    adapted = attach(roberta(), Quiet(r=2))
+    with pytest.raises(VariantError, match="the penalty depends on what a pass has computed"):
+        trainer(adapted.model, tmp_path, [trainer_callback(adapted)]).train()
+    monkeypatch.setattr(Quiet, "penalty", lambda *_: None)
+    masks.clear()
+    adapted = attach(roberta(), Quiet(r=2))
+    trainer(adapted.model, tmp_path, [trainer_callback(adapted)]).train()
+    assert masks and all(masks) and adapted.layers[0].attention_mask is None and not adapted.model._forward_pre_hooks
 
 
 # ---- accelerate and Lightning ---------------------------------------------------------------------------------

@@ -56,7 +56,7 @@ def per_token(subject: Subject) -> str | None:
         raise NotApplicable("it has no layer that acts on tokens")
     depends = [f"{type(x).__name__}: {reason}" for x, a in seen.items() if x.per_token and (reason := _mixes(x, *a))]
     require(not depends, f"per_token is True, and {depends[0] if depends else ''}: take it back, or rows get mixed up")
-    plain = [layer for layer in seen if not layer.per_token and not hasattr(layer, "pre")]
+    plain = [layer for layer in seen if not (layer.per_token or layer.reads_mask or hasattr(layer, "pre"))]
     if plain and not any(_mixes(layer, *seen[layer]) for layer in plain):
         return "declare per_token = True in the layer: batches are then packed without padding, which is faster"
     return None
