@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +22,7 @@ from modules.experiments.dashboards import begin
 from modules.experiments.plan import make_plan, open_source
 from modules.experiments.stacking import stacks
 from modules.experiments.wishes import Wishes
+from modules.launch.claims import alone
 from modules.launch.holders import say_what_is_missing
 from modules.launch.jobs.launch import Launch, carry_out
 from modules.launch.progress_line import runs_text
@@ -239,10 +241,16 @@ class Comparison:
         }
         return yaml.safe_dump(content, sort_keys=False)
 
-    def say_rule(self) -> None:
-        """Leave beside the trials by which rule a setting is chosen among them."""
-        rule = Rule(self.content.tune.metric)
-        write_atomic(self.tuning / RULE, json.dumps(asdict(rule)) + "\n")
+    def say_rule(self, trials: Mapping[str, Iterable[RunConfig]]) -> None:
+        """Leave beside the trials by which rule a setting is chosen, and among which of them: those of each row.
+
+        What other commands have said of other rows stays.
+        """
+        among = {name: " ".join(dict.fromkeys(run.id for run in runs)) for name, runs in trials.items()}
+        with alone(self.tuning / "rule"):
+            before = Rule.of(self.tuning).among
+            rule = Rule(self.content.tune.metric, dict(sorted((before | among).items())))
+            write_atomic(self.tuning / RULE, json.dumps(asdict(rule), indent=1) + "\n")
 
     def carry_out(self, runs: list[RunConfig], folder: Path) -> int:
         """Leave the recipes of ``runs``, and do what is missing of them; the exit code."""

@@ -39,6 +39,7 @@ def search(comparison: Comparison, rows: list[Row]) -> tuple[Trials, int]:
         with alone(comparison.tuning / "optuna"):
             asked = {row.name: _ask(comparison, row, studies[row.name], each_round) for row in rows}
         trials = {row.name: list(known(comparison, row, studies[row.name])) for row in rows}
+        comparison.say_rule({name: [run for each in own for run in each.runs] for name, own in trials.items()})
         runs = [run for own in asked.values() for each in own for run in each.runs]
         total = comparison.content.tune.trials * len(rows)
         if not runs:

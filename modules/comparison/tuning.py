@@ -30,13 +30,14 @@ def search(comparison: Comparison, rows: list[Row]) -> tuple[Trials, int]:
     rows = [row for row in rows if row.space]
     if not rows:
         return {}, 0
-    comparison.say_rule()
     if comparison.content.tune.search == "optuna":
         from modules.comparison.optuna_study import search as ask_and_tell
 
         return ask_and_tell(comparison, rows)
     trials = {row.name: [trial(comparison, row, point) for point in points(comparison, row)] for row in rows}
-    runs = [run for row in rows for each in trials[row.name] for run in each.runs]
+    tried = {name: [run for each in own for run in each.runs] for name, own in trials.items()}
+    comparison.say_rule(tried)
+    runs = [run for own in tried.values() for run in own]
     with told(comparison, trials):
         code = comparison.carry_out(runs, comparison.tuning)
     return {name: [scored(comparison, each) for each in own] for name, own in trials.items()}, code

@@ -29,6 +29,7 @@ from modules.reports.tables.cells import (
 )
 from modules.reports.tables.published import PublishedRow
 from modules.reports.tables.rank_study import RankStudy, about, find, grid
+from modules.reports.tables.rate_curves import unequal
 from modules.reports.tables.section import SELECTION, Row, Section, plain, selection
 from modules.reports.tables.significance import compare
 from modules.runs.results import RunResult
@@ -101,6 +102,7 @@ def _notes(section: Section) -> list[str]:
         row.mnli_init for row in section.published
     ):
         notes.append("† starts from the weights of the MNLI run.")
+    notes += filter(None, [unequal(section.curves)])
     tasks = section.benchmark.tasks
     notes += [f"[{number}] {_row_note(row, tasks)}" for number, row in enumerate(section.rows, start=1)]
     return notes + _published_notes(section.published, section.benchmark)

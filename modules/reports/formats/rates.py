@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from modules.paths import PUBLISHED
 from modules.reports.tables.cells import peak_mb, pipes, step_ms, title, with_commas
 from modules.reports.tables.published import load_rates
-from modules.reports.tables.rate_curves import RateCurve, nearest_reference, ratio
+from modules.reports.tables.rate_curves import RateCurve, nearest_reference, ratio, unequal
 from modules.reports.tables.section import Section
 
 CSV_COLUMNS = ("backbone", "data", "variant", "label", "parameters", "lr", "seed", "task", "score", "trained", "run")
@@ -39,13 +39,19 @@ def _table(section: Section) -> str:
             _ratio(curve, section),
             f"1/{published[curve.variant]:g}" if curve.variant in published else "",
             ", ".join(f"{rate:g}" for rate in curve.without_score),
-            str(len(curve.runs)),
+            _trials(curve),
             f"{curve.seconds:,.0f}",
             with_commas(curve.steps),
             step_ms(curve.runs),
             peak_mb(curve.runs),
         ])  # fmt: skip
     return pipes(lines)
+
+
+def _trials(curve: RateCurve) -> str:
+    """How many there are, and of how many where some do not choose."""
+    numbers = dict.fromkeys((curve.chosen_among, len(curve.runs)))
+    return " of ".join(map(str, numbers))
 
 
 def _score(curve: RateCurve, rate: float) -> str:
@@ -78,12 +84,12 @@ def _notes(section: Section) -> list[str]:
         "Without a score: rates at which a run diverged or was truncated. Tuning s: wall-clock time of all trials, "
         "that of seeds which were trained at once shared between them; runs that shared a GPU count in full.",
     ]
-    numbers = sorted({len(curve.runs) for curve in section.curves})
-    if len(numbers) > 1:
+    if beside := len(runs) - sum(curve.chosen_among for curve in section.curves):
         notes.append(
-            f"Not on equal terms: methods had {numbers[0]} to {numbers[-1]} trials, and more make their best better."
+            f"{beside} of the trials are at rates that a row's list had before it moved on by a step (Trials: 60 of 72 "
+            "and the like). They do not choose, but they are why it moved."
         )
-    return notes
+    return notes + list(filter(None, [unequal(section.curves)]))
 
 
 def rates_csv(sections: Sequence[Section]) -> str:

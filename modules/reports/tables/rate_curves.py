@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -36,9 +36,23 @@ class Rule:
 
     Attributes:
         metric: "loss" for the lowest dev loss; None for the highest of the tasks' own dev metrics.
+        among: by row the ids of the trials among which its setting is chosen, in one text: what else lies in the folder
+            is of values that the row's lists no longer have. Rows of older folders are not named.
     """
 
     metric: str | None = None
+    among: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def choosing(self) -> frozenset[str]:
+        """The ids of all trials among which a setting is chosen; none where the folder does not say."""
+        return frozenset(id for ids in self.among.values() for id in ids.split())
+
+    @classmethod
+    def of(cls, folder: Path) -> Rule:
+        """What a folder of trials says; raises UserError where that cannot be read."""
+        path = folder / RULE
+        return built(cls, read_json(path), str(path)) if path.is_file() else cls()
 
     @property
     def words(self) -> str:
@@ -74,10 +88,8 @@ class Trials:
     def of(cls, folder: str | Path) -> Trials | None:
         """Those of a results folder; None where it has none. Raises UserError where the rule cannot be read."""
         place = Path(folder) / TUNING
-        if not (runs := ResultStore(place).all()):
-            return None
-        rule = built(Rule, read_json(place / RULE), str(place / RULE)) if (place / RULE).is_file() else Rule()
-        return cls(runs, rule)
+        runs = ResultStore(place).all()
+        return cls(runs, Rule.of(place)) if runs else None
 
 
 @dataclass(frozen=True)
@@ -126,10 +138,21 @@ class RateCurve:
         pairs = {(run.task, run.seed) for run in self.by_rate[rate]}
         return pairs == {(run.task, run.seed) for run in self.runs}
 
+    @cached_property
+    def choosing(self) -> list[float]:
+        """The rates among which one is chosen: those that the row's list has now, where the folder says."""
+        said = self.rule.choosing
+        return [rate for rate, runs in self.by_rate.items() if said & {run.id for run in runs}] or [*self.by_rate]
+
+    @property
+    def chosen_among(self) -> int:
+        """How many trials are at those rates."""
+        return sum(len(self.by_rate[rate]) for rate in self.choosing)
+
     @property
     def best(self) -> float | None:
-        """The rate of the best score; None where no rate has a score on all tasks and seeds."""
-        scores = {rate: self.score(rate) for rate in self.by_rate}
+        """The rate of the best score among those that choose; None where none has a score on all tasks and seeds."""
+        scores = {rate: self.score(rate) for rate in self.choosing}
         good = {rate: score for rate, score in scores.items() if score is not None}
         return (min if self.rule.metric == "loss" else max)(good, key=good.get, default=None)
 
@@ -210,6 +233,15 @@ def _trained(section: Section, trial: RunResult) -> tuple[float, ...]:
         if (run.variant, run.variant_config) == (trial.variant, trial.variant_config)
     }
     return tuple(sorted(rates))
+
+
+def unequal(curves: Sequence[RateCurve]) -> str:
+    """A sentence where rates were chosen from different numbers of trials; "" where they had the same."""
+    numbers = sorted({curve.chosen_among for curve in curves})
+    if len(numbers) < 2:
+        return ""
+    tried = f"{numbers[0]} to {numbers[-1]} trials to choose a learning rate by"
+    return f"Not on equal terms: methods had {tried}, and more make their best better."
 
 
 def nearest_reference(curve: RateCurve, curves: Sequence[RateCurve]) -> RateCurve | None:

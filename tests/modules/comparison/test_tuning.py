@@ -6,8 +6,12 @@ import csv
 
 import pytest
 
+from modules.benchmarks.glue import GLUE
 from modules.comparison import search_report, tuning
+from modules.reports.tables.build import build
+from modules.reports.tables.rate_curves import Rule, Trials
 from modules.runs.config import RunConfig
+from modules.runs.results import ResultStore
 from paper_repro import compare
 from variants.errors import UserError
 
@@ -205,3 +209,28 @@ def test_unequal_numbers_of_trials_are_said(make, scored):
     trials, _ = tuning.search(comparison, comparison.rows())
     said = search_report.screen(comparison, comparison.rows(), trials)
     assert said[-1].startswith("not on equal terms: rows had different numbers of trials (lora 3, dora 2, head 1)")
+
+
+def test_a_trial_outside_the_list_of_the_file_does_not_choose(make, scored, capsys):
+    """The list moves on from 0.01, 0.02 to 0.02, 0.03: whatever 0.01 scored, only what the list has now counts."""
+    by_rate = {0.01: 0.9, 0.02: 0.5, 0.03: 0.7}
+    runs = scored(lambda run: by_rate[run.training["lr"]])
+    for rates, best in (([0.01, 0.02], 0.01), ([0.02, 0.03], 0.03)):
+        comparison = make({"lr": rates}, seeds=[0])
+        assert run_command(comparison) == 0
+        assert [run.training["lr"] for run in runs if run.seed == 0][-1] == best
+        results, trials = ResultStore(comparison.results_dir).all(), Trials.of(comparison.results_dir)
+        (curve,) = build(results, GLUE, (), trials)[0].curves
+        assert curve.best == best and curve.choosing == rates
+    assert sorted(curve.by_rate) == sorted(by_rate), "what was tried before stays to be seen"
+
+
+def test_commands_for_parts_of_a_file_do_not_forget_each_others_rows(make, scored):
+    rows = {"lora": {"lr": [0.01, 0.02]}, "dora": {"lr": [0.01, 0.02]}}
+    comparison = make({}, variants=rows, seeds=[0])
+    scored(lambda run: 0.5)
+    for name in rows:
+        tuning.search(comparison, comparison.rows([name]))
+    among = Rule.of(comparison.tuning).among
+    assert list(among) == ["dora", "lora"] and all(len(ids.split()) == 2 for ids in among.values())
+    assert Rule.of(comparison.tuning).choosing == {run.id for run in ResultStore(comparison.tuning).all()}

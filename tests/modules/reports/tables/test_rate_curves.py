@@ -9,6 +9,7 @@ import json
 import pytest
 
 from modules.benchmarks.glue import GLUE
+from modules.reports.formats.markdown import to_markdown
 from modules.reports.formats.rates import rates_csv, rates_markdown
 from modules.reports.tables.build import build
 from modules.reports.tables.rate_curves import RULE, TUNING, Rule, Trials, nearest_reference, ratio
@@ -121,6 +122,24 @@ def test_the_table_has_ratio_published_figure_and_cost(tmp_path):
 def test_unequal_numbers_of_trials_are_said():
     text = rates_markdown([section_of(grid("lora", {0.1: 0.5, 0.2: 0.6}) + grid("dora", {0.1: 1, 0.2: 1, 0.3: 1}))])
     assert "methods had 4 to 6 trials" in text
+
+
+def test_the_table_of_scores_says_so_too():
+    trials = grid("lora", {0.1: 0.5, 0.2: 0.6}) + grid("dora", {0.1: 1, 0.2: 1, 0.3: 1})
+    assert "- Not on equal terms: methods had 4 to 6 trials" in to_markdown([section_of(trials)], GLUE)
+    assert "equal terms" not in to_markdown([section_of(trials[:8])], GLUE)
+
+
+def test_rates_that_a_list_no_longer_has_choose_nothing_and_are_counted_apart():
+    """DoRA's list was 0.1, 0.2 and is 0.2, 0.3: what 0.1 scored stays in the picture and in the cost."""
+    lora, dora = grid("lora", {0.1: 0.5, 0.2: 0.6}), grid("dora", {0.1: 0.9, 0.2: 0.4, 0.3: 0.6})
+    rule = Rule(None, {"dora": " ".join(run.id for run in dora[2:])})  # of LoRA's the folder says nothing: all choose
+    section = section_of(lora + dora, rule)
+    curves = {curve.variant: curve for curve in section.curves}
+    assert (curves["dora"].best, curves["lora"].best) == (0.3, 0.2) and len(curves["dora"].by_rate) == 3
+    text = rates_markdown([section])
+    assert "| 4 of 6 " in text and "2 of the trials are at rates that a row's list had before" in text
+    assert "equal terms" not in text, "each has been chosen from four"
 
 
 def test_trials_are_read_with_their_rule(tmp_path):
