@@ -15,7 +15,7 @@ from variants.acceleration.basics.policy import checkpointed, few_kernels, for_g
 from variants.acceleration.basics.torch_private import recomputed_in
 from variants.acceleration.casts import lowered, lowered_stack
 from variants.acceleration.decoders import kernels
-from variants.acceleration.methods import adalora, bottlenecks, dora  # noqa: F401 (they register their fast paths)
+from variants.acceleration.methods import adalora, bottlenecks, dora, lora_pro  # noqa: F401 (they register their fast paths)
 from variants.acceleration.products import postponed, shared_input, sources, updated_maps
 from variants.acceleration.products.convolutions import convolved
 from variants.acceleration.products.low_rank import add_products, added, product
@@ -97,7 +97,7 @@ class _Pass:
 
 @contextmanager
 def accelerated_updates(handle: AdaptedModel | Stack) -> Iterator[None]:
-    """``with`` this, what a variant does between passes: ``handle.penalty`` and ``handle.after_step``."""
+    """``with`` this, what a variant does between passes: ``handle.penalty``, ``before_step`` and ``after_step``."""
     with overriding(update_overrides(handle.variant)):
         yield
 

@@ -39,12 +39,13 @@ def adjusted(A: Tensor, B: Tensor, of_A: Tensor, of_B: Tensor, s: float) -> tupl
     """
     (a, P), (b, Q) = decomposed(A @ A.mT), decomposed(B.mT @ B)
     inverse_A, inverse_B = P / a @ P.mT, Q / b @ Q.mT
-    X = -Q @ ((Q.mT @ inverse_B @ of_A @ A.mT @ P) / (b[:, None] + a)) @ P.mT / s**2
+    X = -Q @ ((Q.mT @ inverse_B @ of_A @ A.mT @ P) / (b.mT + a)) @ P.mT / s**2
     rest = of_B - B @ inverse_B @ (B.mT @ of_B)
     return inverse_B @ of_A / s**2 + X @ A, rest @ inverse_A / s**2 - B @ X
 
 
 def decomposed(gram: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, damped, and eigenvectors."""
+    """Eigenvalues, damped, as a row (1, r), and eigenvectors (r, r)."""
     values, vectors = torch.linalg.eigh(gram)
-    return values.clamp_min(0) + DAMPING * values.max().clamp_min(1e-30), vectors
+    values = values.clamp_min(0) + DAMPING * values[..., -1:].clamp_min(1e-30)  # the last is the largest
+    return values[..., None, :], vectors
