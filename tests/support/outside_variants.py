@@ -112,6 +112,17 @@ class Ramp(LoRA):
         return step / total_steps * sum(layer.lora_B.square().sum() for layer in layers)
 
 
+@dataclass
+class Normed(LoRA):
+    """LoRA whose steps have one length in each layer: other gradients take the place of those that are given."""
+
+    def before_step(self, layers, step, total_steps):
+        for layer in layers:
+            norm = torch.stack([p.grad.square().sum() for p in layer.parameters()]).sum().sqrt()
+            for parameter in layer.parameters():
+                parameter.grad = parameter.grad / norm.clamp(min=1e-12)
+
+
 class QuietLayer(LoRALayer):
     """LoRA's, which notes how much it adds to a token."""
 

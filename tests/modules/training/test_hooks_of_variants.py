@@ -16,7 +16,7 @@ from tests.support.runs import adapter, planned
 from variants import LoRA
 
 OUTSIDE = "tests.support.outside_variants"
-RAMP, QUIET = f"{OUTSIDE}:Ramp", f"{OUTSIDE}:Quiet"
+RAMP, QUIET, NORMED = (f"{OUTSIDE}:{name}" for name in ("Ramp", "Quiet", "Normed"))
 LR = 0.01
 
 
@@ -31,7 +31,9 @@ class Stopped(RuntimeError):
     """Somebody pulled the plug."""
 
 
-@pytest.mark.parametrize("variant", ["lora_ga", "eva", "relora", "galore", "lora_pro", "pissa", "adalora", RAMP, QUIET])
+@pytest.mark.parametrize(
+    "variant", ["lora_ga", "eva", "relora", "galore", "lora_pro", "pissa", "adalora", RAMP, QUIET, NORMED]
+)
 def test_a_resumed_run_is_the_run(command, variant, tmp_path, monkeypatch) -> None:
     """Stopped within its second epoch and gone on with; all of it on this machine to the last bit."""
     size = ["--init_r", "3", "--target_r", "2"] if variant == "adalora" else ["--r", "2"]

@@ -15,15 +15,23 @@ from tests.support.runs import adapter, carry_out, in_two, planned
 FEW = ("lora", "adalora", "full")
 EVERY = (*FEW, "dora", "vera", "bitfit", "adapter_h", "prefix_layer")
 SMALL = {"adalora": {"init_r": 3, "target_r": 2}, "vera": {"r": 8}, "prefix_layer": {"p": 2}, "dora": {"r": 2}}
+SMALL["galore"] = {"r": 1}  # the gradients of so few rows have hardly more directions, and Adam's steps are of any size
+RAMP, NORMED = (f"tests.support.outside_variants:{name}" for name in ("Ramp", "Normed"))
+HOOKS = ("lora_ga", "eva", "lora_pro", "galore", "relora", "pissa", RAMP, NORMED)
+"""A method for each hook: initial values from gradients and from activations, gradients before a step, an optimizer,
+moments that start anew, a first update off the base, a penalty that grows with the step. AdaLoRA is among the few."""
+ACCUMULATED, SHARDS, REFERENCE = {"accumulate_grad_batches": 2}, {"strategy": "fsdp2"}, {"reference": True}
+WAYS = [
+    *(("adalora", ACCUMULATED, {}, {}), ("lora", {}, {}, REFERENCE)),
+    *(("lora", {}, SHARDS, REFERENCE), ("adalora", ACCUMULATED, SHARDS, {})),
+]
+"""Accumulated gradients, a base in shards, and DistributedDataParallel, which averages under ``--reference``: an
+independent implementation."""
 
 
-def both(command, tmp_path, trainer, variants=FEW) -> list:
-    """(one process's run, two processes' run): of the variants, of accumulated gradients, of a base in shards, and
-    of DistributedDataParallel, which averages under ``--reference``: an independent implementation."""
-    accumulated, shards, reference = {"accumulate_grad_batches": 2}, {"strategy": "fsdp2"}, {"reference": True}
-    ways = [(variant, {}, {}, {}) for variant in variants]
-    ways += [("adalora", accumulated, {}, {}), ("lora", {}, {}, reference)]
-    ways += [("lora", {}, shards, reference), ("adalora", accumulated, shards, {})]
+def both(command, tmp_path, trainer, variants=FEW, ways=WAYS) -> list:
+    """(one process's run, two processes' run): of the variants as they are, and of others in some way."""
+    ways = [*((variant, {}, {}, {}) for variant in variants), *ways]
     pairs, done = [], {}
     for number, (variant, options, spread, changes) in enumerate(ways):
         (one,) = planned(command, variant, options=SMALL.get(variant, {}), trainer=trainer | options)
@@ -59,6 +67,13 @@ def test_two_processes_compute_what_one_does(command, tmp_path):
     The contract's DDP property tries every other method (`variants.contract.ddp`).
     """
     compare(both(command, tmp_path, {"accelerator": "cpu"}), 1e-5)
+
+
+@pytest.mark.slow
+def test_every_hook_of_two_processes_does_what_it_does_in_one(command, tmp_path):
+    """Alone, under accumulated gradients, and averaged by DistributedDataParallel."""
+    ways = [(variant, *rest) for rest in ((ACCUMULATED, {}, {}), ({}, {}, REFERENCE)) for variant in (NORMED, RAMP)]
+    compare(both([*command, "--trainer.limit_train_batches", "3"], tmp_path, {"accelerator": "cpu"}, HOOKS, ways), 1e-5)
 
 
 @pytest.mark.slow
