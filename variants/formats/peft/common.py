@@ -18,6 +18,7 @@ NAMES = {
     "dora": _LORA | {"magnitude": "lora_magnitude_vector"},
     "adalora": {"lora_A": "lora_A", "lora_B": "lora_B", "lora_E": "lora_E"},
     "vera": {"d": "vera_lambda_d", "b": "vera_lambda_b"},
+    "prefix_tuning": {},  # one tensor for all layers (`prefix`)
 }
 """A layer's tensors by our name -> by PEFT's; of the methods in `forms`, that table says it."""
 

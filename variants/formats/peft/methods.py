@@ -26,7 +26,8 @@ NO_EFFECT = {
     *("revision", "target_modules", "task_type", "use_dora", "use_rslora", "vera_dropout"),
     *("eva_config", "corda_config", "loftq_config", "lora_ga_config", "d_initial", "projection_prng_key"),
     *("save_projection", "init_r", "target_r", "tinit", "tfinal", "deltaT", "beta1", "beta2", "orth_reg_weight"),
-    *("total_step", "ensure_weight_tying"),
+    *("total_step", "ensure_weight_tying", "num_virtual_tokens", "num_layers", "num_attention_heads", "token_dim"),
+    *("num_transformer_submodules", "encoder_hidden_size", "prefix_projection"),
     *(option for form in FORMS.values() for option in form.known()),
 }
 """Options that are read here, or that the tensors' names and shapes already tell, or that shape training alone."""
@@ -34,7 +35,7 @@ NO_EFFECT = {
 _SIZES = dict.fromkeys(("r", "init_r", "target_r", "deltaT", "projection_prng_key"), int)
 _SIZES |= dict.fromkeys(("decompose_factor", "oft_block_size", "num_cayley_neumann_terms", "boft_block_size"), int)
 _SIZES |= dict.fromkeys(("boft_n_butterfly_factor", "n_frequency", "random_loc_seed", "num_vectors", "topk"), int)
-_SIZES |= dict.fromkeys(("vector_length", "mini_r", "boft_block_num"), int)
+_SIZES |= dict.fromkeys(("vector_length", "mini_r", "boft_block_num", "num_virtual_tokens"), int)
 _SHARES = (
     *("alpha", "scaling", "vblora_dropout", "randlora_alpha", "randlora_dropout", "delora_lambda", "miss_dropout"),
     *("lora_alpha", "lora_dropout", "tinit", "tfinal", "beta1", "beta2", "orth_reg_weight", "d_initial"),
@@ -69,6 +70,7 @@ NEEDS = {
     "delora": ("r", "delora_lambda"),
     "miss": ("r",),
     "ia3": (),
+    "prefix_tuning": ("num_virtual_tokens",),
 }
 """Options without which a file of a method says too little; all but alpha are above 0."""
 

@@ -20,6 +20,7 @@ from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, flat
 from variants.formats.peft.forms import FORMS, described
 from variants.formats.peft.lora import check_start
 from variants.formats.peft.methods import NEEDS, NO_EFFECT, READ, Config, kind
+from variants.formats.peft.prefix import load_prefix
 from variants.formats.peft.vera import BANK, read_bank
 from variants.sites.kinds import is_linear
 from variants.sites.site import Site
@@ -111,6 +112,9 @@ def load(model: nn.Module | AdaptedModel, folder: str | os.PathLike, *, name: st
     config, tensors = read(folder)
     base = base_of(model)
     refuse_wrapped(folder, (key.removeprefix(PREFIX) for key in tensors), base)
+    if kind(config) == "prefix_tuning":
+        with refusing(f"{folder} does not fit this model"):
+            return load_prefix(model, folder, tensors, name)
     layers, others = split(tensors, kind(config))
     if not layers:
         raise VariantError(f"{folder / TENSORS} holds no layer of {kind(config)}: it would load as an untrained one")

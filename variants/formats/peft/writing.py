@@ -26,6 +26,7 @@ from variants.formats.peft.common import CONFIG, NAMES, PREFIX, TENSORS, Map, sh
 from variants.formats.peft.forms import FORMS, prepared
 from variants.formats.peft.lora import one_scaling
 from variants.formats.peft.methods import LORA, WRITE
+from variants.formats.peft.prefix import WITHOUT, prefix_config
 from variants.formats.peft.tasks import HEADS, task_of
 from variants.formats.peft.vera import bank
 from variants.layer import AdapterLayer
@@ -47,6 +48,7 @@ class Written:
         maps: what is adapted.
         tensors: of ``adapter_model.safetensors``; at first those that all maps share.
         left_out: what a LoRA near the adapter leaves out at each map, where it was made so.
+        without: options that PEFT's other configurations have and this one lacks.
     """
 
     method: str
@@ -54,6 +56,7 @@ class Written:
     maps: dict[str, Map]
     tensors: dict[str, Tensor] = field(default_factory=dict)
     left_out: dict[str, Nearest] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
 
     def errors(self) -> dict[str, Any]:
         """What ``nearest.json`` says: the relative errors (Frobenius), of all maps together and of each."""
@@ -118,7 +121,7 @@ def prepare(adapted: AdaptedModel, as_lora: bool | AsLoRA = False) -> Written:
         state = adapted.model.get_submodule(head).state_dict()
         written.tensors |= {f"{PREFIX}{head}.{key}": tensor for key, tensor in state.items()}
     written.config = _config(adapted.model, written.maps, heads) | written.config
-    for option in FORMS[written.method].without if written.method in FORMS else ():
+    for option in written.without:
         del written.config[option]
     if new:
         written.tensors |= {
@@ -148,6 +151,9 @@ def _as_lora(adapted: AdaptedModel, how: AsLoRA) -> Written:
 
 def _in_kind(adapted: AdaptedModel) -> Written:
     variant, name = adapted.variant, adapted.variant.name
+    if type(variant) is resolve("prefix_tuning"):
+        config, tensors = prefix_config(adapted)
+        return Written(name, config, {}, tensors=tensors, without=WITHOUT)
     own = name in (*NAMES, *FORMS) and not variant.subtract_initial and adapted.layers
     if not own or any(type(layer) is not resolve(name).layer for layer in adapted.layers):
         raise VariantError(f"PEFT has no form for {name}: it can be written for {', '.join((*NAMES, *FORMS))}")
@@ -155,7 +161,7 @@ def _in_kind(adapted: AdaptedModel) -> Written:
         config, layers, shared = prepared(name, adapted)
         found = {f"{PREFIX}{path}.{theirs}": t for path, own in layers.items() for theirs, t in own.items()}
         maps = {layer.site.module_path: Map(layer.site, {}, 0, 1.0) for layer in adapted.layers}
-        return Written(name, config, maps, tensors=shared | found)
+        return Written(name, config, maps, tensors=shared | found, without=FORMS[name].without)
     maps = maps_of_modules(adapted)
     if name not in ("lora", "dora") and (conv := next((p for p, m in maps.items() if m.site.window), None)):
         raise VariantError(f"PEFT has no {name} of convolutions, as {conv} is")
