@@ -28,9 +28,23 @@ GPU = pytest.mark.gpu("CUDA graphs")
 VARIANTS = ("head", "lora", "adalora", "dora", "vera", "full", "bitfit", "adapter_h", "prefix_layer")
 
 
+OUTSIDE = tuple(f"tests.support.outside_variants:{name}" for name in ("Ramp", "Normed", "Quiet"))
+HOOKS = ("lora_ga", "eva", "lora_pro", "galore", "relora", "pissa", *OUTSIDE)
+"""A method for each hook, and those of outside: a penalty that grows with the step, gradients that are replaced, and a
+penalty of what a pass computes at its tokens. AdaLoRA is among the others."""
+NEAR = 1e-3
+"""How far a captured run's weights may be off, on a GPU, whose products differ from one run to the next."""
+
+
 def small(variant: str) -> dict:
     """Options that fit tiny models."""
-    return {"adalora": {"init_r": 3, "target_r": 2}, "vera": {"r": 8}, "prefix_layer": {"p": 2}}.get(variant, {})
+    sizes = {"adalora": {"init_r": 3, "target_r": 2}, "vera": {"r": 8}, "prefix_layer": {"p": 2}, "galore": {"r": 1}}
+    return sizes.get(variant, {"r": 2} if variant in HOOKS else {})
+
+
+def off(own: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """The largest root mean square of a tensor's differences."""
+    return max((own[name] - tensor).square().mean().sqrt().item() for name, tensor in other.items())
 
 
 @pytest.fixture
@@ -175,54 +189,93 @@ def test_where_graphs_are_used(command, monkeypatch, trainer, compile, wanted):
     assert not acceleration.uses_graphs(run, "16-mixed")
 
 
+def followed(variant: str, captured: bool, device: str, lower: bool = False) -> tuple[list[float], dict, GraphedStep]:
+    """Losses and weights of 36 steps over three widths, clipping, schedule and hooks included: of the graphed step and
+    optimizer, or of autograd and torch's AdamW; and the step."""
+    model = MODELS["roberta"]().to(device)
+    method = resolve(variant)(**small(variant))
+    mixed = lower and bool(list(method.trainable(model)))
+    if lower and not mixed:
+        lower_frozen(model, torch.bfloat16)
+    adapted = attach(model, method, 0)
+
+    def batch_of(number: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(number % 12)
+        ids = torch.randint(5, 50, (4, (6, 8, 12)[number % 3]), generator=generator)
+        mask = torch.ones_like(ids)
+        mask[0, -2:] = variant not in HOOKS
+        return {"input_ids": ids, "attention_mask": mask}
+
+    def loss_of(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return F.cross_entropy(model(**batch).logits.float(), batch["input_ids"][:, 0] % 2)
+
+    adapted.init_from_data([batch_of(number) for number in range(3)], loss_of)
+    parameters = list(adapted.trained().values())
+    now = torch.zeros((), dtype=torch.int64, device=device)
+
+    def compute(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        adapted.tell_mask(batch["attention_mask"])
+        with torch.autocast(device, torch.bfloat16, enabled=mixed), accelerated(adapted):
+            loss = loss_of(batch)
+        penalty = adapted.penalty(now, 36)
+        return loss if penalty is None else loss + penalty, loss
+
+    groups, step = adapted.param_groups(1e-3, None, 0.01), GraphedStep(compute, parameters)
+    optimizer = adapted.optimizer(groups)
+    if optimizer is None:
+        optimizer = GraphedAdamW(groups, max_norm=1.0) if captured else torch.optim.AdamW(groups, fused=True)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 100)
+    losses = []
+    for number in range(36):
+        batch = batch_of(number)
+        now.fill_(number + 1)
+        if captured:
+            step.zero()
+            loss = step(batch)[1]
+        else:
+            optimizer.zero_grad()
+            total, loss = compute({name: tensor.to(device) for name, tensor in batch.items()})
+            total.backward()
+        losses.append(loss.item())
+        adapted.before_step(number + 1, 36)
+        if not isinstance(optimizer, GraphedAdamW):
+            torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        adapted.after_step(number + 1, 36, optimizer)
+        schedule.step()
+    return losses, {name: p.detach().cpu().clone() for name, p in adapted.trained().items()}, step
+
+
 @GPU
 @pytest.mark.parametrize("lower", [False, True])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, *HOOKS])
 def test_captured_steps_equal_eager_ones(variant, lower):
-    """Thirty-six steps over three widths, clipping and schedule included, against autograd and torch's AdamW."""
-    losses, weights = {}, {}
-    for captured in (False, True):
-        model = MODELS["roberta"]().cuda()
-        method = resolve(variant)(**small(variant))
-        mixed = lower and bool(list(method.trainable(model)))
-        if lower and not mixed:
-            lower_frozen(model, torch.bfloat16)
-        adapted = attach(model, method, 0)
-        parameters = list(adapted.trained().values())
+    """Against autograd and torch's AdamW; with hooks, weights too."""
+    losses, weights, _ = followed(variant, False, "cuda", lower)
+    ours, own, step = followed(variant, True, "cuda", lower)
+    assert step.failure is None and len(step._graphs) == 3
+    assert ours == pytest.approx(losses, rel=5e-2 if lower else 1e-3)
+    if variant in HOOKS and not lower:
+        assert off(own, weights) < NEAR
 
-        def compute(batch, model=model, adapted=adapted, mixed=mixed):
-            with torch.autocast("cuda", torch.bfloat16, enabled=mixed), accelerated(adapted):
-                loss = F.cross_entropy(model(**batch).logits.float(), batch["input_ids"][:, 0] % 2)
-            penalty = adapted.penalty(1, 36)
-            return loss if penalty is None else loss + penalty, loss
 
-        groups = adapted.param_groups(1e-3, None, 0.01)
-        if captured:
-            step, optimizer = GraphedStep(compute, parameters), GraphedAdamW(groups, max_norm=1.0)
-        else:
-            optimizer = torch.optim.AdamW(groups, fused=True)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / 100)
-        losses[captured] = []
-        for number in range(36):
-            generator = torch.Generator().manual_seed(number % 12)
-            ids = torch.randint(5, 50, (4, (6, 8, 12)[number % 3]), generator=generator)
-            batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            if captured:
-                step.zero()
-                loss = step(batch)[1]
-            else:
-                optimizer.zero_grad()
-                total, loss = compute({name: tensor.cuda() for name, tensor in batch.items()})
-                total.backward()
-                torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-            losses[captured].append(loss.item())
-            optimizer.step()
-            adapted.after_step(number + 1, 36)
-            schedule.step()
-        weights[captured] = [p.detach().clone() for p in parameters]
-        if captured:
-            assert step.failure is None and len(step._graphs) == 3
-    assert losses[True] == pytest.approx(losses[False], rel=5e-2 if lower else 1e-3)
+@pytest.mark.parametrize("variant", HOOKS)
+def test_hooks_do_the_same_on_the_path_of_graphs(variant, monkeypatch):
+    """Without capturing any, on the CPU; the optimizer reads gradients where they were in its first step, as its graph
+    does."""
+    update = GraphedAdamW._update
+
+    def at_their_places(self):
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        self.places = vars(self).get("places") or [p.grad.detach() for p in parameters]
+        for parameter, place in zip(parameters, self.places, strict=True):
+            parameter.grad = place
+        update(self)
+
+    monkeypatch.setattr(GraphedAdamW, "EAGER", 10**9)
+    monkeypatch.setattr(GraphedAdamW, "_update", at_their_places)
+    (losses, weights, _), (ours, own, _) = (followed(variant, captured, "cpu") for captured in (False, True))
+    assert ours == pytest.approx(losses, rel=1e-5) and off(own, weights) < 1e-5
 
 
 UNSTACKED = {"eva", "ft_top2", "full", "galore", "prefix_embed", "prefix_layer", "prefix_tuning"}
