@@ -7,6 +7,7 @@ import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
@@ -133,7 +134,7 @@ class AdapterLayer(nn.Module):
         return {k: v for k, v in vars(self).items() if not (isinstance(v, Tensor) and v.grad_fn is not None)}
 
     def low_rank(self) -> LowRank | None:
-        """The update as a low-rank product, or None where it is another."""
+        """The update as a low-rank product, or None where it is another: a layer gives one always or never."""
         return None
 
     def delta_weight(self) -> Tensor:
@@ -171,7 +172,11 @@ class AdapterLayer(nn.Module):
     def adds_low_rank(self) -> bool:
         """All that the layer does is to add its low-rank update."""
         plain = type(self).forward is AdapterLayer.forward and self.declares_low_rank and not self.hooked
-        return plain and self.low_rank() is not None
+        return plain and self._gives_low_rank
+
+    @cached_property
+    def _gives_low_rank(self) -> bool:
+        return self.low_rank() is not None  # asked once: some updates cost more than their products
 
     @property
     def hooked(self) -> bool:

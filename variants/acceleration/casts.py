@@ -13,7 +13,7 @@ from variants.acceleration.basics.fast_paths import FORWARDS, PRODUCTS_ALONE
 from variants.acceleration.basics.overrides import Override
 from variants.acceleration.products.side_stream import join, track
 from variants.adapters.stack import Stack
-from variants.layer import LOW_PRECISION, AdapterLayer
+from variants.layer import LOW_PRECISION, AdapterLayer, LowRank
 
 ALIGNED = 8
 """Products of 16-bit numbers are fast where every side is a multiple of this."""
@@ -80,26 +80,24 @@ def casts_of(layer: AdapterLayer) -> dict[str, Cast]:
     Factors of a declared update are, and the matrices of layers that are known to use them in products alone. What
     others make of theirs (inverses, norms) is their business: it may need all digits, as DoRA's magnitude does.
     """
+    update = layer.low_rank() if layer.adds_low_rank or type(layer).forward in FORWARDS else None
     if layer.adds_low_rank:
-        factors = {id(tensor) for tensor in layer.low_rank()}
+        factors = {id(tensor) for tensor in update}
         chosen = [(name, p) for name, p in layer.named_parameters() if id(p) in factors]
     elif type(layer).forward in FORWARDS or type(layer) in PRODUCTS_ALONE:
         chosen = [(name, p) for name, p in layer.named_parameters() if p.ndim > 1]
     else:
         return {}
-    dims = _rank_dims(layer)
+    dims = {} if update is None else _rank_dims(layer, update)
     return {name: Cast(layer.site.dtype, dims.get(name)) for name, p in chosen if p.dtype == torch.float32}
 
 
-def _rank_dims(layer: AdapterLayer) -> dict[str, int]:
+def _rank_dims(layer: AdapterLayer, update: LowRank) -> dict[str, int]:
     """Name of each factor of a declared update -> its dimension that counts ranks, from the end.
 
     Zeros may be appended there without a change of the output, if to all factors alike: they are all the layer's own
     parameters, and nothing else of the layer looks at them.
     """
-    if not (layer.adds_low_rank or type(layer).forward in FORWARDS):
-        return {}
-    update = layer.low_rank()
     own = {id(parameter): name for name, parameter in layer.named_parameters()}
     dims = [(update.A, -2), (update.B, -1), *([] if update.inner is None else [(update.inner, -1)])]
     if any(id(tensor) not in own for tensor, _ in dims) or (update.inner is not None and update.inner.ndim != 1):

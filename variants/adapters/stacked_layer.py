@@ -39,10 +39,10 @@ class StackedLayer(nn.Module):
         object.__setattr__(self, "first", layer)
         self.tensors, self.begun = tensors, begun
         object.__setattr__(self, "_forward", joined(each(layer.forward, tensors)))
-        object.__setattr__(self, "_factors", each(lambda: _factors(self._update()), tensors))
+        object.__setattr__(self, "_factors", each(self._read, tensors))
         if begun is not None:
             object.__setattr__(self, "_first_forward", joined(each(layer.forward, begun)))
-            object.__setattr__(self, "_first_factors", each(lambda: _factors(self._update()), begun))
+            object.__setattr__(self, "_first_factors", each(self._read, begun))
         if hasattr(layer, "pre"):
             object.__setattr__(self, "pre", joined(each(layer.pre, tensors)))
 
@@ -62,27 +62,22 @@ class StackedLayer(nn.Module):
         A, B = torch.cat([now.A, first.A.to(now.A)], -2), torch.cat([now.B, -first.B.to(now.B)], -1)
         return now._replace(A=A, B=B)
 
-    def _update(self) -> LowRank:
+    def _read(self) -> tuple[Tensor, ...]:
+        """The factors of one adapter's update, under ``vmap``; notes what all have in common."""
         update = self.first.low_rank()
-        return update if self.begun is None else update.folded()
+        update = update if self.begun is None else update.folded()
+        self._common = [None if isinstance(value, Tensor) else (value,) for value in update]
+        self.inner_is_matrix = update.inner is not None and update.inner.ndim == 2
+        return tuple(value for value in update if isinstance(value, Tensor))
 
     def _named(self, factors: Iterable[Tensor]) -> LowRank:
         shared = iter(_shared(factor) for factor in factors)
-        return LowRank(*(value if _is_left(value) else next(shared) for value in self._update()))
+        return LowRank(*(next(shared) if value is None else value[0] for value in self._common))
 
     def train(self, mode: bool = True) -> StackedLayer:
         """Also sets the mode of the layer that the forward function is taken from."""
         self.first.train(mode)
         return super().train(mode)
-
-
-def _is_left(value: Any) -> bool:
-    """Whether a field of a low-rank update is no tensor."""
-    return not isinstance(value, Tensor)
-
-
-def _factors(update: LowRank) -> tuple[Tensor, ...]:
-    return tuple(value for value in update if not _is_left(value))
 
 
 def _shared(factor: Tensor) -> Tensor:

@@ -38,19 +38,17 @@ class Product(NamedTuple):
         return _added(y, z, factor, self.scale)
 
 
-def added(layer: AdapterLayer | StackedLayer, x: Tensor, y: Tensor) -> Tensor:
-    """The output of a layer that adds its low-rank update, (..., out_features)."""
-    update = layer.low_rank()
+def added(layer: AdapterLayer | StackedLayer, update: LowRank, x: Tensor, y: Tensor) -> Tensor:
+    """The output of a layer that adds this low-rank update, its own, (..., out_features)."""
     if update.outer is None:
-        return product(layer, x).added(y)
+        return product(layer, update, x).added(y)
     z = _inner(update, x, layer)
     outer = update.outer if update.scale == 1 else update.scale * update.outer
     return elementwise.add_scaled(y, outer, _linear(z, update.B))
 
 
-def product(layer: AdapterLayer | StackedLayer, x: Tensor) -> Product:
+def product(layer: AdapterLayer | StackedLayer, update: LowRank, x: Tensor) -> Product:
     """What a layer adds, where its update has no outer factor."""
-    update = layer.low_rank()
     return Product(_inner(update, x, layer), update.B, update.scale)
 
 
@@ -60,7 +58,8 @@ def _inner(update: LowRank, x: Tensor, layer: AdapterLayer | StackedLayer) -> Te
     z = project(own.dropout(x) if own.drops else x, update.A)
     if update.inner is None:
         return z
-    return _linear(z, update.inner) if own.low_rank().inner.ndim == 2 else elementwise.scale(update.inner, z)
+    matrix = layer.inner_is_matrix if isinstance(layer, StackedLayer) else update.inner.ndim == 2
+    return _linear(z, update.inner) if matrix else elementwise.scale(update.inner, z)
 
 
 def _linear(x: Tensor, matrix: Tensor) -> Tensor:
