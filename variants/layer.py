@@ -134,7 +134,7 @@ class AdapterLayer(nn.Module):
         return {k: v for k, v in vars(self).items() if not (isinstance(v, Tensor) and v.grad_fn is not None)}
 
     def low_rank(self) -> LowRank | None:
-        """The update as a low-rank product, or None where it is another: a layer gives one always or never."""
+        """The update as a low-rank product, or None where it is another: always, with the same factors, or never."""
         return None
 
     def delta_weight(self) -> Tensor:
@@ -172,11 +172,14 @@ class AdapterLayer(nn.Module):
     def adds_low_rank(self) -> bool:
         """All that the layer does is to add its low-rank update."""
         plain = type(self).forward is AdapterLayer.forward and self.declares_low_rank and not self.hooked
-        return plain and self._gives_low_rank
+        return plain and bool(self.low_rank_factors)
 
     @cached_property
-    def _gives_low_rank(self) -> bool:
-        return self.low_rank() is not None  # asked once: some updates cost more than their products
+    def low_rank_factors(self) -> frozenset[str]:
+        """Names of the factors that :meth:`low_rank` gives; none where it gives None."""
+        update = self.low_rank()  # asked once: some updates cost more than their products
+        named = {} if update is None else update._asdict()
+        return frozenset(name for name, value in named.items() if isinstance(value, Tensor))
 
     @property
     def hooked(self) -> bool:

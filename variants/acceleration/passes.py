@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
@@ -25,7 +25,7 @@ from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.adapter import Adapter
 from variants.adapters.hooks import SiteAdapters
 from variants.adapters.stack import Stack
-from variants.layer import AdapterLayer, LowRank
+from variants.layer import AdapterLayer
 
 
 @contextmanager
@@ -152,30 +152,19 @@ def _compute(adapters: SiteAdapters, x: Tensor, y: Tensor) -> Tensor:
         return y
     if adapters.window is not None:
         fits = adapters.whole and isinstance(layers[0], AdapterLayer) and layers[0].adds_low_rank
-        return convolved(layers[0], x, y) if fits else SiteAdapters.compute(adapters, x, y, partial(_forward, {}))
-    updates: dict[nn.Module, LowRank] = {}  # each made once: some cost more than their products
+        return convolved(layers[0], x, y) if fits else SiteAdapters.compute(adapters, x, y, _forward)
     if adapters.cut.groups == 1 and (few_kernels(y) or (plain(y) and not adapters.whole)):  # of slices a copy is saved
-        updates = {layer: layer.low_rank() for layer in layers if _first(layer).adds_low_rank}
-        if len(updates) == len(layers) and all(update.outer is None for update in updates.values()):
-            products = [product(layer, update, x) for layer, update in updates.items()]
-            return add_products(y, adapters.cut.spans, products)
-    return SiteAdapters.compute(adapters, x, y, partial(_forward, updates))
+        firsts = [getattr(layer, "first", layer) for layer in layers]  # of stacked layers
+        if all(first.adds_low_rank and "outer" not in first.low_rank_factors for first in firsts):
+            return add_products(y, adapters.cut.spans, [product(layer, layer.low_rank(), x) for layer in layers])
+    return SiteAdapters.compute(adapters, x, y, _forward)
 
 
-def _first(layer: nn.Module) -> AdapterLayer:
-    """A layer, or the first of stacked ones."""
-    return getattr(layer, "first", layer)
-
-
-def _forward(updates: Mapping[nn.Module, LowRank], layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-    """A layer's output by the fastest way there is for it.
-
-    Args:
-        updates: those of layers that have been made already.
-    """
-    first = _first(layer)
+def _forward(layer: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """A layer's output by the fastest way there is for it."""
+    first = getattr(layer, "first", layer)  # of stacked layers
     if first.adds_low_rank:
-        return added(layer, updates[layer] if layer in updates else layer.low_rank(), x, y)
+        return added(layer, layer.low_rank(), x, y)
     fast: Callable[..., Tensor] | None = FORWARDS.get(type(first).forward)
     return layer(x, y) if fast is None or first.hooked else fast(layer, x, y)
 

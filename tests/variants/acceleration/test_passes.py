@@ -17,6 +17,8 @@ from variants import AdaLoRA, DoRA, LoRA, VariantError, VeRA, attach
 from variants.acceleration import accelerated
 from variants.acceleration.basics.policy import for_graph
 from variants.adapters.adapted_model import AdaptedModel
+from variants.adapters.stack import Stack
+from variants.methods.delora import DeLoRA, DeLoRALayer
 
 METHODS = {
     "lora": LoRA(r=3, target="all-linear"),
@@ -227,3 +229,22 @@ def test_weights_made_in_inference_mode() -> None:
             with accelerated(handle), for_graph():
                 found = handle.model(x)
             assert torch.allclose(found, handle.model(x), atol=1e-5)
+
+
+@pytest.mark.parametrize("build", [roberta, gpt2])
+@pytest.mark.parametrize("stacked", [False, True], ids=["one", "stacked"])
+def test_a_declared_update_is_made_once_for_each_site(build, stacked: bool, monkeypatch) -> None:
+    """What makes it may cost more than its products: DeLoRA's norms. GPT-2's maps are slices, RoBERTa's whole."""
+    model, made = build(), []
+    handle = attach(model, DeLoRA(r=3), 0, name="0")
+    if stacked:
+        handle.add("1", DeLoRA(r=3), 1)
+        handle = Stack(handle, ["0", "1"])
+    low_rank = DeLoRALayer.low_rank
+    rows = torch.cat([IDS, IDS]) if stacked else IDS
+    with accelerated(handle):  # the first pass asks each layer whether it declares one
+        model(input_ids=rows)
+    monkeypatch.setattr(DeLoRALayer, "low_rank", lambda self: made.append(self.site.path) or low_rank(self))
+    with accelerated(handle):
+        model(input_ids=rows)
+    assert sorted(made) == sorted(layer.site.path for layer in handle.layers)

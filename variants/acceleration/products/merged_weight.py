@@ -36,10 +36,7 @@ def _can(layer: AdapterLayer) -> bool:
         return False
     if site.in_shards:  # the updated weights, kept for the backward pass, would be the whole base
         return False
-    if not layer.adds_low_rank:
-        return False
-    update = layer.low_rank()
-    return update.inner is None and update.outer is None
+    return layer.adds_low_rank and layer.low_rank_factors == {"A", "B"}
 
 
 class _MergedMap:
