@@ -4,9 +4,8 @@ import json
 
 import pytest
 import torch
-from peft.tuners.lora.config import CordaConfig, LoraGAConfig
+from peft.tuners.lora.config import CordaConfig
 from peft.tuners.lora.corda import preprocess_corda
-from peft.tuners.lora.loraga import preprocess_loraga
 
 from tests.support.peft_files import CONFIG, QV, by_peft, upstream
 from tests.support.tiny import gpt2, logits, roberta, train
@@ -46,8 +45,11 @@ def started(build, config) -> torch.nn.Module:
         config.corda_config = CordaConfig(corda_method="ipm")
         preprocess_corda(model, config, lambda: [model(**row) for row in rows("roberta")])
     if config.init_lora_weights == "lora_ga":
-        config.lora_ga_config = LoraGAConfig(stable_gamma=1)
-        preprocess_loraga(model, config, lambda: [model(**batch).loss.backward() for batch in batches("roberta")])
+        loraga = pytest.importorskip("peft.tuners.lora.loraga", reason="this PEFT has no LoRA-GA")
+        config.lora_ga_config = upstream.LoraGAConfig(stable_gamma=1)
+        loraga.preprocess_loraga(
+            model, config, lambda: [model(**batch).loss.backward() for batch in batches("roberta")]
+        )
     return upstream.get_peft_model(model, config)
 
 
