@@ -56,7 +56,8 @@ def attach_adapters(configs: Sequence[RunConfig]) -> tuple[Prepared, AdaptedMode
         note = quantise(adapted, scheme, compute_dtype=bits, device=None if devices.on_cpu(config) else "cuda")
         prepared.notes = [*prepared.notes, note.words]
     prepared.data.seeds = [config.seed for config in configs]
-    prepared.data.eval_batch_size = max(1, prepared.data.eval_batch_size // len(configs))
+    rows = prepared.data.eval_batch_size  # as many for all together, but no fewer of each than it trains on
+    prepared.data.eval_batch_size = max(rows // len(configs), min(rows, prepared.data.batch_size))
     return prepared, adapted, counts, precision
 
 
