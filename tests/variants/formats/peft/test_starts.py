@@ -45,11 +45,9 @@ def started(build, config) -> torch.nn.Module:
         config.corda_config = CordaConfig(corda_method="ipm")
         preprocess_corda(model, config, lambda: [model(**row) for row in rows("roberta")])
     if config.init_lora_weights == "lora_ga":
-        loraga = pytest.importorskip("peft.tuners.lora.loraga", reason="this PEFT has no LoRA-GA")
+        ga = pytest.importorskip("peft.tuners.lora.loraga", reason="this PEFT has no LoRA-GA")
         config.lora_ga_config = upstream.LoraGAConfig(stable_gamma=1)
-        loraga.preprocess_loraga(
-            model, config, lambda: [model(**batch).loss.backward() for batch in batches("roberta")]
-        )
+        ga.preprocess_loraga(model, config, lambda: [model(**batch).loss.backward() for batch in batches("roberta")])
     return upstream.get_peft_model(model, config)
 
 
