@@ -64,6 +64,7 @@ FLOORS = {
         "acceleration/products",
         "acceleration/methods",
         "acceleration",
+        "contract/watch",
         "contract",
         "check",
         "new",

@@ -56,13 +56,17 @@ def check(variant: BaseVariant | type[BaseVariant], only: list[str] | None = Non
 
 def findings(variant: BaseVariant | type[BaseVariant], only: list[str] | None = None) -> Iterator[Finding]:
     """As :func:`check`, each finding as soon as it is there. A reason that several have is told by the first."""
+    from variants.contract.answers import misfit
     from variants.contract.models import Subject
 
     subject, told = Subject.of(variant), {}
     try:
-        subject.attached()
+        unfit = misfit(subject.attached().layers)
     except Exception as error:  # every property would say so
         yield Finding((only or properties())[0], FAILED, _with_place(located(error), subject.variant))
+        return
+    if unfit:  # every pass would say so, each in other words
+        yield Finding("low rank", FAILED, _with_place(unfit, subject.variant))
         return
     definitions = {definition(cls) for cls in (type(subject.variant), *map(type, subject.attached().layers))}
     for name in only or properties():
@@ -122,7 +126,8 @@ def _with_place(reason: str, variant: BaseVariant) -> str:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without the compiler's own log lines, which say again what a finding says."""
-    loggers = [logging.getLogger(name) for name in ("torch._dynamo", "torch._inductor", "torch.__trace", "torch.fx")]
+    names = ("torch._dynamo", "torch._inductor", "torch._subclasses", "torch.__trace", "torch.fx")
+    loggers = [logging.getLogger(name) for name in names]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)

@@ -97,7 +97,7 @@ def _grow(self, layers, step, total_steps):
         layer.gain.mul_(1.1)
 
 
-@breaks("round trip", after_step=_grow)
+@breaks("round trip", "resume", after_step=_grow)
 class ForgetsStateLayer(LoRALayer):
     def __init__(self, site, config, rng):
         super().__init__(site, config, rng)
@@ -108,6 +108,66 @@ class ForgetsStateLayer(LoRALayer):
 
     def forward(self, x, y):
         return y + F.linear(x, self.delta_weight())
+
+
+@breaks("round trip", after_step=_grow)
+class LeavesStateOutOfFilesLayer(LoRALayer):
+    training_only = ("gain",)
+
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.register_buffer("gain", torch.ones(()))
+
+    def delta_weight(self):
+        return self.gain * super().delta_weight()
+
+
+def _count(self, layers, step, total_steps):
+    self.steps = getattr(self, "steps", 0) + 1
+    for layer in layers:
+        layer.lora_B.data.mul_(1 - 0.1 / self.steps)
+
+
+@breaks("resume", after_step=_count, stackable=False)
+class CountsItsStepsLayer(LoRALayer):
+    pass
+
+
+def _count_in_layers(self, layers, step, total_steps):
+    for layer in layers:
+        layer.past.append(step)
+        if len(layer.past) % 1000 == 0:
+            layer.lora_B.data.zero_()
+
+
+@breaks("resume", after_step=_count_in_layers)
+class RemembersItsStepsLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.past = []
+
+
+@breaks("resume", before_step=lambda self, layers, step, total_steps: torch.manual_seed(7))
+class SeedsEveryStepLayer(LoRALayer):
+    pass
+
+
+class _OwnMomentum(torch.optim.SGD):
+    """Keeps its momentum where no checkpoint finds it."""
+
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        self.momenta = getattr(self, "momenta", {})
+        with torch.no_grad():
+            for index, (group, p) in enumerate((g, p) for g in self.param_groups for p in g["params"]):
+                self.momenta[index] = 0.9 * self.momenta.get(index, torch.zeros_like(p)) + p.grad
+                p.sub_(group["lr"] * self.momenta[index])
+        return loss
+
+
+@breaks("resume", optimizer=lambda self, groups: _OwnMomentum(groups))
+class HidesItsMomentumLayer(LoRALayer):
+    pass
 
 
 @breaks("bf16")
@@ -163,6 +223,20 @@ class SameUnderEverySeedLayer(LoRALayer):
         super().__init__(site, config, torch.Generator().manual_seed(len(site.path) + sum(map(ord, site.path))))
 
 
+@breaks("determinism")
+class FixedSeedLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, torch.Generator().manual_seed(0))
+
+
+@breaks("determinism")
+class SeedsTheRunLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        torch.manual_seed(0)
+        nn.init.normal_(self.lora_A)
+
+
 @breaks("determinism", shared=lambda self, sites, seed: {"number": len(sites)})
 class DependsOnOthersLayer(LoRALayer):
     def __init__(self, site, config, rng, number):
@@ -214,6 +288,127 @@ class ReadsAValueLayer(LoRALayer):
         return y if self.lora_B.abs().max().item() > 1e9 else super().forward(x, y)
 
 
+@breaks("buffers", after_step=lambda self, layers, *_: [layer.lora_B.data.mul_(layer.decay) for layer in layers])
+class KeepsATensorLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.decay = torch.full((site.out_features, 1), 0.99)
+
+
+@breaks("buffers", "no host sync")
+class PlainMaskLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.masks = [torch.ones(site.out_features, 1, dtype=torch.bool)]
+
+    def delta_weight(self):
+        return torch.where(self.masks[0], super().delta_weight(), 0.0)
+
+
+@breaks("base")
+class NudgesItsBaseLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        if site.parameter.dtype == torch.float32:
+            site.parameter.data[0].mul_(1 + 1e-6)
+
+
+def _fold(self, layers, step, total_steps):
+    for layer in layers:
+        layer.site.module.weight.data.add_(layer.delta_weight().detach())
+        layer.lora_B.data.zero_()
+
+
+@breaks("base", "round trip", "resume", "stacking", after_step=_fold)
+class FoldsItsUpdatesLayer(LoRALayer):
+    pass
+
+
+def _at_a_rate(self, groups):
+    return torch.optim.SGD([p for group in groups for p in group["params"]], lr=0.1)
+
+
+@breaks("optimizer", optimizer=_at_a_rate)
+class RateOfItsOwnLayer(LoRALayer):
+    pass
+
+
+def _at_the_first_rate(self, groups):
+    return torch.optim.SGD([p for group in groups for p in group["params"]], lr=groups[0]["lr"])
+
+
+@breaks("optimizer", optimizer=_at_the_first_rate)
+class RateOfTheFirstLayer(LoRALayer):
+    pass
+
+
+class _Constant(torch.optim.SGD):
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        for p in (p for group in self.param_groups for p in group["params"]):
+            p.data.sub_(0.1 * p.grad)
+        return loss
+
+
+@breaks("optimizer", optimizer=lambda self, groups: _Constant(groups))
+class IgnoresTheScheduleLayer(LoRALayer):
+    pass
+
+
+class _WithoutClosure(torch.optim.SGD):
+    def step(self):
+        super().step()
+
+
+@breaks("optimizer", optimizer=lambda self, groups: _WithoutClosure(groups))
+class TakesNoClosureLayer(LoRALayer):
+    pass
+
+
+@breaks("optimizer", optimizer=lambda self, groups: torch.optim.SGD(groups[:1]))
+class LeavesAGroupOutLayer(LoRALayer):
+    pass
+
+
+def _made_and_lost(self, groups):
+    torch.optim.SGD(groups)
+
+
+@breaks("optimizer", optimizer=_made_and_lost)
+class ReturnsNoOptimizerLayer(LoRALayer):
+    pass
+
+
+@breaks(
+    *("optimizer", "base", "round trip", "resume", "learns", "accelerated", "DDP"),
+    optimizer=lambda self, groups: groups,
+)
+class NoOptimizerLayer(LoRALayer):
+    pass
+
+
+@breaks("low rank")
+class FactorOfAllLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.factor = nn.Parameter(torch.ones(1))
+
+    def low_rank(self):
+        return super().low_rank()._replace(inner=self.factor)
+
+
+@breaks("low rank")
+class TensorAsScaleLayer(LoRALayer):
+    def low_rank(self):
+        return super().low_rank()._replace(scale=self.lora_A.new_ones(()))
+
+
+@breaks("low rank", "DDP")
+class TransposedLayer(LoRALayer):
+    def low_rank(self):
+        return super().low_rank()._replace(A=self.lora_A.mT)
+
+
 @breaks("parameter count")
 class MaskedLayer(LoRALayer):
     def forward(self, x, y):
@@ -226,7 +421,18 @@ class MaskedLayer(LoRALayer):
 
 
 @breaks(
-    *("groups", "parameter count", "round trip", "metrics", "learns", "accelerated", "stacking", "DDP"),
+    *(
+        "groups",
+        "parameter count",
+        "base",
+        "round trip",
+        "resume",
+        "metrics",
+        "learns",
+        "accelerated",
+        "stacking",
+        "DDP",
+    ),
     param_groups=lambda self, layers, lr: [{"params": [x.lora_B for x in layers], "lr": lr}],
     metrics=lambda self, layers: {},
 )
@@ -287,10 +493,10 @@ class ChangesTheBaseLayer(LoRALayer):
 class NormOfTheWholeLayer(LoRALayer):
     def __init__(self, site, config, rng):
         super().__init__(site, config, rng)
-        self.scaling = self.scaling / site.module.weight.detach().square().sum().sqrt()
+        self.register_buffer("norm", site.module.weight.detach().square().sum().sqrt(), persistent=False)
 
     def delta_weight(self):
-        return self.scaling * (self.lora_B @ self.lora_A)
+        return self.scaling / self.norm * (self.lora_B @ self.lora_A)
 
     low_rank = AdapterLayer.low_rank  # LoRA's have a number as their scale
 
@@ -300,10 +506,10 @@ class RowsOfTheModuleLayer(LoRALayer):
     def __init__(self, site, config, rng):
         super().__init__(site, config, rng)
         rows = site.module.weight.detach()[site.start : site.stop]
-        self.scaling = rows.square().sum() / site.out_features
+        self.register_buffer("square", rows.square().sum() / site.out_features, persistent=False)
 
     def delta_weight(self):
-        return self.scaling * (self.lora_B @ self.lora_A)
+        return self.square * (self.lora_B @ self.lora_A)
 
     low_rank = AdapterLayer.low_rank
 
@@ -323,10 +529,12 @@ class ReversedGradientLayer(LoRALayer):
 
 @breaks("checkpointing", stackable=False)
 class RemembersItsPassesLayer(LoRALayer):
-    passes = 0
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.register_buffer("passes", torch.zeros(()))
 
     def forward(self, x, y):
-        self.passes += self.training
+        self.passes.add_(float(self.training))
         return y + (1.0 + 0.2 * (self.passes % 2)) * F.linear(x, self.delta_weight())
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -63,7 +63,7 @@ def test_command_checks_a_class_in_a_file_of_its_own(tmp_path, capsys) -> None:
     lines = out.splitlines()
     assert [line.split("  ")[0] for line in lines[: len(properties())]] == properties()
     assert "target='q,up'" in out and "gain=2" in out
-    others = 4  # it has neither metrics, groups, size nor values from data
+    others = 6  # it has neither metrics, groups, an optimizer, size, low rank nor values from data
     assert f"{len(properties()) - others} held, 0 failed, {others} not applicable" in lines[-3]
     assert lines[-2] == "fast paths that are missing, each with its reason:" and "delta_weight" in lines[-1]
 
@@ -104,6 +104,85 @@ def test_an_error_has_the_line_that_raised_it(capsys, tmp_path) -> None:
     assert main([f"{tmp_path}/own.py:Unbuilt", *only]) == 1
     out = capsys.readouterr().out
     assert out.count("ZeroDivisionError") == 1 and "own.py:10: no layer for" in out
+
+
+FAULTS = """
+from dataclasses import dataclass
+import torch
+from variants import LoRA
+from variants.methods.lora import LoRALayer
+
+class L(LoRALayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config, rng)
+        self.t, self.mask = 0, torch.ones(3)
+        self.lora_A.data.normal_(generator=torch.Generator().manual_seed(0))
+
+class Turned(LoRALayer):
+    def low_rank(self):
+        return super().low_rank()._replace(B=self.lora_B.mT)
+
+class Constant(torch.optim.SGD):
+    @torch.no_grad()
+    def step(self, closure=None):
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        [p.sub_(0.1 * p.grad) for group in self.param_groups for p in group["params"]]
+
+@dataclass
+class Faults(LoRA):
+    layer = L
+
+    def optimizer(self, groups):
+        return Constant(groups)
+
+    @torch.no_grad()
+    def after_step(self, layers, step, total_steps):
+        for layer in layers:
+            layer.t += 1
+            layer.site.parameter.add_(layer.delta_weight())
+
+@dataclass
+class TurnedFactor(LoRA):
+    layer = Turned
+"""
+
+
+def test_faults_have_their_line_and_their_remedy(tmp_path, capsys) -> None:
+    """None of them was told; the tensor in a plain attribute was said to be a wait for the GPU."""
+    (tmp_path / "faults.py").write_text(FAULTS)
+    main([f"{tmp_path}/faults.py:Faults", "--only", "optimizer,base,buffers,resume,determinism"])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for line, expected in zip(
+        lines[:5],
+        [
+            r"optimizer FAILED faults.py:18: the optimizer steps \S+ alike when a schedule .*: read group\[.lr.\]",
+            r"base FAILED faults.py:30: after_step changes \S+q_proj.weight in place, .*: leave W as it is",
+            r"buffers FAILED faults.py:10: L.mask is a tensor in a plain attribute, .*: self.register_buffer\(.mask.",
+            r"resume FAILED faults.py:33: .*: L.t is then 7 in place of 12; keep it in a persistent buffer",
+            r"determinism FAILED faults.py:11: it draws from a generator with the seed 0 whatever .*: draw from rng",
+        ],
+        strict=True,
+    ):
+        assert re.match(expected, line), line
+    assert main([f"{tmp_path}/faults.py:TurnedFactor"]) == 1
+    out = capsys.readouterr().out
+    assert re.match(r"low rank +FAILED +faults.py:14: at a map .* low_rank\(\) gives B of shape \(8, 16\), which", out)
+    assert "must be (out, r) = (16, 8): hand it over transposed\n" in out and out.count("FAILED") == 1
+
+
+def test_an_update_must_fit_maps_that_are_not_square() -> None:
+    """On square maps alone the factor of inputs computes; elsewhere one read of sizes of tensors a and b."""
+    (finding,) = check(FactorOfInputs, ["low rank"])
+    assert "low_rank() gives outer of shape (16,), which must be (out) = (24,)" in finding.reason
+
+
+def test_what_is_allowed_is_told_nothing() -> None:
+    """Ranks by role, AdamW after all, a number that follows from the step, a frozen part's seed that is an option, a
+    hook that waits for a value."""
+    tried = ["base", "buffers", "no host sync", "resume", "determinism", "slice"]
+    assert [f.reason for f in check(Allowed(), [*tried, "low rank"]) if f.status != HELD] == []
+    assert [f.status for f in check(Allowed(), ["optimizer"])] == [NOT_APPLICABLE]
+    assert [f.status for f in check(Allowed(own=True), ["optimizer"])] == [HELD]
 
 
 def test_suggestions_come_with_what_holds() -> None:
@@ -176,6 +255,51 @@ class DividesLayer(LoRALayer):
 @dataclass
 class Divides(LoRA):
     layer = DividesLayer
+
+
+class FactorOfInputsLayer(AdapterLayer):
+    def __init__(self, site, config, rng):
+        super().__init__(site, config)
+        self.A = nn.Parameter(torch.randn(2, site.in_features, generator=rng))
+        self.B = nn.Parameter(torch.zeros(site.out_features, 2))
+        self.d = nn.Parameter(torch.ones(site.in_features))
+
+    def low_rank(self):
+        return LowRank(self.A, self.B, outer=self.d)
+
+
+@dataclass
+class FactorOfInputs(Variant):
+    layer = FactorOfInputsLayer
+
+
+class AllowedLayer(LoRALayer):
+    def __init__(self, site, config, rng):
+        ranks = {"q": 8, "v": 4}
+        super().__init__(site, replace(config, r=ranks.get(site.role, 2)), rng)
+        frozen = torch.randn(site.in_features, generator=torch.Generator().manual_seed(config.frozen_seed))
+        self.register_buffer("frozen", frozen, persistent=False)
+        self.share = 0.0
+
+
+@dataclass
+class Allowed(LoRA):
+    frozen_seed: int = 5
+    own: bool = False
+    layer = AllowedLayer
+
+    def optimizer(self, groups):
+        if self.own:
+            return torch.optim.Adam(groups)
+        return None
+
+    def before_step(self, layers, step, total_steps):
+        if layers[0].lora_B.grad.norm().item() > 1e9:
+            layers[0].lora_B.grad.zero_()
+
+    def after_step(self, layers, step, total_steps):
+        for layer in layers:
+            layer.share = step / total_steps
 
 
 class SharedLayer(AdapterLayer):

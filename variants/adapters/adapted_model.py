@@ -17,6 +17,7 @@ from variants.layer import full_precision
 from variants.sites.architectures import head_parameters
 from variants.sites.kinds.few_bits import numel, quantisation_of
 from variants.sites.targets import left_out
+from variants.training.answers import own_optimizer
 from variants.training.batches import Batches
 from variants.training.hooks import as_tensor, gradients, put_back, tell_mask
 from variants.training.optimizers import forget
@@ -110,7 +111,7 @@ class AdaptedModel(Switching):
 
     def optimizer(self, groups: list[dict]) -> torch.optim.Optimizer | None:
         """The variant's own optimizer over groups, or None for the trainer's."""
-        return self.variant.optimizer(groups)
+        return own_optimizer(self.variant, groups)
 
     def before_step(self, step: int, total_steps: int) -> None:
         """To be called before each optimizer step, when gradients are ready; they stay in their memory."""

@@ -1,9 +1,11 @@
-"""What a variant says of itself must be so: that it trains, token by token, its figures, groups and size."""
+"""What a variant says of itself must be so: that it trains, its low rank, token by token, its figures and size."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -18,8 +20,8 @@ from variants.contract.models import (
     optimizer_steps,
     target_outputs,
 )
-from variants.layer import AdapterLayer
-from variants.outside.places import located
+from variants.layer import AdapterLayer, LowRank
+from variants.outside.places import definition, located
 from variants.training.answers import figures
 from variants.variant import BaseVariant
 
@@ -36,6 +38,64 @@ def something_trains(subject: Subject) -> None:
         if subject.variant.layer is None and not overrides(subject, "trainable", "attach"):
             raise NotApplicable("it trains the head alone")
         raise Broken("it finds nothing to train in the models of this suite: trainable() or sites() name nothing there")
+
+
+@property_of("low rank")
+def low_rank_fits(subject: Subject) -> None:
+    """A declared update has the factors of ΔW = scale · diag(outer) · B · diag(inner) · A, on maps of any shape."""
+    layers = subject.attached().layers
+    with contextlib.suppress(Exception):  # which "Conv1D" is about
+        layers = [*layers, *subject.attached(**subject.retargeted("up,down")).layers]
+    if not any(map(_declares, layers)):
+        raise NotApplicable("no layer of it declares low_rank()")
+    wrong = misfit(layers)
+    require(not wrong, wrong)
+
+
+def _declares(layer: AdapterLayer) -> bool:
+    return type(layer).low_rank is not AdapterLayer.low_rank
+
+
+@torch.no_grad()
+def misfit(layers: Sequence[AdapterLayer]) -> str:
+    """Where a declared update does not fit its map, and what it must be; "" where all do."""
+    for layer in filter(_declares, layers):
+        into, out = layer.site.in_features, layer.site.out_features
+        if (update := layer.low_rank()) is not None and (wrong := _misfit(update, into, out)):
+            at = f"{place}: " if (place := definition(type(layer).low_rank)) else ""
+            return f"{at}at a map from {into} features to {out} low_rank() gives {wrong}"
+    return ""
+
+
+def _misfit(update: object, into: int, out: int) -> str:
+    """Which part of a low-rank update does not fit a map, and what it must be; "" where all do."""
+    if not isinstance(update, LowRank):
+        return f"{type(update).__name__}, no LowRank(A, B, scale, inner, outer)"
+    if not isinstance(update.scale, (int, float)):
+        return (
+            f"{type(update.scale).__name__} as scale, which is a number: what is trained or computed is inner or outer"
+        )
+    r = len(update.A) if isinstance(update.A, Tensor) and update.A.ndim else "r"
+    fits = {
+        "A": ("(r, in)", [(r, into)]),
+        "B": ("(out, r)", [(out, r)]),
+        "inner": ("(r) or (r, r)", [(r,), (r, r)]),
+        "outer": ("(out)", [(out,)]),
+    }
+    for name, (words, shapes) in fits.items():
+        factor = getattr(update, name)
+        if factor is None and name in ("inner", "outer"):
+            continue
+        if not isinstance(factor, Tensor):
+            return f"{type(factor).__name__} as {name}, which is a tensor {words}"
+        found = tuple(factor.shape)
+        if found not in shapes:
+            turned = (
+                ": hand it over transposed" if found[::-1] in shapes or (name == "A" and found[:1] == (into,)) else ""
+            )
+            wanted = " or ".join(str(shape) for shape in shapes).replace("'", "")
+            return f"{name} of shape {found}, which must be {words} = {wanted}{turned}"
+    return ""
 
 
 @property_of("per token")

@@ -23,6 +23,7 @@ from variants.contract.models import (
     optimizer_steps,
     target_outputs,
 )
+from variants.contract.watch.attributes import told_loose
 from variants.errors import VariantError, first_line
 from variants.layer import AdapterLayer
 from variants.outside.places import located, place
@@ -65,7 +66,7 @@ def no_host_sync(subject: Subject) -> None:
     """forward, backward and penalty never wait for a value: they run on tensors that have none."""
     adapted, x = subject.trained(), subject.inputs()
     adapted.model.train().to("meta")
-    _step_without_values(adapted, x.to("meta"))
+    _step_without_values(adapted, x.to("meta"), told_loose(adapted))
     if torch.cuda.is_available():
         adapted = subject.trained()
         adapted.model.train().to("cuda")
@@ -79,11 +80,13 @@ def no_host_sync(subject: Subject) -> None:
             torch.cuda.set_sync_debug_mode(mode)
 
 
-def _step_without_values(adapted: AdaptedModel, x: Tensor) -> None:
+def _step_without_values(adapted: AdaptedModel, x: Tensor, loose: str = "") -> None:
     try:
         loss, penalty = adapted.model(x).square().sum(), adapted.penalty(1, 1)
         (loss if penalty is None else loss + penalty).backward()
     except (RuntimeError, NotImplementedError) as error:
+        if loose:
+            raise Broken(loose) from error
         reason = f"{place(error)}a step needs values on the host: {first_line(error)}"
         raise Broken(f"{reason}; leave out .item(), .cpu() and branches on values") from error
 

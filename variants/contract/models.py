@@ -5,6 +5,7 @@ They are adapted with non-zero weights: at a fresh start, with B = 0, many error
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from collections.abc import Iterator, Sequence
@@ -219,7 +220,7 @@ class Subject:
     def attached(self, model: nn.Module | None = None, seed: int = 0, **changes: str) -> AdaptedModel:
         """The variant on ``model``, as it is at the start; NotApplicable where it refuses an unusual one."""
         try:
-            variant = dataclasses.replace(self.variant, **changes) if changes else self.variant
+            variant = dataclasses.replace(self.variant, **changes) if changes else copy.copy(self.variant)
             return attach(self.model() if model is None else model, variant, seed)
         except (ValueError, AssertionError) as error:
             if (changes or model is not None) and is_refusal(error):

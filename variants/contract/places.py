@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from importlib.util import find_spec
 from types import SimpleNamespace
 
@@ -22,6 +23,7 @@ from variants.contract.models import (
 )
 from variants.errors import VariantError
 from variants.layer import AdapterLayer
+from variants.sites.site import Site
 
 
 @property_of("slice")
@@ -30,7 +32,8 @@ def slices(subject: Subject) -> None:
     """On slices of a fused map it computes what it computes on separate maps, and leaves the rest alone."""
     if any(hasattr(layer, "pre") for layer in subject.attached().layers):
         raise NotApplicable("it changes its input, which needs whole maps")
-    split = subject.trained(subject.model(SPLIT), **subject.retargeted("c_attn.q,c_attn.v"))
+    where = subject.retargeted("c_attn.q,c_attn.v")
+    split = _with_roles(subject, where).trained(subject.model(SPLIT))
     fused = subject.trained(subject.model(FUSED), **subject.retargeted("q,v"))
     x, width = subject.inputs(), subject.width
     plain = subject.model(FUSED).base_model["layers"][0].attn.c_attn(x)
@@ -42,6 +45,21 @@ def slices(subject: Subject) -> None:
     fused.load_state_dict(split.state_dict())
     off = distance(fused.model(x), split.model(x))
     require(off < 1e-4, f"on slices of a fused map the output differs by {off:.1e} from separate maps")
+
+
+def _with_roles(subject: Subject, where: dict[str, str]) -> Subject:
+    """A variant on separate maps that are called as slices are: the family, which fuses them, gives those no role."""
+    variant = dataclasses.replace(subject.variant, **where)
+    find = variant.sites
+
+    def sites(model: nn.Module) -> list[Site]:
+        found = find(model)
+        for site in found:
+            site.role = site.path.rpartition(".")[2]
+        return found
+
+    object.__setattr__(variant, "sites", sites)
+    return dataclasses.replace(subject, variant=variant)
 
 
 @property_of("Conv1D")

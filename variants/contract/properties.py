@@ -19,10 +19,22 @@ from variants.contract.base import PROPERTIES as REGISTERED
 PROPERTIES = {
     name: REGISTERED[name]
     for names in (
-        ("something trains", "identity at start", "output moves", "gradients", "parameter count", "no host sync"),
-        ("merge", "round trip", "data start", "determinism", "copy", "bf16", "fp64", "nf4"),
+        ("something trains", "identity at start", "output moves", "gradients", "parameter count", "optimizer"),
+        ("base", "buffers", "no host sync"),
+        ("merge", "round trip", "resume", "data start", "determinism", "copy", "bf16", "fp64", "nf4"),
         ("slice", "Conv1D", "conv2d"),
-        ("groups", "metrics", "size", "per token", "learns", "meta device", "accelerated", "stacking", "compile"),
+        (
+            "groups",
+            "metrics",
+            "size",
+            "low rank",
+            "per token",
+            "learns",
+            "meta device",
+            "accelerated",
+            "stacking",
+            "compile",
+        ),
         ("checkpointing",),
     )
     for name in names

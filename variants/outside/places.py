@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import re
 import sys
+import textwrap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from variants.errors import UserError, first_line
@@ -37,12 +39,45 @@ def located(error: BaseException, *classes: type) -> str:
     return place(error, *classes) + message
 
 
-def definition(cls: type) -> str:
-    """Where a class stands, such as ``my_file.py:12``; "" where there is no source."""
+def definition(thing: type | Callable) -> str:
+    """Where a class or a function stands, such as ``my_file.py:12``; "" where there is no source."""
     try:
-        return f"{Path(inspect.getsourcefile(cls)).name}:{inspect.getsourcelines(cls)[1]}"
+        thing = inspect.unwrap(thing)  # out of torch.no_grad()
+        return f"{Path(inspect.getsourcefile(thing)).name}:{inspect.getsourcelines(thing)[1]}"
     except (OSError, TypeError):
         return ""
+
+
+def calling() -> str:
+    """The line of an inventor's file that is being carried out, such as ``my_file.py:12``; "" where there is none."""
+    frame = sys._getframe(1)
+    while frame is not None and not _is_outside(frame.f_code.co_filename):
+        frame = frame.f_back
+    return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame is not None else ""
+
+
+def assigned(name: str, *classes: type, last: bool = False) -> str:
+    """Where an attribute is set, such as ``my_file.py:12``: in the code of inventors' classes, else in their files.
+
+    Args:
+        name: the attribute's; what follows it, as in ``past[0]``, is left out.
+        last: the last place; else the first. "" where there is none.
+    """
+    name, bases = re.match(r"\w*", name)[0], [base for cls in classes for base in cls.__mro__]
+    for thing in (*bases, *(sys.modules.get(base.__module__) for base in bases)):
+        try:
+            file, (lines, first) = inspect.getsourcefile(thing), inspect.getsourcelines(thing)
+        except (OSError, TypeError):
+            continue
+        if _is_outside(file) and (found := _stores(name, "".join(lines))):
+            return f"{Path(file).name}:{max(first, 1) - 1 + (max(found) if last else min(found))}"
+    return ""
+
+
+def _stores(name: str, source: str) -> list[int]:
+    """Lines, from 1, that set an attribute."""
+    nodes = [n for n in ast.walk(ast.parse(textwrap.dedent(source))) if isinstance(n, ast.Attribute) and n.attr == name]
+    return [node.lineno for node in nodes if isinstance(node.ctx, ast.Store)]
 
 
 def _place(error: BaseException, classes: tuple[type, ...]) -> str:

@@ -1,10 +1,11 @@
-"""What an inventor's functions answer, checked and made whole: optimizer groups and figures."""
+"""What an inventor's functions answer, checked and made whole: optimizer groups, optimizers and figures."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from variants.errors import VariantError, first_line
@@ -44,6 +45,21 @@ def completed_groups(
     if left := [name for key, name in names.items() if key not in seen]:
         raise VariantError(f"{function} leaves out {left[0]}: put it into a group, or make it a buffer")
     return whole
+
+
+def own_optimizer(variant: BaseVariant, groups: list[dict[str, Any]]) -> torch.optim.Optimizer | None:
+    """The variant's optimizer over groups, or None for the trainer's.
+
+    Raises:
+        VariantError: what it gives is something else.
+    """
+    found = variant.optimizer(groups)
+    if found is None or isinstance(found, torch.optim.Optimizer):
+        return found
+    raise VariantError(
+        f"{type(variant).__name__}.optimizer gives {type(found).__name__}, no torch.optim.Optimizer: return one over "
+        "the groups, or None for AdamW"
+    )
 
 
 def figures(variant: BaseVariant, layers: Sequence[AdapterLayer]) -> tuple[dict[str, float], list[str]]:
