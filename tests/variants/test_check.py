@@ -170,6 +170,14 @@ def test_faults_have_their_line_and_their_remedy(tmp_path, capsys) -> None:
     assert "must be (out, r) = (16, 8): hand it over transposed\n" in out and out.count("FAILED") == 1
 
 
+def test_a_tensor_in_a_plain_attribute_is_no_wait_for_the_gpu() -> None:
+    for only in (["no host sync"], ["buffers", "no host sync"]):
+        *told, last = check(broken_variants.PlainMask, only)
+        first = (told or [last])[0]
+        assert re.match(r"broken_variants.py:\d+: PlainMaskLayer.masks\[0\] is a tensor in a plain attr", first.reason)
+        assert not told or last.reason == "as 'buffers'"
+
+
 def test_an_update_must_fit_maps_that_are_not_square() -> None:
     """On square maps alone the factor of inputs computes; elsewhere one read of sizes of tensors a and b."""
     (finding,) = check(FactorOfInputs, ["low rank"])

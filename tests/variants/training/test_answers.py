@@ -62,3 +62,16 @@ def test_figures_are_numbers_and_a_mistake_in_them_costs_nothing() -> None:
         ["Own.metrics fails: ZeroDivisionError: division by zero"],
     )
     assert figures(variant(metrics=lambda self, layers: None), []) == ({}, [])
+
+
+def test_an_optimizer_is_one_or_none_and_anything_else_is_refused(monkeypatch) -> None:
+    adapted = attach(Tiny(), LoRA(r=2))
+    groups = adapted.param_groups(0.1)
+    assert adapted.optimizer(groups) is None
+    for give, says in ((torch.optim.SGD, None), (lambda groups: groups, "LoRA.optimizer gives list, no torch.optim")):
+        monkeypatch.setattr(LoRA, "optimizer", lambda self, groups, give=give: give(groups))
+        if says is None:
+            assert isinstance(adapted.optimizer(groups), torch.optim.SGD)
+        else:
+            with pytest.raises(VariantError, match=says):
+                adapted.optimizer(groups)
