@@ -8,6 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
+from variants.acceleration.activations import activations
 from variants.acceleration.basics.fast_paths import FORWARDS, PREPARATIONS, update_overrides
 from variants.acceleration.basics.found import found_of
 from variants.acceleration.basics.overrides import Override, overriding
@@ -49,6 +50,7 @@ def accelerated(
     maps = [
         *_frozen_maps(handle, tuple(exclude)),
         *kernels(handle),
+        *activations(handle),
         *copies,
         *_adapters(handle, rounded),
         *merged,

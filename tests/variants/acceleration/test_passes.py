@@ -57,9 +57,11 @@ def without_dropout(handle: AdaptedModel) -> AdaptedModel:
 @pytest.mark.parametrize("name", METHODS)
 def test_gradient_checkpointing(name: str, build, low: bool) -> None:
     """peft #1142, #1745, microsoft/LoRA #120, transformers #23170, #42489: recomputed in the backward pass, which may
-    be inside the accelerated block or behind its end."""
+    be inside the accelerated block or behind its end. bf16 rounds either way: as near to fp32 as a plain pass."""
     plain = gradients(without_dropout(adapted(build, METHODS[name], low)), False, False, prepared=False)
+    exact = gradients(without_dropout(adapted(build, METHODS[name], False)), False, False, prepared=False)
     limit = 0.02 if low else 1e-5
+    near = 2 * distance(plain, exact) if low else limit
     for graph in (False, True):
         for reentrant in (False, True):
             for inside in (False, True):
@@ -71,7 +73,7 @@ def test_gradient_checkpointing(name: str, build, low: bool) -> None:
                 found = gradients(handle, graph, inside)
                 where = (graph, reentrant, inside)
                 assert all(gradient is not None for gradient in found.values()), where
-                assert distance(found, expected) < limit and distance(found, plain) < limit, where
+                assert distance(found, expected) < limit and distance(found, exact) < near, where
                 assert not [m for m in handle.model.modules() if "forward" in vars(m)], where
 
 
