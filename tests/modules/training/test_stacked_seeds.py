@@ -126,8 +126,9 @@ def test_so_they_do_on_the_path_of_cuda_graphs(command, tmp_path, graphed, varia
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("head_lr", [None, 1e-3])
-@pytest.mark.parametrize("variant", ["lora", "lora_plus", "bitfit", "adalora"])
+@pytest.mark.parametrize(
+    ("variant", "head_lr"), [("lora", 1e-3), ("lora_plus", None), ("bitfit", None), ("adalora", None)]
+)
 def test_stacked_rates_equal_runs_at_each(command, tmp_path, variant, head_lr):
     """Three rates of two seeds, decay and clipping included; the head's rate may be one for all."""
     rates_and_seeds(command, tmp_path, variant, head_lr)
