@@ -87,9 +87,7 @@ def compare(stacked: list[RunConfig], solo: list[RunConfig], tolerance: float = 
             theirs = adapter(alone, which)
             assert set(adapter(ours, which)) == set(theirs)
             for name, tensor in adapter(ours, which).items():
-                torch.testing.assert_close(
-                    tensor, theirs[name], rtol=tolerance, atol=tolerance, msg=lambda m: f"{which} {name} {m}"
-                )
+                torch.testing.assert_close(tensor, theirs[name], rtol=tolerance, atol=tolerance, msg=f"{which} {name}")
             assert facts(ours.folder / which) == facts(alone.folder / which)
         assert not list(ours.folder.glob("*.ckpt"))
 
