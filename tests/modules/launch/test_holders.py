@@ -63,6 +63,7 @@ def test_a_comparison_says_so_too(held, monkeypatch, tmp_path):
 
     monkeypatch.setattr("modules.launch.jobs.launch.run_workers", lambda *_: 0)
     comparison = SimpleNamespace(jobs=1, launch=None, stack=False, content=SimpleNamespace(for_all={}))
+    comparison._recipes = {(run.id, tmp_path): {} for run in held}
     comparison.missing = lambda runs, folder: []
     comparison._other = lambda folder: ResultStore(folder / "tuning")
     assert Comparison.carry_out(comparison, held, tmp_path) == 1
