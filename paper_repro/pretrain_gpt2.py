@@ -4,7 +4,7 @@
     python paper_repro/pretrain_gpt2.py --steps 100 --out tried-gpt2             # a short try
     python paper_repro/pretrain_gpt2.py --text a.txt.gz,b.txt --bpe FOLDER --layers 8 --hidden 512 --heads 8 \\
         --positions 512 --length 512 --batch_size 64 --lr 1e-3 --minutes 5 --out FOLDER               # on a GPU
-    python paper_repro/pretrain_gpt2.py ... --steps 2200 --deterministic --out FOLDER                   # the same bytes
+    python paper_repro/pretrain_gpt2.py ... --steps 2200 --deterministic --out FOLDER                 # the same weights
 
 Without --text the corpus is `modules/embedded/prose.py`, endless, with a word-level tokenizer. With it, --bpe names a
 folder with the tokenizer files of GPT-2 (vocab.json and merges.txt, or tokenizer.json). Documents are separated by the

@@ -29,8 +29,8 @@ def stacks(runs: Sequence[RunConfig], where_possible: bool = False, rates: bool 
     for run in runs:
         if run.trainer.get("num_nodes", 1) != 1 or "strategy" in run.trainer or launched():
             raise UserError(
-                "--stack_seeds trains each seed on one device, and starts the processes itself: leave it out, or "
-                "--trainer.num_nodes, --trainer.strategy and a launcher such as torchrun or srun"
+                "--stack_seeds and --stack_rates train each run on one device, and start the processes themselves: "
+                "leave them out, or --trainer.num_nodes, --trainer.strategy and a launcher such as torchrun or srun"
             )
         if reason := _why_alone(run):
             if not where_possible:
@@ -42,7 +42,10 @@ def stacks(runs: Sequence[RunConfig], where_possible: bool = False, rates: bool 
         if rates:
             shared |= {key: {**shared[key], "lr": None} for key in ("training", "overrides")}
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)
-    return [part for group in groups.values() for part in _dealt(sorted(group, key=lambda run: rates and run.seed))]
+    if rates:
+        for group in groups.values():
+            group.sort(key=lambda run: run.seed)
+    return [part for group in groups.values() for part in _dealt(group)]
 
 
 def _dealt(group: list[RunConfig]) -> list[list[RunConfig]]:

@@ -48,7 +48,7 @@ class CausalSettings:
     out: Path = _setting(NOWHERE, "folder to write")
     reference: bool = _setting(False, "without acceleration: no CUDA graphs")
     deterministic: bool = _setting(
-        False, "the same bytes from the same command on the same kind of GPU, a little slower; needs --minutes 0"
+        False, "the same command writes the same weights, byte for byte, on the same kind of GPU; needs --minutes 0"
     )
 
     def __post_init__(self) -> None:

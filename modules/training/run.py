@@ -72,7 +72,7 @@ def run_seeds(
     try:
         handle = adapted if len(configs) == 1 else Stack(adapted, [config.id for config in configs])
     except VariantError as error:
-        print(f"{error}; the seeds are trained one after the other", flush=True)
+        print(f"{error}; the runs are trained one after the other", flush=True)
         return [result for config in configs for result in run_seeds([config], live, before_writing)]
     if devices.in_shards(first):
         check_shardable(adapted, precision)
@@ -155,10 +155,10 @@ def _figures(
 
 
 def _title(configs: Sequence[RunConfig]) -> str:
-    """Such as ``mrpc lora seed 0``, ``mrpc lora seeds 0,1,2`` or ``mrpc lora seeds 0,1,2, 5 rates``."""
+    """Such as ``mrpc lora seed 0``, ``mrpc lora seeds 0,1,2`` or ``mrpc lora seed 0, 5 rates``."""
     first = configs[0]
     if len(configs) == 1:
         return first.title
     seeds, rates = dict.fromkeys(config.seed for config in configs), {config.training["lr"] for config in configs}
     also = f", {len(rates)} rates" if len(rates) > 1 else ""
-    return f"{first.task} {first.name} seeds {','.join(map(str, seeds))}{also}"
+    return f"{first.task} {first.name} {'seeds' if len(seeds) > 1 else 'seed'} {','.join(map(str, seeds))}{also}"

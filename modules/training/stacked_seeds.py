@@ -142,14 +142,14 @@ class StackedTuner(FineTuner):
 
 
 class StackedHistory(History):
-    """The history of each seed, and what they cost together. Figures are means over seeds that go on."""
+    """The history of each run, and what they cost together. Figures are means over runs that go on."""
 
     def __init__(self, each: Sequence[History]) -> None:
         super().__init__(each[0].metric, each[0].folder, {})
         self.each = list(each)
 
     def on_validation_end(self, trainer: Trainer, module: StackedTuner) -> None:
-        """Take each seed's figures and keep its adapter; stop where every seed has diverged."""
+        """Take each run's figures and keep its adapter; stop where every run has diverged."""
         epoch = scored_epoch(trainer)
         found = [{"epoch": epoch, **figures} for figures in module.epoch_figures()]
         for index, (history, figures) in enumerate(zip(self.each, found, strict=True)):
@@ -167,21 +167,21 @@ class StackedHistory(History):
         trainer.should_stop |= self.diverged
 
     def on_fit_end(self, trainer: Trainer, module: StackedTuner) -> None:
-        """Keep the last adapter of each seed that has not diverged."""
+        """Keep the last adapter of each run that has not diverged."""
         for index, history in enumerate(self.each):
             if not history.diverged:
                 with module.adapted.alone(index) as adapted:
                     history.save(adapted, "last")
 
     def finished(self) -> list[History]:
-        """The seeds' histories with their share of the steps; times are those of all seeds together."""
+        """The runs' histories with their share of the steps; times are those of all runs together."""
         for history in self.each:
             history.step_seconds, history.seconds = self.step_seconds[: len(history.epochs)], self.seconds
             history.steps = self.steps * len(history.epochs) // len(self.epochs)
         return self.each
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps, each seed's history included."""
+        """What a checkpoint keeps, each run's history included."""
         return super().state_dict() | {"each": [history.state_dict() for history in self.each]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

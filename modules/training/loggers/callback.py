@@ -159,8 +159,8 @@ def learning_rates(trainer: Trainer, index: int = 0) -> dict[str, float]:
     """
     found: dict[str, dict[float, float]] = {}
     for group in trainer.optimizers[0].param_groups:
-        rates, share = found.setdefault(str(group.get("name", "adapter")), {}), group.get("shares", {})
-        share = share[index] if share else 1.0
+        rates = found.setdefault(str(group.get("name", "adapter")), {})
+        share = group["shares"][index] if "shares" in group else 1.0
         rates[share * float(group.get("initial_lr", group["lr"]))] = share * float(group["lr"])
     return {
         name if number == 1 else f"{name}-{number}": rate

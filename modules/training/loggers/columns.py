@@ -51,7 +51,7 @@ def columns(config: RunConfig, parameters: dict[str, int], device: str, stacked:
     Args:
         parameters: counted: adapter, head and total.
         device: what the run computes on.
-        stacked: how many seeds are trained at once.
+        stacked: how many runs are trained at once.
     """
     cls = resolve(config.variant)
     found = {"run": config.id, "row": row(config), "variant": config.name}

@@ -116,11 +116,14 @@ def test_graphed_runs_have_the_same_penalty(command, tmp_path, monkeypatch, grap
     equal(found, weights(command, tmp_path / "plain", variant, trainer=trainer))
 
 
-def test_stacked_seeds_have_the_same_penalty(command, tmp_path, monkeypatch) -> None:
-    flags = [*command, "--r", "2", "--lr", str(LR)]
-    stacked = planned(flags, RAMP, seeds=[0, 1])
+@pytest.mark.parametrize("variant", [RAMP, QUIET])
+def test_stacked_seeds_have_the_same_penalty(command, tmp_path, monkeypatch, variant) -> None:
+    """That of what a pass has computed too, where all rows have one width and no mask is read."""
+    monkeypatch.setattr(QuietLayer, "reads_mask", False)
+    flags = [*command, "--r", "2", "--lr", str(LR), "--pad", "max"]
+    stacked = planned(flags, variant, seeds=[0, 1])
     run_seeds(stacked)
-    for config in planned([*flags, "--results_dir", str(tmp_path / "solo")], RAMP, seeds=[0, 1]):
+    for config in planned([*flags, "--results_dir", str(tmp_path / "solo")], variant, seeds=[0, 1]):
         run(config)
         equal(adapter(stacked[config.seed]), adapter(config))
 

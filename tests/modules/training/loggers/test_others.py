@@ -9,6 +9,7 @@ import sqlite3
 import pytest
 
 from modules.training.run import run as train
+from modules.training.run import run_seeds
 from tests.support.runs import planned
 
 STEP = {"train/loss", "train/step_ms", "train/tokens_per_s", "lr/adapter", "lr/head"}
@@ -41,6 +42,29 @@ def test_csv_and_tensorboard_at_once(command, tmp_path):
         pytest.approx(figures["accuracy"]) for figures in result.epochs
     ]
     assert events.Tags()["images"]  # the heat maps
+
+
+def test_stacked_runs_log_their_own_rates(command):
+    """As each does alone; the head's may be one for all."""
+
+    def rates(runs) -> list[list[tuple[float, float]]]:
+        found = []
+        for run in runs:
+            with open(run.folder / "csv" / "metrics.csv", newline="") as file:
+                steps = [row for row in csv.DictReader(file) if row["train/loss"]]
+            found.append([(float(row["lr/adapter"]), float(row["lr/head"])) for row in steps])
+        return found
+
+    flags = [*command, "--logger", "csv", "--trainer.log_every_n_steps", "3", "--r", "2", "--head_lr", "0.01"]
+    runs = [run for lr in ("0.001", "0.004") for run in planned([*flags, "--lr", lr])]
+    run_seeds(runs, live=False)
+    together = rates(runs)
+    for run in runs:
+        train(run, live=False)
+    for one, other in zip(together, rates(runs), strict=True):
+        assert len(one) == len(other) == 4 and one == [pytest.approx(pair) for pair in other]
+    for low, high in zip(*together, strict=True):
+        assert high[0] == pytest.approx(4 * low[0]) and high[1] == low[1]
 
 
 def test_a_csv_file_of_a_run_that_goes_on_keeps_the_lines_before(command):
