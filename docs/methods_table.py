@@ -136,7 +136,9 @@ def figures(name: str) -> str:
         if lines := _figures(name, comparison):
             place = f"../../results/reference/{comparison.folder}"
             links = f"[findings]({place}/README.md), [whole table]({place}/tables/{comparison.benchmark.name}.md)"
-            about = f"**{comparison.benchmark.title}**: {comparison.protocol} ({links})."
+            cells = "Scores are medians ± standard deviations of the seeds"
+            cells += ", the mean is of the seeds' means." if comparison.benchmark.average else "."
+            about = f"**{comparison.benchmark.title}**: {comparison.protocol} ({links}). {cells}"
             parts += [about, "\n".join(f"| {' | '.join(line)} |" for line in lines)]
     if elsewhere := [
         f"[{folder}](../../results/reference/{folder}/README.md)" for folder in _elsewhere().get(name, ())
