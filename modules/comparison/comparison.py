@@ -278,7 +278,7 @@ class Comparison:
         unique = {run.id: run for run in runs}
         missing = [run for run in unique.values() if not any(store.done(run.id) for store in stores)]
         groups = stacks(missing, True, self.stack_rates) if self.stack else [[run] for run in missing]
-        at_once = f", in {len(groups)} stacks" if len(groups) < len(missing) else ""
+        at_once = f", in {len(groups)} stack{'s' * (len(groups) > 1)}" if len(groups) < len(missing) else ""
         print(f"{folder}: {runs_text(len(unique))}, {len(unique) - len(missing)} done before{at_once}", flush=True)
         return sorted(groups, key=lambda group: -self.steps(group[0]) * len(group))
 
