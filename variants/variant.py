@@ -68,7 +68,7 @@ class BaseVariant:
             cls.name = name_of(cls)
         elif not is_built_in(cls) and _has_file(cls.name):
             raise VariantError(f"{cls.__name__}.name is {cls.name!r}, a method of this project: choose another name")
-        for hook in (h for h in _IN_EVERY_STEP if h in vars(cls)):
+        for hook in _IN_EVERY_STEP:
             try:
                 inspect.signature(getattr(cls, hook)).bind(None, [], 1, 1)
             except TypeError:

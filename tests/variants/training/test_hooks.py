@@ -18,8 +18,10 @@ from variants.training.hooks import as_tensor, gradients, put_back
 
 @pytest.mark.parametrize("hook", ["penalty", "before_step", "after_step"])
 def test_a_hook_of_other_arguments_is_refused_where_it_is_written(hook) -> None:
-    with pytest.raises(VariantError, match=rf"Old.{hook} must take \(self, layers, step, total_steps\)"):
-        type("Old", (LoRA,), {"__module__": __name__, hook: lambda self, layers: None})
+    old = {"__module__": __name__, hook: lambda self, layers: None}
+    for bases, own in (((LoRA,), old), ((type("Inherited", (), old), LoRA), {"__module__": __name__})):
+        with pytest.raises(VariantError, match=rf"Old.{hook} must take \(self, layers, step, total_steps\)"):
+            type("Old", bases, own)
     for takes in (lambda self, layers, step, total_steps: None, lambda self, layers, *_: None):
         assert type("New", (LoRA,), {"__module__": __name__, hook: takes})
 
