@@ -204,7 +204,8 @@ def missing_fast_paths(subject: Subject) -> list[str]:
         plain = f"passes of {type(slow).__name__}: {_plain(slow)}"
         found.append(f"{plain}; an update of low rank that low_rank() declares has fast ones")
     if mixing := next((layer for layer in layers if not layer.per_token), None):
-        why = "does not say per_token = True" if mixing in own else "lengthens the sequence"
+        why = "reads the mask" if mixing.reads_mask else "does not say per_token = True"
+        why = why if mixing in own else "lengthens the sequence"
         found.append(f"sequence packing: {type(mixing).__name__} {why}, so that batches are padded")
     return found
 
