@@ -63,9 +63,11 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument(
         "--stack_rates",
-        action="store_true",
-        help="train the learning rates of a search at once too, seeds and all: less time than one after the other, for "
-        "the memory of all their batches",
+        type=int,
+        default=0,
+        metavar="N",
+        help="train the learning rates of a search at once too, seeds and all, at most N runs in a stack: less time "
+        "than one after the other, for the memory of all their batches",
     )
     parser.add_argument("--plan", action="store_true", help="say what is missing; nothing trains")
     parser.add_argument(
@@ -104,7 +106,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         compile=os.environ.get("LORA_VARIANTS_COMPILE", "auto"),
         reference=options.reference,
     )
-    stack = options.stack_seeds or options.stack_rates, options.stack_rates
+    if options.stack_rates < 0:
+        raise UserError(f"--stack_rates must be at least 1, not {options.stack_rates}: the runs of a stack")
+    stack = options.stack_seeds or options.stack_rates > 0, options.stack_rates
     comparison = Comparison(options.file, content, wishes, options.jobs, *stack, code, launch)
     rows = comparison.rows(listed(options.variants), listed(options.budget))
     if options.export:

@@ -76,7 +76,7 @@ class Comparison:
         wishes: of the command line, for every run: model, data, results folder and how runs are carried out.
         jobs: runs at once; None for one for each GPU or core.
         stack: train seeds at once where the variant can be stacked.
-        stack_rates: the learning rates of a search too.
+        stack_rates: if above 0, the learning rates of a search too, so many runs at most in a stack.
         code: the variants from outside (``FILE.py:CLASS``) that the caller has named: a file brings no code.
         launch: jobs of a scheduler in place of workers.
         begun: ids of the runs that were missing when they were to be carried out.
@@ -87,7 +87,7 @@ class Comparison:
     wishes: Wishes
     jobs: int | None = 1
     stack: bool = False
-    stack_rates: bool = False
+    stack_rates: int = 0
     code: frozenset[str] = frozenset()
     launch: Launch | None = None
     begun: set[str] = field(default_factory=set, repr=False)

@@ -12,7 +12,7 @@ from modules.runs.ranks import launched, local_ranks
 from variants.errors import UserError
 
 
-def stacks(runs: Sequence[RunConfig], where_possible: bool = False, rates: bool = False) -> list[list[RunConfig]]:
+def stacks(runs: Sequence[RunConfig], where_possible: bool = False, rates: int = 0) -> list[list[RunConfig]]:
     """The runs that differ in their seeds alone, together, in the order of the first of each.
 
     Where Trainer options name several devices of this machine, the seeds are dealt to them: each device trains a stack
@@ -20,7 +20,8 @@ def stacks(runs: Sequence[RunConfig], where_possible: bool = False, rates: bool 
 
     Args:
         where_possible: leave a run that cannot be stacked to itself.
-        rates: together too what differs in its learning rate; runs of one seed stand side by side.
+        rates: if above 0, together too what differs in its learning rate, so many runs at most in a stack; those of one
+            seed stand side by side.
 
     Raises:
         UserError: a run cannot be stacked with others, or is to be spread in another way.
@@ -45,15 +46,15 @@ def stacks(runs: Sequence[RunConfig], where_possible: bool = False, rates: bool 
     if rates:
         for group in groups.values():
             group.sort(key=lambda run: run.seed)
-    return [part for group in groups.values() for part in _dealt(group)]
+    return [part for group in groups.values() for part in _dealt(group, rates or len(group))]
 
 
-def _dealt(group: list[RunConfig]) -> list[list[RunConfig]]:
-    """A stack for each device that the runs' Trainer options ask for, of about equally many seeds."""
-    devices = local_ranks(group[0].trainer)
+def _dealt(group: list[RunConfig], most: int) -> list[list[RunConfig]]:
+    """A stack for each device that the runs' Trainer options ask for, or more, so that none has above ``most`` runs."""
+    parts = max(local_ranks(group[0].trainer), -(-len(group) // most))
     trainer = {name: value for name, value in group[0].trainer.items() if name != "devices"}
     alone = [dataclasses.replace(run, trainer=trainer) for run in group]
-    return [alone[k::devices] for k in range(min(devices, len(alone)))]
+    return [alone[k::parts] for k in range(min(parts, len(alone)))]
 
 
 def _why_alone(run: RunConfig) -> str | None:

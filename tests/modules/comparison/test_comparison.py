@@ -295,7 +295,7 @@ def test_the_rates_of_a_search_are_stacked_with_its_seeds(made, workers, capsys)
     """A row's two ranks apart; of what cannot be stacked each run alone."""
     space = {"options": {"r": [1, 2]}, "lr": [0.01, 0.02, 0.04]}
     comparison = made(variants={"lora": space, "full": {"lr": [0.01, 0.02]}}, tune={"seeds": [5, 6], "tasks": ["rte"]})
-    comparison.stack = comparison.stack_rates = True
+    comparison.stack, comparison.stack_rates = True, 6
     rows = comparison.rows()
     runs = [
         run for row in rows for point in tuning.points(comparison, row) for run in comparison.runs(row, point, True)
@@ -310,6 +310,9 @@ def test_the_rates_of_a_search_are_stacked_with_its_seeds(made, workers, capsys)
         *(("lora", r, [(seed, lr) for seed in (5, 6) for lr in (0.01, 0.02, 0.04)]) for r in (1, 2)),
         *(("full", None, [(seed, lr)]) for lr in (0.01, 0.02) for seed in (5, 6)),
     ]
+    comparison.stack_rates = 4  # two stacks of three: each has both seeds
+    assert [len(group) for group in comparison.missing(runs, comparison.tuning)] == [3, 3, 3, 3, 1, 1, 1, 1]
+    assert all(len({run.seed for run in group}) == 2 for group in comparison.missing(runs, comparison.tuning)[:4])
 
 
 def test_only_the_missing_seeds_of_a_row_are_stacked(made, workers):

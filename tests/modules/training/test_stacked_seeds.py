@@ -148,7 +148,7 @@ def rates_and_seeds(command: list[str], tmp_path: Path, variant: str, head_lr: f
         return [run for runs in each for run in runs]
 
     stacked = plans()
-    (together,) = stacks(stacked, rates=True)
+    (together,) = stacks(stacked, rates=6)
     assert [run.seed for run in together] == [0, 0, 0, 1, 1, 1] and len(stacks(stacked)) == 3
     run_seeds(together)
     solo = plans(results_dir=str(tmp_path / "solo"))
