@@ -157,7 +157,7 @@ def test_the_script_writes_a_folder_that_e2e_trains_from(bpe, files, tmp_path, m
     assert error.count("\n") == 1 and "none.txt cannot be read" in error
 
 
-TINY = "--layers 2 --hidden 64 --heads 2 --length 64 --batch_size 64 --steps 30"
+TINY = "--layers 1 --hidden 32 --heads 2 --length 32 --batch_size 32 --steps 8"
 
 
 @pytest.mark.slow
