@@ -30,7 +30,7 @@ class StackedTuner(FineTuner):
 
     Args:
         stack, objective, computation, options: as `FineTuner` takes them.
-        rates: the learning rate of each adapter; by default ``lr``, that of all.
+        rates: the learning rate of each adapter, which counts in place of ``lr``.
     """
 
     def __init__(
@@ -39,12 +39,12 @@ class StackedTuner(FineTuner):
         objective: Objective,
         computation: PlainComputation | None = None,
         *,
-        rates: Sequence[float] = (),
+        rates: Sequence[float],
         **options: Any,
     ) -> None:
         super().__init__(stack, objective, computation, **options)
         self.objectives = nn.ModuleList(objective.copies(self.size))
-        self.rates = list(rates) or [self.lr] * self.size
+        self.rates = list(rates)
         self._shares: dict[nn.Parameter, Tensor] = {}  # of tensors whose rates differ, (S, 1, ...)
 
     @property
