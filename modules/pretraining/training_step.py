@@ -39,9 +39,12 @@ class TrainingStep:
         self._graphed = self.parameters[0].is_cuda and not reference and has_acceleration()
         if self._graphed:
             from modules.acceleration.cuda_graphs import GraphedAdamW, GraphedStep
+            from variants.acceleration.activations import activations_of
+            from variants.acceleration.basics.overrides import overriding
 
             self.optimizer = GraphedAdamW(groups, max_norm=MAX_NORM, **adam)
-            self._graphs = GraphedStep(compute, self.parameters)
+            fewer = list(activations_of(model))
+            self._graphs = GraphedStep(overriding(fewer)(compute), self.parameters)
         else:
             self.optimizer = torch.optim.AdamW(groups, fused=True, **adam)
             self._compute = compute

@@ -28,11 +28,12 @@ def activations(handle: AdaptedModel | Stack) -> list[Override]:
     known = found_of(handle)
     if "activations" not in known:
         with torch.inference_mode(False), torch.no_grad():
-            known["activations"] = list(_activations(handle.model))
+            known["activations"] = list(activations_of(handle.model))
     return [one for one in known["activations"] if "forward" not in vars(one[0])]
 
 
-def _activations(model: nn.Module) -> Iterator[Override]:
+def activations_of(model: nn.Module) -> Iterator[Override]:
+    """Overrides of a model's activations that :data:`TANH_GELU` computes too."""
     fits: dict[type, bool] = {}
     for module in model.modules():
         kind = type(module)
