@@ -7,6 +7,7 @@ and values (prefix_tuning). It works with any attention, and with a cache: the p
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -44,8 +45,10 @@ class Room:
             self.most = rows - family.first_position(backbone.config)
 
     def insert(self, h: Tensor, prefix: Tensor) -> Tensor:
-        """(batch, tokens, ...) -> (batch, tokens + p, ...)."""
-        return torch.cat([h[:, : self.start], prefix.expand(len(h), *prefix.shape[1:]), h[:, self.start :]], 1)
+        """(batch, tokens, ...) -> (batch, tokens + p, ...), with ``prefix`` (1, p, ...) in every row, or (S, p, ...) of
+        S adapters in equal parts of the rows."""
+        each = prefix.unsqueeze(1).expand(-1, len(h) // len(prefix), *prefix.shape[1:]).flatten(0, 1)
+        return torch.cat([h[:, : self.start], each, h[:, self.start :]], 1)
 
     def fill(self, h: Tensor, prefix: Tensor) -> Tensor:
         """``h`` (batch, tokens + p, d) with ``prefix`` (p, d) in the room."""
@@ -71,8 +74,15 @@ class RoomLayer(AdapterLayer):
         """What is inserted, (p, d); ``like`` is what it stands beside, (batch, tokens, d)."""
         return like.new_zeros(self.room.length, like.shape[-1])
 
-    def lengthen(self, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    def lengthen(
+        self, args: tuple, kwargs: dict[str, Any], embeddings: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[tuple, dict[str, Any]]:
         """The backbone's arguments, with room for the prefix in each that has an entry for every token.
+
+        Args:
+            args: of the call, by place.
+            kwargs: of the call, by name.
+            embeddings: gives what :meth:`embeddings` of S stacked adapters is, (S, p, d), in place of the layer's own.
 
         Raises:
             VariantError: the mask is not (batch, tokens), or the model has too few positions.
@@ -102,7 +112,8 @@ class RoomLayer(AdapterLayer):
                 f"{tokens.shape[1]} tokens and a prefix of {self.room.length} are more than the {self.room.most} "
                 "positions of the model: choose a smaller p or a smaller max_length"
             )
-        given[name] = self.room.insert(tokens, self.embeddings(tokens).to(tokens.dtype)[None])
+        inserted = self.embeddings(tokens)[None] if embeddings is None else embeddings(tokens)
+        given[name] = self.room.insert(tokens, inserted.to(tokens.dtype))
         return (), given
 
     def _positions(self, positions: Tensor) -> Tensor:

@@ -86,8 +86,6 @@ class Stack(nn.Module):
     def _check(self) -> None:
         first, name = self.adapters[0], self.variant.name
         reason = why_not(self.variant, packed=bool(packed_maps(self.model)))
-        if any(hasattr(layer, "lengthen") for layer in first.layers.values()):
-            reason = "it changes the length of the sequence"
         if new_rows(self.model):
             reason = "rows of new tokens are looked up for all seeds together"
         if not all(layer.site.sees_batch for layer in first.layers.values()):

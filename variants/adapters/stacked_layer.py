@@ -12,6 +12,7 @@ from torch.func import functional_call, vmap
 
 from variants.errors import VariantError
 from variants.layer import AdapterLayer, LowRank
+from variants.prefix_room import RoomLayer
 from variants.variant import BaseVariant
 
 Stacked = Mapping[str, Tensor]
@@ -45,6 +46,9 @@ class StackedLayer(nn.Module):
             object.__setattr__(self, "_first_factors", each(self._read, begun))
         if hasattr(layer, "pre"):
             object.__setattr__(self, "pre", joined(each(layer.pre, tensors)))
+        if hasattr(layer, "lengthen"):  # room is made once for all rows, and filled for each
+            object.__setattr__(self, "lengthen", partial(layer.lengthen, embeddings=each(layer.embeddings, tensors)))
+            object.__setattr__(self, "shorten", layer.shorten)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """As :meth:`AdapterLayer.forward`, of x (S·B, ..., in_features) and y (S·B, ..., out_features)."""
@@ -152,6 +156,8 @@ def unstackable(
     if any(isinstance(model.get_submodule(name.rpartition(".")[0]), nn.GroupNorm) for name in in_place):
         return "PyTorch has no GroupNorm with other weights for each (under vmap)"
     for layer in layers:
+        if hasattr(layer, "lengthen") and not _makes_room(layer):
+            return "it changes the length of the sequence in a way of its own"
         if layer.reads_mask:
             return "its layers read the mask of the whole batch"
         if layer.hooked:
@@ -161,6 +167,12 @@ def unstackable(
         if variant.subtract_initial and getattr(layer.dropout, "p", 0.0):
             return "its first update is off weights, whose inputs are not dropped"
     return None
+
+
+def _makes_room(layer: AdapterLayer) -> bool:
+    """Whether a layer changes a sequence's length as prefixes do."""
+    kind = type(layer)
+    return isinstance(layer, RoomLayer) and (kind.lengthen, kind.shorten) == (RoomLayer.lengthen, RoomLayer.shorten)
 
 
 def hooked(tensors: Sequence[Tensor], gradient: Tensor) -> Tensor:

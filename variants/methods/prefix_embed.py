@@ -48,7 +48,6 @@ class PrefixEmbed(BaseVariant):
 
     mergeable = False
     identity_at_start = False
-    stackable = False  # it makes room in the sequence once for all rows
     layer = PrefixEmbedLayer
     size = "p"
 
