@@ -9,6 +9,7 @@ from tests.support.causal_models import tiny
 from tests.support.models import MODELS, inputs
 from tests.support.transformer_reference import P, close, logits, trained
 from variants import PrefixEmbed, PrefixLayer, PrefixTuning, VariantError, attach
+from variants.adapters.stack import Stack
 
 
 @torch.no_grad()
@@ -40,6 +41,23 @@ def test_prefixes_generate_with_a_cache(name, variant) -> None:
     assert torch.equal(*texts) and not torch.equal(texts[0], plain)
     with adapted.disabled():
         assert torch.equal(model.generate(ids, attention_mask=mask, **options), plain)
+
+
+@pytest.mark.parametrize("variant", [PrefixEmbed, PrefixLayer, PrefixTuning])
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+@torch.no_grad()
+def test_stacked_prefixes_generate_as_each_alone(name, variant) -> None:
+    """Behind one cache, beam search included: each adapter's rows have its own prefix."""
+    model, ids, mask = decoder(name)
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "pad_token_id": 1, "num_beams": 3, "eos_token_id": 49}
+    adapted, alone = attach(model, variant(p=P, std=0.5)), []
+    adapted.add("other", variant(p=P, std=0.5), 1)
+    for each in ("default", "other"):
+        adapted.switch(each)
+        alone.append(model.generate(ids, attention_mask=mask, do_sample=False, **options))
+    Stack(adapted, ["default", "other"])
+    both = model.generate(ids.repeat(2, 1), attention_mask=mask.repeat(2, 1), do_sample=False, **options)
+    assert torch.equal(both, torch.cat(alone)) and not torch.equal(*alone)
 
 
 DECODERS = ("mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "gpt_neox", "bloom", "falcon")

@@ -278,7 +278,7 @@ def test_hooks_do_the_same_on_the_path_of_graphs(variant, monkeypatch):
     assert ours == pytest.approx(losses, rel=1e-5) and off(own, weights) < 1e-5
 
 
-UNSTACKED = {"eva", "ft_top2", "full", "galore", "prefix_embed", "prefix_layer", "prefix_tuning"}
+UNSTACKED = {"eva", "ft_top2", "full", "galore"}
 """Methods whose seeds are trained one after the other."""
 
 

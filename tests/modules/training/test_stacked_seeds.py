@@ -107,7 +107,11 @@ def both(command: list[str], variant: str, tmp_path: Path) -> list[RunConfig]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "variant", ["lora", "dora", "vera", "adalora", "lora_ga", "head", "bitfit", "adapter_h", "outside"]
+    "variant",
+    [
+        *("lora", "dora", "vera", "adalora", "lora_ga", "head", "bitfit", "adapter_h", "outside"),
+        *("prefix_embed", "prefix_layer", "prefix_tuning"),
+    ],
 )
 def test_three_stacked_seeds_equal_three_runs(command, tmp_path, outside, variant):
     stacked = both(command, outside if variant == "outside" else variant, tmp_path)
@@ -118,14 +122,15 @@ def test_three_stacked_seeds_equal_three_runs(command, tmp_path, outside, varian
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["lora", "adalora"])
+@pytest.mark.parametrize("variant", ["lora", "adalora", "prefix_embed"])
 def test_so_they_do_on_the_path_of_cuda_graphs(command, tmp_path, graphed, variant):
     both(command, variant, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("variant", "head_lr"), [("lora", 1e-3), ("lora_plus", None), ("bitfit", None), ("adalora", None)]
+    ("variant", "head_lr"),
+    [("lora", 1e-3), ("lora_plus", None), ("bitfit", None), ("adalora", None), ("prefix_tuning", None)],
 )
 def test_stacked_rates_equal_runs_at_each(command, tmp_path, variant, head_lr):
     """Three rates of two seeds, decay and clipping included; the head's rate may be one for all."""
@@ -341,7 +346,7 @@ def test_seeds_are_dealt_to_devices_and_come_out_the_same(command, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("flags", "reason"),
-    [(["--variant", "full"], "full cannot be stacked"), (["--variant", "prefix_layer"], "prefix_layer cannot be"),
+    [(["--variant", "full"], "full cannot be stacked"), (["--variant", "eva"], "eva cannot be stacked"),
      (["--trainer.devices", "2", "--trainer.strategy", "ddp"], "one device"),
      (["--trainer.precision", "16-mixed"], "fp16"), (["--plan"], "--plan"),
      (["--variant", "pissa", "--quantise", "nf4"], "before that is put in few bits")],

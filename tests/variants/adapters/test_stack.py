@@ -8,12 +8,14 @@ from itertools import count
 import pytest
 import torch
 
-from variants import LoRA, VariantError, attach
+from tests.support.models import MODELS, inputs
+from variants import LoRA, PrefixEmbed, PrefixLayer, PrefixTuning, VariantError, attach
 from variants.acceleration import accelerated
 from variants.adapters.stack import Stack
 from variants.contract.models import Tiny, shift
 from variants.methods.bitfit import BitFit
 from variants.methods.lora import LoRALayer
+from variants.methods.prefix_embed import PrefixEmbedLayer
 
 
 def of(start):
@@ -120,6 +122,45 @@ NUMBER = count()
 def test_what_stacking_would_lose_is_refused(start, says) -> None:
     with pytest.raises(VariantError, match=f"own cannot be stacked: {says}"):
         Stack(pair(of(start)), ["a", "b"])
+
+
+@pytest.mark.parametrize("entered", [lambda stack: nullcontext(), accelerated], ids=["plain", "accelerated"])
+@pytest.mark.parametrize("variant", [PrefixEmbed, PrefixLayer, PrefixTuning])
+@pytest.mark.parametrize("name", ["roberta", "deberta-v2", "gpt2", "llama"])
+def test_each_prefix_stands_in_the_rows_of_its_own_adapter(name, variant, entered) -> None:
+    """Outputs, and gradients of what each trains, its head included; three adapters, and two rows of each, padded."""
+    model, batch, alone = MODELS[name]().eval(), inputs(name, batch=6), []
+    adapted = attach(model, variant(p=3, std=0.5), 0, name="a")
+    for seed, each in enumerate("bc"):
+        adapted.add(each, variant(p=3, std=0.5), seed + 1)
+    for index, each in enumerate("abc"):
+        adapted.switch(each)
+        model.zero_grad()
+        part = model(**{key: rows[2 * index : 2 * index + 2] for key, rows in batch.items()}).logits
+        part.square().sum().backward()
+        alone.append((part, {key: tensor.grad.clone() for key, tensor in adapted.trained().items()}))
+    stack = Stack(adapted, list("abc"))
+    with entered(stack):
+        found = model(**batch).logits
+    found.square().sum().backward()
+    torch.testing.assert_close(found, torch.cat([part for part, _ in alone]), rtol=1e-5, atol=1e-5)
+    for key, tensor in stack.trained().items():
+        assert tensor.grad.any()
+        torch.testing.assert_close(tensor.grad, torch.stack([own[key] for _, own in alone]), rtol=1e-4, atol=1e-5)
+
+
+def test_another_way_to_change_the_length_is_refused() -> None:
+    """No pass knows what of it differs between adapters."""
+
+    class Layer(PrefixEmbedLayer):
+        def lengthen(self, args, kwargs):
+            return super().lengthen(args, kwargs)
+
+    variant = type("Own", (PrefixEmbed,), {"__module__": __name__, "layer": Layer})(p=2)
+    adapted = attach(MODELS["roberta"](), variant, 0, name="a")
+    adapted.add("b", variant, 1)
+    with pytest.raises(VariantError, match="own cannot be stacked: it changes the length of the sequence in a way of"):
+        Stack(adapted, ["a", "b"])
 
 
 def test_norms_of_groups_cannot_have_other_weights_for_each() -> None:

@@ -94,7 +94,13 @@ def scores(result: RunResult) -> dict:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["lora", "dora", "adalora", "vera", "bitfit", "adapter_h", "adapter_l"])
+@pytest.mark.parametrize(
+    "variant",
+    [
+        *("lora", "dora", "adalora", "vera", "bitfit", "adapter_h", "adapter_l"),
+        *("prefix_embed", "prefix_layer", "prefix_tuning"),
+    ],
+)
 def test_stacked_seeds_train_decode_and_score_as_their_runs_alone(command, tmp_path, variant):
     """Batches of unequally many targets; the epoch that is decoded is not the last one of every seed.
 
