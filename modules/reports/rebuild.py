@@ -37,7 +37,8 @@ def rebuild(folders: Sequence[Path] = (), check: bool = False, plots: bool = Tru
     """
     texts: dict[Path, str] = {}
     drawings: list[tuple[Path, list[Section]]] = []
-    for folder, results in _sources(folders, shipped=check):
+    sources = _sources(folders, shipped=check)
+    for folder, results in sources:
         groups: dict[str, list[Section]] = {}
         for section in all_sections(PUBLISHED, results, Trials.of(folder)):
             groups.setdefault(section.benchmark.name, []).append(section)
@@ -45,7 +46,7 @@ def rebuild(folders: Sequence[Path] = (), check: bool = False, plots: bool = Tru
             files = table_texts(sections, sections[0].benchmark)
             texts |= {folder / "tables" / file: text for file, text in files.items()}
             drawings.append((folder / "tables", sections))
-    for folder, results in _paper_folders(folders, shipped=check):
+    for folder, results in _each(sources) if folders else _together(sources):
         texts |= {folder / file: text for file, text in paper_tables(PUBLISHED, results).items()}
     drawings = drawings if plots else []
     return _check(texts, drawings) if check else _write(texts, drawings)
@@ -67,15 +68,16 @@ def _sources(folders: Sequence[Path], shipped: bool) -> list[tuple[Path, list[Ru
     return [(folder, results) for folder, results in found if results]
 
 
-def _paper_folders(folders: Sequence[Path], shipped: bool) -> list[tuple[Path, list[RunResult]]]:
-    """The folders of the papers' tables, and the runs in them: one for all reference results together, and one for
-    each other results folder."""
-    if folders:
-        return [(folder / "tables" / "papers", results) for folder, results in _sources(folders, shipped)]
-    found = _sources((), shipped)
-    reference = [run for folder, results in found if folder.parent == REFERENCE for run in results]
-    others = [(folder / "tables" / "papers", results) for folder, results in found if folder.parent != REFERENCE]
-    return [(REFERENCE / "papers", reference), *others]
+def _together(sources: Sequence[tuple[Path, list[RunResult]]]) -> list[tuple[Path, list[RunResult]]]:
+    """The folders of the papers' tables, and the runs in them: one for all reference results together."""
+    reference = [run for folder, results in sources if folder.parent == REFERENCE for run in results]
+    others = [source for source in sources if source[0].parent != REFERENCE]
+    return [(REFERENCE / "papers", reference), *_each(others)]
+
+
+def _each(sources: Sequence[tuple[Path, list[RunResult]]]) -> list[tuple[Path, list[RunResult]]]:
+    """The folders of the papers' tables, and the runs in them: one for each results folder."""
+    return [(folder / "tables" / "papers", results) for folder, results in sources]
 
 
 def _write(texts: dict[Path, str], drawings: Sequence[tuple[Path, list[Section]]]) -> int:

@@ -93,13 +93,19 @@ def _named(sections: Sequence[Section]) -> list[tuple[Section, str, str]]:
     for number, section in enumerate(sections):
         place = re.sub(r"\W+", "-", f"{short_name(section.backbone['name'])} {section.data['name']}").strip("-").lower()
         ending = f"-{place}" if number else ""
+        texts = [run.to_json() for row in section.rows for run in row.runs]  # once for all plots
         for name in plots(section):
-            found.append((section, f"{section.benchmark.name}-{name}{ending}", _stamp(section, name)))
+            found.append((section, f"{section.benchmark.name}-{name}{ending}", _stamp(section, name, texts)))
     return found
 
 
-def _stamp(section: Section, name: str) -> str:
-    shown = [title(section), *(run.to_json() for row in section.rows for run in row.runs)]
+def _stamp(section: Section, name: str, texts: Sequence[str]) -> str:
+    """Of what the plot shows.
+
+    Args:
+        texts: of the runs of the section's rows.
+    """
+    shown = [title(section), *texts]
     if name == "rank":  # once drawn without levels, and with one mark for all targets beside other methods
         shown += sorted({row.variant for row in section.rows} - {"lora"})
     if name == "pareto" and (high := heights(section)) > 1:  # once drawn no higher than others

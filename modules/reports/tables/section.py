@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from modules.benchmarks.base import Benchmark, Column
@@ -156,6 +156,7 @@ class Section:
         backbone, data: of every run, as its result file names them.
         published: the papers' rows of our rows' methods.
         curves: the scores at each learning rate that compare.py tried for the rows.
+        known: what has been computed of the section, which does not change, for the next format of its table.
     """
 
     backbone: Mapping[str, Any]
@@ -164,6 +165,7 @@ class Section:
     benchmark: Benchmark
     published: tuple[PublishedRow, ...] = ()
     curves: tuple[RateCurve, ...] = ()
+    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def columns(self) -> tuple[Column, ...]:

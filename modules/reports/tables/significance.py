@@ -102,6 +102,13 @@ def compare(section: Section, pairs: Sequence[tuple[int, int]] | None = None) ->
         pairs: positions of the rows whose differences are wanted, first minus second; None: of each two, the one with
             the better mean first.
     """
+    question = compare, None if pairs is None else tuple(pairs)
+    if question not in section.known:
+        section.known[question] = _compared(section, pairs)
+    return section.known[question]
+
+
+def _compared(section: Section, pairs: Sequence[tuple[int, int]] | None) -> list[Comparison]:
     groups: dict[frozenset, list[int]] = {}
     for number, row in enumerate(section.rows):
         cells = {
