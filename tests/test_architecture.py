@@ -137,7 +137,9 @@ KNOWN_UPWARD: set[str] = set()
 KNOWN_ROOM_CIRCLES: set[str] = set()
 KNOWN_TO_SCRIPTS: set[str] = set()
 KNOWN_TO_ACCELERATION = {
-    "modules.pretraining.training_step -> modules.acceleration.cuda_graphs",  # where it is there
+    "modules.pretraining.training_step -> modules.acceleration.cuda_graphs",  # where it is there, as the others
+    "modules.pretraining.training_step -> variants.acceleration.activations",
+    "modules.pretraining.training_step -> variants.acceleration.basics.overrides",
 }
 KNOWN_LONG: set[str] = set()
 KNOWN_FULL: set[str] = set()
