@@ -33,6 +33,8 @@ class Setting:
         choices: the words that a text may be; empty for any text.
         many: whether it may be several of them, as a comma list.
         flag: whether recipes and flags may give it.
+        after_training: whether it says only what is scored once training has ended, and how: neither training nor the
+            figures of its epochs depend on it.
     """
 
     kind: type
@@ -43,6 +45,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     many: bool = False
     flag: bool = True
+    after_training: bool = False
 
     @property
     def described(self) -> str:
@@ -80,10 +83,11 @@ def setting(
     choices: Iterable[str] = (),
     many: bool = False,
     flag: bool = True,
+    after_training: bool = False,
 ) -> Any:
     """A field of a settings dataclass; the arguments are those of `Setting`, whose `kind` is the field's type."""
     metadata = {"help": help, "zero": zero, "most": most, "choices": tuple(choices), "many": many, "flag": flag}
-    return field(default=default, metadata=metadata)
+    return field(default=default, metadata=metadata | {"after_training": after_training})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +129,13 @@ class TrainingSettings:
     def steps_per_epoch(self, rows: int) -> int:
         """Optimizer steps of an epoch of so many training rows."""
         return math.ceil(rows / self.batch_size)
+
+    @classmethod
+    def of_training(cls, training: Mapping[str, Any]) -> dict[str, Any]:
+        """Those of a run's settings that decide what it learns: two runs that share them may differ in what is scored
+        after training."""
+        every = described(cls)
+        return {name: value for name, value in training.items() if not every[name].after_training}
 
     @classmethod
     def flags(cls) -> dict[str, Setting]:

@@ -13,7 +13,7 @@ from typing import Any
 from modules.benchmarks.base import Benchmark, settings_of
 from modules.benchmarks.recipes import checked_file
 from modules.comparison.file import ComparisonFile, split
-from modules.comparison.shared import give_back, take_over
+from modules.comparison.shared import give_back, take_over, tell_trained
 from modules.comparison.space import Dimension, Point, words
 from modules.data.source import Source
 from modules.documents import parse_yaml
@@ -277,6 +277,8 @@ class Comparison:
         stores = ResultStore(folder), self._other(folder)
         unique = {run.id: run for run in runs}
         missing = [run for run in unique.values() if not any(store.done(run.id) for store in stores)]
+        if folder != self.tuning:
+            tell_trained(missing, [run for key, own in self._planned.items() if key[2] for run in own])
         groups = stacks(missing, True, self.stack_rates) if self.stack else [[run] for run in missing]
         at_once = f", in {len(groups)} stack{'s' * (len(groups) > 1)}" if len(groups) < len(missing) else ""
         print(f"{folder}: {runs_text(len(unique))}, {len(unique) - len(missing)} done before{at_once}", flush=True)
@@ -287,7 +289,9 @@ class Comparison:
         return ResultStore(self.results_dir if folder == self.tuning else self.tuning)
 
     def steps(self, run: RunConfig) -> int:
-        """Optimizer steps of a run."""
+        """Optimizer steps of a run; none of one that is scored alone."""
+        if run.trained_as:
+            return 0
         settings = settings_of(run)
         steps = settings.steps_per_epoch(self._source.sizes[run.task]["train"])
         limit = run.trainer.get("limit_train_batches", 1.0)

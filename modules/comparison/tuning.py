@@ -94,6 +94,7 @@ def _show(comparison: Comparison, runs: dict[str, list[tuple[RunConfig, Point]]]
         total.update(groups=1, runs=len(group), steps=steps)
         seeds = ",".join(dict.fromkeys(str(run.seed) for run in group))
         name, _ = about[first.id]
+        how = "trained as a trial, to be scored" if first.trained_as else f"{steps:,} steps"
         said = " and ".join(dict.fromkeys(words(about[run.id][1]) or f"lr={settings_of(run).lr:g}" for run in group))
-        print(f"  {first.task} {name} {said} seed {seeds}: {steps:,} steps")
+        print(f"  {first.task} {name} {said} seed {seeds}: {how}")
     print(f"  {total['runs']} runs are missing, {total['steps']:,} steps if what is stacked counts once", flush=True)

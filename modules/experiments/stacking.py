@@ -40,6 +40,7 @@ def stacks(runs: Sequence[RunConfig], where_possible: bool = False, rates: int =
             continue
         shared = dataclasses.asdict(run) | dict.fromkeys(("seed", "command", "agent"))
         shared["init_from"] = run.init_from and run.init_from["task"]
+        shared["trained_as"] = run.trained_as is not None  # what is scored alone waits for no training
         if rates:
             shared |= {key: {**shared[key], "lr": None} for key in ("training", "overrides")}
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(run)

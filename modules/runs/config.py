@@ -90,6 +90,8 @@ class RunConfig(Execution):
         training: the training settings that recipe and flags give; the id hashes them as they stand here, and the
             benchmark's settings dataclass fills in the defaults of the others.
         init_from: ``task`` and ``id`` of the run whose weights this one starts from.
+        trained_as: folder, from results_dir, of a finished run of the very same training, whose adapters this one takes
+            over: it is scored alone. No part of the id.
         code, benchmark_code: hashes of the source files of a variant and a benchmark from outside the project.
         budget: trained adapter parameters ``wanted`` by --budget, which picked the variant's size, and ``counted``.
         command: the command line of this one run, for dashboards.
@@ -105,6 +107,7 @@ class RunConfig(Execution):
     data: Place
     training: dict[str, Any]
     init_from: Start | None = None
+    trained_as: str | None = None
     code: str | None = None
     benchmark_code: str | None = None
     overrides: dict[str, Any] = field(default_factory=dict)

@@ -36,6 +36,17 @@ class BeforeWriting(Callback):
         self._ask()
 
 
+class DevLosses(Callback):
+    """Keeps the dev loss of each adapter, for a run whose training is over: nothing else is made of the evaluation."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+
+    def on_validation_end(self, trainer: Trainer, module: LightningModule) -> None:
+        """Keep them."""
+        self.losses = module.dev_losses()
+
+
 class SameReplicas(Callback):
     """Ends a run whose processes were given different runs, or have drifted apart: before an adapter is saved that is
     the first one's alone.

@@ -179,6 +179,11 @@ class FineTuner(LightningModule):
         """Take a batch of the test set into the sums and metrics."""
         self.take_in(batch, "test")
 
+    def dev_losses(self) -> list[float]:
+        """The mean loss of each adapter in the evaluation that has just ended, over all processes."""
+        loss, weight = self.all_gather(self._eval).reshape(-1, 2).sum(0).tolist()
+        return [loss / max(weight, 1)]
+
     def epoch_figures(self) -> dict[str, float]:
         """Losses and metrics of the evaluation that has just ended, over all processes."""
         sums = self.all_gather(torch.stack((self._train, self._eval))).reshape(-1, 2, 2).sum(0).tolist()

@@ -128,6 +128,17 @@ class Progress(Callback):
             shown.Progress(doing, *of, self._score).write(self.folder)
 
 
+def say(title: str, folder: Path, doing: str) -> None:
+    """Say what a run does that has no steps: to the command that shows it, or in a line.
+
+    Args:
+        title, folder: as of `Progress`.
+    """
+    shown.Progress(doing).write(folder)
+    if os.environ.get(shown.SHOWN_BY) != "line":
+        print(f"{title}: {doing}", flush=True)
+
+
 def in_notebook() -> bool:
     """Whether this process is the kernel of a notebook."""
     return "ipykernel" in sys.modules

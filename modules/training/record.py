@@ -1,8 +1,13 @@
-"""The record of a finished run."""
+"""The record of a finished run: made of what it has learnt, or of the record of a run that was trained as it is
+(`RunConfig.trained_as`) and what it scores itself."""
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -10,9 +15,11 @@ from lightning.pytorch import Trainer
 from modules.benchmarks.base import Prepared, benchmark
 from modules.runs.config import NEUTRAL, RunConfig
 from modules.runs.environment import environment
-from modules.runs.results import RunResult
+from modules.runs.results import ResultStore, RunResult
 from modules.training.cost import cost
 from modules.training.history import History
+from variants.errors import VariantError
+from variants.formats.native import copy_adapter, read_adapter
 from variants.outside.options import build
 from variants.registry import resolve
 
@@ -99,3 +106,59 @@ def make_result(
         environment=machine,
         wandb_id=wandb_id,
     )
+
+
+# ---- runs whose training is over -----------------------------------------------------------------------------------
+
+KEPT = ("best", "last")
+"""The adapters of a run, by their epochs."""
+
+
+def trained_before(configs: Sequence[RunConfig]) -> list[RunResult]:
+    """The records of the runs that these are trained as; none where one of them, or an adapter of it, is not there as
+    it was left: these then train."""
+    records = []
+    for config in configs:
+        folder = Path(config.results_dir) / (config.trained_as or "")
+        record = ResultStore(folder.parent.parent).read(folder.name) if config.trained_as else None
+        if record is None or record.diverged or not _whole(record):
+            return []
+        records.append(record)
+    return records
+
+
+def _whole(record: RunResult) -> bool:
+    try:
+        return all(
+            read_adapter(record.folder / name)[0].get("epoch") == getattr(record, name)["epoch"] for name in KEPT
+        )
+    except VariantError:
+        return False
+
+
+def agree(losses: Sequence[float], records: Sequence[RunResult], precision: str) -> bool:
+    """Whether dev losses that were computed anew are those that the records have of the best epoch.
+
+    Stacks, machines and kernels round in other ways. A number of bfloat16 is right to 0.4 % (2 ** -8), one of TF32 to
+    0.05 %; the mean over all rows is off by less than one number is, and fresh or foreign values by far more.
+
+    Args:
+        losses: of the best adapters, one for each record.
+        precision: Lightning's.
+    """
+    bound = 1e-2 if "16" in precision else 1e-3
+    pairs = zip(losses, records, strict=True)
+    return all(math.isclose(loss, record.best["loss"], rel_tol=bound) for loss, record in pairs)
+
+
+def take_adapters(config: RunConfig, record: RunResult, prepared: Prepared) -> None:
+    """Give a run the adapters of the one that it was trained as."""
+    for which in KEPT:
+        copy_adapter(record.folder / which, config.folder / which, **notes(config, prepared))
+
+
+def scored_result(config: RunConfig, record: RunResult, test: dict[str, Any] | None, wandb_id: str | None) -> RunResult:
+    """The record of the training under the run's own name and settings, with the figures of its test: epochs, cost and
+    environment are those of the training."""
+    names = ("id", "protocol", "overrides", "budget", "training", "trained_as")
+    return dataclasses.replace(record, **{name: getattr(config, name) for name in names}, test=test, wandb_id=wandb_id)

@@ -1,14 +1,16 @@
 """``run(config) -> RunResult``: trains and scores one (benchmark, task, backbone, variant, seed), or several seeds.
 
 The way of a run: prepare (data, model, objective) -> attach (an adapter for each seed) -> accelerate -> train ->
-score -> record.
+score -> record. One whose training is over (`RunConfig.trained_as`) takes the adapters over in place of training.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import torch
+from lightning.pytorch import Trainer
 
 from modules.backbones.recomputation import checkpoint_blocks
 from modules.benchmarks.base import Prepared
@@ -17,7 +19,7 @@ from modules.runs.environment import device_name
 from modules.runs.results import ResultStore, RunResult
 from modules.runs.trainer_options import truncates
 from modules.training.acceleration import PlainComputation, accelerate
-from modules.training.callbacks import BeforeWriting, MovingAverage
+from modules.training.callbacks import BeforeWriting, DevLosses, MovingAverage
 from modules.training.checkpoint import usable
 from modules.training.history import History
 from modules.training.lightning_module import FineTuner
@@ -25,8 +27,8 @@ from modules.training.loggers.callback import Figures
 from modules.training.loggers.opened import open_logs
 from modules.training.parallel import devices
 from modules.training.parallel.sharded import check_shardable
-from modules.training.progress import Progress
-from modules.training.record import make_result, notes
+from modules.training.progress import Progress, say
+from modules.training.record import agree, make_result, notes, scored_result, take_adapters, trained_before
 from modules.training.setup import attach_adapters, optimisation
 from modules.training.stacked_seeds import StackedHistory, StackedTuner
 from modules.training.trainer import begin, checkpoint_path, fit, interruptible, make_trainer
@@ -66,6 +68,8 @@ def run_seeds(
         UserError: model, data or settings cannot be had or do not fit.
         VariantError: the variant does not fit the model.
     """
+    if not (records := trained_before(configs)):
+        configs = [dataclasses.replace(config, trained_as=None) for config in configs]
     first = configs[0]
     begin(first.seed)
     prepared, adapted, counts, precision = attach_adapters(configs)
@@ -84,15 +88,30 @@ def run_seeds(
     history = histories[0] if len(configs) == 1 else StackedHistory(histories)
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
-    figures = _figures(configs, prepared, histories, counts, checkpoint is not None)
     shown = f"{title} (truncated)" if truncates(first.trainer) else title
-    own = (history, Progress(shown, history, first.folder, live), figures)
+    own = [DevLosses()] if records else [history, Progress(shown, history, first.folder, live)]
     trainer = make_trainer(first, own, precision, place, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
     if decay := first.training.get("ema"):
         trainer.callbacks.insert(0, MovingAverage(decay, handle.variant))
+    if records:
+        say(shown, first.folder, "trained before, scoring")
+        if not _as_trained(trainer, module, prepared, records, precision):
+            print(
+                f"{title}: the adapters of {first.trained_as} do not have its dev loss here: training anew", flush=True
+            )
+            computation.release()
+            anew = [dataclasses.replace(config, trained_as=None) for config in configs]
+            return run_seeds(anew, live, before_writing)
+    figures = _figures(configs, prepared, histories, counts, checkpoint is not None and not records)
+    trainer.callbacks.insert(-1, figures)  # the last is the checkpoint's, as Lightning wants it
     with figures, interruptible():
-        if prepared.objective.scores_frozen and not handle.trained():
+        if records:
+            figures.replay(records)
+            if trainer.is_global_zero:
+                for config, record in zip(configs, records, strict=True):
+                    take_adapters(config, record, prepared)
+        elif prepared.objective.scores_frozen and not handle.trained():
             trainer.validate(module, datamodule=prepared.data, verbose=False)
         else:
             fit(trainer, module, prepared.data, checkpoint, history)
@@ -103,19 +122,22 @@ def run_seeds(
         if not trainer.is_global_zero:
             return []
         results = []
-        for index, (config, own) in enumerate(zip(configs, history.finished(), strict=True)):
-            result = make_result(
-                config,
-                prepared,
-                own,
-                trainer,
-                test=tests[index],
-                parameters=counts[index],
-                variant_metrics=metrics[index],
-                wandb_id=figures.logs[index].id,
-                stacked=len(configs),
-                reference=computation.reference,
-            )
+        for index, (config, own) in enumerate(zip(configs, records or history.finished(), strict=True)):
+            known = {"test": tests[index], "wandb_id": figures.logs[index].id}
+            if records:
+                result = scored_result(config, own, **known)
+            else:
+                result = make_result(
+                    config,
+                    prepared,
+                    own,
+                    trainer,
+                    parameters=counts[index],
+                    variant_metrics=metrics[index],
+                    stacked=len(configs),
+                    reference=computation.reference,
+                    **known,
+                )
             before_writing()
             ResultStore(config.results_dir).write(result)
             results.append(result)
@@ -124,6 +146,22 @@ def run_seeds(
         for file in config.folder.glob("*.ckpt"):
             file.unlink(missing_ok=True)
     return results
+
+
+def _as_trained(
+    trainer: Trainer, module: FineTuner, prepared: Prepared, records: Sequence[RunResult], precision: str
+) -> bool:
+    """Give the adapters the values of the best epoch of their records; whether they have the dev loss of then."""
+    try:
+        for index, record in enumerate(records):
+            module.restore(index, record.folder / "best")
+    except VariantError as error:
+        print(error, flush=True)
+        return False
+    with interruptible():
+        trainer.validate(module, datamodule=prepared.data, verbose=False)
+    (kept,) = (each for each in trainer.callbacks if isinstance(each, DevLosses))
+    return agree(kept.losses, records, precision)
 
 
 def _module(

@@ -15,7 +15,7 @@ from modules.runs.config import RunConfig
 from modules.training.acceleration import lower_backbone
 from modules.training.parallel import devices
 from variants.adapters.adapted_model import AdaptedModel
-from variants.adapters.starting import start_from
+from variants.adapters.starting import begin_as, start_from
 from variants.formats.native import read_adapter
 from variants.outside.options import build
 from variants.quantisation import quantise
@@ -72,6 +72,8 @@ def initialise(adapted: AdaptedModel, config: RunConfig, prepared: Prepared) -> 
     if config.init_from:  # after the values from data, whose place it takes
         folder = Path(config.results_dir) / "runs" / config.init_from["id"] / "best"
         start_from(adapted, read_adapter(folder)[1], str(folder))
+    if config.trained_as:
+        begin_as(adapted, read_adapter(Path(config.results_dir) / config.trained_as / "best")[1])
     return adapted.count()
 
 

@@ -122,6 +122,10 @@ class StackedTuner(FineTuner):
         for objective, own in zip(self.objectives, parts, strict=True):
             objective.update(own, batch, split)
 
+    def dev_losses(self) -> list[float]:
+        """The mean loss of each adapter in the evaluation that has just ended."""
+        return [loss / max(weight, 1) for loss, weight in self._eval.T.tolist()]
+
     def epoch_figures(self) -> list[dict[str, float]]:
         """Losses and metrics of each adapter in the epoch that has just ended."""
         train, evaluation = self._train.T.tolist(), self._eval.T.tolist()

@@ -11,6 +11,17 @@ from variants.adapters.adapter import INITIAL
 from variants.errors import VariantError
 
 
+def begin_as(adapted: AdaptedModel, tensors: Mapping[str, Tensor]) -> None:
+    """Where the active adapter's first delta is off the base, let it be that of another one.
+
+    Args:
+        tensors: of the other one's file.
+    """
+    initial = {key.removeprefix(INITIAL): tensor for key, tensor in tensors.items() if key.startswith(INITIAL)}
+    if adapted.variant.subtract_initial and initial:
+        adapted.subtract(initial)
+
+
 def start_from(adapted: AdaptedModel, tensors: Mapping[str, Tensor], where: str) -> None:
     """Give the active adapter the values of another one of the same variant: what trains, and what outputs depend on.
 
@@ -24,9 +35,7 @@ def start_from(adapted: AdaptedModel, tensors: Mapping[str, Tensor], where: str)
     Raises:
         VariantError: a tensor that outputs depend on is not there in its shape.
     """
-    initial = {key.removeprefix(INITIAL): tensor for key, tensor in tensors.items() if key.startswith(INITIAL)}
-    if adapted.variant.subtract_initial and initial:
-        adapted.subtract(initial)
+    begin_as(adapted, tensors)
     layers = adapted.adapter.layers.items()
     sizes = {f"{path}.{name}" for path, layer in layers for name in layer.resizable}
     anew = {f"{path}.{name}" for path, layer in layers for name in layer.training_only}

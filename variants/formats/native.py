@@ -94,6 +94,18 @@ def save_adapter(adapted: AdaptedModel, folder: str | os.PathLike, *, spec: str 
     return folder
 
 
+def copy_adapter(source: str | os.PathLike, target: str | os.PathLike, **notes: Any) -> None:
+    """Write the adapter in folder ``source`` to folder ``target`` too, with notes of its own in place of those there.
+
+    Raises:
+        VariantError: as `read_adapter`.
+    """
+    source, target = Path(source), Path(target)
+    config = read_adapter(source)[0] | notes
+    write_atomic(target / TENSORS, (source / TENSORS).read_bytes())
+    write_atomic(target / CONFIG, (json.dumps(config, indent=2, default=str) + "\n").encode())
+
+
 def _kernels(adapted: AdaptedModel) -> dict[str, list[int]]:
     """(C, k, k) of each site that is a convolution: a reader without the model does not see it."""
     sites = [layer.site for layer in adapted.layers if layer.site.window]

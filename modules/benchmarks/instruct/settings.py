@@ -28,10 +28,15 @@ class InstructSettings(TrainingSettings):
         "train with the adapter",
         None,
     )
-    beams: int = setting("beams of the search for answers; 1 is greedy", 1, most=1000)
-    max_new_tokens: int = setting("longest answer, in tokens", 128, most=1e6)
-    decode_batch_size: int = setting("answers made at once, on each device, or as many as fit", 32, most=1e6)
+    beams: int = setting("beams of the search for answers; 1 is greedy", 1, most=1000, after_training=True)
+    max_new_tokens: int = setting("longest answer, in tokens", 128, most=1e6, after_training=True)
+    decode_batch_size: int = setting(
+        "answers made at once, on each device, or as many as fit", 32, most=1e6, after_training=True
+    )
     score_epoch: str = setting(
-        "the epoch that is scored: best on the dev set, last, or none", "best", choices=("best", "last", "none")
+        "the epoch that is scored: best on the dev set, last, or none",
+        "best",
+        choices=("best", "last", "none"),
+        after_training=True,
     )
     model_dropout: float | None = setting("dropout inside the backbone (default: its own)", None, zero=True, most=0.999)

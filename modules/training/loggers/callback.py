@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 import warnings
 from collections.abc import Sequence
@@ -113,6 +114,14 @@ class Figures(Callback):
         if draw:
             self._drawn = time.perf_counter()
 
+    def replay(self, records: Sequence[RunResult]) -> None:
+        """A row for each epoch of runs whose training is over, as their records have it."""
+        for config, logs, record in zip(self.configs, self.logs, records, strict=True):
+            for count, figures in enumerate(record.epochs, start=1):
+                best = max(record.epochs[:count], key=lambda epoch: _number(epoch[record.metric]))
+                row = keys.epoch_row(figures, record.metric, best, {}, truncates(config.trainer))
+                logs.each("log", row, record.cost.get("steps", 0) * count // len(record.epochs))
+
     def finish(self, index: int, result: RunResult, samples: Samples | None) -> None:
         """End a run: its last heat maps as pictures and tables, outputs, adapters where they are wanted, the summary.
 
@@ -149,6 +158,10 @@ class Figures(Callback):
             if line not in self._told:
                 self._told.add(line)
                 warnings.warn(f"{line}; dashboards leave it out", stacklevel=2)
+
+
+def _number(score: float | None) -> float:
+    return -math.inf if score is None else score
 
 
 def learning_rates(trainer: Trainer, index: int = 0) -> dict[str, float]:
