@@ -12,9 +12,9 @@ Every list among a row's settings (options, learning rate, batch size, options o
 at random or by Optuna. The setting of a row is the one with the best mean dev figure over the tuning tasks and seeds:
 seeds that the comparison itself does not use, or rows that it does not score (select: split). Tuning runs lie under
 RESULTS_DIR/tuning, the chosen recipes under RESULTS_DIR/recipes, the runs of the comparison and its tables under
-RESULTS_DIR. What is done is not done again: a trial with a run's own seed and settings is that run, and several
-commands and machines may share a folder. configs/README.md explains the file. With several GPUs the --jobs runs are
-spread over them.
+RESULTS_DIR. What is done is not done again: a trial with a run's own seed and settings is that run, one that only
+leaves the test set alone is its training, and several commands and machines may share a folder. configs/README.md
+explains the file. With several GPUs the --jobs runs are spread over them.
 """
 
 from __future__ import annotations
