@@ -136,7 +136,7 @@ def _whole(record: RunResult) -> bool:
         return False
 
 
-def agree(losses: Sequence[float], records: Sequence[RunResult], precision: str) -> bool:
+def agree(losses: Sequence[float], records: Sequence[RunResult]) -> bool:
     """Whether dev losses that were computed anew are those that the records have of the best epoch.
 
     Stacks, machines and kernels round in other ways. A number of bfloat16 is right to 0.4 % (2 ** -8), one of TF32 to
@@ -144,11 +144,12 @@ def agree(losses: Sequence[float], records: Sequence[RunResult], precision: str)
 
     Args:
         losses: of the best adapters, one for each record.
-        precision: Lightning's.
     """
-    bound = 1e-2 if "16" in precision else 1e-3
-    pairs = zip(losses, records, strict=True)
-    return all(math.isclose(loss, record.best["loss"], rel_tol=bound) for loss, record in pairs)
+    for loss, record in zip(losses, records, strict=True):
+        bound = 1e-2 if "16" in record.training.get("precision", "32-true") else 1e-3
+        if not math.isclose(loss, record.best["loss"], rel_tol=bound):
+            return False
+    return True
 
 
 def take_adapters(config: RunConfig, record: RunResult, prepared: Prepared) -> None:

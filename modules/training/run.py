@@ -96,7 +96,7 @@ def run_seeds(
         trainer.callbacks.insert(0, MovingAverage(decay, handle.variant))
     if records:
         say(shown, first.folder, "trained before, scoring")
-        if not _as_trained(trainer, module, prepared, records, precision):
+        if not _as_trained(trainer, module, prepared, records):
             print(
                 f"{title}: the adapters of {first.trained_as} do not have its dev loss here: training anew", flush=True
             )
@@ -148,9 +148,7 @@ def run_seeds(
     return results
 
 
-def _as_trained(
-    trainer: Trainer, module: FineTuner, prepared: Prepared, records: Sequence[RunResult], precision: str
-) -> bool:
+def _as_trained(trainer: Trainer, module: FineTuner, prepared: Prepared, records: Sequence[RunResult]) -> bool:
     """Give the adapters the values of the best epoch of their records; whether they have the dev loss of then."""
     try:
         for index, record in enumerate(records):
@@ -161,7 +159,7 @@ def _as_trained(
     with interruptible():
         trainer.validate(module, datamodule=prepared.data, verbose=False)
     (kept,) = (each for each in trainer.callbacks if isinstance(each, DevLosses))
-    return agree(kept.losses, records, precision)
+    return agree(kept.losses, records)
 
 
 def _module(

@@ -18,6 +18,7 @@ from modules.launch import worker
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.training import run as training
+from modules.training.record import agree
 from paper_repro import compare
 from tests.support.e2e_tiny import csv_folder, tiny_gpt2
 from tests.support.runs import adapter
@@ -41,14 +42,14 @@ class Command:
         results: the folder of the comparison.
     """
 
-    def __init__(self, folders: tuple[Path, Path], root: Path, row: dict, flags: list[str]) -> None:
+    def __init__(self, folders: tuple[Path, Path], root: Path, row: dict, flags: list[str], **trainer) -> None:
         self.fits, self.results, self.path = 0, root / "results", root / "plan.yaml"
         common = {"batch_size": 16, "max_length": 80, "max_new_tokens": 6, "beams": 2, "no_repeat_ngram": 4}
         tune = {"seeds": [0, 1], "tasks": ["e2e"], "metric": "loss", "common": {"score_epoch": "none", "beams": 1}}
         plan = {
             "benchmark": "e2e",
             "seeds": [0, 1],
-            "trainer": {"accelerator": "cpu"},
+            "trainer": {"accelerator": "cpu"} | trainer,
             "common": common,
             "tasks": {"e2e": {"epochs": 2}},
             "tune": tune,
@@ -79,8 +80,8 @@ def make(folders, tmp_path, monkeypatch):
         "modules.launch.jobs.launch.run_workers", lambda words, folder, *_: worker.main([folder, *words])
     )
 
-    def made(row: dict, flags: list[str]) -> Command:
-        command, fit = Command(folders, tmp_path, row, flags), training.fit
+    def made(row: dict, flags: list[str], **trainer) -> Command:
+        command, fit = Command(folders, tmp_path, row, flags, **trainer), training.fit
 
         def counted(*arguments):
             command.fits += 1
@@ -135,6 +136,21 @@ def test_what_a_trial_has_learnt_is_scored_alone_and_equals_a_run_trained_anew(m
         assert losses == pytest.approx([figures["loss"] for figures in result.epochs])
     assert command() == 0 and command.fits == fits, "what is done is not done again"
     compare_with_trained_anew(command, monkeypatch)
+
+
+def test_on_a_backbone_in_bf16_too(make, monkeypatch):
+    """Where another number of runs in a stack rounds otherwise."""
+    found = []
+    monkeypatch.setattr(training, "agree", lambda *known: found.append(known) or agree(*known))
+    command = make(LORA, STACKED, precision="bf16-mixed")
+    assert command() == 0 and command.fits == 1 and len(command.runs()) == 2
+    ((losses, records),) = found
+    assert losses == pytest.approx([record.best["loss"] for record in records], rel=2**-9)
+    off = [[losses[0] * (1 + part), losses[1]] for part in (0.005, 0.02)]
+    assert [agree(each, records) for each in off] == [True, False]
+    for record in records:
+        record.training["precision"] = "32-true"
+    assert not agree(off[0], records)
 
 
 @pytest.mark.parametrize("which", ["best", "last"])
