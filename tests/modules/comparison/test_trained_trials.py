@@ -22,6 +22,7 @@ from modules.training.record import agree
 from paper_repro import compare
 from tests.support.e2e_tiny import csv_folder, tiny_gpt2
 from tests.support.runs import adapter
+from variants.formats.native import read_adapter
 
 RATES = [1e-6, 0.02]
 LORA, PISSA = {"variant": "lora", "options": {"r": 1}}, {"variant": "pissa", "options": {"r": 2}}
@@ -131,6 +132,8 @@ def test_what_a_trial_has_learnt_is_scored_alone_and_equals_a_run_trained_anew(m
         names = ("seed", "variant_config", "epochs", "best", "last", "parameters", "cost", "environment")
         assert all(getattr(result, name) == getattr(trial, name) for name in names)
         assert trial.test is None and result.test["epoch"] == result.best["epoch"]
+        notes = read_adapter(config.folder / "best")[0]
+        assert (notes["run"], notes["inputs"]["beams"], notes["epoch"]) == (result.id, 2, result.best["epoch"])
         with open(config.folder / "csv" / "metrics.csv", newline="") as file:
             losses = [float(line["dev/loss"]) for line in csv.DictReader(file) if line.get("dev/loss")]
         assert losses == pytest.approx([figures["loss"] for figures in result.epochs])
