@@ -58,6 +58,7 @@ class Cost(TypedDict, total=False):
     wall_s: float | None
     diverged: bool
     stacked: int
+    trained_as: str  # folder, from the results folder, of the run whose training this is: only the scoring was its own
 
 
 class Machine(TypedDict, total=False):

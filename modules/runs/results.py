@@ -82,7 +82,6 @@ class RunResult:
     trainer: dict[str, Any] = field(default_factory=dict)  # Trainer options that decide the outcome
     code: str | None = None  # hash of the file that defines a variant from outside the project
     init_from: Start | None = None  # task and id of the run whose weights it started from
-    trained_as: str | None = None  # folder of the run that it was trained as, and its cost: this one was scored alone
     metric: str  # the one that the table prints
     epochs: list[dict[str, Score]]
     best: dict[str, Score]  # the epoch with the best dev metric

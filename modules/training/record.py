@@ -161,5 +161,6 @@ def take_adapters(config: RunConfig, record: RunResult, prepared: Prepared) -> N
 def scored_result(config: RunConfig, record: RunResult, test: dict[str, Any] | None, wandb_id: str | None) -> RunResult:
     """The record of the training under the run's own name and settings, with the figures of its test: epochs, cost and
     environment are those of the training."""
-    names = ("id", "protocol", "overrides", "budget", "training", "trained_as")
-    return dataclasses.replace(record, **{name: getattr(config, name) for name in names}, test=test, wandb_id=wandb_id)
+    own = {name: getattr(config, name) for name in ("id", "protocol", "overrides", "budget", "training")}
+    cost = record.cost | {"trained_as": config.trained_as}
+    return dataclasses.replace(record, **own, cost=cost, test=test, wandb_id=wandb_id)

@@ -105,7 +105,7 @@ def compare_with_trained_anew(command: Command, monkeypatch) -> None:
         patch.setattr(comparisons, "tell_trained", lambda runs, _: None)
         assert command() == 0 and command.fits > before
     for (one, _), (two, config), text, own in zip(ours, command.runs(), outputs, tensors, strict=True):
-        assert one.id == two.id and one.training == two.training and two.trained_as is None
+        assert one.id == two.id and one.training == two.training and "trained_as" not in two.cost
         assert text == (config.folder / "test.txt").read_text()
         assert {**one.test, "decode_s": 0} == {**two.test, "decode_s": 0}
         for a, b in zip(one.epochs, two.epochs, strict=True):
@@ -126,10 +126,11 @@ def test_what_a_trial_has_learnt_is_scored_alone_and_equals_a_run_trained_anew(m
     assert command() == 0 and command.fits == fits, "the search's alone"
     trials = ResultStore(command.results / "tuning")
     for result, config in command.runs():
-        trial = trials.read(Path(result.trained_as).name)
-        assert result.trained_as == config.trained_as == f"tuning/runs/{trial.id}" and result.id != trial.id
+        trial = trials.read(Path(result.cost["trained_as"]).name)
+        assert result.cost == trial.cost | {"trained_as": config.trained_as}
+        assert config.trained_as == f"tuning/runs/{trial.id}" and result.id != trial.id
         assert result.training | {"beams": 1, "score_epoch": "none"} == trial.training
-        names = ("seed", "variant_config", "epochs", "best", "last", "parameters", "cost", "environment")
+        names = ("seed", "variant_config", "epochs", "best", "last", "parameters", "environment")
         assert all(getattr(result, name) == getattr(trial, name) for name in names)
         assert trial.test is None and result.test["epoch"] == result.best["epoch"]
         notes = read_adapter(config.folder / "best")[0]
@@ -161,10 +162,10 @@ def test_without_the_adapters_it_is_trained(make, which):
     command = make(LORA, STACKED)
     assert command() == 0 and command.fits == 1
     (first, _), _ = command.runs()
-    shutil.rmtree(command.results / first.trained_as / which)
+    shutil.rmtree(command.results / first.cost["trained_as"] / which)
     command.without_runs()
     assert command() == 0 and command.fits == 2
-    trained = [result.trained_as is None for result, _ in command.runs()]
+    trained = ["trained_as" not in result.cost for result, _ in command.runs()]
     assert trained == [True, False], "the other seed is scored alone still"
 
 
@@ -176,7 +177,7 @@ def test_adapters_that_go_away_before_the_worker_comes_are_trained_anew(make, mo
     for file in (command.results / "tuning").glob("runs/*/best/adapter.safetensors"):
         file.write_bytes(file.read_bytes()[:-1])
     assert command() == 0 and command.fits == 6
-    assert all(result.trained_as is None and result.test for result, _ in command.runs())
+    assert all("trained_as" not in result.cost and result.test for result, _ in command.runs())
 
 
 def test_adapters_of_another_run_are_found_out(make, capsys):
@@ -187,7 +188,7 @@ def test_adapters_of_another_run_are_found_out(make, capsys):
     trials = ResultStore(command.results / "tuning").all()
     low = next(run for run in trials if run.training["lr"] == RATES[0] and run.seed == 0)
     for which in ("best", "last"):  # of the record's epoch, with other values
-        target = command.results / result.trained_as / which
+        target = command.results / result.cost["trained_as"] / which
         epoch = getattr(result, which)["epoch"]
         shutil.rmtree(target)
         shutil.copytree(command.results / "tuning" / "runs" / low.id / which, target)
@@ -200,7 +201,7 @@ def test_adapters_of_another_run_are_found_out(make, capsys):
     assert command() == 0 and command.fits == before + 1
     assert "do not have its dev loss here: training anew" in capsys.readouterr().out
     assert [run.test["BLEU"] for run, _ in command.runs()] == [result.test["BLEU"], other.test["BLEU"]]
-    assert all(run.trained_as is None for run, _ in command.runs())
+    assert all("trained_as" not in run.cost for run, _ in command.runs())
 
 
 def test_a_run_that_is_stopped_while_it_is_scored_goes_on(make, monkeypatch):
@@ -228,7 +229,7 @@ def test_nothing_but_what_is_scored_after_training_may_differ(make):
     command = make(LORA, ALONE)
     assert command() == 0
     (result, run), _ = command.runs()
-    trial = RunConfig.read(str(command.results / "tuning"), Path(result.trained_as).name)
+    trial = RunConfig.read(str(command.results / "tuning"), Path(result.cost["trained_as"]).name)
 
     def matches(**changes) -> bool:
         training_settings = run.training | changes.pop("training", {})
