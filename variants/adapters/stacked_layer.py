@@ -34,7 +34,7 @@ class StackedLayer(nn.Module):
         self, size: int, layer: AdapterLayer, tensors: Callable[[], Stacked], begun: Callable[[], Stacked] | None = None
     ) -> None:
         super().__init__()
-        self.site = layer.site
+        self.site, self.size = layer.site, size
         each = partial(for_each, size, layer)
         # no children: the layer's tensors are the stack's
         object.__setattr__(self, "first", layer)

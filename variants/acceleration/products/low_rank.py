@@ -21,8 +21,8 @@ class Product(NamedTuple):
     """scale · z Fᵀ, which a layer adds to its site's output.
 
     Attributes:
-        z: (..., r), such as A x.
-        factor: F (out_features, r), such as B; of S stacked adapters (S, out_features, r).
+        z: (..., r), such as A x, or x.
+        factor: F (out_features, r), such as B, or ΔW; of S stacked adapters (S, out_features, r).
         scale: such as α/r.
     """
 
@@ -40,26 +40,54 @@ class Product(NamedTuple):
 
 def added(layer: AdapterLayer | StackedLayer, update: LowRank, x: Tensor, y: Tensor) -> Tensor:
     """The output of a layer that adds this low-rank update, its own, (..., out_features)."""
-    if update.outer is None:
+    if update.outer is None or multiplied_out(layer, update, x):
         return product(layer, update, x).added(y)
-    z = _inner(update, x, layer)
+    z = _inner(layer, update, _dropped(layer, x))
     outer = update.outer if update.scale == 1 else update.scale * update.outer
     return elementwise.add_scaled(y, outer, _linear(z, update.B))
 
 
 def product(layer: AdapterLayer | StackedLayer, update: LowRank, x: Tensor) -> Product:
-    """What a layer adds, where its update has no outer factor."""
-    return Product(_inner(update, x, layer), update.B, update.scale)
+    """What a layer adds, where its update has no outer factor or is multiplied out."""
+    x = _dropped(layer, x)
+    if multiplied_out(layer, update, x):
+        return Product(x, _matrix(layer, update), update.scale)
+    return Product(_inner(layer, update, x), update.B, update.scale)
 
 
-def _inner(update: LowRank, x: Tensor, layer: AdapterLayer | StackedLayer) -> Tensor:
-    """diag(inner) · A x (..., r), x after dropout."""
+def multiplied_out(layer: AdapterLayer | StackedLayer, update: LowRank, x: Tensor) -> bool:
+    """Whether ΔW and a product with it take fewer multiplications than products with its factors do: where there are
+    many rows x (..., in_features), and the rank is high for a matrix of that size, as VeRA's may be."""
+    size = layer.size if isinstance(layer, StackedLayer) else 1
+    (rank, fan_in), fan_out = update.A.shape[-2:], update.B.shape[-2]
+    count = x.numel() // fan_in
+    return (size * rank + count) * fan_in * fan_out < count * rank * (fan_in + fan_out)
+
+
+def _matrix(layer: AdapterLayer | StackedLayer, update: LowRank) -> Tensor:
+    """ΔW less its scale, (out_features, in_features); of S stacked adapters that do not share it (S, ...)."""
+    B = update.B
+    if update.inner is not None:
+        B = B @ update.inner if _has_matrix(layer, update) else B * update.inner.unsqueeze(-2)
+    delta = B @ update.A
+    return delta if update.outer is None else update.outer.unsqueeze(-1) * delta
+
+
+def _dropped(layer: AdapterLayer | StackedLayer, x: Tensor) -> Tensor:
     own = getattr(layer, "first", layer)  # of stacked layers, which have dropout in common
-    z = project(own.dropout(x) if own.drops else x, update.A)
+    return own.dropout(x) if own.drops else x
+
+
+def _inner(layer: AdapterLayer | StackedLayer, update: LowRank, x: Tensor) -> Tensor:
+    """diag(inner) · A x (..., r)."""
+    z = project(x, update.A)
     if update.inner is None:
         return z
-    matrix = layer.inner_is_matrix if isinstance(layer, StackedLayer) else update.inner.ndim == 2
-    return _linear(z, update.inner) if matrix else elementwise.scale(update.inner, z)
+    return _linear(z, update.inner) if _has_matrix(layer, update) else elementwise.scale(update.inner, z)
+
+
+def _has_matrix(layer: AdapterLayer | StackedLayer, update: LowRank) -> bool:
+    return layer.inner_is_matrix if isinstance(layer, StackedLayer) else update.inner.ndim == 2
 
 
 def _linear(x: Tensor, matrix: Tensor) -> Tensor:
