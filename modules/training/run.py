@@ -68,8 +68,17 @@ def run_seeds(
         UserError: model, data or settings cannot be had or do not fit.
         VariantError: the variant does not fit the model.
     """
-    if not (records := trained_before(configs)):
-        configs = [dataclasses.replace(config, trained_as=None) for config in configs]
+    if (records := trained_before(configs)) and (results := _run(configs, records, live, before_writing)) is not None:
+        return results
+    anew = [dataclasses.replace(config, trained_as=None) for config in configs]
+    return _run(anew, [], live, before_writing)
+
+
+def _run(
+    configs: Sequence[RunConfig], records: Sequence[RunResult], live: bool | None, before_writing: Callable[[], object]
+) -> list[RunResult] | None:
+    """As `run_seeds`, of runs that were trained before where there are records of that; None where their adapters do
+    not have the records' dev losses: nothing of the model is in memory then."""
     first = configs[0]
     begin(first.seed)
     prepared, adapted, counts, precision = attach_adapters(configs)
@@ -101,8 +110,7 @@ def run_seeds(
                 f"{title}: the adapters of {first.trained_as} do not have its dev loss here: training anew", flush=True
             )
             computation.release()
-            anew = [dataclasses.replace(config, trained_as=None) for config in configs]
-            return run_seeds(anew, live, before_writing)
+            return None
     figures = _figures(configs, prepared, histories, counts, checkpoint is not None and not records)
     trainer.callbacks.insert(-1, figures)  # the last is the checkpoint's, as Lightning wants it
     with figures, interruptible():
