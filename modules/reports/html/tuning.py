@@ -75,7 +75,9 @@ def tuning_cost(section: Section, marked: list[Marked]) -> Iterator[Chart]:
         return
     for one in marked:
         trials = [run for other, curve in pairs if other is one for run in curve.runs]
-        for what, runs in (("tuning", trials), ("training", one.row.runs)):
+        tried = {run.id for run in trials}
+        trained = [run for run in one.row.runs if run.id not in tried and "trained_as" not in run.cost]
+        for what, runs in (("tuning", trials), ("training", trained)):
             hours = sum(run.seconds for run in runs) / 3600
             values.append({"row": one.name, "what": what, "hours": round(hours, 4), "runs": len(runs)})
     colour: dict[str, Any] = {"field": "what", "type": "nominal", "title": None, "legend": {"orient": "top"}}
@@ -90,5 +92,8 @@ def tuning_cost(section: Section, marked: list[Marked]) -> Iterator[Chart]:
             "tooltip": tooltip("row", "what", "hours", "runs"),
         },
     }
-    words = "Wall-clock time of all runs, added up; the time of seeds that were trained at once is shared between them."
+    words = (
+        "Wall-clock time of all runs, added up; the time of seeds that were trained at once is shared between them. "
+        "Runs of the table that were trained as trials count as tuning alone."
+    )
     yield Chart("tuning-cost", "What tuning cost", words, spec, wide=True)

@@ -170,6 +170,20 @@ def test_rates_and_what_tuning_cost():
     assert [v["hours"] for v in cost.spec["data"]["values"] if v["what"] == "tuning"] == [1.0]
 
 
+def test_what_was_trained_as_a_trial_is_no_second_cost():
+    """One run of the row is a trial itself, one was trained as a trial, and one was trained by itself."""
+    hour = {"wall_s": 3600.0}
+    trials = [run("rte", 0.6, seed, training__lr=rate, cost=hour) for seed, rate in [(0, 1e-3), (1, 1e-3), (0, 2e-3)]]
+    costs = {1: hour | {"trained_as": "tuning/runs/x"}, 2: hour}
+    own = [trials[0], *(run("rte", 0.6, seed, training__lr=1e-3, cost=cost) for seed, cost in costs.items())]
+    (section,) = build(own, GLUE, (), Trials(trials))
+    (cost,) = list(tuning_cost(section, marked_rows(section)))
+    assert [(v["what"], v["hours"], v["runs"]) for v in cost.spec["data"]["values"]] == [
+        ("tuning", 3.0, 3),
+        ("training", 1.0, 1),
+    ]
+
+
 def test_places_of_maps_and_shapes_of_methods():
     assert layer_and_role("bert.encoder.layer.2.attention.self.query") == ("2", "attention.query")
     assert layer_and_role("transformer.h.11.mlp.c_fc") == ("11", "c_fc")
