@@ -66,6 +66,9 @@ def multiplied_out(layer: AdapterLayer | StackedLayer, update: LowRank, x: Tenso
 
 def _matrix(layer: AdapterLayer | StackedLayer, update: LowRank) -> Tensor:
     """ΔW less its scale, (out_features, in_features); of S stacked adapters that do not share it (S, ...)."""
+    for factor in (update.A, update.B, update.inner, update.outer):
+        if factor is not None:
+            used(factor)  # another call of the module, of fewer rows, may leave its gradient to the side stream
     B = update.B
     if update.inner is not None:
         B = B @ update.inner if _has_matrix(layer, update) else B * update.inner.unsqueeze(-2)

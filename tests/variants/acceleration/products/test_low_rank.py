@@ -7,7 +7,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.support.models import MODELS, inputs
 from variants import LoRA, LoRAXS, VeRA, attach
 from variants.acceleration import accelerated
-from variants.acceleration.products.low_rank import multiplied_out
+from variants.acceleration.basics.policy import for_graph
+from variants.acceleration.products import elementwise, low_rank
+from variants.acceleration.products.low_rank import added, multiplied_out
+from variants.acceleration.products.side_stream import track
 from variants.adapters.stack import Stack
 
 pytestmark = pytest.mark.acceleration
@@ -72,3 +75,25 @@ def test_dropout_is_that_of_the_layer():
 def test_factors_stay_where_they_take_fewer(variant):
     layer = handle_of(variant, 1).layers[0]
     assert not multiplied_out(layer, layer.low_rank(), torch.zeros(10_000, layer.site.in_features))
+
+
+@pytest.mark.parametrize("name", ["vera", "lora"])
+def test_no_gradient_of_a_factor_is_put_off_where_another_call_multiplies_it_out(name, monkeypatch):
+    """DeBERTa calls queries and keys with many rows, and with few: what the side stream makes later is not there yet
+    when the two gradients are added up."""
+    layer, uses = handle_of(HIGH[name], 1).layers[0], []
+    monkeypatch.setattr(low_rank, "on_side_stream", lambda count, compute, *_: uses.append(count) or compute())
+    monkeypatch.setattr(elementwise, "on_side_stream", lambda count, compute, *_: uses.append(count) or compute())
+    update = layer.low_rank()
+    for factor in (update.A, update.B, update.inner, update.outer):
+        if factor is not None:
+            track(factor)
+    with for_graph():
+        outputs = []
+        for rows in (64, 2):
+            x = torch.randn(rows, layer.site.in_features)
+            assert multiplied_out(layer, update, x) == (rows == 64)
+            outputs.append(added(layer, update, x, torch.zeros(rows, layer.site.out_features)).sum())
+        sum(outputs).backward()
+    counts = [count[0] for count in uses if count is not None]
+    assert counts and 1 not in counts
