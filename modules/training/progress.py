@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_only
 
 from modules.processes import on_terminal
 from modules.runs import progress as shown
@@ -128,8 +129,9 @@ class Progress(Callback):
             shown.Progress(doing, *of, self._score).write(self.folder)
 
 
+@rank_zero_only
 def say(title: str, folder: Path, doing: str) -> None:
-    """Say what a run does that has no steps: to the command that shows it, or in a line.
+    """Say what a run does that has no steps, once for all its processes: to the command that shows it, or in a line.
 
     Args:
         title, folder: as of `Progress`.

@@ -106,9 +106,9 @@ def _run(
     if records:
         say(shown, first.folder, "trained before, scoring")
         if not _as_trained(trainer, module, prepared, records):
-            print(
-                f"{title}: the adapters of {first.trained_as} do not have its dev loss here: training anew", flush=True
-            )
+            if trainer.is_global_zero:
+                why = f"the adapters of {first.trained_as} do not have its dev loss here"
+                print(f"{title}: {why}: training anew", flush=True)
             computation.release()
             return None
     figures = _figures(configs, prepared, histories, counts, checkpoint is not None and not records)

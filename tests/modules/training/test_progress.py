@@ -61,3 +61,11 @@ def test_the_time_left_is_that_of_the_steps_left(monkeypatch, capsys):
 
 def test_where_a_command_draws_the_line_none_is_printed(monkeypatch, capsys):
     assert lines(monkeypatch, capsys, 1000, "line") == []
+
+
+def test_what_has_no_steps_is_said_once_for_all_processes(monkeypatch, capsys, tmp_path):
+    monkeypatch.delenv(shown.SHOWN_BY, raising=False)
+    for rank in (0, 1):
+        monkeypatch.setattr(progress.rank_zero_only, "rank", rank)
+        progress.say("e2e lora seed 0", tmp_path, "scoring")
+    assert capsys.readouterr().out == "e2e lora seed 0: scoring\n"
