@@ -142,5 +142,6 @@ def say(title: str, folder: Path, doing: str) -> None:
 
 
 def in_notebook() -> bool:
-    """Whether this process is the kernel of a notebook."""
-    return "ipykernel" in sys.modules
+    """Whether this process is the kernel of a notebook; what only starts one, as nbclient does, has imported it too."""
+    ipython = sys.modules.get("IPython")
+    return hasattr(ipython.get_ipython() if ipython else None, "kernel")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from modules.runs import progress as shown
 from modules.training import progress
-from modules.training.progress import Progress
+from modules.training.progress import Progress, in_notebook
 
 STEPS = 1000
 
@@ -69,3 +70,11 @@ def test_what_has_no_steps_is_said_once_for_all_processes(monkeypatch, capsys, t
         monkeypatch.setattr(progress.rank_zero_only, "rank", rank)
         progress.say("e2e lora seed 0", tmp_path, "scoring")
     assert capsys.readouterr().out == "e2e lora seed 0: scoring\n"
+
+
+def test_a_notebook_is_its_kernel_and_not_what_starts_one(monkeypatch):
+    for kernel in (None, object()):
+        shell = None if kernel is None else SimpleNamespace(kernel=kernel)
+        monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
+        monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda shell=shell: shell))
+        assert in_notebook() == (kernel is not None)
