@@ -273,7 +273,8 @@ class Comparison:
 
     def missing(self, runs: list[RunConfig], folder: Path) -> list[list[RunConfig]]:
         """What is not done yet, those that are stacked together: the longest first, so that workers end together, and
-        row by row, so that what a killed comparison leaves is complete rows."""
+        row by row, so that what a killed comparison leaves is complete rows. Those of the
+        comparison are told the trials that they are trained as."""
         stores = ResultStore(folder), self._other(folder)
         unique = {run.id: run for run in runs}
         missing = [run for run in unique.values() if not any(store.done(run.id) for store in stores)]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from modules.benchmarks.base import benchmark
 from modules.runs.config import RunConfig
-from modules.runs.results import ResultStore
+from modules.runs.results import ADAPTERS, ResultStore
 from variants.atomic import write_atomic
 
 
@@ -56,7 +56,7 @@ def _kept(folder: Path) -> bool:
     """Whether the adapters of a run are there."""
     from variants.formats.native import TENSORS
 
-    return all((folder / which / TENSORS).is_file() for which in ("best", "last"))
+    return all((folder / which / TENSORS).is_file() for which in ADAPTERS)
 
 
 def _training(run: RunConfig) -> str:

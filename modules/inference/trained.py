@@ -12,12 +12,11 @@ from modules.benchmarks.base import BENCHMARKS, Benchmark, benchmark
 from modules.benchmarks.outside import known
 from modules.documents import read_json
 from modules.runs.config import Place, RunConfig
-from modules.runs.results import RunResult
+from modules.runs.results import ADAPTERS, RunResult
 from variants.errors import UserError
 from variants.schema import checked
 
 ADAPTER = "adapter.json"
-WHICH = ("best", "last")
 
 
 class _Inputs(TypedDict):
@@ -89,8 +88,8 @@ def trained(
     Raises:
         UserError: there is no such run, its adapter is gone or damaged, or it does not say what it is.
     """
-    if which not in WHICH:
-        raise UserError(f"which must be one of {', '.join(WHICH)}, not {which!r}")
+    if which not in ADAPTERS:
+        raise UserError(f"which must be one of {', '.join(ADAPTERS)}, not {which!r}")
     folder = _folder(run, which, Path(results_dir))
     path = folder / ADAPTER
     notes = read_json(path)

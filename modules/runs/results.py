@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SCHEMA = 1
+ADAPTERS = ("best", "last")
+"""The adapters in a run's folder, by the epochs that they are of."""
 log = logging.getLogger(__name__)
 
 

@@ -15,7 +15,7 @@ from lightning.pytorch import Trainer
 from modules.benchmarks.base import Prepared, benchmark
 from modules.runs.config import NEUTRAL, RunConfig
 from modules.runs.environment import environment
-from modules.runs.results import ResultStore, RunResult
+from modules.runs.results import ADAPTERS, ResultStore, RunResult
 from modules.training.cost import cost
 from modules.training.history import History
 from variants.errors import VariantError
@@ -110,9 +110,6 @@ def make_result(
 
 # ---- runs whose training is over -----------------------------------------------------------------------------------
 
-KEPT = ("best", "last")
-"""The adapters of a run, by their epochs."""
-
 
 def trained_before(configs: Sequence[RunConfig]) -> list[RunResult]:
     """The records of the runs that these are trained as; none where one of them, or an adapter of it, is not there as
@@ -130,7 +127,7 @@ def trained_before(configs: Sequence[RunConfig]) -> list[RunResult]:
 def _whole(record: RunResult) -> bool:
     try:
         return all(
-            read_adapter(record.folder / name)[0].get("epoch") == getattr(record, name)["epoch"] for name in KEPT
+            read_adapter(record.folder / name)[0].get("epoch") == getattr(record, name)["epoch"] for name in ADAPTERS
         )
     except VariantError:
         return False
@@ -154,7 +151,7 @@ def agree(losses: Sequence[float], records: Sequence[RunResult]) -> bool:
 
 def take_adapters(config: RunConfig, record: RunResult, prepared: Prepared) -> None:
     """Give a run the adapters of the one that it was trained as."""
-    for which in KEPT:
+    for which in ADAPTERS:
         copy_adapter(record.folder / which, config.folder / which, **notes(config, prepared))
 
 

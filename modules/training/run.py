@@ -98,7 +98,7 @@ def _run(
     place, title = checkpoint_path(configs), _title(configs)
     checkpoint = usable(place, module, title)
     shown = f"{title} (truncated)" if truncates(first.trainer) else title
-    own = [DevLosses()] if records else [history, Progress(shown, history, first.folder, live)]
+    own = [] if records else [history, Progress(shown, history, first.folder, live)]
     trainer = make_trainer(first, own, precision, place, computation.averages)
     trainer.callbacks.insert(0, BeforeWriting(before_writing))
     if decay := first.training.get("ema"):
@@ -164,9 +164,10 @@ def _as_trained(trainer: Trainer, module: FineTuner, prepared: Prepared, records
     except VariantError as error:
         print(error, flush=True)
         return False
+    kept = DevLosses()
+    trainer.callbacks.insert(0, kept)
     with interruptible():
         trainer.validate(module, datamodule=prepared.data, verbose=False)
-    (kept,) = (each for each in trainer.callbacks if isinstance(each, DevLosses))
     return agree(kept.losses, records)
 
 

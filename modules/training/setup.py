@@ -72,7 +72,7 @@ def initialise(adapted: AdaptedModel, config: RunConfig, prepared: Prepared) -> 
     if config.init_from:  # after the values from data, whose place it takes
         folder = Path(config.results_dir) / "runs" / config.init_from["id"] / "best"
         start_from(adapted, read_adapter(folder)[1], str(folder))
-    if config.trained_as:
+    if config.trained_as and adapted.variant.subtract_initial:
         begin_as(adapted, read_adapter(Path(config.results_dir) / config.trained_as / "best")[1])
     return adapted.count()
 

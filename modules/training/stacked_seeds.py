@@ -128,11 +128,10 @@ class StackedTuner(FineTuner):
 
     def epoch_figures(self) -> list[dict[str, float]]:
         """Losses and metrics of each adapter in the epoch that has just ended."""
-        train, evaluation = self._train.T.tolist(), self._eval.T.tolist()
+        train, means = self._train.T.tolist(), self.dev_losses()
         every = self.objective.figures_of_each(self, self.objectives)
         found = []
-        for (loss, steps), (dev, weight), figures in zip(train, evaluation, every, strict=True):
-            mean = dev / max(weight, 1)
+        for (loss, steps), mean, figures in zip(train, means, every, strict=True):
             found.append({"train_loss": loss / max(steps, 1), "loss": mean} | self.objective.of_loss(mean) | figures)
         return found
 
