@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from modules.benchmarks.base import Benchmark
+from modules.benchmarks.base import Benchmark, Column
 from modules.benchmarks.e2e import E2E
 from modules.benchmarks.glue import GLUE
 from modules.reports.tables.build import build
@@ -43,10 +43,7 @@ from variants.variant import BaseVariant, Variant
 PAGES = Path(__file__).parent / "methods"
 README = PAGES / "README.md"
 REFERENCE = PAGES.parents[1] / "results" / "reference"
-COLUMNS = (
-    *("Method", "Source", "Equation", "Trained", "Merge", "W₀", "4-bit", "Conv", "Seeds stacked", "PEFT's files"),
-    "MiniLM at 18K, 74K",
-)
+COLUMNS = ("Method", "Source", "Equation", "Trained", "Merge", "W₀", "4-bit", "Conv", "Seeds stacked", "PEFT's files")
 SIDE = 768
 
 
@@ -56,10 +53,17 @@ HEADING = "\n## Our figures\n"
 
 @dataclass(frozen=True)
 class Comparison:
-    """A comparison whose rows stand on the methods' pages: its folder, and its protocol in half a line."""
+    """A comparison whose rows stand on the methods' pages.
+
+    Attributes:
+        folder: of its results.
+        column: its heading in the table of all methods.
+        protocol: in half a line.
+    """
 
     folder: str
     benchmark: Benchmark
+    column: str
     protocol: str
 
     @cached_property
@@ -75,27 +79,47 @@ class Comparison:
         (first, *_) = compare(self.section, lora_pairs(self.section))
         return {difference.first: difference for difference in first.differences}
 
+    @cached_property
+    def scores(self) -> dict[str, str]:
+        """By method its rows in the order of their sizes, usually two; one of a method whose size is its own."""
+        found: dict[str, dict[int, float]] = {}
+        for row in self.section.rows:
+            found.setdefault(row.variant, {})[row.runs[0].parameters["adapter"]] = self._score(row)
+        return {name: ", ".join(f"{sizes[size]:.1f}" for size in sorted(sizes)) for name, sizes in found.items()}
+
+    def _score(self, row: Row) -> float:
+        """The mean of all columns, or, where they are no scores of one kind, the first."""
+        return _mean(row) if self.benchmark.average else statistics.fmean(row.cells[self.columns[0].key].values())
+
+    @property
+    def columns(self) -> list[Column]:
+        """Those of the section that a row has a score in."""
+        return [each for each in self.section.columns if any(each.key in row.cells for row in self.section.rows)]
+
 
 COMPARISONS = (
     Comparison(
         "methods-minilm",
         GLUE,
+        "MiniLM at 18K, 74K",
         "all-MiniLM-L6-v2 (22M, **not RoBERTa**), pooler frozen, one to six epochs; the best of five learning rates by "
         "one half of dev, scored on the other half, three seeds",
     ),
     Comparison(
-        "e2e-gpt2-51m-budgets",
+        "methods-e2e",
         E2E,
-        "a GPT-2 of 51M (**not GPT-2 medium**), two epochs, test set; the learning rate by the dev loss of half an "
-        "epoch, three seeds",
+        "E2E at 131K (BLEU)",
+        "a GPT-2 of 51M (**not GPT-2 medium**), one epoch, test set; the best of five learning rates by the dev loss, "
+        "three seeds",
     ),
 )
 
 
 def table() -> str:
     """Markdown: a row for each built-in method, in alphabetical order."""
-    scores = _scores()
-    lines = [COLUMNS, ("---",) * len(COLUMNS), *((*_row(name), scores.get(name, "-")) for name in BUILT_IN)]
+    head = (*COLUMNS, *(comparison.column for comparison in COMPARISONS))
+    lines = [head, ("---",) * len(head)]
+    lines += [(*_row(name), *(comparison.scores.get(name, "-") for comparison in COMPARISONS)) for name in BUILT_IN]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -114,15 +138,6 @@ def _row(name: str) -> tuple[str, ...]:
         "yes" if why_not(variant) is None else "no",
         "both ways" if name in (*NAMES, *FORMS) else "as LoRA" if name in LORA else "no",
     )
-
-
-def _scores() -> dict[str, str]:
-    """The means over tasks and seeds of a method's rows at the two budgets; one of a method whose size is its own."""
-    section = COMPARISONS[0].section
-    found: dict[str, dict[int, float]] = {}
-    for row in section.rows:
-        found.setdefault(row.variant, {})[row.runs[0].parameters["adapter"]] = _mean(row)
-    return {name: ", ".join(f"{sizes[size]:.1f}" for size in sorted(sizes)) for name, sizes in found.items()}
 
 
 def _mean(row: Row) -> float:
@@ -150,7 +165,7 @@ def figures(name: str) -> str:
 def _figures(name: str, comparison: Comparison) -> list[list[str]]:
     section = comparison.section
     rows = [(number, row) for number, row in enumerate(section.rows) if row.variant == name]
-    columns = [each for each in section.columns if any(each.key in row.cells for row in section.rows)]
+    columns = comparison.columns
     whole = comparison.benchmark.average
     head = ["Options", "Trained", "lr", *(column.title for column in columns), *(["Mean"] if whole else [])]
     head.append("Minus LoRA of its size" if whole else f"{columns[0].title} minus LoRA's of its size")
@@ -255,8 +270,7 @@ def _weight(variant: BaseVariant) -> str:
 
 def replaced(text: str) -> str:
     """The README with the table of now."""
-    head = f"| {' | '.join(COLUMNS)} |\n"
-    start = text.index(head)
+    start = text.index(f"| {' | '.join(COLUMNS)} |")
     return text[:start] + table() + text[text.index("\n\n", start) :]
 
 
