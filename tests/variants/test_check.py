@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 import subprocess
 import sys
@@ -168,6 +169,24 @@ def test_faults_have_their_line_and_their_remedy(tmp_path, capsys) -> None:
     out = capsys.readouterr().out
     assert re.match(r"low rank +FAILED +faults.py:14: at a map .* low_rank\(\) gives B of shape \(8, 16\), which", out)
     assert "must be (out, r) = (16, 8): hand it over transposed\n" in out and out.count("FAILED") == 1
+
+
+@pytest.mark.parametrize(
+    "seeded", ["numpy.random.default_rng(SEED)", "random.seed(SEED)", "numpy.random.seed(seed=SEED)"]
+)
+def test_a_fixed_seed_of_other_numbers_is_told(tmp_path, capsys, seeded) -> None:
+    """Both layers start from the same numbers, as from a constant: it is seen where they are seeded."""
+    source = (
+        "import random, numpy, torch\nfrom variants import LoRA\nfrom variants.methods.lora import LoRALayer\n"
+        "class L(LoRALayer):\n  def __init__(self, site, config, rng):\n    super().__init__(site, config, rng)\n"
+        f"    {seeded}\nclass V(LoRA):\n  layer = L\n"
+    )
+    (tmp_path / "fixed.py").write_text(source.replace("SEED", "0"))
+    assert main([f"{tmp_path}/fixed.py:V", "--only", "determinism"]) == 1
+    assert "fixed.py:7: it draws from a generator with the seed 0 whatever the run's seed is" in capsys.readouterr().out
+    assert not hasattr(random.seed, "__wrapped__")
+    (tmp_path / "of_rng.py").write_text(source.replace("SEED", "int(torch.randint(2**31, (), generator=rng))"))
+    assert main([f"{tmp_path}/of_rng.py:V", "--only", "determinism"]) == 0
 
 
 def test_a_tensor_in_a_plain_attribute_is_no_wait_for_the_gpu() -> None:
