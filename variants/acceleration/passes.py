@@ -18,6 +18,7 @@ from variants.acceleration.casts import lowered, lowered_stack
 from variants.acceleration.decoders import kernels
 from variants.acceleration.methods import adalora, bottlenecks, dora, lora_pro  # noqa: F401 (they register their fast paths)
 from variants.acceleration.products import postponed, shared_input, sources, updated_maps
+from variants.acceleration.products.alike import made_together
 from variants.acceleration.products.convolutions import convolved
 from variants.acceleration.products.low_rank import add_products, added, product
 from variants.acceleration.products.merged_weight import merged_weights
@@ -58,7 +59,7 @@ def accelerated(
     ]
     once = _Pass()
     with once.entered(), overriding(maps):
-        prepared = [] if stacked else list(_prepared(handle.layers))  # they read the copies
+        prepared = [] if stacked else [*_prepared(handle.layers), *made_together(handle)]  # they read the copies
         once.overrides = maps + prepared
         with overriding(prepared), recomputed_in(checkpointed, once.again):
             yield

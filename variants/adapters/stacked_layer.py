@@ -75,7 +75,7 @@ class StackedLayer(nn.Module):
         return tuple(value for value in update if isinstance(value, Tensor))
 
     def _named(self, factors: Iterable[Tensor]) -> LowRank:
-        shared = iter(_shared(factor) for factor in factors)
+        shared = iter(shared_factor(factor) for factor in factors)
         return LowRank(*(next(shared) if value is None else value[0] for value in self._common))
 
     def train(self, mode: bool = True) -> StackedLayer:
@@ -84,7 +84,7 @@ class StackedLayer(nn.Module):
         return super().train(mode)
 
 
-def _shared(factor: Tensor) -> Tensor:
+def shared_factor(factor: Tensor) -> Tensor:
     """A factor (S, ...) without its first dimension where ``vmap`` has only repeated it."""
     return factor[0] if factor.stride(0) == 0 and len(factor) > 1 else factor
 

@@ -1,0 +1,153 @@
+"""Updates of layers that are alike, made together: as many operations as one of them takes."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.func import vmap
+
+from variants.acceleration.basics.found import found_of
+from variants.acceleration.basics.overrides import Override, overriding
+from variants.acceleration.basics.policy import LARGE, is_for_graph
+from variants.adapters.adapted_model import AdaptedModel
+from variants.adapters.hooks import autocast
+from variants.adapters.stacked_layer import shared_factor
+from variants.layer import LOW_PRECISION, AdapterLayer, LowRank
+
+MOST = 2**28
+"""Bytes of matrices ΔW that are made at the start of a pass; others are made where they are used."""
+PLAIN = (bool, int, float, str, tuple, list, frozenset, type(None))
+"""Kinds of attributes whose text says all of them."""
+OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+
+
+def made_together(handle: AdaptedModel) -> Iterator[Override]:
+    """What layers of one class, size and setting compute of their tensors, made for all of them at once: overrides of
+    their ``low_rank`` or ``delta_weight``, in a pass that a CUDA graph is to have.
+
+    Left alone are layers that ask their site for more than its size, that keep or draw something when asked, whose
+    factors are their own tensors, whose matrices are large, what ``vmap`` cannot compute, and models under gradient
+    checkpointing, whose parts go backwards one by one, and would each go through all of this.
+    """
+    if not is_for_graph() or any(getattr(module, "gradient_checkpointing", False) for module in handle.model.modules()):
+        return
+    alone: set[type] = found_of(handle).setdefault("made alone", set())
+    left = MOST
+    for layers in _groups(layer for layer in handle.layers if type(layer) not in alone):
+        site = layers[0].site
+        size = 0 if layers[0].declares_low_rank else 4 * site.out_features * site.in_features
+        if size < LARGE and size * len(layers) <= left:
+            left -= size * len(layers)
+            try:
+                made = list(_made(layers))
+            except (RuntimeError, AttributeError, ValueError):
+                made = []
+            yield from made
+            if not made:
+                alone.add(type(layers[0]))
+
+
+class _Place(NamedTuple):
+    """A tensor of a layer: the module that has it, its name there, and what the pass has under that name."""
+
+    module: nn.Module
+    name: str
+    tensor: Tensor
+
+
+def _places(layer: AdapterLayer) -> list[_Place]:
+    return [
+        _Place(module, name, getattr(module, name))
+        for module in layer.modules()
+        for name, tensor in (*module._parameters.items(), *module._buffers.items())
+        if tensor is not None
+    ]
+
+
+def _groups(layers: Iterable[AdapterLayer]) -> list[list[AdapterLayer]]:
+    """Of the layers that do nothing but add their update: those that differ in the values of their tensors alone."""
+    groups: dict[tuple, list[AdapterLayer]] = defaultdict(list)
+    for layer in layers:
+        if type(layer).forward is AdapterLayer.forward and not layer.hooked and (plain := _plain(layer)) is not None:
+            sizes = [(place.name, place.tensor.shape, place.tensor.dtype) for place in _places(layer)]
+            site = layer.site.in_features, layer.site.out_features, layer.site.dtype, layer.site.device
+            groups[(type(layer), *site, *sizes, *plain)].append(layer)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _plain(layer: AdapterLayer) -> list | None:
+    """What a layer has beside its tensors, modules and site; None where no text says all of it."""
+    found: list = [repr(vars(layer.config))]
+    for module, name, value in _attributes(layer):
+        if not isinstance(value, PLAIN):
+            return None
+        found.append((type(module), name, repr(value)))
+    return found
+
+
+def _attributes(layer: AdapterLayer) -> Iterator[tuple[nn.Module, str, Any]]:
+    for module in layer.modules():
+        known = OF_EVERY_MODULE | module._parameters.keys() | module._buffers.keys()
+        known |= {"site", "config"} if module is layer else set()
+        yield from ((module, name, value) for name, value in vars(module).items() if name not in known)
+
+
+def _made(layers: Sequence[AdapterLayer]) -> Iterator[Override]:
+    """The overrides; none where the update consists of a layer's own tensors.
+
+    Raises:
+        AttributeError: it depends on more of the site than its size.
+        RuntimeError, ValueError: ``vmap`` cannot compute it, or the layer keeps something when asked.
+    """
+    first, places = layers[0], [_places(layer) for layer in layers]
+    columns = [[place.tensor for place in column] for column in zip(*places, strict=True)]
+    shared = [all(tensor is column[0] for tensor in column) for column in columns]
+    forms: list[Any] = []
+
+    def one(tensors: list[Tensor]) -> list[Tensor]:
+        """The parts of a layer's update that are none of its tensors; ``forms`` is what the others are."""
+        parts = _parts(first, [(p.module, p.name, t) for p, t in zip(places[0], tensors, strict=True)])
+        own = {id(tensor): column for tensor, column in zip(tensors, columns, strict=True)}
+        forms[:] = [own.get(id(part)) if isinstance(part, Tensor) else [part] * len(layers) for part in parts]
+        return [part for part, form in zip(parts, forms, strict=True) if form is None]
+
+    low = first.site.dtype in LOW_PRECISION
+    with autocast(first.site.device.type, first.site.dtype) if low else nullcontext():
+        stacked = [c[0] if is_shared else torch.stack(c) for c, is_shared in zip(columns, shared, strict=True)]
+        made = vmap(one, in_dims=([None if is_shared else 0 for is_shared in shared],))(stacked)
+    computed = iter(_of_each(part, first.site.dtype if low and part.ndim > 2 else part.dtype) for part in made)
+    values = zip(*(next(computed) if form is None else form for form in forms), strict=True)
+    name = _function(first)
+    for layer, parts in zip(layers, values, strict=True) if made else ():
+        update = LowRank(*parts) if name == "low_rank" else parts[0]
+        yield layer, name, lambda update=update: update
+
+
+def _function(layer: AdapterLayer) -> str:
+    return "low_rank" if layer.declares_low_rank else "delta_weight"
+
+
+def _parts(layer: AdapterLayer, tensors: Iterable[Override]) -> Sequence[Any]:
+    """The factors of a layer's update, or its matrix: with these tensors in it, and a site that has a size alone."""
+    size = SimpleNamespace(in_features=layer.site.in_features, out_features=layer.site.out_features)
+    with overriding([*tensors, (layer, "site", size)]):
+        before = {(id(module), name): id(value) for module, name, value in _attributes(layer)}
+        update = getattr(layer, _function(layer))()
+        if before != {(id(module), name): id(value) for module, name, value in _attributes(layer)}:
+            raise ValueError(f"{type(layer).__name__} keeps something when asked for its update")
+    return update if isinstance(update, LowRank) else (update,)
+
+
+def _of_each(part: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:
+    """A part (layers, ...) of each layer, cast for all at once; the same one where they share it.
+
+    Products would cast matrices; vectors keep their digits there.
+    """
+    one = shared_factor(part)
+    return part.to(dtype).unbind() if one is part else [one.to(dtype)] * len(part)
