@@ -22,8 +22,6 @@ from variants.layer import LOW_PRECISION, AdapterLayer, LowRank
 
 MOST = 2**28
 """Bytes of matrices ΔW that are made at the start of a pass; others are made where they are used."""
-PLAIN = (bool, int, float, str, tuple, list, frozenset, type(None))
-"""Kinds of attributes whose text says all of them."""
 OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 
 
@@ -85,10 +83,17 @@ def _plain(layer: AdapterLayer) -> list | None:
     """What a layer has beside its tensors, modules and site; None where no text says all of it."""
     found: list = [repr(vars(layer.config))]
     for module, name, value in _attributes(layer):
-        if not isinstance(value, PLAIN):
+        if not _is_plain(value):
             return None
         found.append((type(module), name, repr(value)))
     return found
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether the text of a value says all of it, as that of a tensor does not."""
+    if isinstance(value, (tuple, list, frozenset)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def _attributes(layer: AdapterLayer) -> Iterator[tuple[nn.Module, str, Any]]:

@@ -145,15 +145,16 @@ class Asks(DeLoRALayer):
 
 
 class Hides(DeLoRALayer):
-    """A tensor where no one looks for it, another one in each layer."""
+    """Tensors where no one looks for them, others in each layer."""
 
     def __init__(self, site, config, rng) -> None:
         super().__init__(site, config, rng)
-        self.hidden = torch.rand(1, generator=rng) + 1
+        self.hidden = [torch.ones(2000)]  # whose text is that of the ends
+        self.hidden[0][1000] += torch.rand((), generator=rng)
 
     def low_rank(self):
         """With it."""
-        return super().low_rank()._replace(B=self.B * self.hidden)
+        return super().low_rank()._replace(B=self.B * self.hidden[0][1000])
 
 
 class Counts(DeLoRALayer):
