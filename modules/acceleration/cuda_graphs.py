@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from modules.acceleration.gradients import FlatGradients
-from variants.acceleration.basics.policy import for_graph
+from variants.acceleration.basics.policy import for_graph, is_for_graph
 from variants.acceleration.basics.torch_private import expect_uncaptured_steps
 from variants.errors import first_line
 
@@ -83,6 +83,10 @@ class GraphedStep:
     Gradients are added to ``p.grad`` of every parameter, tensors that stay where they are; call :meth:`zero` before
     each accumulation, and :meth:`average` after it. On the CPU, and where capturing fails, every step is eager.
 
+    Where graphs are captured, every step before is computed on the stream of captures: autograd hands a parameter's
+    gradient over on the stream of the oldest pass whose graph is alive, a layer that notes what its pass computes keeps
+    one alive from step to step, and what is captured may not have to do with any other stream.
+
     Of several processes each decides alone when it captures: no graph holds a message to the others, so that they may
     have batches of other shapes, and at most wait a moment.
 
@@ -102,7 +106,7 @@ class GraphedStep:
         graphs: bool = True,
         patience: int = 1,
     ) -> None:
-        self.compute, self.patience = compute, patience if graphs else float("inf")
+        self.compute, self.graphs, self.patience = compute, graphs, patience
         self.parameters = list(dict.fromkeys(parameters))
         self.unused: list[nn.Parameter] = []
         """Parameters that the last eager step gave no gradient."""
@@ -130,9 +134,16 @@ class GraphedStep:
         self._seen[key] += 1
         device = self.parameters[0].device
         batch = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
-        if self._seen[key] > self.patience and self.failure is None and device.type == "cuda":
-            return self._eager_and_captured(batch)
-        return self._eager(batch)
+        if not self._captures():
+            return self._eager(batch)
+        outputs = aside(lambda: self._eager(batch), graph=(due := self._seen[key] > self.patience))
+        if due:
+            self._capture(batch)
+        return outputs
+
+    def _captures(self) -> bool:
+        """Whether steps are captured as soon as their shape has come up often enough."""
+        return self.graphs and self.failure is None and self.parameters[0].is_cuda
 
     def _eager(self, batch: Batch) -> tuple[Tensor, ...]:
         with without_weight_cache():
@@ -141,16 +152,14 @@ class GraphedStep:
         self.unused = self._gradients.add(found)
         return tuple(output.detach() for output in outputs)
 
-    def _eager_and_captured(self, batch: Batch) -> tuple[Tensor, ...]:
-        """This step, eager, after which its graph is captured: what is captured is not carried out, and the gradients
-        need not be saved from it."""
-        outputs = aside(lambda: self._eager(batch))
+    def _capture(self, batch: Batch) -> None:
+        """Capture the step that has just been taken: what is captured is not carried out, and the gradients need not be
+        saved from it."""
         try:
             self._graphs.capture(self._eager, batch)
         except RuntimeError as error:
             self.failure = cause(error)
-            warnings.warn(f"training steps are eager, as no CUDA graph can be captured: {self.failure}", stacklevel=2)
-        return outputs
+            warnings.warn(f"training steps are eager, as no CUDA graph can be captured: {self.failure}", stacklevel=3)
 
 
 class GraphedAdamW(torch.optim.AdamW):
@@ -205,12 +214,12 @@ class GraphedAdamW(torch.optim.AdamW):
                 group["lr"] = rate
 
 
-def aside(compute: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-    """Carry out what is to be captured next, on the stream of captures: libraries set themselves up there, which they
-    cannot do within a capture."""
+def aside(compute: Callable[[], tuple[Tensor, ...]], graph: bool = True) -> tuple[Tensor, ...]:
+    """Carry out on the stream of captures what is to be captured: libraries set themselves up there, which they cannot
+    do within a capture. With ``graph`` it is computed as a CUDA graph is to have it."""
     before, stream = torch.cuda.current_stream(), side_stream()
     stream.wait_stream(before)
-    with for_graph(), torch.cuda.stream(stream):
+    with for_graph(graph or is_for_graph()), torch.cuda.stream(stream):
         outputs = compute()
     before.wait_stream(stream)
     for output in outputs:

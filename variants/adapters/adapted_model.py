@@ -19,7 +19,7 @@ from variants.sites.kinds.few_bits import numel, quantisation_of
 from variants.sites.targets import left_out
 from variants.training.answers import own_optimizer
 from variants.training.batches import Batches
-from variants.training.hooks import as_tensor, gradients, put_back, tell_mask
+from variants.training.hooks import as_tensor, end_passes, gradients, put_back, tell_mask
 from variants.training.optimizers import forget
 from variants.variant import BaseVariant
 from variants.wrappers import is_sharded, unwrapped
@@ -148,6 +148,7 @@ class AdaptedModel(Switching):
             return
         self.adapter.late.follow()
         self.variant.init_from_data(self.model, Batches(self.model, self.layers, batches, loss))
+        end_passes(self.layers)  # they are of no step
         if self.variant.subtract_initial:
             self.subtract()
 

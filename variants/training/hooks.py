@@ -22,6 +22,15 @@ def tell_mask(layers: Iterable[AdapterLayer], mask: Tensor | None) -> None:
             layer.attention_mask = None if mask is None else mask.bool()
 
 
+def end_passes(layers: Iterable[AdapterLayer]) -> None:
+    """Cut what passes have left in layers for ``penalty`` off their graphs, which it would keep alive: a later pass
+    would hand its gradients over where the first of them did, on a stream that no CUDA graph can be captured with."""
+    for module in (module for layer in layers for module in layer.modules()):
+        for name, value in vars(module).items():
+            if isinstance(value, Tensor) and value.grad_fn is not None:
+                vars(module)[name] = value.detach()
+
+
 Gradients = dict[nn.Parameter, tuple[Tensor, Tensor]]
 """A parameter's gradient, and the memory that it had."""
 

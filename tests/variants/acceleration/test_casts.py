@@ -140,7 +140,7 @@ def test_gradients_computed_beside_the_rest(build, variant, monkeypatch):
 
     parameters = list(handle.trained().values())
     on_side_stream, branches = low_rank.on_side_stream, []
-    monkeypatch.setattr(low_rank, "on_side_stream", lambda *args: branches.append(args) or on_side_stream(*args))
+    monkeypatch.setattr(low_rank, "on_side_stream", lambda *args: branches.append(len(args)) or on_side_stream(*args))
     captured, eager = GraphedStep(compute, parameters, patience=0), GraphedStep(compute, parameters, patience=10**9)
     for number in range(20):
         ids = torch.randint(5, 90, (64, 100), generator=torch.Generator().manual_seed(number))
