@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +111,15 @@ def make_result(
 # ---- runs whose training is over -----------------------------------------------------------------------------------
 
 
-def trained_before(configs: Sequence[RunConfig]) -> list[RunResult]:
-    """The records of the runs that these are trained as; none where one of them, or an adapter of it, is not there as
-    it was left: these then train."""
-    records = []
+def trained_before(configs: Iterable[RunConfig]) -> dict[str, RunResult]:
+    """The records of the runs that these are trained as, by the ids of these; one whose record, or an adapter of it, is
+    not there as it was left is none of them: it trains."""
+    records = {}
     for config in configs:
         folder = Path(config.results_dir) / (config.trained_as or "")
         record = ResultStore(folder.parent.parent).read(folder.name) if config.trained_as else None
-        if record is None or record.diverged or not _whole(record):
-            return []
-        records.append(record)
+        if record is not None and not record.diverged and _whole(record):
+            records[config.id] = record
     return records
 
 

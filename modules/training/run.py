@@ -1,16 +1,18 @@
 """``run(config) -> RunResult``: trains and scores one (benchmark, task, backbone, variant, seed), or several seeds.
 
 The way of a run: prepare (data, model, objective) -> attach (an adapter for each seed) -> accelerate -> train ->
-score -> record. One whose training is over (`RunConfig.trained_as`) takes the adapters over in place of training.
+test -> record. One whose training is over (`RunConfig.trained_as`) takes the adapters over in place of training.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 
 from modules.backbones.recomputation import checkpoint_blocks
 from modules.benchmarks.base import Prepared
@@ -68,17 +70,159 @@ def run_seeds(
         UserError: model, data or settings cannot be had or do not fit.
         VariantError: the variant does not fit the model.
     """
-    if (records := trained_before(configs)) and (results := _run(configs, records, live, before_writing)) is not None:
-        return results
-    anew = [dataclasses.replace(config, trained_as=None) for config in configs]
-    return _run(anew, [], live, before_writing)
+    records = trained_before(configs)
+    over = [config for config in configs if config.id in records]
+    scored = _score(over, records, live, before_writing) if over else None
+    left = configs if scored is None else [config for config in configs if config.id not in records]
+    anew = [dataclasses.replace(config, trained_as=None) for config in left]
+    trained = _train(anew, live, before_writing) if anew else []
+    results = {result.id: result for result in (*(scored or ()), *trained)}
+    return [results[config.id] for config in configs if config.id in results]
 
 
-def _run(
-    configs: Sequence[RunConfig], records: Sequence[RunResult], live: bool | None, before_writing: Callable[[], object]
+# ---- the two ways --------------------------------------------------------------------------------------------------
+
+
+def _train(configs: Sequence[RunConfig], live: bool | None, before_writing: Callable[[], object]) -> list[RunResult]:
+    """As `run_seeds`, of runs that are to be trained."""
+    if (ready := _ready(configs)) is None:
+        return [result for config in configs for result in _train([config], live, before_writing)]
+    first, module, prepared = configs[0], ready.module, ready.prepared
+    history = ready.histories[0] if len(configs) == 1 else StackedHistory(ready.histories)
+    checkpoint = usable(checkpoint_path(configs), module, ready.title)
+    trainer = ready.trainer([history, Progress(ready.shown, history, first.folder, live)], before_writing)
+    if decay := first.training.get("ema"):
+        trainer.callbacks.insert(0, MovingAverage(decay, ready.handle.variant))
+    figures = ready.figures(trainer, goes_on=checkpoint is not None)
+    with figures, interruptible():
+        if prepared.objective.scores_frozen and not ready.handle.trained():
+            trainer.validate(module, datamodule=prepared.data, verbose=False)
+        else:
+            fit(trainer, module, prepared.data, checkpoint, history)
+        metrics, finished = module.metrics_of_each(), history.finished()
+
+        def result(index: int, **known: Any) -> RunResult:
+            return make_result(
+                configs[index],
+                prepared,
+                finished[index],
+                trainer,
+                parameters=ready.counts[index],
+                variant_metrics=metrics[index],
+                stacked=len(configs),
+                reference=ready.computation.reference,
+                **known,
+            )
+
+        return _tested(ready, trainer, figures, result, before_writing)
+
+
+def _score(
+    configs: Sequence[RunConfig],
+    records: Mapping[str, RunResult],
+    live: bool | None,
+    before_writing: Callable[[], object],
 ) -> list[RunResult] | None:
-    """As `run_seeds`, of runs that were trained before where there are records of that; None where their adapters do
-    not have the records' dev losses: nothing of the model is in memory then."""
+    """As `run_seeds`, of runs whose training is over: `records`, by their ids. None where the adapters do not have the
+    dev losses of then, and nothing of the model is in memory."""
+    if (ready := _ready(configs)) is None:
+        return [result for config in configs for result in run_seeds([config], live, before_writing)]
+    known = [records[config.id] for config in configs]
+    say(ready.shown, configs[0].folder, "trained before, scoring")
+    trainer = ready.trainer([losses := DevLosses()], before_writing)
+    if not _as_trained(ready, trainer, losses, known):
+        if trainer.is_global_zero:
+            why = f"the adapters of {configs[0].trained_as} do not have its dev loss here"
+            print(f"{ready.title}: {why}: training anew", flush=True)
+        ready.computation.release()
+        return None
+    figures = ready.figures(trainer)
+    with figures, interruptible():
+        figures.replay(known)
+        if trainer.is_global_zero:
+            for config, record in zip(configs, known, strict=True):
+                take_adapters(config, record, ready.prepared)
+
+        def result(index: int, **own: Any) -> RunResult:
+            return scored_result(configs[index], known[index], **own)
+
+        return _tested(ready, trainer, figures, result, before_writing)
+
+
+def _as_trained(ready: _Ready, trainer: Trainer, losses: DevLosses, records: Sequence[RunResult]) -> bool:
+    """Give the adapters the values of the best epoch of their records; whether they have the dev loss of then."""
+    try:
+        for index, record in enumerate(records):
+            ready.module.restore(index, record.folder / "best")
+    except VariantError as error:
+        print(error, flush=True)
+        return False
+    with interruptible():
+        trainer.validate(ready.module, datamodule=ready.prepared.data, verbose=False)
+    return agree(losses.losses, records)
+
+
+# ---- what they share -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Ready:
+    """Runs that train at once, or one, with all that comes before training.
+
+    Attributes:
+        counts: the counted parameters of each run.
+        precision: Lightning's.
+        histories: of each run, empty.
+    """
+
+    configs: Sequence[RunConfig]
+    prepared: Prepared
+    handle: AdaptedModel | Stack
+    counts: list[dict[str, int]]
+    precision: str
+    computation: PlainComputation
+    module: FineTuner
+    histories: list[History]
+
+    @property
+    def title(self) -> str:
+        """Such as ``mrpc lora seed 0``, ``mrpc lora seeds 0,1,2`` or ``mrpc lora seed 0, 5 rates``."""
+        first = self.configs[0]
+        if len(self.configs) == 1:
+            return first.title
+        seeds = dict.fromkeys(config.seed for config in self.configs)
+        rates = {config.training["lr"] for config in self.configs}
+        also = f", {len(rates)} rates" if len(rates) > 1 else ""
+        return f"{first.task} {first.name} {'seeds' if len(seeds) > 1 else 'seed'} {','.join(map(str, seeds))}{also}"
+
+    @property
+    def shown(self) -> str:
+        """The title in lines of progress, which say where the runs are cut short."""
+        return f"{self.title} (truncated)" if truncates(self.configs[0].trainer) else self.title
+
+    def trainer(self, own: Sequence[Callback], before_writing: Callable[[], object]) -> Trainer:
+        """Lightning's Trainer, with the runs' own callbacks."""
+        place = checkpoint_path(self.configs)
+        trainer = make_trainer(self.configs[0], own, self.precision, place, self.computation.averages)
+        trainer.callbacks.insert(0, BeforeWriting(before_writing))
+        return trainer
+
+    def figures(self, trainer: Trainer, goes_on: bool = False) -> Figures:
+        """What writes the figures of each run to its loggers, a callback of the Trainer's from now on."""
+        device = device_name("cuda:0" if devices.on_gpu(self.configs[0]) and torch.cuda.is_available() else "cpu")
+        about = {"device": device, "stacked": len(self.configs)}
+        metrics = self.prepared.objective.names
+        logs = [
+            open_logs(config, own, metrics, goes_on, **about)
+            for config, own in zip(self.configs, self.counts, strict=True)
+        ]
+        figures = Figures(self.configs, logs, self.histories)
+        trainer.callbacks.insert(-1, figures)  # the last is the checkpoint's, as Lightning wants it
+        return figures
+
+
+def _ready(configs: Sequence[RunConfig]) -> _Ready | None:
+    """Model, data and adapters of runs, as they train and are scored; None where they cannot be stacked."""
     first = configs[0]
     begin(first.seed)
     prepared, adapted, counts, precision = attach_adapters(configs)
@@ -86,7 +230,7 @@ def _run(
         handle = adapted if len(configs) == 1 else Stack(adapted, [config.id for config in configs])
     except VariantError as error:
         print(f"{error}; the runs are trained one after the other", flush=True)
-        return [result for config in configs for result in run_seeds([config], live, before_writing)]
+        return None
     if devices.in_shards(first):
         check_shardable(adapted, precision)
     checkpoint_blocks(handle, first.gradient_checkpointing, devices.on_gpu(first))
@@ -94,81 +238,38 @@ def _run(
     module = _module(handle, prepared, computation, configs)
     prepared.model.train()  # from_pretrained leaves it in eval mode, and Lightning keeps what it finds
     histories = [History(prepared.objective.metric, config.folder, notes(config, prepared)) for config in configs]
-    history = histories[0] if len(configs) == 1 else StackedHistory(histories)
-    place, title = checkpoint_path(configs), _title(configs)
-    checkpoint = usable(place, module, title)
-    shown = f"{title} (truncated)" if truncates(first.trainer) else title
-    own = [] if records else [history, Progress(shown, history, first.folder, live)]
-    trainer = make_trainer(first, own, precision, place, computation.averages)
-    trainer.callbacks.insert(0, BeforeWriting(before_writing))
-    if decay := first.training.get("ema"):
-        trainer.callbacks.insert(0, MovingAverage(decay, handle.variant))
-    if records:
-        say(shown, first.folder, "trained before, scoring")
-        if not _as_trained(trainer, module, prepared, records):
-            if trainer.is_global_zero:
-                why = f"the adapters of {first.trained_as} do not have its dev loss here"
-                print(f"{title}: {why}: training anew", flush=True)
-            computation.release()
-            return None
-    figures = _figures(configs, prepared, histories, counts, checkpoint is not None and not records)
-    trainer.callbacks.insert(-1, figures)  # the last is the checkpoint's, as Lightning wants it
-    with figures, interruptible():
-        if records:
-            figures.replay(records)
-            if trainer.is_global_zero:
-                for config, record in zip(configs, records, strict=True):
-                    take_adapters(config, record, prepared)
-        elif prepared.objective.scores_frozen and not handle.trained():
-            trainer.validate(module, datamodule=prepared.data, verbose=False)
-        else:
-            fit(trainer, module, prepared.data, checkpoint, history)
-        metrics = module.metrics_of_each()
-        restore = module.restore if handle.trained() else None
-        tests = prepared.objective.test_each(module, restore, [config.folder for config in configs])
-        computation.release()
-        if not trainer.is_global_zero:
-            return []
-        results = []
-        for index, (config, own) in enumerate(zip(configs, records or history.finished(), strict=True)):
-            known = {"test": tests[index], "wandb_id": figures.logs[index].id}
-            if records:
-                result = scored_result(config, own, **known)
-            else:
-                result = make_result(
-                    config,
-                    prepared,
-                    own,
-                    trainer,
-                    parameters=counts[index],
-                    variant_metrics=metrics[index],
-                    stacked=len(configs),
-                    reference=computation.reference,
-                    **known,
-                )
-            before_writing()
-            ResultStore(config.results_dir).write(result)
-            results.append(result)
-            figures.finish(index, result, prepared.objective.samples(config.folder))
+    return _Ready(configs, prepared, handle, counts, precision, computation, module, histories)
+
+
+def _tested(
+    ready: _Ready,
+    trainer: Trainer,
+    figures: Figures,
+    result_of: Callable[..., RunResult],
+    before_writing: Callable[[], object],
+) -> list[RunResult]:
+    """Score the test set with the best adapter of each run, and write its result; the checkpoints are done with.
+
+    Args:
+        result_of: the number of a run, ``test`` and ``wandb_id`` -> its result.
+    """
+    configs, objective = ready.configs, ready.prepared.objective
+    restore = ready.module.restore if ready.handle.trained() else None
+    tests = objective.test_each(ready.module, restore, [config.folder for config in configs])
+    ready.computation.release()
+    if not trainer.is_global_zero:
+        return []
+    results = []
+    for index, config in enumerate(configs):
+        result = result_of(index, test=tests[index], wandb_id=figures.logs[index].id)
+        before_writing()
+        ResultStore(config.results_dir).write(result)
+        results.append(result)
+        figures.finish(index, result, objective.samples(config.folder))
     for config in configs:
         for file in config.folder.glob("*.ckpt"):
             file.unlink(missing_ok=True)
     return results
-
-
-def _as_trained(trainer: Trainer, module: FineTuner, prepared: Prepared, records: Sequence[RunResult]) -> bool:
-    """Give the adapters the values of the best epoch of their records; whether they have the dev loss of then."""
-    try:
-        for index, record in enumerate(records):
-            module.restore(index, record.folder / "best")
-    except VariantError as error:
-        print(error, flush=True)
-        return False
-    kept = DevLosses()
-    trainer.callbacks.insert(0, kept)
-    with interruptible():
-        trainer.validate(module, datamodule=prepared.data, verbose=False)
-    return agree(kept.losses, records)
 
 
 def _module(
@@ -180,30 +281,3 @@ def _module(
         rates = [config.training["lr"] for config in configs]
         return StackedTuner(handle, prepared.objective, computation, rates=rates, **options)
     return FineTuner(handle, prepared.objective, computation, **options)
-
-
-def _figures(
-    configs: Sequence[RunConfig],
-    prepared: Prepared,
-    histories: Sequence[History],
-    counts: Sequence[dict[str, int]],
-    goes_on: bool,
-) -> Figures:
-    """What writes the figures of each run to its loggers."""
-    device = device_name("cuda:0" if devices.on_gpu(configs[0]) and torch.cuda.is_available() else "cpu")
-    metrics = prepared.objective.names
-    logs = [
-        open_logs(config, own, metrics, goes_on, device=device, stacked=len(configs))
-        for config, own in zip(configs, counts, strict=True)
-    ]
-    return Figures(configs, logs, histories)
-
-
-def _title(configs: Sequence[RunConfig]) -> str:
-    """Such as ``mrpc lora seed 0``, ``mrpc lora seeds 0,1,2`` or ``mrpc lora seed 0, 5 rates``."""
-    first = configs[0]
-    if len(configs) == 1:
-        return first.title
-    seeds, rates = dict.fromkeys(config.seed for config in configs), {config.training["lr"] for config in configs}
-    also = f", {len(rates)} rates" if len(rates) > 1 else ""
-    return f"{first.task} {first.name} {'seeds' if len(seeds) > 1 else 'seed'} {','.join(map(str, seeds))}{also}"

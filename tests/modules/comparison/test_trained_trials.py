@@ -185,6 +185,36 @@ def test_adapters_that_go_away_before_the_worker_comes_are_trained_anew(make, mo
     assert all("trained_as" not in result.cost and result.test for result, _ in command.runs())
 
 
+@pytest.mark.parametrize("lost", [0, 1])
+def test_only_the_run_whose_adapter_is_lost_trains(make, monkeypatch, capsys, lost):
+    """Of runs that are scored together, and after the others have been: it is the one that takes long."""
+    command = make(LORA, STACKED)
+    assert command() == 0 and command.fits == 1
+    results, configs = zip(*command.runs(), strict=True)
+    file = command.results / results[lost].cost["trained_as"] / "best" / "adapter.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    command.without_runs()
+    capsys.readouterr()
+    models, attach_adapters = [], training.attach_adapters
+
+    def attached(configs):
+        assert all(model() is None for model in models)
+        found = attach_adapters(configs)
+        models.append(weakref.ref(found[0].model))
+        return found
+
+    monkeypatch.setattr(training, "attach_adapters", attached)
+    found = training.run_seeds(configs)
+    assert command.fits == 2 and len(models) == 2
+    assert [run.id for run in found] == [run.id for run in results], "in the order of the configurations"
+    assert [run.seed for run in found if "trained_as" not in run.cost] == [lost]
+    scored = [line for line in capsys.readouterr().out.splitlines() if "trained before, scoring" in line]
+    assert len(scored) == 1 and f"seed {1 - lost}: " in scored[0]
+    assert [run.test["BLEU"] for run in found] == [run.test["BLEU"] for run in results]
+    stored = sorted(ResultStore(command.results).all(), key=lambda run: run.seed)
+    assert [run.id for run in stored] == [run.id for run in found] and not list(command.results.rglob("*.ckpt"))
+
+
 def test_adapters_of_another_run_are_found_out(make, monkeypatch, capsys):
     """Their dev loss is not that of the record. What they were tried on is gone before the run trains: of a large model
     there is no room for two."""
