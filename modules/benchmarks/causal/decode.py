@@ -9,6 +9,7 @@ log p / length ** length_penalty, its end token included, and the search goes on
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import types
 from collections.abc import Iterator, Sequence
@@ -231,11 +232,16 @@ def _generate_each(
     model: nn.Module, contexts: Sequence[Sequence[list[int]]], decoding: Decoding
 ) -> list[list[list[int]]]:
     """By adapter the outputs of its contexts; in halves, and so on, where a GPU's memory is too small for all of them:
-    how much there is depends on whoever shares the GPU, and hours of training must not end here."""
+    how much there is depends on whoever shares the GPU, and hours of training must not end here.
+
+    What the failed try held is free before the next one. Small parts are no rule for what follows: the half of a size
+    that failed is tried whole again, and so is the next batch, as others may have left the GPU meanwhile.
+    """
     rows = len(contexts[0])
     with contextlib.suppress(torch.OutOfMemoryError) if rows > 1 else contextlib.nullcontext():
         outputs = generate(model, [context for one in contexts for context in one], decoding)
         return [outputs[start : start + rows] for start in range(0, len(outputs), rows)]
+    gc.collect()  # the error may be part of a cycle, and with it every tensor of the search
     _let_go()
     half = rows // 2
     print(f"decoding: too little memory on the GPU for {rows} inputs at once; now {half}", flush=True)

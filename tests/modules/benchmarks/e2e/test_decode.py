@@ -1,7 +1,9 @@
 """Beam search against every hypothesis, what a batch gives against each context alone, and outputs that are kept."""
 
+import gc
 import itertools
 import math
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -186,6 +188,36 @@ def test_a_batch_too_large_for_the_gpu_is_halved_until_it_fits(fresh, splits, mo
     monkeypatch.setattr(module, "generate", lambda *a: (_ for _ in ()).throw(torch.OutOfMemoryError("one")))
     with pytest.raises(torch.OutOfMemoryError, match="one"):
         module.decode_each(model, contexts, tokenizer, decoding, size)
+
+
+def test_a_failed_try_holds_nothing_and_small_parts_are_no_rule(fresh, splits, monkeypatch):
+    """The GPU is full for three tries, and has room again: the sizes double, and the next batch is tried whole. Of a
+    failed try nothing is in memory in the next one, though its error is part of a cycle."""
+    from modules.benchmarks.causal import decode as module
+
+    model, tokenizer = fresh
+    contexts = 2 * inputs_of(splits["train"], tokenizer, "authors").ids[:8]
+    decoding = Decoding(1, 1.0, 4, 12, 8, (0,), 0)
+    whole = module.decode(model, contexts, tokenizer, decoding)
+    sizes, held = [], []
+
+    def crowded(model, batch, decoding):
+        assert not [tensor for tensor in held if tensor() is not None]
+        sizes.append(len(batch))
+        if len(sizes) > 3:
+            return generate(model, batch, decoding)
+        cache = torch.zeros(3)
+        held.append(weakref.ref(cache))
+        error = torch.OutOfMemoryError("CUDA out of memory")  # in a name of the frame that its traceback holds
+        raise error
+
+    monkeypatch.setattr(module, "generate", crowded)
+    gc.disable()  # what is freed is freed on purpose
+    try:
+        assert module.decode(model, contexts, tokenizer, decoding) == whole
+    finally:
+        gc.enable()
+    assert sizes == [8, 4, 2, 1, 1, 2, 4, 8] and len(held) == 3
 
 
 def test_the_stop_tokens_of_the_official_code():
