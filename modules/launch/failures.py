@@ -30,12 +30,14 @@ class Failure:
         code: the exit code: 2 after a mistake of the user's, else 1.
         traceback: of an error that nobody expected.
         lost: whether this rank only noticed that it had lost the others: then one of those says what happened.
+        memory: whether a GPU had too little memory left, which others may have taken.
     """
 
     line: str
     code: int = 1
     traceback: str = ""
     lost: bool = False
+    memory: bool = False
 
     @classmethod
     def of(cls, error: BaseException, title: str) -> Failure:
@@ -46,6 +48,8 @@ class Failure:
             return cls(f"{title} {error}")
         if any(map(_says_that_a_rank_is_lost, _causes(error))):
             return cls(f"rank {rank()} of {title} lost the other ranks ({_short(error)}); {AGAIN}", lost=True)
+        if full := next(filter(_says_that_memory_is_full, _causes(error)), None):
+            return cls(f"{title}: {_of_memory(full)}", memory=True)
         text = "".join(traceback.format_exception(error))
         return cls(f"{title} failed; the other runs go on", traceback=text[-LONGEST:])
 
@@ -86,6 +90,23 @@ def _short(error: BaseException) -> str:
     """The first sentence of a collective operation's error, without the place in PyTorch's source."""
     text = re.sub(r"\[\S*/gloo/\S*\] ", "", first_line(error)).partition(". ")[0]
     return f"{text}; {WAIT} says how long to wait" if re.search("timed? ?out", text, re.IGNORECASE) else text
+
+
+def _says_that_memory_is_full(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")  # without it there is no such error
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and bool(re.search("_ALLOC_FAILED|CUDA error: out of memory", str(error)))
+
+
+def _of_memory(error: BaseException) -> str:
+    """How much a GPU had left, and what takes less."""
+    found = re.search(r"total capacity of ([\d.]+ \w+) of which ([\d.]+ \w+) is free", str(error))
+    left = f", {found[2]} of {found[1]}" if found else ""
+    return (
+        f"the GPU has too little memory left{left}: fewer runs at once (--jobs) or in a stack (--stack_rates), a "
+        "smaller --batch_size, or --gradient_checkpointing on take less"
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -3,20 +3,22 @@
 ``ID+ID+ID`` are runs that are trained at once, as seeds stacked on one backbone.
 
 Several workers may be given the same list: each run is claimed by whoever works on it, and what is done is not done
-again. At the end come the runs that another machine held and gave up. A run that takes several processes is started in
-as many, which this one watches (`ranks.py`).
+again. At the end come the runs that another machine held and gave up, and those for which a GPU had too little memory
+left beside other runs. A run that takes several processes is started in as many, which this one watches (`ranks.py`).
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import sys
 import time
 from collections.abc import Iterator
 from itertools import chain
+from pathlib import Path
 
-from modules.launch.claims import ClaimLost, claim, given_up, holder
+from modules.launch.claims import ClaimLost, alone, claim, given_up, holder
 from modules.launch.failures import AGAIN, Failure
 from modules.launch.peers import watching_peers
 from modules.launch.ranks import RanksFailed, run_in_ranks
@@ -31,8 +33,8 @@ def main(arguments: list[str]) -> int:
     """Exit code: 0, 2 after a mistake of the user's, 1 after any other failure; the other runs go on."""
     results_dir, *words = arguments
     together = {id: word.split("+") for word in words for id in word.split("+")}
-    code = 0
-    for word in chain(words, _given_up(results_dir, words)):
+    code, later = 0, []
+    for word in chain(words, _given_up(results_dir, words), _alone(results_dir, words, later)):
         title = word
         try:
             title = RunConfig.read(results_dir, word.partition("+")[0]).title
@@ -40,10 +42,40 @@ def main(arguments: list[str]) -> int:
         except KeyboardInterrupt:
             return 130
         except RanksFailed as error:
-            code = max(code, error.failure.say())
+            failure = error.failure
         except Exception as error:
-            code = max(code, Failure.of(error, title).say())
+            failure = Failure.of(error, title)
+        else:
+            continue
+        if failure.memory and word not in later and _shares_its_gpu():
+            print(f"{failure.line}; this run is tried again when the others have ended", flush=True)
+            later.append(word)
+        else:
+            code = max(code, failure.say())
+        _give_memory_back()
     return code
+
+
+def _shares_its_gpu() -> bool:
+    """Whether other runs of the command may leave memory when they end."""
+    return int(os.environ.get("LORA_VARIANTS_RUNS_AT_ONCE", "1")) > 1 and not launched()
+
+
+def _give_memory_back() -> None:
+    """What a failed run had: errors hold on to it until Python collects garbage, and PyTorch keeps it."""
+    gc.collect()
+    if (torch := sys.modules.get("torch")) and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _alone(results_dir: str, words: list[str], later: list[str]) -> Iterator[str]:
+    """Those that are tried again: one after the other, whichever worker has them, and beside no other run."""
+    if later:
+        runs = ResultStore(results_dir).runs
+        with alone(Path(results_dir) / "memory"):
+            while any(holder(runs / id) for word in words for id in word.split("+")):
+                time.sleep(2)
+            yield from later
 
 
 def _given_up(results_dir: str, words: list[str]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 
 import pytest
+import torch
 import torch.distributed as dist
 
 from modules.launch.failures import Failure, signal_of
@@ -26,6 +27,24 @@ def test_a_mistake_is_one_line_and_an_accident_has_its_traceback(capsys):
     assert said.startswith("Traceback") and said.endswith(
         "ValueError: x\nerror: mrpc lora seed 0 failed; the other runs go on\n"
     )
+
+
+def test_too_little_memory_is_one_line_with_what_takes_less(capsys):
+    """It was a traceback of a hundred lines, the last of them about the allocator."""
+    text = (
+        "CUDA out of memory. Tried to allocate 188.00 MiB. GPU 0 has a total capacity of 139.80 GiB of which 161.31 MiB"
+    )
+    full = torch.OutOfMemoryError(f"{text} is free. Process 15571 has 16.13 GiB memory in use.")
+    blas = RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+    assert Failure.of(raised(blas), "x").line.startswith("x: the GPU has too little memory left: fewer")
+    for error in (raised(full), raised(RuntimeError("while tidying up"), full)):
+        failure = Failure.of(error, "e2e vera seed 0")
+        assert failure.memory and failure.say() == 1
+        said = capsys.readouterr().err
+        assert said.startswith(
+            "error: e2e vera seed 0: the GPU has too little memory left, 161.31 MiB of 139.80 GiB: fewer"
+        )
+        assert "--stack_rates" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(
