@@ -19,7 +19,7 @@ from modules.reports.plots import image_files
 from modules.reports.plots.curves import curves
 from modules.reports.plots.drift import drift, has_drift
 from modules.reports.plots.layout import summed_columns
-from modules.reports.plots.pareto import heights, pareto
+from modules.reports.plots.pareto import beneath, heights, pareto
 from modules.reports.plots.rank import rank
 from modules.reports.plots.rates import rates
 from modules.reports.plots.scores import scores
@@ -110,6 +110,8 @@ def _stamp(section: Section, name: str, texts: Sequence[str]) -> str:
         shown += sorted({row.variant for row in section.rows} - {"lora"})
     if name == "pareto" and (high := heights(section)) > 1:  # once drawn no higher than others
         shown += [str(high)]
+    if name == "pareto" and (number := beneath(section)) > 1:  # once drawn one over the other
+        shown += [f"{number} side by side"]
     if name == "rates":
         shown += [run.to_json() for curve in section.curves for run in curve.runs]
     shown += [json.dumps(asdict(row), sort_keys=True) for row in section.published]

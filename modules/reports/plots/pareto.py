@@ -20,18 +20,26 @@ SIZE = (7.2, 4.4)
 MANY = 30
 MARKER = 7.0
 """Points (1/72 inch) across a marker."""
+WRITTEN = 20.0
+"""Of the score beside a marker."""
 
 
 @dataclass
 class Point:
     """A row: its parameters, score and spread, and its place on the x axis (log10 of parameters), which is shifted a
-    little where points would cover one another."""
+    little where points would cover one another; and the height of its marker where that is not the score's."""
 
     parameters: int
     score: float
     spread: float | None
     style: Style
     x: float = 0.0
+    height: float | None = None
+
+    @property
+    def y(self) -> float:
+        """Where its marker is."""
+        return self.score if self.height is None else self.height
 
     @property
     def low(self) -> float:
@@ -53,24 +61,22 @@ def pareto(section: Section) -> Figure:
     columns = summed_columns(section)
     size = (SIZE[0], SIZE[1] * heights(section))
     figure, (ax,) = new_figure(section, "Score against trained parameters", 1, 1, size)
-    points = [
-        Point(max(run.parameters["adapter"] for run in row.runs), *row.mean(columns), style)
-        for row, style in zip(section.rows, styles(section), strict=True)
-    ]
-    points = [point for point in points if not math.isnan(point.score)]
+    inside, below = _points(section)
+    points = inside + below
     low, high = window([point.score for point in points]) if points else (0.0, 1.0)
-    inside, below = [p for p in points if p.score >= low], [p for p in points if p.score < low]
     margin = 0.06 * (max((p.high for p in inside), default=high) - min((p.low for p in inside), default=low)) or 1.0
     bottom, top = min((p.low for p in inside), default=low) - margin, max((p.high for p in inside), default=high)
     ax.set_ylim(bottom - (2 * margin if below else 0), top + margin)
+    for point in below:
+        point.height = bottom - margin
     _scale(ax, points)
     spread_out(inside, ax, size)
+    spread_out(below, ax, size, MARKER + WRITTEN)
     _front(ax, inside)
     groups: dict[str, list[Point]] = {}
-    for point in inside + below:
+    for point in points:
         groups.setdefault(point.style.group, []).append(point)
-    order = dict.fromkeys(point.style.group for point in points)
-    for group in order:
+    for group in dict.fromkeys(style.group for style in styles(section) if style.group in groups):
         own = sorted(groups[group], key=lambda point: point.parameters)
         shown = [point for point in own if point in inside]
         style = own[0].style
@@ -78,23 +84,39 @@ def pareto(section: Section) -> Figure:
             ax.plot([10**p.x for p in shown], [p.score for p in shown], "-", color=style.colour, lw=0.8, alpha=0.5)
         label = " ".join([group, ", ".join(point.style.size for point in own if point.style.size)]).strip()
         for point in own:
-            where = point.score if point in inside else bottom - margin
             error = point.spread if point in inside else None
             bars = {"capsize": 2, "elinewidth": 0.8, "ms": MARKER, "ls": "", "label": _short(label)}
-            ax.errorbar(10**point.x, where, yerr=error, **style.drawn(), **bars)
+            ax.errorbar(10**point.x, point.y, yerr=error, **style.drawn(), **bars)
     if below:
         ax.axhline(bottom, color="#999999", lw=0.8, ls=":")
         for point in below:
             text = {"xytext": (7, 0), "textcoords": "offset points", "va": "center", "fontsize": 7}
-            ax.annotate(f"{point.score:.1f}", (10**point.x, bottom - margin), **text)
+            ax.annotate(f"{point.score:.1f}", (10**point.x, point.y), **text)
         ax.set_yticks([tick for tick in ax.get_yticks() if bottom <= tick <= top + margin])
     ax.set_xlabel("trained adapter parameters, without the head (logarithmic)")
     ax.set_ylabel(name_of(columns))
     notes = [spread_note(section)]
-    notes += ["of equal size: side by side"] if any(abs(p.x - _log(p, points)) > 1e-9 for p in inside) else []
+    notes += ["of equal size: side by side"] if any(abs(p.x - _log(p, points)) > 1e-9 for p in points) else []
     notes += ["below the dotted line: scores off the axis"] if below else []
     add_legend(figure, [ax], "; ".join(notes))
     return figure
+
+
+def _points(section: Section) -> tuple[list[Point], list[Point]]:
+    """(the rows on the axes, those whose scores are far below)."""
+    columns = summed_columns(section)
+    points = [
+        Point(max(run.parameters["adapter"] for run in row.runs), *row.mean(columns), style)
+        for row, style in zip(section.rows, styles(section), strict=True)
+    ]
+    points = [point for point in points if not math.isnan(point.score)]
+    low = window([point.score for point in points])[0] if points else 0.0
+    return [p for p in points if p.score >= low], [p for p in points if p.score < low]
+
+
+def beneath(section: Section) -> int:
+    """How many rows stand under the axis."""
+    return len(_points(section)[1])
 
 
 def heights(section: Section) -> float:
@@ -140,23 +162,24 @@ def counted(number: int) -> str:
     return str(number)
 
 
-def spread_out(points: Sequence[Point], ax: Axes, size: tuple[float, float] = SIZE) -> None:
+def spread_out(points: Sequence[Point], ax: Axes, size: tuple[float, float] = SIZE, apart: float = MARKER + 1) -> None:
     """Shift points aside, by as little as keeps their markers apart, from the lowest score to the highest.
 
     Args:
         size: of the axes, in inches.
+        apart: points (1/72 inch) from a marker to the next.
     """
     (left, right), (bottom, top) = ax.get_xlim(), ax.get_ylim()
     across = 72 * size[0] * 0.88 / (math.log10(right) - math.log10(left))  # points of paper for a decade
     up = 72 * size[1] * 0.88 / (top - bottom)
-    step, placed = 1.5 / across, []
+    step, placed = 1.5 * apart / (MARKER + 1) / across, []
     for point in sorted(points, key=lambda p: (p.score, p.style.label)):
         for number in range(8 * len(points)):
             x = point.x + step * ((number + 1) // 2) * (1 if number % 2 else -1)
-            if all(math.hypot((x - a) * across, (point.score - b) * up) > MARKER + 1 for a, b in placed):
+            if all(math.hypot((x - a) * across, (point.y - b) * up) > apart for a, b in placed):
                 break
         point.x = x
-        placed.append((x, point.score))
+        placed.append((x, point.y))
 
 
 def _front(ax: Axes, points: Sequence[Point]) -> None:

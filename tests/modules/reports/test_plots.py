@@ -113,6 +113,24 @@ def test_markers_at_equal_budgets_do_not_cover_one_another():
     assert len(marked) == len(names)  # every method has a mark of its own
 
 
+def test_scores_below_the_axis_can_be_read_at_equal_budgets():
+    """They stood one over the other, as VB-LoRA's and the prefixes' did on E2E."""
+    names = ["lora", "dora", "vera", "adalora", "adapter_h", "adapter_l", "adapter_p", "pissa"]
+    low = ["vblora", "prefix_embed", "prefix_layer"]
+    runs = [
+        run("rte", score + 0.001 * k, seed, variant=name, parameters__adapter=74_000)
+        for score, group in ((0.6, names), (0.2, low))
+        for k, name in enumerate(group)
+        for seed in (0, 1)
+    ]
+    (section,) = build(runs, GLUE)
+    figure = plots(section)["pareto"](section)
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in figure.axes[0].texts]
+    assert len(boxes) == len(low)
+    assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[:k])
+
+
 def test_low_scores_leave_the_axis_below_a_gap_alone():
     assert window([20, 61, 62, 63, 64]) == (61, 64)
     assert window([44, 46, 48, 50, 52, 54]) == (44, 54)  # evenly spread: nothing is left out
