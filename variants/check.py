@@ -61,17 +61,19 @@ def findings(variant: BaseVariant | type[BaseVariant], only: list[str] | None = 
 
     subject, told = Subject.of(variant), {}
     try:
-        unfit = misfit(subject.attached().layers)
+        layers = subject.attached().layers
+        unfit = misfit(layers)
     except Exception as error:  # every property would say so
         yield Finding((only or properties())[0], FAILED, _with_place(located(error), subject.variant))
         return
     if unfit:  # every pass would say so, each in other words
         yield Finding("low rank", FAILED, _with_place(unfit, subject.variant))
         return
-    definitions = {definition(cls) for cls in (type(subject.variant), *map(type, subject.attached().layers))}
+    classes = {type(subject.variant), *map(type, layers)}
     for name in only or properties():
         finding = _find(name, subject)
         if finding.status == FAILED:
+            definitions = set(map(definition, classes))
             causes = _causes(finding.reason, definitions)
             if first := next((told[cause] for cause in causes if cause in told), None):
                 finding = replace(finding, reason=f"as {first!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import fcntl
+import functools
 import json
 import logging
 from collections.abc import Hashable, Iterator
@@ -18,7 +19,7 @@ from torch import nn
 from tests.support.broken_variants import BROKEN, LEFT_OUT
 from tests.support.outside_variants import OUTSIDERS
 from variants import LoRA, Variant, attach, registry
-from variants.check import FAILED, NOT_APPLICABLE, check, properties
+from variants.check import FAILED, NOT_APPLICABLE, Finding, check, properties
 from variants.contract import ddp as contract_ddp
 from variants.contract.models import Subject, one_thread, shift
 
@@ -66,23 +67,40 @@ def computed(cls: type[Variant]) -> Hashable:
     return (*written, *(name for name, _ in layers[0].named_parameters()))
 
 
-def cases() -> Iterator[Any]:
-    """Every property with every variant that it is tried on."""
+def tried() -> Iterator[tuple[str, list[str]]]:
+    """Each variant with the properties that it is tried on."""
     seen: set[Hashable] = set()
     for name, cls in VARIANTS.items():
         alike = (key := computed(cls)) in seen
         seen.add(key)
-        for item in ALONE:
-            if not (alike and item in OF_PASSES):
-                yield pytest.param(item, name, id=f"{item}-{name}", marks=SLOW if item == "compile" else ())
+        yield name, [item for item in ALONE if not (alike and item in OF_PASSES)]
+
+
+TRIED = dict(tried())
+
+
+def cases() -> Iterator[Any]:
+    """Every property with every variant that it is tried on."""
+    for name, items in TRIED.items():
+        for item in items:
+            yield pytest.param(item, name, id=f"{item}-{name}", marks=SLOW if item == "compile" else ())
+
+
+@functools.cache
+def findings(name: str, compiled: bool) -> dict[str, Finding]:
+    """Of compiling, or of all else that a variant is tried on: one check, as to fit the models to a variant takes
+    longer than most properties."""
+    only = [item for item in TRIED[name] if (item == "compile") == compiled]
+    return {finding.property: finding for finding in check(VARIANTS[name], only)}
 
 
 @pytest.mark.parametrize(("item", "name"), cases())
 def test_holds(item: str, name: str) -> None:
-    (finding,) = check(VARIANTS[name], [item])
-    assert finding.status != FAILED, finding.reason
-    if finding.status == NOT_APPLICABLE:
-        assert finding.reason
+    found = findings(name, item == "compile")
+    assert item in found, found  # a variant that cannot be tried has one finding alone
+    assert found[item].status != FAILED, found[item].reason
+    if found[item].status == NOT_APPLICABLE:
+        assert found[item].reason
 
 
 @pytest.mark.slow
