@@ -1,7 +1,5 @@
 """Both acceleration folders are deleted in a copy of the project: its reference tests pass, and a run trains."""
 
-from pathlib import Path
-
 import pytest
 
 from modules.runs.results import ResultStore
@@ -42,26 +40,26 @@ METHODS = f"(not test_holds or lora or dora or vera or adapter_h) and not ({OTHE
 the contract sees a break is no matter of acceleration."""
 
 
-@pytest.fixture(scope="module")
-def without(tmp_path_factory) -> Path:
-    """A copy of the project without the two folders."""
-    return copy_without(tmp_path_factory.mktemp("copies") / "without", PARTS, DELETED)
+RUN_AND_TEST = """
+import sys
+import pytest
+from modules.launch import worker
+folder, run, *words = sys.argv[1:]
+sys.exit(worker.main([folder, run]) or pytest.main(words))
+"""
+"""In one process: to import torch and Lightning takes as long as many of the tests."""
 
 
 @pytest.mark.slow
-def test_the_reference_tests_pass(without) -> None:
-    marks = "not acceleration and not gpu and not slow"
-    done = python(without, "-m", "pytest", "-n", "0", "-p", "no:cacheprovider", "-m", marks, "-k", METHODS, *CHOSEN)
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-
-
-@pytest.mark.slow
-def test_a_run_is_the_reference(without, command, tmp_path) -> None:
-    """A worker does the run there; here `--reference` leaves acceleration out."""
+def test_the_reference_tests_pass_and_a_run_is_the_reference(command, tmp_path) -> None:
+    """A worker does the run in a copy without the two folders; here `--reference` leaves acceleration out."""
+    without = copy_without(tmp_path / "without", PARTS, DELETED)
     (there,) = planned(command, "dora")
     (here,) = planned(command, "dora", results_dir=str(tmp_path / "here"), reference=True)
-    done = python(without, "-m", "modules.launch.worker", there.results_dir, there.id)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    marks = "not acceleration and not gpu and not slow"
+    words = ["-n", "0", "-p", "no:cacheprovider", "-m", marks, "-k", METHODS, *CHOSEN]
+    done = python(without, "-c", RUN_AND_TEST, there.results_dir, there.id, *words)
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-3000:]
     assert "rte dora seed 0: epoch 2/2" in done.stdout
     result = ResultStore(there.results_dir).read(there.id)
     assert result.environment["reference"] is True

@@ -131,7 +131,7 @@ def _load(auto_class: str, place: tuple[str, str, Path], dtype: str, config: dic
     import transformers
 
     with _quiet(), torch.random.fork_rng(devices=[]), _told(f"model {name!r} cannot be loaded"):
-        check_memory(_shapes(folder, auto_class), _weight_files(folder))
+        check_memory(_shapes, folder, auto_class, _weight_files(folder))
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
         model, report = getattr(transformers, auto_class).from_pretrained(
             folder,

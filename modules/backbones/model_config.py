@@ -5,11 +5,13 @@ transformers takes what stands there at its word: it would build 2^63 layers, an
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modules.documents import read_json
+from modules.documents import read_json, read_text
 from variants.errors import UserError
 
 MOST = {"layer": 1024, "expert": 10_000, "label": 100_000, "": 2**31 - 1}
@@ -54,20 +56,28 @@ def check_sizes(config: dict[str, Any], where: str) -> None:
                 raise UserError(f"{where}: {key} must lie between 0 and {most:,}, not {value}")
 
 
-def check_memory(shapes: Any, files: list[Path]) -> None:
+def check_memory(shapes: Callable[[Path, str], Any], folder: Path, kind: str, files: list[Path]) -> None:
     """Raise UserError where a model is far larger than its weight files.
 
     Args:
-        shapes: the model without weights, on the meta device.
+        shapes: makes the model of a folder without weights, on the meta device.
+        kind: transformers' name of the kind of model, which ``shapes`` takes too.
         files: of the weights.
     """
-    described = sum(4 * tensor.numel() for tensor in (*shapes.parameters(), *shapes.buffers()))
+    described = 4 * _numbers(shapes, folder, kind, read_text(folder / "config.json"))
     held = sum(file.stat().st_size for file in files)
     if described > 32 * held + ROOM:
         raise UserError(
             f"its config.json describes {described / 4:,.0f} weights, but its weight files hold {held:,} bytes: they "
             "do not belong together"
         )
+
+
+@functools.lru_cache
+def _numbers(shapes: Callable[[Path, str], Any], folder: Path, kind: str, config: str) -> int:
+    """How many numbers a model has, as its configuration's text says: each seed of a stack loads the same one."""
+    model = shapes(folder, kind)
+    return sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
 
 
 def _version() -> str:

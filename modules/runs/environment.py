@@ -29,6 +29,7 @@ def environment(device: str = "cpu", devices: int = 1) -> dict[str, Any]:
     }
 
 
+@lru_cache
 def _version(package: str) -> str | None:
     try:
         return metadata.version(package)

@@ -1,6 +1,7 @@
 """Runs of the GLUE command as its tests plan them, carry them out and read them."""
 
 import dataclasses
+import functools
 import os
 import signal
 import time
@@ -24,12 +25,13 @@ from tests.support.two_processes import as_two_ranks
 from variants.registry import resolve
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
+parser = functools.cache(make_parser)  # to make one takes longer than to plan the runs
 
 
 def planned(command: list[str], variant: str = "lora", benchmark: Benchmark = GLUE, **changes) -> list[RunConfig]:
     """The runs that the command line would do."""
     cls = resolve(variant)
-    wishes = Wishes.of(make_parser(cls, benchmark).parse_args(command), benchmark, cls)
+    wishes = Wishes.of(parser(cls, benchmark).parse_args(command), benchmark, cls)
     wishes.variant = variant
     plan = make_plan(dataclasses.replace(wishes, **changes), cls)
     for run in plan.runs:

@@ -219,7 +219,7 @@ def refuse_unknown(adapters: Mapping[str, Adapter], names: Iterable[str]) -> Non
 
 def refuse_resized(model: nn.Module, kept: Mapping[str, Tensor]) -> None:
     """Raise VariantError where values of the model's own parameters, put aside for a while, fit them no more."""
-    parameters = dict(model.named_parameters())
+    parameters = dict(model.named_parameters()) if kept else {}
     for key, value in kept.items():
         now = tuple(parameters[key].shape) if key in parameters else "gone or tied"
         if now != tuple(value.shape):

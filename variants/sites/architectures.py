@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from torch import nn
 
@@ -202,24 +202,25 @@ def head_parameters(model: nn.Module) -> list[str]:
     nothing was noted, that the family's checkpoints lack. A language model was pretrained as a whole, but for new
     tokens (`variants.new_tokens`).
     """
+    parameters = dict(model.named_parameters())
     modules = [m for m in model.modules() if getattr(m, "belongs_to_head", False)]
     new = {id(p) for module in modules for p in module.parameters()}
-    known = set(_head_parameters(model))
-    return [name for name, p in model.named_parameters() if name in known or id(p) in new]
+    known = set(_head_parameters(model, parameters))
+    return [name for name, p in parameters.items() if name in known or id(p) in new]
 
 
-def _head_parameters(model: nn.Module) -> list[str]:
+def _head_parameters(model: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[str]:
     family, backbone = architecture_of(model), backbone_of(model)
     if family.heads:
-        return [name for name, _ in model.named_parameters() if name.partition(".")[0] in family.heads]
+        return [name for name in parameters if name.partition(".")[0] in family.heads]
     if output_embedding(model) is not None:
         return []
     lacked = getattr(model, "checkpoint_lacked", None)
     fresh = _parameters_of(backbone, family.poolers) if lacked is None and backbone is not model else set()
-    fresh |= {id(p) for name, p in model.named_parameters() if lacked and name in lacked}
+    fresh |= {id(p) for name, p in parameters.items() if lacked and name in lacked}
     trained = {id(p) for p in backbone.parameters()}
     trained |= _parameters_of(model, family.pretrained)
-    return [name for name, p in model.named_parameters() if id(p) in fresh or id(p) not in trained]
+    return [name for name, p in parameters.items() if id(p) in fresh or id(p) not in trained]
 
 
 def output_embedding(model: nn.Module) -> nn.Module | None:

@@ -15,14 +15,13 @@ from modules.benchmarks.e2e import E2E
 from modules.benchmarks.e2e.sources import FolderSource
 from modules.command_line import guarded
 from modules.experiments.command import main
-from modules.experiments.flags import make_parser
 from modules.experiments.plan import make_plan
 from modules.experiments.wishes import Wishes, seeds_of
 from modules.runs.config import RunConfig
 from modules.runs.results import ResultStore, RunResult
 from modules.scores import score
 from tests.support.e2e_tiny import TEST, csv_folder, text_folder, tiny_gpt2
-from tests.support.runs import ENVIRONMENT, carry_out, in_two, start_and_kill
+from tests.support.runs import ENVIRONMENT, carry_out, in_two, parser, start_and_kill
 from variants.registry import resolve
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -57,7 +56,7 @@ def no_java(monkeypatch, tmp_path_factory):
 
 def planned(command: list[str], variant: str = "lora", **changes) -> RunConfig:
     """The one run that the command line would do."""
-    flags = make_parser(resolve(variant), E2E).parse_args(command)
+    flags = parser(resolve(variant), E2E).parse_args(command)
     wishes = Wishes(
         variant=variant,
         model=flags.model,
