@@ -59,10 +59,12 @@ def seconds(name: str, default: float) -> float:
 
 def on_cpu(trainer: Mapping[str, Any]) -> bool:
     """Whether Trainer options let a run compute on the CPU of this machine."""
-    import torch
-
     accelerator = trainer.get("accelerator", "auto")
-    return accelerator == "cpu" or (accelerator == "auto" and not torch.accelerator.is_available())
+    if accelerator != "auto":
+        return accelerator == "cpu"
+    import torch  # takes seconds
+
+    return not torch.accelerator.is_available()
 
 
 def named_devices(trainer: Mapping[str, Any]) -> list[int] | None:

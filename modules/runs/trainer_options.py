@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import difflib
+import functools
+import inspect
 import os
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from modules.runs.ranks import launched, local_ranks, named_devices, on_cpu
@@ -93,13 +98,9 @@ def check_trainer(options: Mapping[str, Any], here: bool = True) -> None:
     Raises:
         UserError: naming option and value.
     """
-    import inspect
-
     if not options:
         return
-    from lightning.pytorch import Trainer  # takes seconds
-
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    known = option_names()
     for name, value in options.items():
         if name in OWNED:
             raise UserError(f"--trainer.{name} is set by this project; {OWNED[name]}")
@@ -122,12 +123,27 @@ def check_trainer(options: Mapping[str, Any], here: bool = True) -> None:
         )
 
 
+@functools.lru_cache
+def option_names() -> frozenset[str]:
+    """The Trainer's options, as its source names them: importing Lightning takes seconds, and a plan needs no more."""
+    package = find_spec("lightning")
+    if package and package.origin:
+        with contextlib.suppress(OSError, SyntaxError, StopIteration):
+            source = (Path(package.origin).parent / "pytorch" / "trainer" / "trainer.py").read_text("utf-8")
+            trainer = next(node for node in ast.parse(source).body if getattr(node, "name", "") == "Trainer")
+            made = next(node.args for node in trainer.body if getattr(node, "name", "") == "__init__")
+            return frozenset(each.arg for each in (*made.args, *made.kwonlyargs)) - {"self"}
+    from lightning.pytorch import Trainer  # an installation without sources
+
+    return frozenset(inspect.signature(Trainer.__init__).parameters) - {"self"}
+
+
 def _check_devices(options: Mapping[str, Any]) -> None:
     """Raise UserError where the run is to use more GPUs than are here; a launcher may show each rank its own alone."""
-    import torch
-
     if launched() or on_cpu(options):
         return
+    import torch
+
     here = torch.accelerator.device_count()
     highest = max(named_devices(options) or [local_ranks(options) - 1])
     if highest >= here:
@@ -146,11 +162,11 @@ def _check_strategy(name: Any) -> None:
 
 def _check_accelerator(name: Any, here: bool) -> None:
     """Raise UserError where there is no such accelerator; ``here``: on this machine."""
-    from lightning.pytorch.accelerators import AcceleratorRegistry
+    if name in ("auto", "cpu"):  # which are on every machine
+        return
+    from lightning.pytorch.accelerators import AcceleratorRegistry  # takes seconds
 
     names = sorted(AcceleratorRegistry.available_accelerators())
-    if name == "auto":
-        return
     if name != "gpu" and name not in names:
         raise UserError(f"--trainer.accelerator must be one of auto, gpu, {', '.join(names)}, not {name!r}")
     found = not here

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
-from modules.runs.trainer_options import check_trainer
+from modules.runs.trainer_options import check_trainer, option_names
 from variants.errors import UserError
 
 
@@ -74,3 +81,16 @@ def test_what_this_machine_lacks_counts_only_for_runs_that_are_carried_out_here(
     check_trainer(options, here=False)
     with pytest.raises(UserError, match="deepspeed is not supported"):
         check_trainer({"strategy": "deepspeed"}, here=False)
+
+
+def test_the_options_are_those_of_the_trainer():
+    assert option_names() == set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+
+
+def test_a_plan_for_the_cpu_waits_for_neither_torch_nor_lightning():
+    options = {"accelerator": "cpu", "devices": 2, "strategy": "ddp", "limit_val_batches": 3}
+    code = f"import sys; from modules.runs.trainer_options import check_trainer; check_trainer({options}); "
+    code += "print({'torch', 'lightning'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.stdout.strip() == "set()", done.stderr
