@@ -32,7 +32,7 @@ OUTSIDE = tuple(f"tests.support.outside_variants:{name}" for name in ("Ramp", "N
 HOOKS = ("lora_ga", "eva", "lora_pro", "galore", "relora", "pissa", *OUTSIDE)
 """A method for each hook, and those of outside: a penalty that grows with the step, gradients that are replaced, and a
 penalty of what a pass computes at its tokens. AdaLoRA is among the others."""
-MADE = ("delora", "vblora", "fourierft", "loha", "lokr", "randlora")
+MADE = ("delora", "vblora", "hra", "fourierft", "loha", "lokr", "randlora")
 """Methods whose layers compute something of their tensors: for all of them at once, in a graph."""
 NEAR = 1e-3
 """How far a captured run's weights may be off, on a GPU, whose products differ from one run to the next."""
@@ -42,7 +42,7 @@ def small(variant: str) -> dict:
     """Options that fit tiny models."""
     sizes = {"adalora": {"init_r": 3, "target_r": 2}, "vera": {"r": 8}, "prefix_layer": {"p": 2}, "galore": {"r": 1}}
     sizes |= {"fourierft": {"n": 20}, "vblora": {"r": 2, "vectors": 8, "length": 8}}
-    return sizes.get(variant, {"r": 2} if variant in (*HOOKS, *MADE) else {})
+    return sizes.get(variant, {"r": 2} if variant in (*HOOKS, *MADE) and variant != "hra" else {})
 
 
 def off(own: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:

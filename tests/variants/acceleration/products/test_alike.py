@@ -20,6 +20,7 @@ from variants.methods.delora import DeLoRALayer
 MADE = {
     "delora": DeLoRA(r=3),
     "fourierft": FourierFT(n=40),
+    "hra": HRA(pairs=2),
     "loha": LoHa(r=3),
     "lokr": LoKr(r=3),
     "randlora": RandLoRA(r=3),
@@ -185,9 +186,8 @@ def test_what_is_left_alone(layer_class: type, monkeypatch) -> None:
     assert layer_class is not Keeps or all(layer.kept.grad_fn is not None for layer in handle.layers)
 
 
-@pytest.mark.parametrize("variant", [HRA(pairs=2), LoRA(r=3)], ids=["asks its site", "its own tensors"])
-def test_methods_that_are_left_alone(variant) -> None:
-    assert not gradients(adapted(roberta, variant, False), True)[1]
+def test_factors_that_are_a_layers_own_tensors_are_left_alone() -> None:
+    assert not gradients(adapted(roberta, LoRA(r=3), False), True)[1]
 
 
 def test_layers_of_other_sizes_and_ranks_are_groups_of_their_own() -> None:
