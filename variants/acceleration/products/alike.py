@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import vmap
 
 from variants.acceleration.basics.found import found_of
-from variants.acceleration.basics.overrides import Override, overriding
+from variants.acceleration.basics.overrides import Override
 from variants.acceleration.basics.policy import LARGE, is_for_graph
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.hooks import autocast
@@ -23,15 +24,17 @@ from variants.layer import LOW_PRECISION, AdapterLayer, LowRank
 MOST = 2**28
 """Bytes of matrices ΔW that are made at the start of a pass; others are made where they are used."""
 OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def made_together(handle: AdaptedModel) -> Iterator[Override]:
     """What layers of one class, size and setting compute of their tensors and of the base weight, made for all of them
-    at once: overrides of their ``low_rank`` or ``delta_weight``, in a pass that a CUDA graph is to have.
+    at once: overrides of their ``low_rank`` or ``delta_weight``, in a pass that a CUDA graph is to have. One backward
+    pass goes through them.
 
-    Left alone are layers that ask their site for more, that keep or draw something when asked, whose factors are their
-    own tensors, whose matrices are large, what ``vmap`` cannot compute, and models under gradient checkpointing, whose
-    parts go backwards one by one, and would each go through all of this.
+    Left alone are layers that ask their site for more, that keep, change or draw something when asked, whose factors
+    are their own tensors, whose matrices are large, that have hooks, what ``vmap`` cannot compute, and models under
+    gradient checkpointing, whose parts go backwards one by one, and would each go through all of this.
     """
     if not is_for_graph() or any(getattr(module, "gradient_checkpointing", False) for module in handle.model.modules()):
         return
@@ -57,35 +60,8 @@ def _tried(layers: Sequence[AdapterLayer]) -> list[Override]:
         except _Reads:
             if not (weights := _weights(layers)):
                 return []
-        except (RuntimeError, AttributeError, ValueError):
+        except Exception:  # a layer's own mistakes are raised again where it is asked alone
             return []
-
-
-class _Reads(Exception):
-    """A layer asks for its base weight."""
-
-
-class _Site(NamedTuple):
-    """What a layer may ask its site for.
-
-    Attributes:
-        matrix: W (out_features, in_features), or None where it is not at hand.
-    """
-
-    in_features: int
-    out_features: int
-    dtype: torch.dtype
-    matrix: Tensor | None = None
-
-    def weight(self) -> Tensor:
-        """W."""
-        if self.matrix is None:
-            raise _Reads
-        return self.matrix
-
-    def times(self, x: Tensor) -> Tensor:
-        """x Wᵀ."""
-        return F.linear(x, self.weight())
 
 
 def _weights(layers: Sequence[AdapterLayer]) -> list[Tensor]:
@@ -118,7 +94,8 @@ def _groups(layers: Iterable[AdapterLayer]) -> list[list[AdapterLayer]]:
     """Of the layers that do nothing but add their update: those that differ in the values of their tensors alone."""
     groups: dict[tuple, list[AdapterLayer]] = defaultdict(list)
     for layer in layers:
-        if type(layer).forward is AdapterLayer.forward and not layer.hooked and (plain := _plain(layer)) is not None:
+        hooked = any(vars(module)[hooks] for module in layer.modules() for hooks in HOOKS)
+        if type(layer).forward is AdapterLayer.forward and not hooked and (plain := _plain(layer)) is not None:
             sizes = [(place.name, place.tensor.shape, place.tensor.dtype) for place in _places(layer)]
             site = layer.site.in_features, layer.site.out_features, layer.site.dtype, layer.site.device
             groups[(type(layer), *site, *sizes, *plain)].append(layer)
@@ -127,7 +104,8 @@ def _groups(layers: Iterable[AdapterLayer]) -> list[list[AdapterLayer]]:
 
 def _plain(layer: AdapterLayer) -> list | None:
     """What a layer has beside its tensors, modules and site; None where no text says all of it."""
-    found: list = [repr(vars(layer.config))]
+    options = vars(layer.config)
+    found: list = [repr(options) if _is_plain(options) else id(layer.config)]
     for module, name, value in _attributes(layer):
         if not _is_plain(value):
             return None
@@ -137,6 +115,8 @@ def _plain(layer: AdapterLayer) -> list | None:
 
 def _is_plain(value: Any) -> bool:
     """Whether the text of a value says all of it, as that of a tensor does not."""
+    if isinstance(value, dict):
+        value = (*value, *value.values())
     if isinstance(value, (tuple, list, frozenset)):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str))
@@ -157,19 +137,18 @@ def _made(layers: Sequence[AdapterLayer], weights: Sequence[Tensor]) -> Iterator
 
     Raises:
         _Reads: it depends on the base weight, of which there is none.
-        AttributeError: it depends on more of the site.
-        RuntimeError, ValueError: ``vmap`` cannot compute it, or the layer keeps something when asked.
+        ValueError: it depends on more of the site, or the layer keeps or changes something when asked.
+        Exception: ``vmap`` cannot compute it.
     """
     first, places = layers[0], [_places(layer) for layer in layers]
     columns = [[place.tensor for place in column] for column in zip(*places, strict=True)]
     shared = [all(tensor is column[0] for tensor in column) for column in columns]
-    forms: list[Any] = []
+    twin, forms = _twin(first), []
 
-    def one(tensors: list[Tensor], *matrix: Tensor) -> list[Tensor]:
+    def one(tensors: list[Tensor], *weight: Tensor) -> list[Tensor]:
         """The parts of a layer's update that are none of its tensors; ``forms`` is what the others are."""
-        site = _Site(first.site.in_features, first.site.out_features, first.site.dtype, *matrix)
-        own_tensors = [(place.module, place.name, t) for place, t in zip(places[0], tensors, strict=True)]
-        parts = _parts(first, [(first, "site", site), *own_tensors])
+        twin.site.matrix = weight
+        parts = _parts(twin, tensors)
         own = {id(tensor): column for tensor, column in zip(tensors, columns, strict=True)}
         forms[:] = [own.get(id(part)) if isinstance(part, Tensor) else [part] * len(layers) for part in parts]
         return [part for part, form in zip(parts, forms, strict=True) if form is None]
@@ -177,8 +156,11 @@ def _made(layers: Sequence[AdapterLayer], weights: Sequence[Tensor]) -> Iterator
     low = first.site.dtype in LOW_PRECISION
     with autocast(first.site.device.type, first.site.dtype) if low else nullcontext():
         stacked = [c[0] if is_shared else torch.stack(c) for c, is_shared in zip(columns, shared, strict=True)]
-        dims = [None if is_shared else 0 for is_shared in shared], *([0] if weights else [])
-        made = vmap(one, in_dims=dims)(stacked, *([torch.stack(weights)] if weights else []))
+        before, base = _versions(stacked), [torch.stack(weights)] if weights else []
+        dims = [None if is_shared else 0 for is_shared in shared], *(0 for _ in base)
+        made = vmap(one, in_dims=dims)(stacked, *base)
+    if _versions(stacked) != before:
+        raise ValueError(f"{type(first).__name__} changes tensors when asked for its update")
     computed = iter(_of_each(part, first.site.dtype if low and part.ndim > 2 else part.dtype) for part in made)
     values = zip(*(next(computed) if form is None else form for form in forms), strict=True)
     name = _function(first)
@@ -187,18 +169,62 @@ def _made(layers: Sequence[AdapterLayer], weights: Sequence[Tensor]) -> Iterator
         yield layer, name, lambda update=update: update
 
 
+class _Reads(Exception):
+    """A layer asks for its base weight."""
+
+
+class _Site:
+    """A site of which its size is known, and perhaps its weight.
+
+    Attributes:
+        matrix: (W), of (out_features, in_features), or nothing.
+    """
+
+    def __init__(self, site: Any) -> None:
+        self.in_features, self.out_features, self.dtype = site.in_features, site.out_features, site.dtype
+        self.matrix: tuple[Tensor, ...] = ()
+
+    def weight(self) -> Tensor:
+        """W."""
+        if not self.matrix:
+            raise _Reads
+        return self.matrix[0]
+
+    def times(self, x: Tensor) -> Tensor:
+        """x Wᵀ."""
+        return F.linear(x, self.weight())
+
+    def __getattr__(self, name: str) -> Any:
+        raise ValueError(f"an update depends on its site's {name}")  # no AttributeError: a default would hide it
+
+
+def _twin(layer: AdapterLayer) -> AdapterLayer:
+    """A copy with the same tensors, to ask in the layer's place: nothing that it keeps is left on the layer."""
+    same = [layer.config, *(place.tensor for place in _places(layer))]
+    for module in layer.modules():  # where a pass has copies of them
+        same += [*module._parameters.values(), *module._buffers.values()]
+    return copy.deepcopy(layer, {id(layer.site): _Site(layer.site)} | {id(value): value for value in same})
+
+
 def _function(layer: AdapterLayer) -> str:
     return "low_rank" if layer.declares_low_rank else "delta_weight"
 
 
-def _parts(layer: AdapterLayer, overrides: Iterable[Override]) -> Sequence[Any]:
-    """The factors of a layer's update, or its matrix: with these tensors in it, and this site."""
-    with overriding(overrides):
-        before = {(id(module), name): id(value) for module, name, value in _attributes(layer)}
-        update = getattr(layer, _function(layer))()
-        if before != {(id(module), name): id(value) for module, name, value in _attributes(layer)}:
-            raise ValueError(f"{type(layer).__name__} keeps something when asked for its update")
+def _parts(twin: AdapterLayer, tensors: Sequence[Tensor]) -> Sequence[Any]:
+    """The factors of the update of a layer's twin, or its matrix, with these tensors in the order of its places."""
+    for (module, name, _), tensor in zip(_places(twin), tensors, strict=True):
+        vars(module).pop(name, None)  # a pass's copy
+        (module._parameters if name in module._parameters else module._buffers)[name] = tensor
+    before = _plain(twin)
+    update = getattr(twin, _function(twin))()
+    if _plain(twin) != before or any(p.tensor is not t for p, t in zip(_places(twin), tensors, strict=True)):
+        raise ValueError(f"{type(twin).__name__} keeps something when asked for its update")
     return update if isinstance(update, LowRank) else (update,)
+
+
+def _versions(tensors: Iterable[Tensor]) -> list[int]:
+    """Which tell whether a tensor has been changed in place; those of an inference are not counted."""
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]
 
 
 def _of_each(part: Tensor, dtype: torch.dtype) -> Sequence[Tensor]:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import nn
 
-from tests.support.passes import IDS, adapted, distance, gpt2, roberta
+from tests.support.alike import alone, gradients, overridden
+from tests.support.passes import adapted, distance, gpt2, roberta
 from variants import HRA, DeLoRA, FourierFT, LoHa, LoKr, LoRA, RandLoRA, VBLoRA
-from variants.acceleration import accelerated
-from variants.acceleration.basics.policy import for_graph
 from variants.acceleration.products import alike
-from variants.adapters.adapted_model import AdaptedModel
-from variants.methods.delora import DeLoRALayer
 
 MADE = {
     "delora": DeLoRA(r=3),
@@ -26,39 +19,6 @@ MADE = {
     "randlora": RandLoRA(r=3),
     "vblora": VBLoRA(r=2, vectors=6, length=8),
 }
-
-
-class Operators(TorchDispatchMode):
-    """Counts them."""
-
-    count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        """One more."""
-        self.count += 1
-        return function(*args, **(kwargs or {}))
-
-
-def overridden(handle: AdaptedModel) -> set[str]:
-    return {name for layer in handle.layers for name in ("low_rank", "delta_weight") if name in vars(layer)}
-
-
-def gradients(handle: AdaptedModel, graph: bool) -> tuple[dict[str, Tensor], set[str], int]:
-    """(the gradients of a pass, what was made for all layers at once, operators of the pass)."""
-    with for_graph(graph), accelerated(handle), Operators() as operators:
-        made = overridden(handle)
-        handle.model(input_ids=IDS).logits.float().square().mean().backward()
-    found = {name: p.grad.clone() for name, p in handle.trained().items() if p.grad is not None}
-    for parameter in handle.trained().values():
-        parameter.grad = None
-    return found, made, operators.count
-
-
-def alone(handle: AdaptedModel, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
-    """Its gradients where each layer makes its own update."""
-    with monkeypatch.context() as patch:
-        patch.setattr("variants.acceleration.passes.made_together", lambda handle: ())
-        return gradients(handle, True)[0]
 
 
 @pytest.mark.parametrize("low", [False, True], ids=["fp32", "bf16"])
@@ -117,73 +77,6 @@ def test_under_gradient_checkpointing(reentrant: bool) -> None:
     handle.model.enable_input_require_grads()
     found, made, _ = gradients(handle, True)
     assert not made and distance(found, expected) < 1e-6
-
-
-class Keeps(DeLoRALayer):
-    """Leaves something for later."""
-
-    def low_rank(self):
-        """And says so nowhere."""
-        self.kept = self.A.square().sum()
-        return super().low_rank()
-
-
-class Draws(DeLoRALayer):
-    """Another factor each time."""
-
-    def low_rank(self):
-        """Noise of 0 size, so that results compare."""
-        return super().low_rank()._replace(B=self.B + 0 * torch.randn(()))
-
-
-class Asks(DeLoRALayer):
-    """Goes by a value."""
-
-    def low_rank(self):
-        """Either way."""
-        update = super().low_rank()
-        return update if self.B.sum() > 1e9 else update._replace(B=2 * self.B)
-
-
-class Hides(DeLoRALayer):
-    """Tensors where no one looks for them, others in each layer."""
-
-    def __init__(self, site, config, rng) -> None:
-        super().__init__(site, config, rng)
-        self.hidden = [torch.ones(2000)]  # whose text is that of the ends
-        self.hidden[0][1000] += torch.rand((), generator=rng)
-
-    def low_rank(self):
-        """With it."""
-        return super().low_rank()._replace(B=self.B * self.hidden[0][1000])
-
-
-class Counts(DeLoRALayer):
-    """A number, another one in each layer."""
-
-    def __init__(self, site, config, rng) -> None:
-        super().__init__(site, config, rng)
-        self.number = float(torch.rand(1, generator=rng)) + 1
-
-    def low_rank(self):
-        """With it."""
-        return super().low_rank()._replace(B=self.B * self.number)
-
-
-@pytest.mark.parametrize("layer_class", [Keeps, Draws, Asks, Hides, Counts])
-def test_what_is_left_alone(layer_class: type, monkeypatch) -> None:
-    """Layers that keep, draw or ask something, or that differ in more than their tensors; twice, as in a capture."""
-
-    @dataclass
-    class Own(DeLoRA):
-        layer = layer_class
-
-    handle = adapted(roberta, Own(r=3), False)
-    own = alone(handle, monkeypatch)
-    for _ in range(2):
-        found, made, _ = gradients(handle, True)
-        assert not made and distance(found, own) < 1e-6
-    assert layer_class is not Keeps or all(layer.kept.grad_fn is not None for layer in handle.layers)
 
 
 def test_factors_that_are_a_layers_own_tensors_are_left_alone() -> None:
