@@ -29,10 +29,14 @@ PUNCTUATION = {"''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?
 """Tokens that the COCO tools drop. Brackets stay: by then they are "-lrb-" in lower case."""
 
 
-def captions(lines: Sequence[str]) -> list[str]:
-    """Each line as tokens in lower case without punctuation, separated by spaces."""
+def captions(lines: Sequence[str], program: bool = True) -> list[str]:
+    """Each line as tokens in lower case without punctuation, separated by spaces.
+
+    Args:
+        program: by Stanford's program, where it is installed. To start it takes longer than to read a few lines.
+    """
     lines = [" ".join(line.splitlines()) for line in lines]
-    tokenized = java.stanford(lines)
+    tokenized = java.stanford(lines) if program else None
     if tokenized is None:
         tokenized = tokenize(lines)
     return [" ".join(token for token in line.rstrip().split(" ") if token not in PUNCTUATION) for line in tokenized]

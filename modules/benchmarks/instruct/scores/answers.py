@@ -55,7 +55,11 @@ def _value(text: str) -> float:
 
 @score("rouge_l", "ROUGE-L of answers, as the COCO caption tools compute it")
 def rouge_l(answer: str, example: Example) -> float:
-    """F-measure of the longest common subsequence of words (`modules.scores.rouge_l`)."""
-    from modules.scores import FORMULAS
+    """F-measure of the longest common subsequence of words (`modules.scores.coco`), a row by itself: its words are
+    those of Stanford's program (`modules.scores.ptb`), which is not started for each."""
+    from modules.scores import coco, ptb
 
-    return float(FORMULAS["ROUGE_L"]([answer], [[example.response]])) if answer.strip() else 0.0
+    if not answer.strip():
+        return 0.0
+    said, wanted = (ptb.captions([text], program=False) for text in (answer, example.response))
+    return float(coco.rouge_l(said, [wanted]))

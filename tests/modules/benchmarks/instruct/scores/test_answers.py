@@ -4,6 +4,7 @@ import pytest
 
 from modules.benchmarks.instruct.rows.example import Example
 from modules.benchmarks.instruct.scores import SCORES, score, scores_named
+from modules.scores import FORMULAS, java
 from variants.errors import UserError
 
 scores_named(())
@@ -35,6 +36,14 @@ def row(answer, response="", options=()):
 )
 def test_a_rule_reads_an_answer(name, answer, example, expected):
     assert SCORES[name].of_answer(answer, example) == pytest.approx(expected)
+
+
+def test_rouge_l_of_a_row_is_the_corpus_s_and_starts_no_java(monkeypatch):
+    pairs = [("It isn't (quite) Mr. Smith's, is it?", "It is not Mr. Smith's."), ("a b.\nc d", "a c d"), ("...", "so")]
+    expected = [FORMULAS["ROUGE_L"]([answer], [[response]]) for answer, response in pairs]
+    monkeypatch.setattr(java, "stanford", lambda lines: pytest.fail("Java is started"))
+    found = [SCORES["rouge_l"].of_answer(answer, row(response)) for answer, response in pairs]
+    assert found == expected and 0 < found[0] < 1 and found[2] == 0
 
 
 def test_a_score_of_a_file_is_found_by_its_name(tmp_path):
