@@ -111,49 +111,62 @@ def accelerated_is_the_reference(subject: Subject) -> None:
     from variants.acceleration.basics.policy import for_graph, large_from
 
     places = {"": nullcontext, " as in a CUDA graph": for_graph, " as large batches are": partial(large_from, 0)}
+    plain = _pass(subject, torch.float32)
     for where, entered in places.items():
-        for name, (plain, fast, _) in _passes(subject, torch.float32, entered).items():
-            off = relative(fast, plain)
+        for name, (fast,) in _beside(plain, _pass(subject, torch.float32, entered)).items():
+            off = relative(fast, plain[name])
             require(off < 2e-6, f"accelerated{where}, {name} is off by {off:.1e} of the plain pass's")
     _compare_training(subject)
+    plain, exact = _pass(subject, torch.bfloat16), _pass(subject, torch.bfloat16, exact=True)
     for where, entered in places.items():
-        output, *gradients = _passes(subject, torch.bfloat16, entered).values()
+        found = _beside(plain, plain, _pass(subject, torch.bfloat16, entered), exact)
+        output, *gradients = found.values()
         # all gradients as one: how a short vector's own is rounded is left to chance
         together = [torch.cat([each.flatten().float() for each in kind]) for kind in zip(*gradients, strict=True)]
-        for name, (plain, fast, exact) in {"the output": output, "the gradient": together}.items():
-            off, allowed = relative(fast, exact), 2 * relative(plain, exact) + 2e-3
+        for name, (one, fast, fp32) in {"the output": output, "the gradient": together}.items():
+            off, allowed = relative(fast, fp32), 2 * relative(one, fp32) + 2e-3
             if not math.isfinite(allowed):
                 raise NotApplicable("over a bf16 base the plain pass is infinite: there is nothing to compare with")
             require(off < allowed, f"accelerated{where} over a bf16 base, {name} is off by {off:.1e} of fp32's")
 
 
-def _passes(
-    subject: Subject, dtype: torch.dtype, entered: Callable[[], AbstractContextManager]
-) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """The output and each gradient: of a plain pass, of an accelerated one in a place, and of a plain one in fp32 on
-    the same base weights."""
+def _pass(
+    subject: Subject,
+    dtype: torch.dtype,
+    entered: Callable[[], AbstractContextManager] | None = None,
+    exact: bool = False,
+) -> dict[str, Tensor]:
+    """The output of a pass, and each gradient.
+
+    Args:
+        dtype: of the base weights.
+        entered: where an accelerated pass is; None: a plain one.
+        exact: in fp32, on the base weights that are rounded to ``dtype``.
+    """
     from variants.acceleration import accelerated
 
-    values, x, found = subject.trained().state_dict(), subject.inputs().to(dtype), []
-    for kind in ("plain", "accelerated", "exact"):
-        model = subject.model().to(dtype)
-        adapted = subject.attached(model.float() if kind == "exact" else model)
-        adapted.load_state_dict(values)
-        with ExitStack() as contexts:
-            if kind == "accelerated":
-                contexts.enter_context(entered())
-                contexts.enter_context(accelerated(adapted))
-            try:
-                output = adapted.model(x.float() if kind == "exact" else x)
-            except Exception as error:
-                if kind == "plain":
-                    raise NotApplicable(f"the plain pass over a {dtype} base fails: {first_line(error)}") from error
-                raise
-        output.float().square().sum().backward()
-        gradients = {f"the gradient of {n}": t.grad for n, t in adapted.trained().items() if t.grad is not None}
-        found.append({"the output": output.detach()} | gradients)
-    require(found[0].keys() == found[1].keys(), "an accelerated pass gives other tensors a gradient")
-    return {name: tuple(each[name] for each in found) for name in found[0]}
+    values, x, model = subject.trained().state_dict(), subject.inputs().to(dtype), subject.model().to(dtype)
+    adapted = subject.attached(model.float() if exact else model)
+    adapted.load_state_dict(values)
+    with ExitStack() as contexts:
+        if entered is not None:
+            contexts.enter_context(entered())
+            contexts.enter_context(accelerated(adapted))
+        try:
+            output = adapted.model(x.float() if exact else x)
+        except Exception as error:
+            if entered is None and not exact:
+                raise NotApplicable(f"the plain pass over a {dtype} base fails: {first_line(error)}") from error
+            raise
+    output.float().square().sum().backward()
+    gradients = {f"the gradient of {n}": t.grad for n, t in adapted.trained().items() if t.grad is not None}
+    return {"the output": output.detach()} | gradients
+
+
+def _beside(plain: dict[str, Tensor], *passes: dict[str, Tensor]) -> dict[str, tuple[Tensor, ...]]:
+    """What is to be compared with a plain pass, by its names."""
+    require(all(plain.keys() == each.keys() for each in passes), "an accelerated pass gives other tensors a gradient")
+    return {name: tuple(each[name] for each in passes) for name in plain}
 
 
 def _compare_training(subject: Subject) -> None:
