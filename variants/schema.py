@@ -129,8 +129,14 @@ def _check_keys(content: Any, names: Iterable[str]) -> None:
             raise _Wrong(f"unknown key {shown(key)}; did you mean {' or '.join(close)}?", True)
 
 
+@lru_cache
+def _opened(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What an annotation is made with, and of."""
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
 def _made(hint: Any, value: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    origin, arguments = _opened(hint)
     if origin is Annotated:
         value = _made(arguments[0], value)
         for check in arguments[1:]:
