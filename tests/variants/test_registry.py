@@ -154,7 +154,8 @@ def test_a_file_imports_those_beside_it(tmp_path: Path) -> None:
     classes = []
     for folder, value in (("a", "4.0"), ("b", "5.0")):
         (tmp_path / folder).mkdir()
-        (tmp_path / folder / "helper.py").write_text(f"from .base import STRENGTH\ndef late():\n  return {value}\n")
+        how = {"a": "from .base import STRENGTH", "b": "import base\nSTRENGTH = base.STRENGTH"}[folder]
+        (tmp_path / folder / "helper.py").write_text(f"{how}\ndef late():\n  return {value}\n")
         (tmp_path / folder / "base.py").write_text(f"STRENGTH = {value}")
         source = "import helper\nfrom helper import STRENGTH\ndef late():\n  import helper as h\n  return h.late()\n"
         (tmp_path / folder / "own.py").write_text(source + SOURCE.replace("2.0", "STRENGTH"))

@@ -138,7 +138,7 @@ class _Finder:
         return importlib.util.spec_from_file_location(name, file, loader=_Loader(name, str(file)))
 
 
-sys.meta_path.append(_Finder)
+sys.meta_path.insert(0, _Finder)  # before Python's own, which finds these files too
 
 
 class _Loader(SourceFileLoader):
