@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from modules.runs.results import canonical
@@ -39,7 +40,15 @@ def in_words(words: Mapping[str, str]) -> str:
 
 def as_text(value: Any) -> str:
     """Canonical JSON, so that equal values are equal texts."""
+    return _scalar(value) if isinstance(value, (str, int, float)) else _text(value)
+
+
+def _text(value: Any) -> str:
     return json.dumps(canonical(value), sort_keys=True, ensure_ascii=False)
+
+
+_scalar = lru_cache(4096, typed=True)(_text)
+"""Runs of a comparison share their numbers and names."""
 
 
 def short_name(backbone: str) -> str:

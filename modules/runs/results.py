@@ -10,7 +10,7 @@ import logging
 import math
 import pickle
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -160,7 +160,8 @@ class RunResult:
 
     def to_json(self) -> str:
         """The file's text. Numbers that are not finite (a diverged loss) become null, as JSON has none."""
-        return json.dumps(finite(asdict(self)), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+        held = {each.name: getattr(self, each.name) for each in fields(self)}
+        return json.dumps(finite(held), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str, name: str = "the text") -> "RunResult":
