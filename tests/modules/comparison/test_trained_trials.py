@@ -185,6 +185,20 @@ def test_adapters_that_go_away_before_the_worker_comes_are_trained_anew(make, mo
     assert all("trained_as" not in result.cost and result.test for result, _ in command.runs())
 
 
+def attached_one_by_one(monkeypatch) -> list[weakref.ref]:
+    """The models that adapters are attached to from now on, none of which is in memory when the next one is."""
+    models, attach_adapters = [], training.attach_adapters
+
+    def attached(configs):
+        assert all(model() is None for model in models)
+        found = attach_adapters(configs)
+        models.append(weakref.ref(found[0].model))
+        return found
+
+    monkeypatch.setattr(training, "attach_adapters", attached)
+    return models
+
+
 @pytest.mark.parametrize("lost", [0, 1])
 def test_only_the_run_whose_adapter_is_lost_trains(make, monkeypatch, capsys, lost):
     """Of runs that are scored together, and after the others have been: it is the one that takes long."""
@@ -195,15 +209,7 @@ def test_only_the_run_whose_adapter_is_lost_trains(make, monkeypatch, capsys, lo
     file.write_bytes(file.read_bytes()[:-1])
     command.without_runs()
     capsys.readouterr()
-    models, attach_adapters = [], training.attach_adapters
-
-    def attached(configs):
-        assert all(model() is None for model in models)
-        found = attach_adapters(configs)
-        models.append(weakref.ref(found[0].model))
-        return found
-
-    monkeypatch.setattr(training, "attach_adapters", attached)
+    models = attached_one_by_one(monkeypatch)
     found = training.run_seeds(configs)
     assert command.fits == 2 and len(models) == 2
     assert [run.id for run in found] == [run.id for run in results], "in the order of the configurations"
@@ -233,15 +239,7 @@ def test_adapters_of_another_run_are_found_out(make, monkeypatch, capsys):
             text.replace(f'"epoch": {getattr(low, which)["epoch"]}', f'"epoch": {epoch}')
         )
     command.without_runs()
-    before, _, models, attach_adapters = command.fits, capsys.readouterr(), [], training.attach_adapters
-
-    def attached(configs):
-        assert all(model() is None for model in models)
-        found = attach_adapters(configs)
-        models.append(weakref.ref(found[0].model))
-        return found
-
-    monkeypatch.setattr(training, "attach_adapters", attached)
+    before, _, models = command.fits, capsys.readouterr(), attached_one_by_one(monkeypatch)
     assert command() == 0 and command.fits == before + 1 and len(models) == 2
     assert "do not have its dev loss here: training anew" in capsys.readouterr().out
     assert [run.test["BLEU"] for run, _ in command.runs()] == [result.test["BLEU"], other.test["BLEU"]]
