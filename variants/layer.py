@@ -73,6 +73,11 @@ class LowRank(NamedTuple):
         return torch.addmm(rows(y), rows(z), B.mT, alpha=self.scale).view_as(y)  # one kernel for product and sum
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks for a module's inputs, outputs or their gradients want to see it called."""
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))
+
+
 def rows(tensor: Tensor) -> Tensor:
     """(..., n) as rows (N, n); a vector is one row."""
     return tensor.flatten(0, -2) if tensor.ndim > 1 else tensor[None]
@@ -184,7 +189,7 @@ class AdapterLayer(nn.Module):
     @property
     def hooked(self) -> bool:
         """Whether hooks of its own, for inputs, outputs or their gradients, want to see the layer called."""
-        return any((self._forward_hooks, self._forward_pre_hooks, self._backward_hooks, self._backward_pre_hooks))
+        return has_hooks(self)
 
     @property
     def per_token(self) -> bool:

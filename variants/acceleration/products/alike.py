@@ -19,12 +19,12 @@ from variants.acceleration.basics.policy import LARGE, is_for_graph
 from variants.adapters.adapted_model import AdaptedModel
 from variants.adapters.hooks import autocast
 from variants.adapters.stacked_layer import shared_factor
-from variants.layer import LOW_PRECISION, AdapterLayer, LowRank
+from variants.layer import LOW_PRECISION, AdapterLayer, LowRank, has_hooks
 
 MOST = 2**28
-"""Bytes of matrices ΔW that are made at the start of a pass; others are made where they are used."""
+"""Bytes of matrices ΔW that are made at the start of a pass, and of base weights that are copied for a group of layers;
+what is more is made where it is used."""
 OF_EVERY_MODULE = frozenset(vars(nn.Module())) - {"training"}
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def made_together(handle: AdaptedModel) -> Iterator[Override]:
@@ -94,7 +94,7 @@ def _groups(layers: Iterable[AdapterLayer]) -> list[list[AdapterLayer]]:
     """Of the layers that do nothing but add their update: those that differ in the values of their tensors alone."""
     groups: dict[tuple, list[AdapterLayer]] = defaultdict(list)
     for layer in layers:
-        hooked = any(vars(module)[hooks] for module in layer.modules() for hooks in HOOKS)
+        hooked = any(map(has_hooks, layer.modules()))
         if type(layer).forward is AdapterLayer.forward and not hooked and (plain := _plain(layer)) is not None:
             sizes = [(place.name, place.tensor.shape, place.tensor.dtype) for place in _places(layer)]
             site = layer.site.in_features, layer.site.out_features, layer.site.dtype, layer.site.device
